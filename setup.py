@@ -1,0 +1,26 @@
+"""Hands the metadata of settings.ini to setuptools; nothing is stated here."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+settings = ConfigParser()
+settings.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
+cfg = settings["DEFAULT"]
+
+setup(
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords=cfg["keywords"].split(),
+    author=cfg["author"],
+    license=cfg["license"],
+    packages=find_packages(include=["uda_kit", "uda_kit.*"]),
+    install_requires=cfg["requirements"].split(),
+    extras_require={
+        "notebooks": cfg["notebook_requirements"].split(),
+        "dev": (cfg["notebook_requirements"] + " " + cfg["dev_requirements"]).split(),
+    },
+    entry_points={"console_scripts": [cfg["console_scripts"]], "nbdev": ["uda_kit=uda_kit._modidx:d"]},
+)
