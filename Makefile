@@ -1,0 +1,43 @@
+# Every target makes its own environment in .venv from a bare Python 3.11 or newer; nothing else has to be installed first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test lab check samples notebooks clean help
+
+help:
+	@echo "make demo       adapt a small network from rendered to camera-like scenes; report in runs/demo"
+	@echo "make test       all that CI runs: check, notebooks, tests"
+	@echo "make lab        JupyterLab on nbs/"
+	@echo "make check      notebooks and modules in step, house rules kept"
+	@echo "make samples    write data_samples/ again"
+	@echo "make notebooks  run the notebooks and keep their outputs (NB=path for one)"
+
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "uda_kit needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/uda-kit demo --out runs/demo --overwrite
+
+test: check
+	$(BIN)/nbdev-test nbs --n-workers 2
+	$(BIN)/python -m pytest
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=nbs
+
+check: $(READY)
+	$(BIN)/python tests/check_house.py
+
+samples: $(READY)
+	$(BIN)/python -m uda_kit.data.samples data_samples
+
+notebooks: $(READY)
+	$(BIN)/python tests/run_notebooks.py $(NB)
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -1,0 +1,70 @@
+"""House rules, checked without judgement: notebooks and modules in step, one notebook a module, sizes, no leftovers.
+
+Run by `make check`. Prints what is wrong and exits with 1; what it exported or cleaned stays that way, so running it again shows what is left."""
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+MAX_KB, MAX_LINES = 300, 40
+
+
+def files(*patterns):
+    return sorted(f for p in patterns for f in ROOT.glob(p) if ".ipynb_checkpoints" not in f.parts and "__pycache__" not in f.parts)
+
+
+def state():
+    return {f: hashlib.sha256(f.read_bytes()).hexdigest() for f in files("nbs/**/*.ipynb", "uda_kit/**/*.py")}
+
+
+def out_of_step():
+    "Files that exporting and cleaning changes."
+    before = state()
+    for command in (["nbdev-export"], ["nbdev-clean"]):
+        subprocess.run([BIN / command[0]], cwd=ROOT, check=True)
+    after = state()
+    return [f"{f.relative_to(ROOT)}: was out of step with its notebook or not clean" for f in sorted(before.keys() | after.keys()) if before.get(f) != after.get(f)]
+
+
+def notebook_rules():
+    "One notebook a module; size, saved widget state, length of exported cells."
+    wrong, owner = [], {}
+    for file in files("nbs/**/*.ipynb"):
+        name, book = file.relative_to(ROOT), json.loads(file.read_text(encoding="utf-8"))
+        if file.stat().st_size > MAX_KB * 1000: wrong.append(f"{name}: {file.stat().st_size // 1000} kB, more than {MAX_KB}")
+        if "widgets" in book["metadata"]: wrong.append(f"{name}: holds saved widget state")
+        cells = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
+        for cell in cells:
+            if found := re.search(r"#\|\s*default_exp\s+(\S+)", cell): owner.setdefault(found[1], []).append(str(name))
+            lines = [line for line in cell.splitlines() if line.strip() and not line.startswith("#|")]
+            if re.search(r"^#\|\s*export", cell, re.M) and len(lines) > MAX_LINES: wrong.append(f"{name}: exported cell of {len(lines)} lines: {lines[0][:60]}")
+        exported = [c for c in cells if re.search(r"^#\|\s*export", c, re.M)]
+        if exported and not any("assert" in c for c in cells if c not in exported): wrong.append(f"{name}: exports and asserts nothing")
+    modules = {".".join(f.relative_to(ROOT / "uda_kit").with_suffix("").parts) for f in files("uda_kit/**/*.py") if f.name not in ("__init__.py", "_modidx.py")}
+    wrong += [f"module {m} has {len(n)} notebooks: {', '.join(n)}" for m, n in owner.items() if len(n) > 1]
+    wrong += [f"uda_kit/{m.replace('.', '/')}.py has no notebook" for m in sorted(modules - owner.keys())]
+    return wrong
+
+
+def leftovers():
+    "Machine paths in tracked text."
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
+    bad, wrong = re.compile(r"/(work|farm|root|home/\w+)/[a-z.]", re.I), []
+    for name in tracked:
+        file = ROOT / name
+        if not name or not file.is_file() or file.suffix in (".png", ".jpg", ".safetensors") or name == "tests/check_house.py": continue
+        if found := bad.search(file.read_text(encoding="utf-8", errors="ignore")): wrong.append(f"{name}: holds a machine path ({found[0]}...)")
+    return wrong
+
+
+def main():
+    wrong = out_of_step() + notebook_rules() + leftovers()
+    print("\n".join(wrong) or "house in order")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__": main()
