@@ -98,7 +98,7 @@ def read_single_channel(path, fmt:LabelFormat): # label file, its format
         if fmt.bits < 8: return np.array(image.convert("L")) // np.uint8(255 // (2 ** fmt.bits - 1))
         return np.array(image).astype(np.uint16)
 
-# %% ../../nbs/data/30_files.ipynb #1ebde4de
+# %% ../../nbs/data/30_files.ipynb #6c256273
 def read_first_channel(path, fmt:LabelFormat, bits:int): # label file, its format, bits expected per channel
     "Raw ids [H,W] from the first of several channels, uint8 or uint16."
     if fmt.bits != bits:
@@ -109,7 +109,7 @@ def read_first_channel(path, fmt:LabelFormat, bits:int): # label file, its forma
         return array if array.ndim == 2 else np.ascontiguousarray(array[..., 0])
     from torchvision.io import ImageReadMode, decode_png, read_file # Pillow would cut the values to 8 bits
     try: return decode_png(read_file(str(path)), ImageReadMode.UNCHANGED)[0].to(torch.int32).numpy().astype(np.uint16)
-    except RuntimeError as error: raise InputError(path, *explain(RuntimeError(str(error).splitlines()[0]))) from None
+    except RuntimeError: raise InputError(path, *explain(RuntimeError("its PNG data do not decode"))) from None
 
 def read_ids(path,           # label file
              encoding="ids"  # one of ENCODINGS

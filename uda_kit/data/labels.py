@@ -118,7 +118,7 @@ def protocols(space:LabelSpace # the network's label space
         if names >= set(s.classes): result.setdefault(str(len(s)), [space.index(c) for c in s.classes])
     return result
 
-# %% ../../nbs/data/10_labels.ipynb #f5216f63
+# %% ../../nbs/data/10_labels.ipynb #eb88b2bc
 UNKNOWN = 254  # marks raw ids outside a table while encoding; no label space has that many classes
 
 @dataclass(frozen=True)
@@ -139,6 +139,12 @@ class IdTable:
                 )->list: # sorted raw ids the table does not know
         "The ids in `raw` that the table neither maps nor ignores."
         return [int(i) for i in np.unique(raw) if self._table[i] == UNKNOWN]
+
+    def class_of(self, raw:int # one raw id
+                ): # class index, 255 if not scored, None if unknown
+        "What one raw id means."
+        c = int(self._table[raw])
+        return None if c == UNKNOWN else c
 
     def encode(self, raw,       # uint8 or uint16 [H,W] raw ids as stored
                where="label"    # the file, for the error message

@@ -44,13 +44,13 @@ CLASSES16 = tuple(c for c in CLASSES19 if c not in ("terrain", "truck", "train")
 CLASSES13 = tuple(c for c in CLASSES16 if c not in ("wall", "fence", "pole"))      # also the classes of Cross-City
 SHORT = dict(zip(CLASSES19, "road side build wall fence pole light sign veg terr sky pers rider car truck bus train mbike bike".split()))
 
-# %% ../../nbs/papers/10_tables.ipynb #08c84fc3
+# %% ../../nbs/papers/10_tables.ipynb #6873a6ef
 _OUTPUT_SPACE_1 = """
 FCNs in the Wild [13] ; VGG-16 ; ; 70.4 32.4 62.1 14.9 5.4 10.9 14.2 2.7 79.2 21.3 64.6 44.1 4.2 70.4 8.0 7.3 0.0 3.5 0.0 27.1
 CDA [41] ; VGG-16 ; ; 74.9 22.0 71.7 6.0 11.9 8.4 16.3 11.1 75.7 13.3 66.5 38.0 9.3 55.2 18.8 18.9 0.0 16.8 14.6 28.9
 CyCADA (feature) [12] ; VGG-16 ; ; 85.6 30.7 74.7 14.4 13.0 17.6 13.7 5.8 74.6 15.8 69.9 38.2 3.5 72.3 16.0 5.0 0.1 3.6 0.0 29.2
 CyCADA (pixel) [12] ; VGG-16 ; ; 83.5 38.3 76.4 20.6 16.5 22.2 26.2 21.9 80.4 28.7 65.7 49.4 4.2 74.6 16.0 26.6 2.0 8.0 0.0 34.8
-Ours (single-level) ; VGG-16 ; vgg16-single-level ; 87.3 29.8 78.6 21.1 18.2 22.5 21.5 11.0 79.7 29.6 71.3 46.8 6.5 80.1 23.0 26.9 0.0 10.6 0.3 35.0
+Ours (single-level) ; VGG-16 ; vgg-single-level ; 87.3 29.8 78.6 21.1 18.2 22.5 21.5 11.0 79.7 29.6 71.3 46.8 6.5 80.1 23.0 26.9 0.0 10.6 0.3 35.0
 Baseline (ResNet) ; ResNet-101 ; source-only ; 75.8 16.8 77.2 12.5 21.0 25.5 30.1 20.1 81.3 24.6 70.3 53.8 26.4 49.9 17.2 25.9 6.5 25.3 36.0 36.6
 Ours (feature) ; ResNet-101 ; feature ; 83.7 27.6 75.5 20.3 19.9 27.4 28.3 27.4 79.0 28.4 70.1 55.1 20.2 72.9 22.5 35.7 8.3 20.6 23.0 39.3
 Ours (single-level) ; ResNet-101 ; single-level ; 86.5 25.9 79.8 22.1 20.0 23.6 33.1 21.8 81.8 25.9 75.9 57.3 26.2 76.3 29.8 32.1 7.2 29.5 32.5 41.4
@@ -60,7 +60,7 @@ _OUTPUT_SPACE_4 = """
 FCNs in the Wild [13] ; VGG-16 ; ; 11.5 19.6 30.8 0.1 11.7 42.3 68.7 51.2 3.8 54.0 3.2 0.2 0.6 22.9
 CDA [41] ; VGG-16 ; ; 65.2 26.1 74.9 3.7 3.0 76.1 70.6 47.1 8.2 43.2 20.7 0.7 13.1 34.8
 Cross-City [3] ; VGG-16 ; ; 62.7 25.6 78.3 1.2 5.4 81.3 81.0 37.4 6.4 63.5 16.1 1.2 4.6 35.7
-Ours (single-level) ; VGG-16 ; vgg16-single-level ; 78.9 29.2 75.5 0.1 4.8 72.6 76.7 43.4 8.8 71.1 16.0 3.6 8.4 37.6
+Ours (single-level) ; VGG-16 ; vgg-single-level ; 78.9 29.2 75.5 0.1 4.8 72.6 76.7 43.4 8.8 71.1 16.0 3.6 8.4 37.6
 Baseline (ResNet) ; ResNet-101 ; source-only ; 55.6 23.8 74.6 6.1 12.1 74.8 79.0 55.3 19.1 39.6 23.3 13.7 25.0 38.6
 Ours (feature) ; ResNet-101 ; feature ; 62.4 21.9 76.3 11.7 11.4 75.3 80.9 53.7 18.5 59.7 13.7 20.6 24.0 40.8
 Ours (single-level) ; ResNet-101 ; single-level ; 79.2 37.2 78.8 9.9 10.5 78.2 80.5 53.5 19.6 67.0 29.5 21.6 31.3 45.9
@@ -105,20 +105,20 @@ Vanilla-GAN ; ResNet-101 ; single-level ; 94.2 60.9 85.1 29.1 25.2 38.6 43.9 40.
 LS-GAN ; ResNet-101 ; least-squares ; 94.2 60.5 85.0 29.2 25.6 39.8 43.4 43.8 85.2 35.9 88.3 63.2 41.1 87.2 30.8 44.2 29.8 28.5 53.7 53.1
 """
 
-# %% ../../nbs/papers/10_tables.ipynb #f608ae77
+# %% ../../nbs/papers/10_tables.ipynb #3468202d
 _OUTPUT_SPACE_2 = """
 FCNs in the Wild [13] ; VGG-16 ; ; 27.1 64.6 -37.5
 CDA [41] ; VGG-16 ; ; 28.9 60.3 -31.4
 CyCADA (feature) [12] ; VGG-16 ; ; 29.2 60.3 -30.5
 CyCADA (pixel) [12] ; VGG-16 ; ; 34.8 60.3 -24.9
-Ours (single-level) ; VGG-16 ; vgg16-single-level ; 35.0 61.8 -25.2
+Ours (single-level) ; VGG-16 ; vgg-single-level ; 35.0 61.8 -25.2
 Ours (multi-level) ; ResNet-101 ; multi-level ; 42.4 65.1 -22.7
 """
 _OUTPUT_SPACE_5 = """
 FCNs in the Wild [13] ; VGG-16 ; ; 22.9 73.8 -50.9
 CDA [41] ; VGG-16 ; ; 34.8 69.6 -34.8
 Cross-City [3] ; VGG-16 ; ; 35.7 73.8 -38.1
-Ours (single-level) ; VGG-16 ; vgg16-single-level ; 37.6 68.4 -30.8
+Ours (single-level) ; VGG-16 ; vgg-single-level ; 37.6 68.4 -30.8
 Ours (multi-level) ; ResNet-101 ; multi-level ; 46.7 71.7 -25.0
 """
 _OUTPUT_SPACE_3 = {"Feature": ("feature", (35.3, 39.3, 35.9, 32.8)), "Output Space": ("single-level", (40.2, 41.4, 40.4, 40.1))}
@@ -144,12 +144,12 @@ def _rows(
                                  dict(zip(classes, values[:n])), dict(zip(extra, values[n+1:]))))
     return rows
 
-# %% ../../nbs/papers/10_tables.ipynb #5c2972c0
+# %% ../../nbs/papers/10_tables.ipynb #e4f7600a
 def _output_space() -> list: # of PublishedRow, Tables 1-9
     gta, syn, gap = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", ("oracle", "gap")
     rows = _rows(_OUTPUT_SPACE_1, 1, gta, CLASSES19) + _rows(_OUTPUT_SPACE_2, 2, gta, (), gap)
     for row, (recipe, scores) in _OUTPUT_SPACE_3.items():
-        rows += [PublishedRow("output_space", 3, f"{row}, λ = {x}", gta, "ResNet-101", f"{recipe}-{x}", y, extra={"lambda_adv": x})
+        rows += [PublishedRow("output_space", 3, f"{row}, λ = {x}", gta, "ResNet-101", f"{recipe}-adv{x:g}", y, extra={"lambda_adv": x})
                  for x, y in zip(_LAMBDAS, scores)]
     rows += _rows(_OUTPUT_SPACE_4, 4, syn, CLASSES13) + _rows(_OUTPUT_SPACE_5, 5, syn, (), gap)
     for city, text in _OUTPUT_SPACE_6.items(): rows += _rows(text, 6, f"Cityscapes → {city}", CLASSES13)
