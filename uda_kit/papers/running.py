@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..models.checkpoints import load_weights, save_weights
 from ..models.segmenters import deeplab_v2
 from .recipes import Data, Recipe, StageConfig, describe, find_recipe
-from .tables import _append_csv, append_result, current_commit, measured, results_folder
+from .tables import append_csv, append_result, current_commit, measured, results_folder
 from ..training.evaluation import Evaluation, evaluate
 from ..training.fit import Feed, RunOptions, Stage, fit, peak_gib
 from ..training.runs import RunDirectory, write_text
@@ -108,7 +108,7 @@ CLASS_COLUMNS = ("benchmark", "recipe", "seed", "steps", "class", "iou", "commit
 def append_classes(benchmark:str, paper:str, recipe:str, seed:int, steps:int, iou:dict, root=None) -> None:
     "Record IoU by class of a measured run in results/<benchmark>_<paper>_classes.csv."
     path, commit = Path(root or results_folder()) / f"{benchmark}_{paper}_classes.csv", current_commit()
-    for name, value in iou.items(): _append_csv(path, CLASS_COLUMNS, (benchmark, recipe, seed, steps, name, f"{value:.4f}", commit))
+    for name, value in iou.items(): append_csv(path, CLASS_COLUMNS, (benchmark, recipe, seed, steps, name, f"{value:.4f}", commit))
 
 def run_table(benchmark:str, rows:list[str], seeds:list[int], out, options:RunOptions, results=None, only_missing:bool=True, **data) -> None:
     "Run the rows of a benchmark for all seeds, appending to results/<benchmark>_<paper>.csv and to ..._classes.csv (IoU by class)."

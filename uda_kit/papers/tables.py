@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASSES19', 'CLASSES16', 'CLASSES13', 'SHORT', 'PUBLISHED', 'RESULT_COLUMNS', 'TIMING_COLUMNS', 'PublishedRow',
            'published', 'discrepancies', 'published_table', 'current_commit', 'machine_name', 'results_folder',
-           'append_result', 'MeasuredRow', 'measured', 'side_by_side', 'append_timing', 'timings']
+           'append_csv', 'append_result', 'MeasuredRow', 'measured', 'side_by_side', 'append_timing', 'timings']
 
 # %% ../../nbs/papers/10_tables.ipynb #80551fa4
 import csv, io, math, os, platform, statistics, subprocess
@@ -260,7 +260,7 @@ def _read_csv(
     return [dict(zip(columns, line)) for line in lines[1:]]
 
 # %% ../../nbs/papers/10_tables.ipynb #eae9d4e9
-def _append_csv(
+def append_csv(
     path,    # CSV file, made with a header when missing
     columns, # its header
     values,  # the new line, one value per column
@@ -293,7 +293,7 @@ def append_result(
     "Record one measured run in results/<benchmark>_<paper>.csv. InputError when the score is no fraction."
     if not 0 <= float(miou) <= 1: raise InputError("miou", f"{miou} is not a fraction", "pass 0.414 for 41.4 percent")
     path = Path(root or results_folder())/f"{benchmark}_{paper}.csv"
-    return _append_csv(path, RESULT_COLUMNS, (benchmark, recipe, int(seed), int(steps), f"{float(miou):.6f}", f"{float(seconds):.1f}",
+    return append_csv(path, RESULT_COLUMNS, (benchmark, recipe, int(seed), int(steps), f"{float(miou):.6f}", f"{float(seconds):.1f}",
                                               commit or current_commit(), machine or machine_name()))
 
 # %% ../../nbs/papers/10_tables.ipynb #228886fd
@@ -371,7 +371,7 @@ def append_timing(
     "Record one timing; the ratio is plain / fast, so 3 means three times faster."
     if not (plain > 0 and fast > 0): raise InputError(name, f"timings {plain} and {fast} are not positive", "time at least one step of each")
     def number(x): return "" if math.isnan(x) else f"{x:.4g}"
-    return _append_csv(Path(root or results_folder())/f"bench_{bench}.csv", TIMING_COLUMNS,
+    return append_csv(Path(root or results_folder())/f"bench_{bench}.csv", TIMING_COLUMNS,
                        (name, number(plain), number(fast), number(plain/fast), number(peak_plain_gib), number(peak_fast_gib),
                         commit or current_commit(), machine or machine_name()))
 
