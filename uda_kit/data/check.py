@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Finding', 'Inspector', 'SplitReport', 'check_split', 'Report', 'most_common', 'describe', 'check_data', 'open_splits']
 
-# %% ../../nbs/data/70_check.ipynb #b821d832
-from collections import Counter
+# %% ../../nbs/data/70_check.ipynb #bac63f38
 from dataclasses import asdict, dataclass, field
 import numpy as np
 from .datasets import DATASETS, open_dataset, parse_spec
@@ -44,7 +43,7 @@ class Inspector:
             found.problems.append(f"{d.label_paths[i] if hasattr(d, 'label_paths') else d.key(i)}: label is {got} pixels, its image {wanted}; leave the pair out, or get both files again")
         return found
 
-# %% ../../nbs/data/70_check.ipynb #2941b8c2
+# %% ../../nbs/data/70_check.ipynb #718e9fd0
 @dataclass
 class SplitReport:
     "What was seen of one split."
@@ -53,8 +52,8 @@ class SplitReport:
     labelled:bool
     samples:int                                        # images, or pairs where there are labels
     dropped:int = 0                                    # left out for known faults
-    sizes:Counter = field(default_factory=Counter)     # "WxH" -> images
-    formats:Counter = field(default_factory=Counter)   # stored label format -> files
+    sizes:dict = field(default_factory=dict)           # "WxH" -> images
+    formats:dict = field(default_factory=dict)         # stored label format -> files
     unmapped:dict = field(default_factory=dict)        # raw id outside the table -> [pixels, files, first file]
     pixels:list = None                                 # labelled pixels of each class
     ignored:int = 0                                    # pixels that are known and not scored
@@ -65,8 +64,9 @@ class SplitReport:
 
     def add(self, found:Finding, dataset, i:int): # finding of sample i of the data set
         "Count one sample in."
-        if found.image_size: self.sizes["{1}x{0}".format(*found.image_size)] += 1
-        if found.label_format: self.formats[found.label_format] += 1
+        size = "{1}x{0}".format(*found.image_size) if found.image_size else None
+        for counts, entry in ((self.sizes, size), (self.formats, found.label_format)):
+            if entry: counts[entry] = counts.get(entry, 0) + 1
         self.problems += found.problems
         for raw, count in found.ids.items():
             c = dataset.table.class_of(raw) if hasattr(dataset, "raw") else raw
@@ -91,7 +91,7 @@ def check_split(dataset,       # an opened data set
     for i, found in enumerate(tqdm(findings, desc=f"{dataset.name} {dataset.split}", disable=not progress, leave=False)): report.add(found, dataset, i)
     return report
 
-# %% ../../nbs/data/70_check.ipynb #f4a1e2ac
+# %% ../../nbs/data/70_check.ipynb #1e7a3aad
 @dataclass
 class Report:
     "What a whole data set holds and what is wrong with it; `str()` is a readable table, `as_dict()` goes to JSON."
@@ -109,9 +109,9 @@ class Report:
         if self.absent: lines += ["", "not there: split " + ", ".join(self.absent)]
         return "\n".join(lines)
 
-def most_common(counts:Counter, n=6)->str: # what was counted, how many to show
+def most_common(counts:dict, n=6)->str: # entry -> count, how many to show
     "The commonest entries with their counts."
-    return ", ".join(f"{k} ({v})" for k, v in counts.most_common(n)) + (f", {len(counts) - n} more" if len(counts) > n else "")
+    return ", ".join(f"{k} ({v})" for k, v in sorted(counts.items(), key=lambda item: -item[1])[:n]) + (f", {len(counts) - n} more" if len(counts) > n else "")
 
 # %% ../../nbs/data/70_check.ipynb #b755dd36
 def describe(part:SplitReport, # one split's numbers

@@ -31,7 +31,7 @@ def upsample(
     if tuple(map.shape[-2:]) == tuple(size): return map
     return F.interpolate(map, size=tuple(size), mode="bilinear", align_corners=True)
 
-# %% ../../nbs/models/20_segmenters.ipynb #7a21b0a6
+# %% ../../nbs/models/20_segmenters.ipynb #ae46c1dd
 class ASPP(nn.Module):
     "Atrous spatial pyramid pooling of DeepLab-v2: the sum of parallel dilated 3x3 classifiers."
     def __init__(self, inputs:int, num_classes:int, rates:tuple=(6, 12, 18, 24)):
@@ -41,11 +41,22 @@ class ASPP(nn.Module):
             nn.init.normal_(branch.weight, 0, 0.01)
             nn.init.zeros_(branch.bias)
 
+    def taps(self, h, w) -> dict:
+        "W_t [C,F] by shift (rows, columns), for taps that read a map of h x w cells."
+        found = {}
+        for branch in self.convs:
+            r, matrices = branch.dilation[0], branch.weight.permute(2, 3, 0, 1).flatten(0, 1).unbind() # nine [C,F]
+            for shift, matrix in zip([(r * i, r * j) for i in (-1, 0, 1) for j in (-1, 0, 1)], matrices):
+                if abs(shift[0]) < h and abs(shift[1]) < w: found[shift] = found[shift] + matrix if shift in found else matrix
+        return found
+
     def forward(self,
-                features, # [B,inputs,h,w]
-               ): # [B,num_classes,h,w] raw scores
-        scores = self.convs[0](features)
-        for branch in self.convs[1:]: scores += branch(features) # in place: two maps alive, not five
+                features, # [B,F,h,w]
+               ): # [B,C,h,w] raw scores
+        taps = self.taps(*features.shape[-2:])
+        products = F.conv2d(features, torch.cat(list(taps.values()))[:, :, None, None]).unflatten(1, (len(taps), -1)).unbind(1)
+        scores = sum(branch.bias for branch in self.convs).view(1, -1, 1, 1)
+        for (dy, dx), product in zip(taps, products): scores = scores + F.pad(product, (-dx, dx, -dy, dy)) # (W_t F)(p + delta_t)
         return scores
 
 # %% ../../nbs/models/20_segmenters.ipynb #a055b27e

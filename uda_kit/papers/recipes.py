@@ -141,7 +141,7 @@ class SmallScale:
         return (StageConfig(source, partial(supervised_terms), TINY, None, sgd(self.warmup_lr), self.warmup, name="warmup"),
                 StageConfig(source, terms, TINY, target, sgd(self.lr), self.steps, name="adapt"))
 
-# %% ../../nbs/papers/20_recipes.ipynb #fa437c26
+# %% ../../nbs/papers/20_recipes.ipynb #8e8df357
 PAPER_ADV = dict(adv=1e-3, adv_aux=2e-4)
 ROWS = {  # row of a small benchmark: the paper's weights and choices
     "single-level": dict(adv=1e-3, adv_aux=0),
@@ -149,6 +149,7 @@ ROWS = {  # row of a small benchmark: the paper's weights and choices
     "least-squares": dict(adv=1e-2, adv_aux=0, kind="least_squares"),
     "feature": dict(adv=1e-3, adv_aux=0, space="feature"),
     "entropy": dict(adv=1e-3, adv_aux=0, space="entropy"),
+    "statistics-only": dict(adv=1e-9, adv_aux=0),  # a control: the target passes through batch normalisation, the adversarial loss does not count
     **{f"{row}-adv{adv:g}": dict(adv=adv, adv_aux=0) | extra for row, extra in (("feature", dict(space="feature")), ("single-level", {})) for adv in (0.0005, 0.001, 0.002, 0.004)},
 }
 
@@ -160,12 +161,12 @@ def small_recipes(benchmark:str, space:str, source:Data, target:Data, val:Data, 
             *(recipe(name, scale.stages(scale.terms(**weights), source, target)) for name, weights in ROWS.items()),
             recipe("oracle", scale.stages(plain, target, None), SMALL.replace("the source", "the labelled target") + "; an upper bound, not a method")]
 
-# %% ../../nbs/papers/20_recipes.ipynb #9d78a09c
+# %% ../../nbs/papers/20_recipes.ipynb #0f454425
 SCENES_SCALE = SmallScale()
 CAMVID_SCALE = SmallScale()
 
 def scenes_recipes() -> list[Recipe]:
-    data = lambda style, split, batch=4: Data(f"scenes:{style}?n={2000 if split == 'train' else 200}", split, None, batch, flip=False)
+    data = lambda style, split, batch=4: Data(f"scenes:{style}?n={2000 if split == 'train' else 200}&size=96x192", split, None, batch, flip=False)
     return small_recipes("scenes", "cityscapes19", data("rendered", "train"), data("camera", "train"), data("camera", "val"), data("camera", "test"), SCENES_SCALE)
 
 def camvid_recipes() -> list[Recipe]:

@@ -7,8 +7,9 @@ __all__ = ['poly_lr', 'Feed', 'SGD', 'Stage', 'make_optimiser', 'set_lr', 'Inter
            'load_stage_state', 'make_domain', 'needs_target', 'RunOptions', 'make_fabric', 'Training', 'peak_gib',
            'read_steps', 'fit', 'log_step', 'save', 'restore', 'Board']
 
-# %% ../../nbs/training/40_fit.ipynb #eee94815
+# %% ../../nbs/training/40_fit.ipynb #cc15c3fd
 import json
+import logging
 import resource
 import signal
 import sys
@@ -150,7 +151,7 @@ def needs_target(stage:Stage) -> bool:
     "Does any term or view look at the target? Source-only training then opens no target image."
     return bool(stage.views) or any("target" in t.reads for t in stage.terms.values() if t.weight > 0)
 
-# %% ../../nbs/training/40_fit.ipynb #5dcca344
+# %% ../../nbs/training/40_fit.ipynb #c78bd488
 @dataclass(frozen=True)
 class RunOptions:
     "How to run a stage: devices, precision, how often to log and save."
@@ -170,6 +171,7 @@ class RunOptions:
 
 def make_fabric(options:RunOptions):
     "Lightning Fabric for the options; with several devices two forward passes come before a backward, so buffers are not broadcast."
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)  # no word for every run that it uses bf16
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
     strategy = options.strategy
