@@ -21,7 +21,7 @@ from .tables import append_timing
 from ..training.fit import RunOptions, SGD, Stage, make_optimiser, peak_gib
 from ..training.objective import Domain, train_step
 
-# %% ../../nbs/papers/50_benchmarks.ipynb #7e03efca
+# %% ../../nbs/papers/50_benchmarks.ipynb #79fd9a00
 CASES = {  # name: network, source size, target size, batch
     "resnet101-half": (dict(backbone="resnet101", aspp_branches=2), (360, 640), (256, 512), 1),
     "resnet101-full": (dict(backbone="resnet101", aspp_branches=2), (720, 1280), (512, 1024), 1),
@@ -36,7 +36,7 @@ def make_case(name:str, device="cpu"):
     torch.manual_seed(0)
     net = deeplab_v2(19, multi_level=True, **net_options).to(device).train()
     terms = {k: t.to(device) for k, t in output_space_terms(net).items()}
-    optimiser = make_optimiser(Stage("bench", net, terms, None, sgd=SGD(lr=1e-4)))
+    optimiser = make_optimiser(Stage("bench", net, terms, None, optimiser=SGD(lr=1e-4)))
     x_s, y_s, x_t = torch.rand(batch, 3, *source), torch.randint(0, 19, (batch, *source)), torch.rand(batch, 3, *target)
     return net, terms, optimiser, x_s.to(device), y_s.to(device), x_t.to(device)
 

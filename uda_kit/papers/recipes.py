@@ -9,7 +9,7 @@ __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CIT
            'crosscity_recipes', 'synscapes_recipes', 'SmallScale', 'small_recipes', 'scenes_recipes', 'camvid_recipes',
            'recipes', 'find_recipe', 'override', 'describe']
 
-# %% ../../nbs/papers/20_recipes.ipynb #b3d83ee3
+# %% ../../nbs/papers/20_recipes.ipynb #95138ec5
 import ast
 import dataclasses
 import difflib
@@ -18,9 +18,9 @@ from functools import partial
 
 from ..errors import InputError
 from ..methods.output_space import output_space_terms, supervised_terms
-from ..training.fit import SGD
+from ..training.fit import SGD, Adam
 
-# %% ../../nbs/papers/20_recipes.ipynb #aa80a2ba
+# %% ../../nbs/papers/20_recipes.ipynb #0767d4fa
 @dataclass(frozen=True)
 class Data:
     "A data set by name, how it is resized, and how many images a step takes of it."
@@ -37,7 +37,7 @@ class StageConfig:
     terms: partial                     # network -> dictionary of terms
     net: dict = field(default_factory=dict)  # arguments of `deeplab_v2`
     target: Data | None = None
-    sgd: SGD = SGD()
+    optimiser: SGD | Adam = SGD()
     steps: int = 1000
     schedule: int | None = None
     name: str = "train"
@@ -57,11 +57,11 @@ class Recipe:
     @property
     def benchmark(self) -> str: return self.name.split("/")[0]
 
-# %% ../../nbs/papers/20_recipes.ipynb #be925869
+# %% ../../nbs/papers/20_recipes.ipynb #496f7afe
 RESNET = dict(backbone="resnet101", multi_level=True, aspp_branches=2, bn="affine_frozen", weights="imagenet")
 RESNET_SINGLE = RESNET | dict(multi_level=False)
 VGG = dict(backbone="vgg16", multi_level=False, aspp_branches=4, weights="imagenet")
-FULL = dict(sgd=SGD(), steps=150_000, schedule=250_000)
+FULL = dict(optimiser=SGD(), steps=150_000, schedule=250_000)
 SIZES = {"gta5": (720, 1280), "synthia": (760, 1280), "synscapes": (720, 1440), "cityscapes": (512, 1024), "crosscity": (512, 1024)}
 CITYSCAPES = Data("cityscapes", "train", SIZES["cityscapes"])
 CITYSCAPES_VAL = replace(CITYSCAPES, split="val")
@@ -117,17 +117,17 @@ def synscapes_recipes() -> list[Recipe]:
     methods = (("source-only", "Without Adaptation", main_only), ("single-level", "Vanilla-GAN", single_level), ("least-squares", "LS-GAN", least_squares))
     return [full_size(f"synscapes/{n}", [f"Table 9: {row}"], data, terms, RESNET_SINGLE, target=None if n == "source-only" else CITYSCAPES) for n, row, terms in methods]
 
-# %% ../../nbs/papers/20_recipes.ipynb #f593ad26
+# %% ../../nbs/papers/20_recipes.ipynb #08ac7e70
 TINY = dict(backbone="tiny", multi_level=True, bn="train")
 SMALL = "two stages: warm-up on the source, then this row's objective; tiny network, narrow critic"
 
 @dataclass(frozen=True)
 class SmallScale:
     "What a small benchmark changes: steps and learning rates of its two stages, the critic, the factor on adversarial weights."
-    warmup: int = 1000
+    warmup: int = 800
     steps: int = 300
-    warmup_lr: float = 2e-2
-    lr: float = 1e-2
+    warmup_lr: float = 2e-3
+    lr: float = 1e-3
     adv_scale: float = 10.0
     critic_width: int = 16
     critic_lr: float = 1e-3
@@ -137,9 +137,8 @@ class SmallScale:
         return partial(output_space_terms, **{k: v * self.adv_scale if k in ("adv", "adv_aux") else v for k, v in paper.items()}, width=self.critic_width, lr=self.critic_lr)
 
     def stages(self, terms, source:Data, target:Data|None) -> tuple[StageConfig, ...]:
-        sgd = lambda lr: SGD(lr=lr, head_multiplier=1.0)
-        return (StageConfig(source, partial(supervised_terms), TINY, None, sgd(self.warmup_lr), self.warmup, name="warmup"),
-                StageConfig(source, terms, TINY, target, sgd(self.lr), self.steps, name="adapt"))
+        return (StageConfig(source, partial(supervised_terms), TINY, None, Adam(self.warmup_lr), self.warmup, name="warmup"),
+                StageConfig(source, terms, TINY, target, Adam(self.lr), self.steps, name="adapt"))
 
 # %% ../../nbs/papers/20_recipes.ipynb #8e8df357
 PAPER_ADV = dict(adv=1e-3, adv_aux=2e-4)
@@ -187,12 +186,12 @@ def find_recipe(name:str) -> Recipe:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     raise InputError(name, "is not a recipe", f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them")
 
-# %% ../../nbs/papers/20_recipes.ipynb #d6d032e8
+# %% ../../nbs/papers/20_recipes.ipynb #24517cee
 def override(recipe:Recipe, settings:list[str]) -> Recipe:
     "A recipe with `path=value` settings applied."
     for setting in settings:
         path, sep, text = setting.partition("=")
-        if not sep: raise InputError(setting, "is not a setting", "write path=value, for example stages.0.sgd.lr=0.001")
+        if not sep: raise InputError(setting, "is not a setting", "write path=value, for example stages.0.optimiser.lr=0.001")
         try: value = ast.literal_eval(text)
         except (ValueError, SyntaxError): value = text
         recipe = _set(recipe, path.split("."), value, path)

@@ -40,7 +40,7 @@ def feed(data:Data, space:str, labelled:bool|None, roots=None, workers:int=0, ca
     "How a stage reads a recipe's data."
     return Feed(locate(data, space, roots, labelled), data.batch_size, JointTransform(size=data.size, flip=data.flip), labelled, workers, cache_mb)
 
-# %% ../../nbs/papers/30_running.ipynb #8e7e173d
+# %% ../../nbs/papers/30_running.ipynb #001fe71e
 def build_net(config:StageConfig, num_classes:int, seed:int):
     "The network of a stage, initialised from the seed."
     torch.manual_seed(seed)
@@ -52,7 +52,7 @@ def build_stage(recipe:Recipe, index:int, net, seed:int, roots=None, workers:int
     torch.manual_seed(seed * 1009 + index + 1)
     return Stage(config.name, net, config.terms(net), feed(config.source, recipe.space, True, roots, workers, cache_mb),
                  feed(config.target, recipe.space, False, roots, workers, cache_mb) if config.target else None,
-                 config.steps, config.schedule, config.sgd, validate=validate)
+                 config.steps, config.schedule, config.optimiser, validate=validate)
 
 # %% ../../nbs/papers/30_running.ipynb #178d5f7e
 def warmup_file(folder, recipe:Recipe, options:RunOptions) -> Path:
