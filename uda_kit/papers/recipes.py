@@ -160,7 +160,7 @@ def small_recipes(benchmark:str, space:str, source:Data, target:Data, val:Data, 
             *(recipe(name, scale.stages(scale.terms(**weights), source, target)) for name, weights in ROWS.items()),
             recipe("oracle", scale.stages(plain, target, None), SMALL.replace("the source", "the labelled target") + "; an upper bound, not a method")]
 
-# %% ../../nbs/papers/20_recipes.ipynb #799efbd4
+# %% ../../nbs/papers/20_recipes.ipynb #ae67d899
 SCENES_SCALE = SmallScale()
 CAMVID_SCALE = SmallScale()
 
@@ -170,7 +170,7 @@ def scenes_recipes() -> list[Recipe]:
     return small_recipes("scenes", "cityscapes19", data("rendered", "train"), data("camera", "train"), data("camera", "val"), data("camera", "test"), SCENES_SCALE)
 
 def camvid_recipes() -> list[Recipe]:
-    data = lambda split: Data("camvid", split, (144, 192), 4, flip=True)
+    data = lambda split: Data("camvid", split, (180, 240), 2, flip=True)
     return small_recipes("camvid", "camvid11", data("day"), data("dusk_train"), data("dusk_train"), data("dusk_test"), CAMVID_SCALE)
 
 # %% ../../nbs/papers/20_recipes.ipynb #adf0f142
