@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['GTA5_MISMATCHED', 'FOLDER_OPTIONS', 'DATASETS', 'SPLIT_SEEDS', 'Sample', 'natural', 'listed', 'nearest', 'unpaired',
-           'PairedFiles', 'choose_split', 'from_list', 'FileDataset', 'GTA5', 'Synthia', 'Synscapes', 'Cityscapes',
-           'CrossCity', 'RobotCar', 'Vistas', 'CamVid', 'read_toml', 'check_options', 'folder_table', 'globbed',
-           'FolderDataset', 'parse_spec', 'Relabelled', 'whole_number', 'open_scenes', 'open_dataset']
+           'fingerprint', 'PairedFiles', 'choose_split', 'from_list', 'FileDataset', 'GTA5', 'Synthia', 'Synscapes',
+           'Cityscapes', 'CrossCity', 'RobotCar', 'Vistas', 'CamVid', 'read_toml', 'check_options', 'folder_table',
+           'globbed', 'FolderDataset', 'parse_spec', 'Relabelled', 'whole_number', 'open_scenes', 'open_dataset']
 
-# %% ../../nbs/data/40_datasets.ipynb #701e458d
-import re, tomllib
+# %% ../../nbs/data/40_datasets.ipynb #be50e81c
+import hashlib, re, tomllib
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -66,7 +66,13 @@ def unpaired(images:dict,   # key -> path of the images in use
     if stray: problems.append(error(stray[0], len(stray), "label without an image", "finish unpacking the images, or remove the label"))
     return problems
 
-# %% ../../nbs/data/40_datasets.ipynb #465774c2
+# %% ../../nbs/data/40_datasets.ipynb #6febc9b9
+def fingerprint(*parts # words, numbers, lists and tuples of them
+               )->str: # 16 hexadecimal digits
+    "A short stand-in for content, the same on every machine."
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+# %% ../../nbs/data/40_datasets.ipynb #63fe46da
 class PairedFiles:
     "The reading half of every data set on disk: paths, an id table and an encoding in, samples out."
     encoding = "ids"
@@ -94,6 +100,12 @@ class PairedFiles:
             wanted, found = (f"{s[1]}x{s[0]}" for s in (x.shape[1:], y.shape))
             raise InputError(self.label_paths[i], f"label is {found} pixels, its image {self.image_paths[i]} is {wanted}", "leave the pair out, or get both files again")
         return Sample(x, y, self.keys[i])
+
+    def settings(self)->dict: # JSON-able
+        "What decides the samples, for a run's config."
+        t = self.table
+        return {"name": self.name, "split": self.split, "space": self.space.name, "labelled": self.labelled, "samples": len(self), "keys": fingerprint(*self.keys),
+                "labels": fingerprint(self.encoding, t.space.classes, sorted(t.ids.items()), sorted(t.ignored))}
 
 # %% ../../nbs/data/40_datasets.ipynb #457f52a8
 def choose_split(root:Path, split, published:tuple): # the data set's folder, the name asked for, its published splits
@@ -199,7 +211,7 @@ class Cityscapes(FileDataset):
     def find_labels(self): return listed(self.root/"gtFine"/self.subfolder(), "_gtFine_labelIds", "*/*")
     def subfolder(self): return "train" if self.list_file else self.split
 
-# %% ../../nbs/data/40_datasets.ipynb #027adec0
+# %% ../../nbs/data/40_datasets.ipynb #681a2b91
 class CrossCity(FileDataset):
     "Cross-City (NTHU): Rio, Rome, Taipei and Tokyo; unlabelled `train`, labelled `test`."
     name, layout, splits, tables = "crosscity", "Rome/Images/Train/*.jpg, Rome/Images/Test/*.jpg and Rome/Labels/Test/*_eval.png", ("train", "test"), (CROSSCITY_IDS,)
@@ -221,11 +233,12 @@ class CrossCity(FileDataset):
         if not self.folders: raise InputError(root, "holds none of the four cities", f"give the folder that holds {self.layout}")
         return root
 
+    def settings(self): return super().settings() | {"cities": [c.name for c in self.folders]}
     def has_labels(self): return self.split == "test"
     def find_images(self): return {f"{c.name}/{k}": p for c in self.folders for k, p in listed(c/"Images"/self.split.capitalize()).items()}
     def find_labels(self): return {f"{c.name}/{k}": p for c in self.folders for k, p in listed(c/"Labels"/self.split.capitalize(), "_eval").items()}
 
-# %% ../../nbs/data/40_datasets.ipynb #4c2f6386
+# %% ../../nbs/data/40_datasets.ipynb #b9893f7b
 class RobotCar(FileDataset):
     "Oxford RobotCar, rainy drives: unlabelled `train`, labelled `val`."
     name, layout, splits, tables, encoding = "robotcar", "train/SEQUENCE/*.png, val/*.png and anno/*.png", ("train", "val"), (ROBOTCAR_IDS,), "channel0"
@@ -247,6 +260,7 @@ class Vistas(FileDataset):
         self.mapping, self.tables = mapping, (VISTAS_MAPPINGS[mapping],)
         super().__init__(root, split, space, labelled, strict)
 
+    def settings(self): return super().settings() | {"mapping": self.mapping}
     def folder(self): return self.root/{"train": "training", "val": "validation"}.get(self.split, "training")
     def find_images(self): return listed(self.folder()/"images")
     def find_labels(self):
@@ -358,7 +372,7 @@ def parse_spec(spec:str # "NAME:ROOT?option=value&option=value"
         options[option] = value
     return name, root, options
 
-# %% ../../nbs/data/40_datasets.ipynb #e0f81488
+# %% ../../nbs/data/40_datasets.ipynb #c84bec28
 class Relabelled:
     "A data set seen in another label space, under a split's name, or without its labels."
     def __init__(self, dataset, split=None, space=None, labelled=None):
@@ -376,6 +390,12 @@ class Relabelled:
         if not self.labelled: return Sample(self.image(i), None, self.key(i))
         x, y, key = self.dataset[i]
         return Sample(x, self.translated(y), key)
+
+    def settings(self)->dict: # JSON-able
+        "The inner data set's, under this split and space."
+        inner = self.dataset.settings()
+        more = {} if self.space == self.dataset.space else {"labels": fingerprint(inner.get("labels"), self.space.classes, self.table.tolist())}
+        return inner | {"split": self.split, "space": self.space.name, "labelled": self.labelled} | more
 
 def whole_number(text, option, where, least): # text, option it belongs to, spec, smallest value allowed
     "An int from an option's text."

@@ -13,8 +13,8 @@ __all__ = ['ID', 'SIGNS', 'POLES', 'LIGHTS', 'COUNTABLE', 'RANGES', 'KINDS', 'SU
            'visible', 'draw', 'grain', 'shadows', 'Light', 'places', 'lighting', 'pattern', 'shade', 'weather', 'lens',
            'streaks', 'film', 'render', 'StreetScenes']
 
-# %% ../../nbs/data/20_scenes.ipynb #6a72b94e
-from dataclasses import dataclass, field
+# %% ../../nbs/data/20_scenes.ipynb #c83b9377
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from math import cos, pi, radians, sin
 from typing import Mapping, NamedTuple
@@ -836,7 +836,7 @@ CAMERA = SceneStyle("camera", palette=.65, variety=.5, texture=.6, dirt=.3, expo
                     frequency={"person": 1.2, "bicycle": 1.2, "rider": 1.2, "car": 1.2, "truck": .8, "vegetation": 1.2, "traffic light": 1.5},
                     signs=("circle", "diamond", "rectangle", "arrow", "board"), poles=("straight", "double", "utility"), lights=("vertical", "horizontal", "small"))
 
-# %% ../../nbs/data/20_scenes.ipynb #743ef63c
+# %% ../../nbs/data/20_scenes.ipynb #2b976f24
 class StreetScenes:
     "`n` rendered scenes as a labelled data set in CITYSCAPES19; scene `i` depends on (style, seed, i, size) alone. Every pixel has a class, none is ignored."
     split, space, labelled = "", CITYSCAPES19, True
@@ -875,3 +875,8 @@ class StreetScenes:
 
     def image(self, i): return self[i].image
     def label(self, i): return self[i].label
+
+    def settings(self):
+        "What decides the samples, for a run's config: every dial, seed, size and number. JSON-able."
+        dials = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.style).items()}
+        return {"name": self.name, "split": self.split, "space": self.space.name, "labelled": True, "samples": self.n, "size": list(self.size), "seed": self.seed, "style": dials}

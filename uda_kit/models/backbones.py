@@ -24,22 +24,22 @@ def conv_norm(inputs:int, outputs:int, kernel:int=3, stride:int=1, dilation:int=
     "`conv` and its batch norm, for shortcuts and stems."
     return nn.Sequential(conv(inputs, outputs, kernel, stride, dilation), nn.BatchNorm2d(outputs))
 
-# %% ../../nbs/models/10_backbones.ipynb #b84a692b
-def normalised(norm:nn.BatchNorm2d, x):
-    "What `norm` made of `x`, without moving its running statistics."
-    if norm.training: return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0., norm.eps)
+# %% ../../nbs/models/10_backbones.ipynb #34e1205e
+def normalised(norm:nn.BatchNorm2d, x, training:bool):
+    "What `norm` made of `x`, in training or evaluation, without moving its running statistics."
+    if training: return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0., norm.eps)
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0., norm.eps)
 
 def norm_relu_conv(norm:nn.BatchNorm2d, conv:nn.Conv2d, x, recompute:bool):
     "`conv(relu(norm(x)))`; with `recompute` the ReLU's output is not kept for the backward pass but made again from `x`, to the same bits."
     y = norm(x)
     if not (recompute and torch.is_grad_enabled()): return conv(F.relu(y, inplace=True))
-    address, made = y.data_ptr(), []
+    address, training, made = y.data_ptr(), norm.training, []
     pack = lambda t: None if t.data_ptr() == address else t
     def unpack(t):
         if t is not None: return t
         if made: return made.pop()  # asked for twice: by the convolution, then by the ReLU
-        with torch.no_grad(): made.append(F.relu(normalised(norm, x), inplace=True))
+        with torch.no_grad(): made.append(F.relu(normalised(norm, x, training), inplace=True))
         return made[0]
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack): return conv(F.relu(y, inplace=True))
 
@@ -99,12 +99,13 @@ class BasicBlock(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)).add_(shortcut), inplace=True)
 
-# %% ../../nbs/models/10_backbones.ipynb #8a9ff54c
+# %% ../../nbs/models/10_backbones.ipynb #d6bc9a6e
 class ResNet(nn.Module):
     "ResNet of bottlenecks at output stride 8: `layer3` dilated by 2, `layer4` by 4 (DeepLab-v2; output_space section 4)."
     def __init__(self,
                  blocks:tuple=(3, 4, 23, 3), # blocks per stage: ResNet-101; ResNet-50 is (3, 4, 6, 3)
                  stride_in_1x1:bool=False,   # stride on the first 1x1 (Caffe) instead of the 3x3 (torchvision)
+                 recompute:str="norms",      # what the backward pass makes again: "none", "norms" or "blocks"
                 ):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64)
@@ -114,6 +115,8 @@ class ResNet(nn.Module):
             stage = [Bottleneck(inputs if b == 0 else 4 * width, width, stride if b == 0 else 1, dilation, stride_in_1x1) for b in range(n)]
             setattr(self, f"layer{i}", nn.Sequential(*stage))
             inputs = 4 * width
+        for block in self.modules():
+            if isinstance(block, Bottleneck): block.recompute = recompute
         self.dimensions = {"aux": 1024, "main": 2048}
         init_backbone(self)
 
@@ -178,12 +181,12 @@ class VGG16(nn.Module):
         # differs from paper: nothing there says what an auxiliary head on VGG-16 would read
         return aux, self.fc(self.conv5(aux))
 
-# %% ../../nbs/models/10_backbones.ipynb #615662a6
-def make_backbone(name:str, stride_in_1x1:bool=False) -> nn.Module:
+# %% ../../nbs/models/10_backbones.ipynb #2b7e7156
+def make_backbone(name:str, stride_in_1x1:bool=False, recompute:str="norms") -> nn.Module:
     "Build a backbone by name: 'tiny', 'resnet50', 'resnet101' or 'vgg16'; it maps [B,3,H,W] to features for the aux and the main classifier."
     if name == "tiny": return Tiny()
-    if name == "resnet50": return ResNet((3, 4, 6, 3), stride_in_1x1)
-    if name == "resnet101": return ResNet((3, 4, 23, 3), stride_in_1x1)
+    if name == "resnet50": return ResNet((3, 4, 6, 3), stride_in_1x1, recompute)
+    if name == "resnet101": return ResNet((3, 4, 23, 3), stride_in_1x1, recompute)
     if name == "vgg16": return VGG16()
     raise InputError(f"backbone={name!r}", "is not a network of the kit", "choose tiny, resnet50, resnet101 or vgg16")
 

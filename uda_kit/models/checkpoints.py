@@ -86,7 +86,7 @@ def read_header(path) -> dict:
     except (KeyError, ValueError, TypeError) as e:
         raise InputError(path, f"has a broken header ({e})", "take another checkpoint") from None
 
-# %% ../../nbs/models/40_checkpoints.ipynb #644b97a8
+# %% ../../nbs/models/40_checkpoints.ipynb #71b60f19
 def load_weights(
     path,                # a .safetensors file written by `save_weights`
     net:Segmenter|None=None, # fill this network; None: build the one the file describes
@@ -103,7 +103,7 @@ def load_weights(
         try:
             with torch.random.fork_rng(devices=[]): net = deeplab_v2(**config)
         except TypeError as e: raise InputError(path, f"has a broken header ({e})", "take another checkpoint") from None
-    other = [f"{key} is {config.get(key)} there, {value} here" for key, value in net.config.items() if key != "bn" and config.get(key) != value]
+    other = [f"{key} is {config.get(key)} there, {value} here" for key, value in net.config.items() if key not in ("bn", "recompute") and config.get(key) != value]
     if other: raise InputError(path, f"belongs to another network: {', '.join(other)}", "use the same options for both")
     fill(net, tensors, path)
     net.space = header["space"] or net.space

@@ -107,7 +107,7 @@ class Segmenter(nn.Module):
     def backbone_parameters(self): return [p for p in self.backbone.parameters() if p.requires_grad]
     def head_parameters(self): return [p for n, p in self.named_parameters() if p.requires_grad and not n.startswith("backbone.")]
 
-# %% ../../nbs/models/20_segmenters.ipynb #d5ef9ec1
+# %% ../../nbs/models/20_segmenters.ipynb #f1fe7c79
 RATES = {"tiny": (2, 4, 8, 12)}
 
 def deeplab_v2(
@@ -120,17 +120,18 @@ def deeplab_v2(
     weights:str|None=None,     # None (random), "imagenet" (torchvision's, downloaded), or a local .pth or .safetensors file
     normalise:str="imagenet",  # "imagenet" or "caffe": the input the weights expect
     aspp_rates:tuple|None=None,# dilations of the classifier's branches; None: (6, 12, 18, 24), for tiny (2, 4, 8, 12)
+    recompute:str="norms",     # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
    ) -> Segmenter:
     "DeepLab-v2 (output_space section 4). Random weights come from torch's global generator. Raises InputError on bad options or weight files."
     if aspp_branches not in (2, 4): raise InputError(f"aspp_branches={aspp_branches}", "is not 2 or 4", "use 4 (paper) or 2 (released checkpoints)")
     bn = bn or ("train" if backbone == "tiny" else "affine_frozen")
-    for name, value, known in (("bn", bn, ("affine_frozen", "frozen", "train")), ("normalise", normalise, tuple(NORMALISE))):
+    for name, value, known in (("bn", bn, ("affine_frozen", "frozen", "train")), ("normalise", normalise, tuple(NORMALISE)), ("recompute", recompute, ("none", "norms", "blocks"))):
         if value not in known: raise InputError(f"{name}={value!r}", "is unknown", f"choose one of {', '.join(known)}")
     rates = [int(r) for r in (aspp_rates or RATES.get(backbone, (6, 12, 18, 24)))][:aspp_branches]
     config = dict(num_classes=int(num_classes), backbone=backbone, multi_level=bool(multi_level), aspp_branches=aspp_branches,
-                  bn=bn, stride_in_1x1=bool(stride_in_1x1), normalise=normalise, aspp_rates=rates)
+                  bn=bn, stride_in_1x1=bool(stride_in_1x1), normalise=normalise, aspp_rates=rates, recompute=recompute)
     if weights == "imagenet" and (stride_in_1x1 or normalise != "imagenet"):
         raise InputError("weights='imagenet'", "torchvision's weights have the stride on the 3x3 and take RGB", "leave stride_in_1x1=False and normalise='imagenet'")
-    net = Segmenter(make_backbone(backbone, stride_in_1x1), config)
+    net = Segmenter(make_backbone(backbone, stride_in_1x1, recompute), config)
     if weights is not None: load_backbone(net.backbone, weights, backbone)
     return net

@@ -4,23 +4,25 @@
 
 # %% auto #0
 __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CITYSCAPES_VAL', 'single_level', 'multi_level',
-           'feature_level', 'least_squares', 'main_only', 'TINY', 'SMALL', 'PAPER_ADV', 'ROWS', 'SCENES_SCALE',
+           'feature_level', 'least_squares', 'main_only', 'SWEEP', 'TINY', 'SMALL', 'PAPER_ADV', 'ROWS', 'SCENES_SCALE',
            'CAMVID_SCALE', 'Data', 'StageConfig', 'Recipe', 'full_size', 'synthetic_recipes', 'sweep_recipes',
            'crosscity_recipes', 'synscapes_recipes', 'SmallScale', 'small_recipes', 'scenes_recipes', 'camvid_recipes',
-           'recipes', 'find_recipe', 'override', 'describe']
+           'recipes', 'find_recipe', 'override', 'known_keys', 'options_of', 'describe']
 
-# %% ../../nbs/papers/20_recipes.ipynb #95138ec5
+# %% ../../nbs/papers/20_recipes.ipynb #78b463e6
 import ast
 import dataclasses
 import difflib
+import inspect
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..errors import InputError
-from ..methods.output_space import output_space_terms, supervised_terms
+from ..methods.output_space import OutputAdversarial, output_space_terms, supervised_terms
+from ..models.segmenters import deeplab_v2
 from ..training.fit import SGD, Adam
 
-# %% ../../nbs/papers/20_recipes.ipynb #0767d4fa
+# %% ../../nbs/papers/20_recipes.ipynb #9143213a
 @dataclass(frozen=True)
 class Data:
     "A data set by name, how it is resized, and how many images a step takes of it."
@@ -52,12 +54,13 @@ class Recipe:
     val: Data | None = None            # labelled target images for curves and for choosing settings; never test images
     paper: str = "output_space"
     rows: tuple[str, ...] = ()         # rows of the paper's tables it reproduces: "Table 1: Ours (multi-level)"
+    protocol: str = ""                 # classes the score is averaged over ("13"); "" for all; the others are reported beside it
     about: str = ""
 
     @property
     def benchmark(self) -> str: return self.name.split("/")[0]
 
-# %% ../../nbs/papers/20_recipes.ipynb #496f7afe
+# %% ../../nbs/papers/20_recipes.ipynb #2ae0a999
 RESNET = dict(backbone="resnet101", multi_level=True, aspp_branches=2, bn="affine_frozen", weights="imagenet")
 RESNET_SINGLE = RESNET | dict(multi_level=False)
 VGG = dict(backbone="vgg16", multi_level=False, aspp_branches=4, weights="imagenet")
@@ -67,38 +70,41 @@ CITYSCAPES = Data("cityscapes", "train", SIZES["cityscapes"])
 CITYSCAPES_VAL = replace(CITYSCAPES, split="val")
 single_level = partial(output_space_terms, adv=1e-3, adv_aux=0, seg_aux=0)
 multi_level = partial(output_space_terms, adv=1e-3, adv_aux=2e-4, seg_aux=0.1)
-feature_level = partial(output_space_terms, adv=1e-3, adv_aux=0, seg_aux=0, space="feature")
+feature_level = partial(output_space_terms, adv=1e-3, adv_aux=0, seg_aux=0, align="feature")
 least_squares = partial(output_space_terms, adv=1e-2, adv_aux=0, seg_aux=0, kind="least_squares")
 main_only = partial(supervised_terms, seg_aux=0)
 
-def full_size(name, rows, source, terms, net, space="cityscapes19", target=CITYSCAPES, test=CITYSCAPES_VAL, about="") -> Recipe:
+def full_size(name, rows, source, terms, net, space="cityscapes19", target=CITYSCAPES, test=CITYSCAPES_VAL, about="", protocol="") -> Recipe:
     "A recipe at the paper's size."
-    return Recipe(name, (StageConfig(source, terms, net, target, **FULL),), test, space, rows=tuple(rows), about=about)
+    return Recipe(name, (StageConfig(source, terms, net, target, **FULL),), test, space, rows=tuple(rows), about=about, protocol=protocol)
 
-# %% ../../nbs/papers/20_recipes.ipynb #9a863f5b
+# %% ../../nbs/papers/20_recipes.ipynb #469a58d1
 def synthetic_recipes(source:str, table:int, gap:int, gan:int) -> list[Recipe]:
     "Rows of the tables for one synthetic `source` -> Cityscapes: `table` (ablation), `gap` (to the oracle), `gan` (appendix A)."
     data, t = Data(source, "train", SIZES[source]), f"Table {table}: "
-    def row(name, rows, terms, net=RESNET_SINGLE, data=data, **k): return full_size(f"{source}/{name}", rows, data, terms, net, **k)
+    def row(name, rows, terms, net=RESNET_SINGLE, data=data, **k): return full_size(f"{source}/{name}", rows, data, terms, net, protocol="13" if source == "synthia" else "", **k)
+    sweep = (lambda space: [f"Table 3: {space}, lambda_adv 0.001"]) if source == "gta5" else lambda space: []
     return [
         row("source-only", [t + "Baseline (ResNet)"], main_only, target=None),
-        row("feature", [t + "Ours (feature)"], feature_level),
-        row("single-level", [t + "Ours (single-level)", f"Table {gan}: Vanilla-GAN"], single_level),
+        row("feature", [t + "Ours (feature)", *sweep("Feature")], feature_level),
+        row("single-level", [t + "Ours (single-level)", f"Table {gan}: Vanilla-GAN", *sweep("Output Space")], single_level),
         row("multi-level", [t + "Ours (multi-level)", f"Table {gap}: Ours (multi-level)"], multi_level, RESNET),
         row("least-squares", [f"Table {gan}: LS-GAN"], least_squares),
-        row("vgg-source-only", [f"Table {gap}: Ours (single-level), baseline"], main_only, VGG, target=None),
+        row("vgg-source-only", [], main_only, VGG, target=None, about="not in the paper"),
         row("vgg-single-level", [t + "Ours (single-level, VGG-16)", f"Table {gap}: Ours (single-level)"], single_level, VGG),
         row("oracle", [f"Table {gap}: oracle, ResNet-101"], main_only, data=CITYSCAPES, target=None, about="trained on labelled Cityscapes"),
         row("vgg-oracle", [f"Table {gap}: oracle, VGG-16"], main_only, VGG, data=CITYSCAPES, target=None, about="trained on labelled Cityscapes"),
     ]
 
-# %% ../../nbs/papers/20_recipes.ipynb #5e8e0e36
+# %% ../../nbs/papers/20_recipes.ipynb #12af4140
+SWEEP = (0.0005, 0.002, 0.004)  # 0.001 is the methods' own weight
+
 def sweep_recipes() -> list[Recipe]:
     "Table 3: lambda_adv for feature and output space, GTA5 -> Cityscapes."
     gta5 = Data("gta5", "train", SIZES["gta5"])
     spaces = (("feature", feature_level, "Feature"), ("single-level", single_level, "Output Space"))
     return [full_size(f"gta5/{name}-adv{adv:g}", [f"Table 3: {row}, lambda_adv {adv:g}"], gta5, partial(terms, adv=adv), RESNET_SINGLE)
-            for name, terms, row in spaces for adv in (0.0005, 0.001, 0.002, 0.004)]
+            for name, terms, row in spaces for adv in SWEEP]
 
 def crosscity_recipes() -> list[Recipe]:
     "Table 6: Cityscapes -> Rome, Rio, Tokyo, Taipei over 13 classes; the adversarial weight is 0.0005 on both levels."
@@ -140,16 +146,16 @@ class SmallScale:
         return (StageConfig(source, partial(supervised_terms), TINY, None, Adam(self.warmup_lr), self.warmup, name="warmup"),
                 StageConfig(source, terms, TINY, target, Adam(self.lr), self.steps, name="adapt"))
 
-# %% ../../nbs/papers/20_recipes.ipynb #8e8df357
+# %% ../../nbs/papers/20_recipes.ipynb #5f6f3b2e
 PAPER_ADV = dict(adv=1e-3, adv_aux=2e-4)
 ROWS = {  # row of a small benchmark: the paper's weights and choices
     "single-level": dict(adv=1e-3, adv_aux=0),
     "multi-level": PAPER_ADV,
     "least-squares": dict(adv=1e-2, adv_aux=0, kind="least_squares"),
-    "feature": dict(adv=1e-3, adv_aux=0, space="feature"),
-    "entropy": dict(adv=1e-3, adv_aux=0, space="entropy"),
+    "feature": dict(adv=1e-3, adv_aux=0, align="feature"),
+    "entropy": dict(adv=1e-3, adv_aux=0, align="entropy"),
     "statistics-only": dict(adv=1e-9, adv_aux=0),  # a control: the target passes through batch normalisation, the adversarial loss does not count
-    **{f"{row}-adv{adv:g}": dict(adv=adv, adv_aux=0) | extra for row, extra in (("feature", dict(space="feature")), ("single-level", {})) for adv in (0.0005, 0.001, 0.002, 0.004)},
+    **{f"{row}-adv{adv:g}": dict(adv=adv, adv_aux=0) | extra for row, extra in (("feature", dict(align="feature")), ("single-level", {})) for adv in SWEEP},
 }
 
 def small_recipes(benchmark:str, space:str, source:Data, target:Data, val:Data, test:Data, scale:SmallScale) -> list[Recipe]:
@@ -186,7 +192,7 @@ def find_recipe(name:str) -> Recipe:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     raise InputError(name, "is not a recipe", f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them")
 
-# %% ../../nbs/papers/20_recipes.ipynb #24517cee
+# %% ../../nbs/papers/20_recipes.ipynb #3ec5f59e
 def override(recipe:Recipe, settings:list[str]) -> Recipe:
     "A recipe with `path=value` settings applied."
     for setting in settings:
@@ -197,15 +203,28 @@ def override(recipe:Recipe, settings:list[str]) -> Recipe:
         recipe = _set(recipe, path.split("."), value, path)
     return recipe
 
+def known_keys(node) -> list[str]:
+    "What can be set in a part of a recipe."
+    if isinstance(node, partial): return options_of(node.func) + (options_of(OutputAdversarial) if node.func is output_space_terms else [])
+    if isinstance(node, dict): return options_of(deeplab_v2)  # the only dictionaries in a recipe are networks' options
+    if isinstance(node, tuple): return list(map(str, range(len(node))))
+    return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+
+def options_of(function) -> list[str]:
+    "Names of a function's keyword arguments."
+    return [n for n, p in inspect.signature(function).parameters.items() if p.default is not p.empty]
+
 def _set(node, keys, value, path):
-    if not keys: return value
+    if not keys:
+        same = node is None or value is None or isinstance(value, type(node)) or (isinstance(node, float) and isinstance(value, int))
+        if not same or isinstance(node, partial) or dataclasses.is_dataclass(node): raise InputError(path, f"cannot be {value!r}", f"it is {node!r}")
+        return value
     key, rest = keys[0], keys[1:]
-    if isinstance(node, tuple) and key.isdigit() and int(key) < len(node): return tuple(_set(v, rest, value, path) if i == int(key) else v for i, v in enumerate(node))
+    if key not in known_keys(node): raise InputError(path, f"has no {key!r}", f"known here: {', '.join(known_keys(node)) or 'nothing below this'}")
+    if isinstance(node, tuple): return tuple(_set(v, rest, value, path) if i == int(key) else v for i, v in enumerate(node))
     if isinstance(node, partial): return partial(node.func, *node.args, **{**node.keywords, key: _set(node.keywords.get(key), rest, value, path)})
     if isinstance(node, dict): return {**node, key: _set(node.get(key), rest, value, path)}
-    if dataclasses.is_dataclass(node) and hasattr(node, key): return replace(node, **{key: _set(getattr(node, key), rest, value, path)})
-    known = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else list(range(len(node))) if isinstance(node, tuple) else []
-    raise InputError(path, f"has no {key!r}", f"known here: {', '.join(map(str, known)) or 'nothing below this'}")
+    return replace(node, **{key: _set(getattr(node, key), rest, value, path)})
 
 # %% ../../nbs/papers/20_recipes.ipynb #28308af0
 def describe(value) -> object:

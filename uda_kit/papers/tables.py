@@ -7,10 +7,10 @@ __all__ = ['CLASSES19', 'CLASSES16', 'CLASSES13', 'SHORT', 'PUBLISHED', 'RESULT_
            'published', 'discrepancies', 'published_table', 'current_commit', 'machine_name', 'results_folder',
            'append_csv', 'append_result', 'MeasuredRow', 'measured', 'side_by_side', 'append_timing', 'timings']
 
-# %% ../../nbs/papers/10_tables.ipynb #80551fa4
+# %% ../../nbs/papers/10_tables.ipynb #d5c6d3c8
 import csv, io, math, os, platform, statistics, subprocess
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -144,7 +144,7 @@ def _rows(
                                  dict(zip(classes, values[:n])), dict(zip(extra, values[n+1:]))))
     return rows
 
-# %% ../../nbs/papers/10_tables.ipynb #e4f7600a
+# %% ../../nbs/papers/10_tables.ipynb #cd922c49
 def _output_space() -> list: # of PublishedRow, Tables 1-9
     gta, syn, gap = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", ("oracle", "gap")
     rows = _rows(_OUTPUT_SPACE_1, 1, gta, CLASSES19) + _rows(_OUTPUT_SPACE_2, 2, gta, (), gap)
@@ -152,7 +152,8 @@ def _output_space() -> list: # of PublishedRow, Tables 1-9
         rows += [PublishedRow("output_space", 3, f"{row}, λ = {x}", gta, "ResNet-101", f"{recipe}-adv{x:g}", y, extra={"lambda_adv": x})
                  for x, y in zip(_LAMBDAS, scores)]
     rows += _rows(_OUTPUT_SPACE_4, 4, syn, CLASSES13) + _rows(_OUTPUT_SPACE_5, 5, syn, (), gap)
-    for city, text in _OUTPUT_SPACE_6.items(): rows += _rows(text, 6, f"Cityscapes → {city}", CLASSES13)
+    for city, text in _OUTPUT_SPACE_6.items():
+        rows += [replace(r, recipe=r.recipe and f"{city.lower()}-{r.recipe}") for r in _rows(text, 6, f"Cityscapes → {city}", CLASSES13)]
     return (rows + _rows(_OUTPUT_SPACE_7, 7, gta, CLASSES19) + _rows(_OUTPUT_SPACE_8, 8, syn, CLASSES16, ("miou13",))
             + _rows(_OUTPUT_SPACE_9, 9, "Synscapes → Cityscapes", CLASSES19))
 
@@ -259,7 +260,7 @@ def _read_csv(
         if len(line) != len(columns): raise InputError(path, f"line {n} has {len(line)} cells, not {len(columns)}", "restore or delete that line")
     return [dict(zip(columns, line)) for line in lines[1:]]
 
-# %% ../../nbs/papers/10_tables.ipynb #eae9d4e9
+# %% ../../nbs/papers/10_tables.ipynb #5161a23f
 def append_csv(
     path,    # CSV file, made with a header when missing
     columns, # its header
@@ -273,7 +274,7 @@ def append_csv(
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([columns, *rows])
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        beside.write_text(text.getvalue(), encoding="utf-8")
+        beside.write_text(text.getvalue(), encoding="utf-8", newline="\n")
         os.replace(beside, path)
     return path
 
