@@ -118,7 +118,7 @@ class Demo:
         print(f"mIoU on camera-like scenes: {100 * record['miou_before']:.1f} before adaptation, {100 * record['miou']:.1f} after; report in {self.out}/report.md")
         print_record(record)
 
-# %% ../nbs/cli.ipynb #9e7ac537
+# %% ../nbs/cli.ipynb #86a47f24
 @dataclass(frozen=True)
 class Evaluate:
     "Score a network on a labelled data set, over all protocols at once."
@@ -149,6 +149,7 @@ class Evaluate:
         if self.report: print("report in", write_report(self.report, before=found, oracle=oracle, dataset=dataset, title=f"{self.weights} on {self.data}"))
         print_record(found.record(peak_gib=round(peak_gib(), 3)))
 
+# %% ../nbs/cli.ipynb #9f3dc825
 @dataclass(frozen=True)
 class Predict:
     "Write colour maps, overlays, confidences and class ids for images."

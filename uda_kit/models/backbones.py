@@ -99,9 +99,9 @@ class BasicBlock(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)).add_(shortcut), inplace=True)
 
-# %% ../../nbs/models/10_backbones.ipynb #d6bc9a6e
+# %% ../../nbs/models/10_backbones.ipynb #6a6a710e
 class ResNet(nn.Module):
-    "ResNet of bottlenecks at output stride 8: `layer3` dilated by 2, `layer4` by 4 (DeepLab-v2; output_space section 4)."
+    "ResNet of bottlenecks at output stride 8: `layer3` dilated by 2, `layer4` by 4 (DeepLab-v2; output_space section 5)."
     def __init__(self,
                  blocks:tuple=(3, 4, 23, 3), # blocks per stage: ResNet-101; ResNet-50 is (3, 4, 6, 3)
                  stride_in_1x1:bool=False,   # stride on the first 1x1 (Caffe) instead of the 3x3 (torchvision)
@@ -157,9 +157,9 @@ class Tiny(nn.Module):
         aux = self.layer3(self.layer2(self.layer1(self.stem(x))))
         return aux, self.layer4(aux)
 
-# %% ../../nbs/models/10_backbones.ipynb #ff19ebbb
+# %% ../../nbs/models/10_backbones.ipynb #6eac2208
 class VGG16(nn.Module):
-    "VGG-16 at output stride 8, fully connected layers as dilated 3x3 convolutions (DeepLab-v2; output_space section 4)."
+    "VGG-16 at output stride 8, fully connected layers as dilated 3x3 convolutions (DeepLab-v2; output_space section 5)."
     def __init__(self):
         super().__init__()
         def group(inputs, outputs, n, dilation=1):

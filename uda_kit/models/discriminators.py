@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from ..errors import InputError
 from .segmenters import upsample
 
-# %% ../../nbs/models/30_discriminators.ipynb #6742c791
+# %% ../../nbs/models/30_discriminators.ipynb #28574759
 class OutputDiscriminator(nn.Module):
-    "Fully convolutional discriminator of output_space section 4.1: five 4x4 convolutions of stride 2, C -> 64 -> 128 -> 256 -> 512 -> 1."
+    "Fully convolutional discriminator of output_space section 5: five 4x4 convolutions of stride 2, C -> 64 -> 128 -> 256 -> 512 -> 1."
     def __init__(self,
                  in_channels:int,     # C: classes of a score map, or channels of a feature map
                  width:int=64,        # channels after the first layer; doubled three times

@@ -21,12 +21,12 @@ class Outputs:
     aux: Tensor | None = None  # [B,C,h,w] raw class scores of the aux level, or None for a single-level network
     features: Tensor | None = None # [B,F,h,w] what the main classifier reads
 
-# %% ../../nbs/models/20_segmenters.ipynb #115437f8
+# %% ../../nbs/models/20_segmenters.ipynb #1daf30e7
 def upsample(
     map,  # [B,C,h,w] scores or features
     size, # (H, W) to reach
    ): # [B,C,H,W] float32
-    "Bilinear resizing with aligned corners, in float32 (output_space section 4.2)."
+    "Bilinear resizing with aligned corners, in float32 (output_space section 5)."
     map = map.float()
     if tuple(map.shape[-2:]) == tuple(size): return map
     return F.interpolate(map, size=tuple(size), mode="bilinear", align_corners=True)
@@ -107,7 +107,7 @@ class Segmenter(nn.Module):
     def backbone_parameters(self): return [p for p in self.backbone.parameters() if p.requires_grad]
     def head_parameters(self): return [p for n, p in self.named_parameters() if p.requires_grad and not n.startswith("backbone.")]
 
-# %% ../../nbs/models/20_segmenters.ipynb #f1fe7c79
+# %% ../../nbs/models/20_segmenters.ipynb #b16570c5
 RATES = {"tiny": (2, 4, 8, 12)}
 
 def deeplab_v2(
@@ -122,7 +122,7 @@ def deeplab_v2(
     aspp_rates:tuple|None=None,# dilations of the classifier's branches; None: (6, 12, 18, 24), for tiny (2, 4, 8, 12)
     recompute:str="norms",     # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
    ) -> Segmenter:
-    "DeepLab-v2 (output_space section 4). Random weights come from torch's global generator. Raises InputError on bad options or weight files."
+    "DeepLab-v2 (output_space section 5). Random weights come from torch's global generator. Raises InputError on bad options or weight files."
     if aspp_branches not in (2, 4): raise InputError(f"aspp_branches={aspp_branches}", "is not 2 or 4", "use 4 (paper) or 2 (released checkpoints)")
     bn = bn or ("train" if backbone == "tiny" else "affine_frozen")
     for name, value, known in (("bn", bn, ("affine_frozen", "frozen", "train")), ("normalise", normalise, tuple(NORMALISE)), ("recompute", recompute, ("none", "norms", "blocks"))):

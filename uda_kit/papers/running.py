@@ -76,7 +76,7 @@ def run_stages(recipe:Recipe, stages:list[Stage], out, options:RunOptions, confi
         if index == 0 and after_warmup and len(stages) > 1: after_warmup(stage.net)
     return seconds
 
-# %% ../../nbs/papers/30_running.ipynb #4ffad436
+# %% ../../nbs/papers/30_running.ipynb #a98e86df
 def validator(recipe:Recipe, options:RunOptions, roots=None):
     "A function network -> mIoU on the recipe's validation images, or None where it has none or no curve is wanted."
     if recipe.val is None or not options.validate_every: return None
@@ -92,6 +92,7 @@ def build_stages(recipe:Recipe, options:RunOptions, roots=None, workers:int=0, c
     for stage in stages: check_stage(stage)
     return stages
 
+# %% ../../nbs/papers/30_running.ipynb #3caef162
 def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|None=None, resume:bool=False,
                workers:int=0, cache_mb:int=0, share=None, weights=None, report:bool=False) -> tuple[Evaluation, dict]:
     """Train a recipe in the folder `out` and score it on its test images.
@@ -119,6 +120,7 @@ def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|N
     fabric.barrier()
     return found, record
 
+# %% ../../nbs/papers/30_running.ipynb #55c7f138
 def keep(run:RunDirectory, net, test, found:Evaluation, record:dict, before:Evaluation|None, report:bool) -> None:
     "Write what a finished run leaves behind."
     save_weights(net, run.path / "weights.safetensors", space=test.space)
