@@ -836,7 +836,7 @@ CAMERA = SceneStyle("camera", palette=.65, variety=.5, texture=.6, dirt=.3, expo
                     frequency={"person": 1.2, "bicycle": 1.2, "rider": 1.2, "car": 1.2, "truck": .8, "vegetation": 1.2, "traffic light": 1.5},
                     signs=("circle", "diamond", "rectangle", "arrow", "board"), poles=("straight", "double", "utility"), lights=("vertical", "horizontal", "small"))
 
-# %% ../../nbs/data/20_scenes.ipynb #2b976f24
+# %% ../../nbs/data/20_scenes.ipynb #353981ea
 class StreetScenes:
     "`n` rendered scenes as a labelled data set in CITYSCAPES19; scene `i` depends on (style, seed, i, size) alone. Every pixel has a class, none is ignored."
     split, space, labelled = "", CITYSCAPES19, True
@@ -879,4 +879,4 @@ class StreetScenes:
     def settings(self):
         "What decides the samples, for a run's config: every dial, seed, size and number. JSON-able."
         dials = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.style).items()}
-        return {"name": self.name, "split": self.split, "space": self.space.name, "labelled": True, "samples": self.n, "size": list(self.size), "seed": self.seed, "style": dials}
+        return {"name": self.name, "split": self.split, "space": self.space.name, "labelled": True, "samples": self.n, "scene_size": list(self.size), "seed": self.seed, "style": dials}

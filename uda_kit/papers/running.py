@@ -28,11 +28,11 @@ from ..training.fit import Feed, RunOptions, Stage, check_stage, fit, make_fabri
 from ..training.reports import write_report
 from ..training.runs import RunDirectory, file_hash, write_text
 
-# %% ../../nbs/papers/30_running.ipynb #5955ef2d
+# %% ../../nbs/papers/30_running.ipynb #54258026
 def locate(data:Data, space:str, roots:dict[str, str]|None=None, labelled:bool|None=None):
     "Open a recipe's data set; `InputError` where its folder is not known."
     name, _, options = data.name.partition("?")
-    if name.startswith("scenes:"): return open_dataset(data.name, data.split, space, labelled)
+    if ":" in name: return open_dataset(data.name, data.split, space, labelled)  # computed, or named together with its root
     root = (roots or {}).get(name) or (os.path.join(os.environ["UDA_KIT_DATA"], name) if os.environ.get("UDA_KIT_DATA") else None)
     if root is None: raise InputError(name, "nobody said where this data set is", f"give --roots {name}=FOLDER, or set UDA_KIT_DATA to a folder that holds {name}/")
     return open_dataset(f"{name}:{root}" + (f"?{options}" if options else ""), data.split, space, labelled)
