@@ -24,7 +24,7 @@ demo: $(READY)
 	$(BIN)/uda-kit demo --out runs/demo --overwrite
 
 test: check
-	$(BIN)/nbdev-test nbs --n-workers 2
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2
 	$(BIN)/python -m pytest
 
 lab: $(READY)
@@ -40,4 +40,4 @@ notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py $(NB)
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

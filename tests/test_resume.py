@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 STEPS = 12
-TRAIN = ["train", "scenes/multi-level", "--steps", STEPS, "--save-every", 4, "--log-every", 1, "--no-progress", "--no-report", "--set",
+TRAIN = ["train", "scenes/multi-level", "--steps", STEPS, "--save-every", 4, "--log-every", 1, "--no-progress", "--set",
          *(f"stages.{i}.source.name=scenes:rendered?n=5&size=64x96" for i in (0, 1)), "stages.1.target.name=scenes:camera?n=5&size=64x96", "test.name=scenes:camera?n=2&size=64x96",
          "stages.0.source.batch_size=2", "stages.1.source.batch_size=2", "stages.1.target.batch_size=2"]
 SEED = int(os.environ.get("UDA_KIT_TEST_SEED") or random.SystemRandom().randrange(10**6))
@@ -26,7 +26,7 @@ def start(folder, *more, shell=None):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1]), err
 
@@ -91,7 +91,7 @@ def test_asked_to_stop(whole, tmp_path, number, workers):
     process = start(tmp_path/"run", "--workers", workers)
     wait_for(tmp_path/"run", process, stage * STEPS + 5)
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     last = err.splitlines()[-1]
     assert process.returncode == 128 + number and "Traceback" not in err, err
     assert last.startswith(f"uda-kit: stopped by {number.name} after step ") and str(tmp_path/"run") in last, err
@@ -126,7 +126,7 @@ def test_all_checkpoints_broken(whole, tmp_path):
     for file in (run/"checkpoints").glob("adapt-*/state.json"): file.write_text("{")
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     process = start(run, "--resume")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 2 and "holds no whole checkpoint of stage 'adapt'" in err.splitlines()[-1]
     after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     assert {p.name for p in before.keys() ^ after.keys()} <= {".lock"} and all(after[p] == b for p, b in before.items() if p in after)

@@ -50,7 +50,7 @@ def train(devices, batch_size, out):
 def run(devices, batch_size, out):
     out.mkdir()
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run([sys.executable, __file__, str(devices), str(batch_size), str(out)], capture_output=True, text=True, timeout=120,
+    done = subprocess.run([sys.executable, __file__, str(devices), str(batch_size), str(out)], capture_output=True, text=True, timeout=300,
                           env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths})
     assert done.returncode == 0, done.stderr
     assert len((out/"run"/"log.jsonl").read_text().splitlines()) == STEPS  # one process writes the log
