@@ -10,7 +10,7 @@ __all__ = ['Text', 'Count', 'COMMANDS', 'DESCRIPTION', 'nearest', 'read_size', '
            'Bench', 'parse', 'usage_error', 'unknown_option', 'Terminated', 'terminable', 'complain', 'out_of_memory',
            'status_of', 'main']
 
-# %% ../nbs/cli.ipynb #0c58d811
+# %% ../nbs/cli.ipynb #25e7fb53
 import difflib
 import glob
 import io
@@ -33,7 +33,7 @@ try:
     from tyro.conf import Positional, arg, subcommand
 except ImportError: tyro, Positional, arg, subcommand = None, Optional, dict, str  # `uda-kit doctor` still works, and says that tyro is missing
 
-Text, Count = Annotated[str | None, arg(metavar="TEXT")], Annotated[int | None, arg(metavar="INT")]
+Text, Count = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")], Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 
 # %% ../nbs/cli.ipynb #98e19d12
 def nearest(word:str, known) -> str:
@@ -442,14 +442,17 @@ def parse(argv:list[str]):
 
 DESCRIPTION = "Unsupervised domain adaptation of semantic segmentation. `uda-kit COMMAND --help` explains a command."
 
-# %% ../nbs/cli.ipynb #e5af9ec3
+# %% ../nbs/cli.ipynb #c1271a10
 def usage_error(text:str, argv:list[str]) -> InputError:
-    "One line of a framed explanation."
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ").strip() for line in text.splitlines()]
-    body = []
-    for line in lines[1:] if lines and "─" in lines[0] else lines:
-        if set(line) == {"─"} or line.startswith(("Got errors", "Argument helptext")): break
-        body += [line] if line else []
+    "One line of a framed explanation: title, body, and hints, divided by rules."
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯| ") for line in text.strip().splitlines()]
+    parts = [[]]
+    for line in lines:
+        if re.fullmatch(r"[─-]{4,}", line): parts.append([])
+        elif line: parts[-1].append(line)
+    parts = [p for p in parts if p] or [[]]
+    body = parts[0][1:] if lines and "─" in lines[0] else parts[min(1, len(parts) - 1)]  # a drawn frame has its title in the first rule
+    body = body[:next((i for i, line in enumerate(body) if line.startswith("Got errors")), len(body))]
     where = f"uda-kit {argv[0]}" if argv else "uda-kit"
     return InputError(argv[0] if argv else "uda-kit", " ".join(body).rstrip(".") or "cannot be understood", f"see `{where} --help`")
 

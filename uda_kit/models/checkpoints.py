@@ -48,7 +48,7 @@ def atomic_write(path, data:bytes):
     "Write `data` to `path` so that nobody ever sees a part of it."
     with replacing(path) as beside: beside.write_bytes(data)
 
-# %% ../../nbs/models/40_checkpoints.ipynb #530de6e8
+# %% ../../nbs/models/40_checkpoints.ipynb #5b6f6fa5
 FORMAT = "uda_kit.segmenter.1"
 
 def save_weights(
@@ -62,14 +62,15 @@ def save_weights(
     if space and len(space) != net.num_classes:
         raise InputError(path, f"the network has {net.num_classes} classes, {space.name} has {len(space)}", "give the label space it was trained with")
     about = space and dict(name=space.name, classes=space.classes, palette=space.palette, ignore=space.ignore)
-    header = {"format": FORMAT, "kit": uda_kit.__version__, "config": json.dumps(net.config), "space": json.dumps(about), "extra": json.dumps(extra or {})}
+    said = {"format": FORMAT, "kit": uda_kit.__version__, "config": net.config, "space": about, "extra": extra or {}}
+    header = {"uda_kit": json.dumps(said)} # one key: safetensors writes several in random order, and equal networks shall be equal files
     tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
     try:
         with replacing(path) as beside: save_file(tensors, beside, header)
     except (OSError, SafetensorError) as e: raise InputError(path, f"cannot be written ({e})", "choose a folder that is writable and has room") from None
     return path
 
-# %% ../../nbs/models/40_checkpoints.ipynb #d910f1d4
+# %% ../../nbs/models/40_checkpoints.ipynb #2eea120f
 def read_header(path) -> dict:
     "What a kit weight file says about itself: 'config', 'space' (a LabelSpace or None), 'extra', 'kit'. Raises InputError for other files."
     path = Path(path)
@@ -78,11 +79,13 @@ def read_header(path) -> dict:
         with safe_open(path, "pt") as file: header = file.metadata() or {}
     except (SafetensorError, OSError) as e:
         raise InputError(path, f"is not a whole safetensors file ({e})", "copy it again, or take another checkpoint") from None
-    if header.get("format") != FORMAT:
+    try: said = json.loads(header.get("uda_kit", "{}"))
+    except ValueError as e: raise InputError(path, f"has a broken header ({e})", "take another checkpoint") from None
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise InputError(path, "does not say which network it belongs to", "convert released checkpoints with `uda-kit convert`, or give a backbone's file as `weights`")
     try:
-        about = json.loads(header["space"])
-        return dict(config=dict(json.loads(header["config"])), space=about and LabelSpace(**about), extra=json.loads(header["extra"]), kit=header.get("kit"))
+        about = said["space"]
+        return dict(config=dict(said["config"]), space=about and LabelSpace(**about), extra=said["extra"], kit=said.get("kit"))
     except (KeyError, ValueError, TypeError) as e:
         raise InputError(path, f"has a broken header ({e})", "take another checkpoint") from None
 
