@@ -123,7 +123,7 @@ class Recipes:
         for r in found: print(f"{r.name:<{width}}  {'; '.join(r.rows) or r.about}".rstrip())
         return 0
 
-# %% ../nbs/cli.ipynb #b31acf6e
+# %% ../nbs/cli.ipynb #5ab41737
 @dataclass(frozen=True)
 class Train:
     "Train a recipe, score it on its test images, write a report."
@@ -153,7 +153,7 @@ class Train:
     no_progress: bool = False            # no progress bars
 
     def run(self) -> int: return dry(self) if self.dry_run else train(self)
-    def again(self, argv) -> str: return f"go on with: {command_line(argv, '--resume')}"
+    def again(self, argv) -> str: return "start it again" if self.dry_run else f"go on with: {command_line(argv, '--resume')}"
 
 # %% ../nbs/cli.ipynb #311205f1
 def chosen_recipe(args:Train):
