@@ -25,10 +25,10 @@ from ..training.fit import RunOptions, peak_gib
 from ..training.reports import write_report
 from ..training.runs import write_text
 
-# %% ../../nbs/papers/50_demo.ipynb #a291325e
+# %% ../../nbs/papers/50_demo.ipynb #55dd27eb
 BEFORE, AFTER = "scenes/source-only", "scenes/multi-level"
-STEP_SHARE = 0.75     # of each stage's steps
-TRAIN_SCENES = 800    # instead of the benchmark's training scenes
+STEP_SHARE = 0.6      # of each stage's steps
+TRAIN_SCENES = 600    # instead of the benchmark's training scenes
 TEST_SCENES = 100
 CACHE_MB = 100        # holds the training scenes of one domain
 
