@@ -20,7 +20,7 @@ from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample
 from ..training.objective import Domain, Term, critic_step
 
-# %% ../../nbs/methods/10_output_space.ipynb #2102f870
+# %% ../../nbs/methods/10_output_space.ipynb #83148111
 class Supervised(Term):
     "Cross-entropy of the source prediction with the source label (output-space paper, Eq. 3), at one level."
     reads = ("source",)
@@ -35,12 +35,13 @@ class Supervised(Term):
 
     def settings(self): return super().settings() | {"level": self.level}
 
-def masked_cross_entropy(logits:Tensor,  # [B,C,H,W]
-                         label:Tensor,   # [B,H,W] class ids, 255 = ignore
+def masked_cross_entropy(logits:Tensor,    # [B,C,H,W]
+                         label:Tensor,     # [B,H,W] class ids
+                         ignore:int=255,   # id of pixels without a class
                         ) -> Tensor:     # mean over labelled pixels; 0, with a zero gradient, where there are none
     "Cross-entropy over the pixels that have a label."
-    labelled = (label != 255).sum().clamp(min=1)
-    return F.cross_entropy(logits, label.long(), ignore_index=255, reduction="sum") / labelled
+    labelled = (label != ignore).sum().clamp(min=1)
+    return F.cross_entropy(logits, label.long(), ignore_index=ignore, reduction="sum") / labelled
 
 # %% ../../nbs/methods/10_output_space.ipynb #8c47ba67
 ALIGNMENTS = ("output", "feature", "entropy")

@@ -99,11 +99,11 @@ class Stage:
                 "views": [type(v).__name__ for v in self.views], "source": self.source.settings(),
                 "target": self.target.settings() if self.target else None, "steps": self.steps, "schedule": self.schedule or self.steps, "optimiser": {"name": type(self.optimiser).__name__, **asdict(self.optimiser)}}
 
-# %% ../../nbs/training/40_fit.ipynb #8ac5d959
+# %% ../../nbs/training/40_fit.ipynb #d5e229aa
 def make_optimiser(stage:Stage) -> torch.optim.Optimizer:
     "The stage's optimiser over the network and the terms' joint parameters; each group remembers its initial learning rate for the schedule."
     s, net = stage.optimiser, stage.net
-    joint = [p for t in stage.terms.values() if t.weight > 0 for p in t.joint_parameters()]
+    joint = list(dict.fromkeys(p for t in stage.terms.values() if t.weight > 0 for p in t.joint_parameters()))  # two terms may share theirs
     groups = [(list(net.backbone_parameters()), s.backbone_multiplier), (list(net.head_parameters()), s.head_multiplier), (joint, s.head_multiplier)]
     groups = [{"params": [p for p in ps if p.requires_grad], "lr": s.lr * m, "initial_lr": s.lr * m} for ps, m in groups]
     return s.build([g for g in groups if g["params"]])
@@ -195,7 +195,7 @@ def make_fabric(options:RunOptions):
     if fabric.world_size > 1: fabric.launch()
     return fabric
 
-# %% ../../nbs/training/40_fit.ipynb #8e2c2dbd
+# %% ../../nbs/training/40_fit.ipynb #e4b78a5a
 @dataclass
 class Training:
     "A stage set up on a device: what the loop works on."
@@ -207,7 +207,7 @@ class Training:
         stage.net.to(fabric.device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format).train()
         for t in stage.terms.values(): t.to(fabric.device).train()
         for m in (stage.net, *stage.terms.values()):  # all processes start from the first one's weights
-            for v in m.state_dict().values(): v.copy_(fabric.broadcast(v)) if several_processes() else None
+            for v in [*m.parameters(), *m.buffers()] if several_processes() else (): v.data.copy_(fabric.broadcast(v.data))
         return cls(stage, fabric, make_optimiser(stage), options)
 
     def step(self, step:int, source, target) -> dict:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..models.segmenters import Outputs, upsample
 
-# %% ../../nbs/training/10_objective.ipynb #36e2d6d6
+# %% ../../nbs/training/10_objective.ipynb #d3199661
 @dataclass
 class Domain:
     "One side of a training step: images, labels if any, and the network's outputs, computed on first use and kept."
@@ -36,18 +36,18 @@ class Domain:
 
     def logits(self, level:str="main") -> Tensor:
         "Logits of a `level` ('main' or 'aux') upsampled to the image's size: [B,C,H,W], fp32."
-        return self._keep(("logits", level), lambda: upsample(self._raw(level).float(), self.image.shape[-2:]))
+        return self.keep(("logits", level), lambda: upsample(self._raw(level).float(), self.image.shape[-2:]))
 
     def probabilities(self, level:str="main") -> Tensor:
         "Softmax over classes of `logits(level)`: [B,C,H,W]; the paper's $P$."
-        return self._keep(("probabilities", level), lambda: self.logits(level).softmax(1))
+        return self.keep(("probabilities", level), lambda: self.logits(level).softmax(1))
 
     def detach(self) -> "Domain":
         "The same domain, cut from the graph, with everything computed so far still at hand."
         cut = lambda v: replace(v, **{f.name: cut(getattr(v, f.name)) for f in fields(v)}) if isinstance(v, Outputs) else None if v is None else v.detach()
         return Domain(self.image, self.label, self.net, self.keys, {k: cut(v) for k, v in self._kept.items()})
 
-    def _keep(self, key, compute):
+    def keep(self, key, compute):
         if key not in self._kept: self._kept[key] = compute()
         return self._kept[key]
 
@@ -56,15 +56,20 @@ class Domain:
         if self.out.aux is None: raise ValueError("this network has one level; build it with multi_level=True to use level='aux'")
         return self.out.aux
 
-# %% ../../nbs/training/10_objective.ipynb #0e2b53f6
+# %% ../../nbs/training/10_objective.ipynb #4b3b0e2e
 class Term(nn.Module):
     "One summand of an objective. Subclasses write `forward(src, tgt)` and, if they own a critic, `update(src, tgt)`."
     reads = ("source", "target")  # the domains `forward` looks at
 
-    def __init__(self, weight:float=1.0): # factor of this term in the objective; 0 switches the whole term off
+    def __init__(self, weight:float=1.0, # factor of this term in the objective; 0 switches the whole term off
+                 start:int=0):           # steps during which the term keeps silent: neither loss nor update
         super().__init__()
         if weight < 0: raise ValueError(f"a term's weight is not negative, got {weight}")
-        self.weight = float(weight)
+        self.weight, self.start = float(weight), int(start)
+        self.age = 0  # steps this term has been part of, counted by `train_step` and kept in checkpoints
+
+    @property
+    def active(self) -> bool: return self.weight > 0 and self.age >= self.start
 
     def forward(self, src:Domain, tgt:Domain) -> Tensor:
         "Unweighted scalar loss for the segmentation network."
@@ -84,7 +89,10 @@ class Term(nn.Module):
 
     def settings(self) -> dict:
         "What to write about this term into a run's configuration."
-        return {"term": type(self).__name__, "weight": self.weight}
+        return {"term": type(self).__name__, "weight": self.weight} | ({"start": self.start} if self.start else {})
+
+    def get_extra_state(self): return torch.tensor(self.age)
+    def set_extra_state(self, state): self.age = int(state)
 
 # %% ../../nbs/training/10_objective.ipynb #0c2d7218
 class View:
@@ -152,7 +160,7 @@ def critic_step(critic:nn.Module, optimiser:torch.optim.Optimizer, losses:Iterab
     critic.requires_grad_(False)
     return total
 
-# %% ../../nbs/training/10_objective.ipynb #2769bc7e
+# %% ../../nbs/training/10_objective.ipynb #5e8d46ae
 def train_step(
     net:nn.Module,                        # the segmentation network, or what wraps it
     optimiser:torch.optim.Optimizer,      # of the network and of the terms' joint parameters
@@ -162,14 +170,15 @@ def train_step(
     autocast:Callable=nullcontext,        # precision context of the forward passes
 ) -> dict[str, Tensor]:                   # detached values by name: loss/<term>, <term>/<value>, gradient
     "One step of any method: update the network on the weighted sum of `terms`, then let each term update what it owns."
-    terms, log = {k: t for k, t in terms.items() if t.weight > 0}, {}
+    waiting, terms, log = list(terms.values()), {k: t for k, t in terms.items() if t.active}, {}
     optimiser.zero_grad(set_to_none=True)
     for group in backward_groups(terms):
         with autocast(): losses = {k: terms[k](src, tgt) for k in group}
         check_losses(losses)
         backward(sum(terms[k].weight * losses[k] for k in group))
         log |= {f"loss/{k}": v.detach() for k, v in losses.items()}
-    trained = [*net.named_parameters(), *((f"{k}.{i}", p) for k, t in terms.items() for i, p in enumerate(t.joint_parameters()))]
+    joint = {p: f"{k}.{i}" for k, t in terms.items() for i, p in enumerate(t.joint_parameters())}  # by parameter: two terms may share one
+    trained = [*net.named_parameters(), *((name, p) for p, name in joint.items())]
     average_gradients(p for _, p in trained)
     log["gradient"] = check_gradients(trained)
     optimiser.step()
@@ -177,4 +186,5 @@ def train_step(
     for k, term in terms.items():
         try: log |= {f"{k}/{n}": v for n, v in term.update(src, tgt, autocast).items()}
         except NonFiniteError as e: raise NonFiniteError(f"term {k!r}: {e}") from e
+    for term in waiting: term.age += 1
     return log
