@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['capped', 'is_given', 'open_or_stand_in', 'dry_stage', 'timed_steps', 'dry_run']
 
-# %% ../../nbs/papers/40_dry_run.ipynb #69b0f4b8
+# %% ../../nbs/papers/40_dry_run.ipynb #87a5f2be
 import os
 import statistics
 import time
@@ -20,7 +20,7 @@ from ..data.transforms import JointTransform
 from ..errors import InputError
 from ..models.checkpoints import load_weights
 from .recipes import Data, Recipe, StageConfig
-from .running import build_net, locate
+from .running import build_net, locate, stage_modes
 from ..training.fit import Feed, RunOptions, Stage, Training, check_stage, peak_gib, read_steps
 
 # %% ../../nbs/papers/40_dry_run.ipynb #74b0cb74
@@ -30,7 +30,7 @@ def capped(recipe:Recipe, steps:int|None) -> Recipe:
     if steps < 1: raise InputError("--steps", f"{steps} is no number of steps", "give a whole number of at least 1")
     return replace(recipe, stages=tuple(replace(s, steps=min(s.steps, steps)) for s in recipe.stages))
 
-# %% ../../nbs/papers/40_dry_run.ipynb #fb32eddf
+# %% ../../nbs/papers/40_dry_run.ipynb #8c783f36
 def is_given(data:Data, roots:dict[str, str]|None=None) -> bool:
     "Can `locate` find this data set?"
     name, base = data.name.partition("?")[0], os.environ.get("UDA_KIT_DATA")
@@ -38,16 +38,20 @@ def is_given(data:Data, roots:dict[str, str]|None=None) -> bool:
 
 def open_or_stand_in(data:Data, space:str, labelled:bool, roots:dict[str, str]|None=None):
     "The data set, or street scenes of its size."
+    if data.twins and not is_given(Data(data.twins), roots): data = replace(data, twins="")  # twins cost no more than their sources
     if is_given(data, roots): return locate(data, space, roots, labelled)
     return Relabelled(StreetScenes(RENDERED if labelled else CAMERA, n=8, size=data.size or (128, 256)), data.split, space, labelled)
 
-# %% ../../nbs/papers/40_dry_run.ipynb #7dd386d1
+# %% ../../nbs/papers/40_dry_run.ipynb #a7dd76c0
 def dry_stage(config:StageConfig, net, space:str, options:RunOptions, roots, workers:int, cache_mb:int) -> Stage:
     "A stage whose missing data is stood in for."
     def feed(data, labelled):
         dataset = open_or_stand_in(data, space, labelled, roots)
         return Feed(dataset, data.batch_size, JointTransform(size=data.size, flip=data.flip), labelled, workers, cache_mb)
-    return Stage(config.name, net, config.terms(net), feed(config.source, True), feed(config.target, False) if config.target else None, config.steps, config.schedule, config.optimiser)
+    source = feed(config.source, True)
+    few = replace(config, modes=replace(config.modes, patches=min(config.modes.patches, 2000))) if config.modes else config  # what modes they are does not change what a step costs
+    modes = {"modes": stage_modes(few, source)} if config.modes else {}
+    return Stage(config.name, net, config.terms(net, **modes), source, feed(config.target, False) if config.target else None, config.steps, config.schedule, config.optimiser)
 
 def timed_steps(stage:Stage, options:RunOptions, steps:int) -> list[float]: # seconds of each
     "Take the first `steps` steps of a stage."

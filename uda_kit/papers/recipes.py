@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CITYSCAPES_VAL', 'single_level', 'multi_level',
-           'feature_level', 'least_squares', 'main_only', 'SWEEP', 'TINY', 'SMALL', 'PAPER_ADV', 'ROWS', 'SCENES_SCALE',
-           'CAMVID_SCALE', 'Data', 'StageConfig', 'Recipe', 'full_size', 'synthetic_recipes', 'sweep_recipes',
-           'crosscity_recipes', 'synscapes_recipes', 'SmallScale', 'small_recipes', 'scenes_recipes', 'camvid_recipes',
-           'recipes', 'find_recipe', 'override', 'known_keys', 'options_of', 'describe']
+           'feature_level', 'least_squares', 'main_only', 'SWEEP', 'TINY', 'SMALL', 'PAPER_ADV', 'ROWS', 'BASELINES',
+           'SCENES', 'CAMVID', 'Data', 'Clustering', 'StageConfig', 'Recipe', 'full_size', 'synthetic_recipes',
+           'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes', 'SmallScale', 'SmallBenchmark', 'small_recipes',
+           'scenes_benchmark', 'camvid_benchmark', 'recipes', 'table_rows', 'find_recipe', 'override', 'known_keys',
+           'options_of', 'describe']
 
 # %% ../../nbs/papers/20_recipes.ipynb #78b463e6
 import ast
@@ -22,7 +23,7 @@ from ..methods.output_space import OutputAdversarial, output_space_terms, superv
 from ..models.segmenters import deeplab_v2
 from ..training.fit import SGD, Adam
 
-# %% ../../nbs/papers/20_recipes.ipynb #9143213a
+# %% ../../nbs/papers/20_recipes.ipynb #e222a856
 @dataclass(frozen=True)
 class Data:
     "A data set by name, how it is resized, and how many images a step takes of it."
@@ -31,18 +32,29 @@ class Data:
     size: tuple[int, int] | None = None  # (height, width) whole images are resized to
     batch_size: int = 1
     flip: bool = False
+    twins: str = ""                    # name of a folder of translated twins that join the images, located like a data set
+
+@dataclass(frozen=True)
+class Clustering:
+    "How the patch modes of a stage's source labels are found, for terms that need them (patch paper)."
+    patch: tuple[int, int]             # (height, width) of a source patch
+    k: int = 50
+    patches: int = 200_000             # sampled for clustering
+    cells: int = 2
+    seed: int = 0
 
 @dataclass(frozen=True)
 class StageConfig:
     "One stage of a recipe."
     source: Data
-    terms: partial                     # network -> dictionary of terms
+    terms: partial                     # network (and `modes`, where they are clustered) -> dictionary of terms
     net: dict = field(default_factory=dict)  # arguments of `deeplab_v2`
     target: Data | None = None
     optimiser: SGD | Adam = SGD()
     steps: int = 1000
     schedule: int | None = None
     name: str = "train"
+    modes: Clustering | None = None    # handed to `terms` as `modes`
 
 @dataclass(frozen=True)
 class Recipe:
@@ -52,13 +64,17 @@ class Recipe:
     test: Data                         # labelled images that decide the score
     space: str                         # label space that is trained, by name
     val: Data | None = None            # labelled target images for curves and for choosing settings; never test images
-    paper: str = "output_space"
+    papers: tuple[str, ...] = ("output_space",)  # whose tables it belongs to, the first being its own
     rows: tuple[str, ...] = ()         # rows of the paper's tables it reproduces: "Table 1: Ours (multi-level)"
     protocol: str = ""                 # classes the score is averaged over ("13"); "" for all; the others are reported beside it
     about: str = ""
 
     @property
     def benchmark(self) -> str: return self.name.split("/")[0]
+    @property
+    def row(self) -> str: return self.name.split("/", 1)[1]
+    @property
+    def paper(self) -> str: return self.papers[0]
 
 # %% ../../nbs/papers/20_recipes.ipynb #2ae0a999
 RESNET = dict(backbone="resnet101", multi_level=True, aspp_branches=2, bn="affine_frozen", weights="imagenet")
@@ -123,7 +139,7 @@ def synscapes_recipes() -> list[Recipe]:
     methods = (("source-only", "Without Adaptation", main_only), ("single-level", "Vanilla-GAN", single_level), ("least-squares", "LS-GAN", least_squares))
     return [full_size(f"synscapes/{n}", [f"Table 9: {row}"], data, terms, RESNET_SINGLE, target=None if n == "source-only" else CITYSCAPES) for n, row, terms in methods]
 
-# %% ../../nbs/papers/20_recipes.ipynb #08ac7e70
+# %% ../../nbs/papers/20_recipes.ipynb #6c925e1e
 TINY = dict(backbone="tiny", multi_level=True, bn="train")
 SMALL = "two stages: warm-up on the source, then this row's objective; tiny network, narrow critic"
 
@@ -142,11 +158,12 @@ class SmallScale:
         "Terms with the paper's weights, scaled, and a small critic."
         return partial(output_space_terms, **{k: v * self.adv_scale if k in ("adv", "adv_aux") else v for k, v in paper.items()}, width=self.critic_width, lr=self.critic_lr)
 
-    def stages(self, terms, source:Data, target:Data|None) -> tuple[StageConfig, ...]:
+    def stages(self, terms, source:Data, target:Data|None, twins:str="", modes:Clustering|None=None) -> tuple[StageConfig, ...]:
+        "Warm-up on the source, then `terms`; twins and modes are the second stage's."
         return (StageConfig(source, partial(supervised_terms), TINY, None, Adam(self.warmup_lr), self.warmup, name="warmup"),
-                StageConfig(source, terms, TINY, target, Adam(self.lr), self.steps, name="adapt"))
+                StageConfig(replace(source, twins=twins), terms, TINY, target, Adam(self.lr), self.steps, name="adapt", modes=modes))
 
-# %% ../../nbs/papers/20_recipes.ipynb #5f6f3b2e
+# %% ../../nbs/papers/20_recipes.ipynb #91a3e6dc
 PAPER_ADV = dict(adv=1e-3, adv_aux=2e-4)
 ROWS = {  # row of a small benchmark: the paper's weights and choices
     "single-level": dict(adv=1e-3, adv_aux=0),
@@ -158,32 +175,56 @@ ROWS = {  # row of a small benchmark: the paper's weights and choices
     **{f"{row}-adv{adv:g}": dict(adv=adv, adv_aux=0) | extra for row, extra in (("feature", dict(align="feature")), ("single-level", {})) for adv in SWEEP},
 }
 
-def small_recipes(benchmark:str, space:str, source:Data, target:Data, val:Data, test:Data, scale:SmallScale) -> list[Recipe]:
+BASELINES = ("source-only", "statistics-only", "oracle")
+
+@dataclass(frozen=True)
+class SmallBenchmark:
+    "A small benchmark: its data, and the scale of its recipes."
+    name: str
+    space: str
+    source: Data
+    target: Data
+    val: Data
+    test: Data
+    scale: SmallScale = SmallScale()
+
+def small_recipes(b:SmallBenchmark) -> list[Recipe]:
     "Every row on a small benchmark: baselines, methods, and the sweep of lambda_adv (paper values, all multiplied by the benchmark's factor)."
-    def recipe(name, stages, about=SMALL): return Recipe(f"{benchmark}/{name}", stages, test, space, val, about=about)
+    def recipe(name, stages, about=SMALL):  # baselines and bounds belong to every paper's table
+        papers = ("output_space", "patch_alignment") if name in BASELINES else ("output_space",)
+        return Recipe(f"{b.name}/{name}", stages, b.test, b.space, b.val, papers, about=about)
     plain = partial(supervised_terms)
-    return [recipe("source-only", scale.stages(plain, source, None)),
-            *(recipe(name, scale.stages(scale.terms(**weights), source, target)) for name, weights in ROWS.items()),
-            recipe("oracle", scale.stages(plain, target, None), SMALL.replace("the source", "the labelled target") + "; an upper bound, not a method")]
+    return [recipe("source-only", b.scale.stages(plain, b.source, None)),
+            *(recipe(name, b.scale.stages(b.scale.terms(**weights), b.source, b.target)) for name, weights in ROWS.items()),
+            recipe("oracle", b.scale.stages(plain, b.target, None), SMALL.replace("the source", "the labelled target") + "; an upper bound, not a method")]
 
-# %% ../../nbs/papers/20_recipes.ipynb #ae67d899
-SCENES_SCALE = SmallScale()
-CAMVID_SCALE = SmallScale()
+# %% ../../nbs/papers/20_recipes.ipynb #85a1ee5f
+def scenes_benchmark(name:str, style:str) -> SmallBenchmark:
+    "Rendered streets to streets of another `style`; of another seed, so that no target street is the source's street in other light."
+    def data(style, split): return Data(f"scenes:{style}?n={2000 if split == 'train' else 200}&size=96x192&seed={int(style != 'rendered')}", split, None, 4)
+    return SmallBenchmark(name, "cityscapes19", data("rendered", "train"), data(style, "train"), data(style, "val"), data(style, "test"))
 
-def scenes_recipes() -> list[Recipe]:
-    def data(style, split):  # another seed for the target: no target street is the source's street in other light
-        return Data(f"scenes:{style}?n={2000 if split == 'train' else 200}&size=96x192&seed={int(style == 'camera')}", split, None, 4)
-    return small_recipes("scenes", "cityscapes19", data("rendered", "train"), data("camera", "train"), data("camera", "val"), data("camera", "test"), SCENES_SCALE)
-
-def camvid_recipes() -> list[Recipe]:
+def camvid_benchmark() -> SmallBenchmark:
     data = lambda split: Data("camvid", split, (180, 240), 2, flip=True)
-    return small_recipes("camvid", "camvid11", data("day"), data("dusk_train"), data("dusk_train"), data("dusk_test"), CAMVID_SCALE)
+    return SmallBenchmark("camvid", "camvid11", data("day"), data("dusk_train"), data("dusk_train"), data("dusk_test"))
 
-# %% ../../nbs/papers/20_recipes.ipynb #adf0f142
+SCENES, CAMVID = scenes_benchmark("scenes", "camera"), camvid_benchmark()
+
+# %% ../../nbs/papers/20_recipes.ipynb #85dc4834
 def recipes() -> dict[str, Recipe]:
     "All recipes by name."
-    found = [*scenes_recipes(), *camvid_recipes(), *synthetic_recipes("gta5", 1, 2, 7), *sweep_recipes(), *synthetic_recipes("synthia", 4, 5, 8), *crosscity_recipes(), *synscapes_recipes()]
-    return {r.name: r for r in found}
+    from uda_kit.papers.patch_recipes import patch_recipes  # each later paper has a notebook of its own, built on this one
+    found = [*small_recipes(SCENES), *small_recipes(CAMVID), *synthetic_recipes("gta5", 1, 2, 7), *sweep_recipes(), *synthetic_recipes("synthia", 4, 5, 8), *crosscity_recipes(), *synscapes_recipes()]
+    return {r.name: r for r in [*found, *patch_recipes()]}
+
+def table_rows(benchmark:str, paper:str|None=None) -> list[str]:
+    "Rows of a benchmark that belong to a paper's tables (None: the paper of its first recipe), baselines first. `InputError` where there are none."
+    found = [r for r in recipes().values() if r.benchmark == benchmark]
+    if not found: raise InputError(benchmark, "is not a benchmark", f"benchmarks are {', '.join(dict.fromkeys(r.benchmark for r in recipes().values()))}")
+    paper = paper or found[0].paper
+    rows = [r.row for r in found if paper in r.papers]
+    if not rows: raise InputError(paper, f"has no table on {benchmark}", f"papers with one are {', '.join(dict.fromkeys(p for r in found for p in r.papers))}")
+    return rows
 
 def find_recipe(name:str) -> Recipe:
     "A recipe by name; `InputError` with the nearest names where there is none."
