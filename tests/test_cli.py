@@ -20,6 +20,8 @@ SAMPLES = ROOT / "data_samples"
 QUICK = ["--no-progress", "--set", *(f"stages.{i}.source.name=scenes:rendered?n=4&size=64x96" for i in (0, 1)),
          "test.name=scenes:camera?n=2&size=64x96", *(f"stages.{i}.source.batch_size=1" for i in (0, 1))]
 
+TRANSLATE = ["translate", "--source", "scenes:rendered?n=4&size=64x96", "--target", "scenes:camera?n=4&size=64x96", "--out", "twins", "--no-progress"]
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
@@ -89,7 +91,17 @@ def program(*argv, **kwargs):
     (["bench", "table", "scene"], ["did you mean scenes?"]),
     (["bench", "table", "scenes", "--rows", "multilevel"], ["multi-level"]),
     (["bench", "step", "fast"], ["fast"]),
-], ids=lambda v: " ".join(v) if v and v[0] in ("train", "demo", "recipes", "evaluate", "predict", "check-data", "convert", "bench", "trian") else "")
+    (["bench", "table", "scenes", "--paper", "patch_alignmnt"], ["patch_alignmnt", "patch_alignment"]),
+    (["bench", "table", "scenes", "--rows", "fu-patch", "--paper", "output_space"], ["fu-patch", "patch_alignment"]),
+    (["train", "scenes/pi", "--steps", "1", "--out", "run"], ["scenes-twins", "--roots scenes-twins="]),
+    (["train", "scenes/pi", "--roots", "scenes-twin=."], ["did you mean scenes-twins?"]),
+    ([*TRANSLATE, "--how", "statistic"], ["statistic", "did you mean 'statistics'?"]),
+    ([*TRANSLATE, "--how", "fourier:2"], ["fourier:2", "0.5"]),
+    ([*TRANSLATE, "--seed", "-1"], ["--seed -1"]),
+    ([*TRANSLATE, "--source-split", "evening"], ["evening", "train"]),
+    (["translate", "--source", "gta5:none", "--target", "scenes:camera", "--out", "twins"], ["none"]),
+    (["translate", "--source", "scenes:rendered", "--out", "twins"], ["--target"]),
+], ids=lambda v: " ".join(v) if v and v[0] in ("train", "demo", "recipes", "evaluate", "predict", "check-data", "convert", "bench", "trian", "translate") else "")
 def test_mistakes_get_one_line_and_nothing_is_written(capsys, tmp_path, argv, parts):
     refused(capsys, argv, *parts)
     assert not list(tmp_path.iterdir())
@@ -130,6 +142,21 @@ def test_train_then_use_the_weights(capsys, tmp_path):
     # other classes
     refused(capsys, ["evaluate", out / "weights.safetensors", f"camvid:{SAMPLES / 'camvid'}", "--space", "camvid11", "--no-progress"], "11 classes", "19")
     refused(capsys, ["train", "camvid/source-only", "--weights", out / "weights.safetensors", "--dry-run"], "19 classes, not 11")
+
+
+def test_translate_goes_on_and_guards_its_folder(capsys, tmp_path):
+    record = json.loads(run(capsys, *TRANSLATE)[-1])
+    assert (record["written"], record["twins"]) == (4, 4) and {"seconds", "peak_gib"} <= record.keys()
+    files = {p.name: p.read_bytes() for p in (tmp_path / "twins").iterdir()}
+    assert sorted(files) == [*(f"seed0-{i:06d}.png" for i in range(4)), "twins.json"]
+    (tmp_path / "twins/seed0-000002.png").unlink()
+    assert json.loads(run(capsys, *TRANSLATE, "--how", "statistics")[-1])["written"] == 1
+    for more in (["--how", "fourier:0.05"], ["--seed", 1], ["--source-split", "val"]): refused(capsys, [*TRANSLATE, *more], "twins.json", "other twins")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "twins").iterdir()} == files
+    (tmp_path / "photos").mkdir(); (tmp_path / "photos/me.jpg").touch()
+    refused(capsys, [*TRANSLATE, "--out", "photos"], "me.jpg")
+    refused(capsys, [*TRANSLATE, "--out", "photos/me.jpg"], "is a file")
+    assert [p.name for p in (tmp_path / "photos").iterdir()] == ["me.jpg"]
 
 
 def test_foreign_folder_is_left_alone(capsys, tmp_path):

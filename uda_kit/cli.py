@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Text', 'Count', 'COMMANDS', 'DESCRIPTION', 'nearest', 'read_size', 'read_roots', 'at_least', 'read_devices', 'finish',
-           'Demo', 'command_line', 'Recipes', 'Train', 'chosen_recipe', 'run_options', 'train', 'dry', 'first_process',
-           'Evaluate', 'read_evaluation', 'read_oracle', 'empty_folder', 'load_network', 'evaluation_record',
-           'write_evaluation', 'Predict', 'find_images', 'CheckData', 'Convert', 'Doctor', 'BenchTable', 'BenchStep',
-           'Bench', 'parse', 'usage_error', 'unknown_option', 'Terminated', 'terminable', 'complain', 'out_of_memory',
-           'status_of', 'main']
+           'Demo', 'command_line', 'Recipes', 'Train', 'chosen_recipe', 'given_roots', 'run_options', 'train', 'dry',
+           'first_process', 'Evaluate', 'read_evaluation', 'read_oracle', 'empty_folder', 'load_network',
+           'evaluation_record', 'write_evaluation', 'Predict', 'find_images', 'Translate', 'CheckData', 'Convert',
+           'Doctor', 'BenchTable', 'bench_rows', 'BenchStep', 'BenchPatches', 'Bench', 'parse', 'usage_error',
+           'unknown_option', 'Terminated', 'terminable', 'complain', 'out_of_memory', 'status_of', 'main']
 
 # %% ../nbs/cli.ipynb #25e7fb53
 import difflib
@@ -35,7 +35,7 @@ except ImportError: tyro, Positional, arg, subcommand = None, Optional, dict, st
 
 Text, Count = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")], Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 
-# %% ../nbs/cli.ipynb #98e19d12
+# %% ../nbs/cli.ipynb #99987c9c
 def nearest(word:str, known) -> str:
     "A remedy: the closest of the known words, or all of them."
     near = difflib.get_close_matches(word, list(known), 1, 0.5)
@@ -48,15 +48,15 @@ def read_size(text:str|None) -> tuple[int, int] | None:
     if not found or not all(16 <= int(v) <= 16384 for v in found.groups()): raise InputError(f"--size {text}", "is not a size", "write HEIGHTxWIDTH in pixels, for example 512x1024")
     return int(found[1]), int(found[2])
 
-def read_roots(texts) -> dict[str, str]:
-    "Folders of data sets from NAME=FOLDER."
+def read_roots(texts, recipes=()) -> dict[str, str]:
+    "Folders of data sets, and of the recipes' twins, from NAME=FOLDER."
     from uda_kit.data.datasets import DATASETS
-    roots = {}
+    known, roots = [*DATASETS, *dict.fromkeys(d.twins for r in recipes for s in r.stages for d in (s.source, s.target) if d and d.twins)], {}
     for text in texts:
         name, equals, folder = text.partition("=")
         if not equals or not folder: raise InputError(f"--roots {text}", "does not name a folder", "write NAME=FOLDER, for example cityscapes=/data/cityscapes")
-        if name not in DATASETS: raise InputError(f"--roots {text}", f"{name!r} is no data set", nearest(name, DATASETS))
-        if not Path(folder).exists(): raise InputError(folder, "does not exist", f"give the folder that {name} was unpacked in")
+        if name not in known: raise InputError(f"--roots {text}", f"{name!r} is no data set", nearest(name, known))
+        if not Path(folder).exists(): raise InputError(folder, "does not exist", f"give the folder that {name} is in")
         roots[name] = folder
     return roots
 
@@ -155,7 +155,7 @@ class Train:
     def run(self) -> int: return dry(self) if self.dry_run else train(self)
     def again(self, argv) -> str: return "start it again" if self.dry_run else f"go on with: {command_line(argv, '--resume')}"
 
-# %% ../nbs/cli.ipynb #311205f1
+# %% ../nbs/cli.ipynb #61b1b409
 def chosen_recipe(args:Train):
     "The recipe with overrides applied, at its full number of steps."
     from uda_kit.data.datasets import parse_spec
@@ -169,6 +169,11 @@ def chosen_recipe(args:Train):
     stages = tuple(replace(s, source=other(s.source, args.source), target=s.target and other(s.target, args.target)) for s in recipe.stages)
     return override(replace(recipe, stages=stages, test=other(recipe.test, args.test)), list(args.set))
 
+def given_roots(texts, *more) -> dict[str, str]:
+    "Folders by name; `more` recipes are those that `--set` may have changed."
+    from uda_kit.papers.recipes import recipes
+    return read_roots(texts, [*recipes().values(), *more]) if texts else {}
+
 def run_options(args:Train):
     "`RunOptions` of the command's options."
     at_least(0, seed=args.seed, workers=args.workers, cache_mb=args.cache_mb, validate_every=args.validate_every)
@@ -180,10 +185,11 @@ def run_options(args:Train):
     return RunOptions(seed=args.seed, accelerator=args.accelerator, devices=read_devices(args.devices), strategy=args.strategy, precision=args.precision, log_every=args.log_every,
                       save_every=args.save_every, validate_every=args.validate_every, tensorboard=args.tensorboard, progress=not args.no_progress)
 
-# %% ../nbs/cli.ipynb #cc36ac71
+# %% ../nbs/cli.ipynb #b2092cad
 def train(args:Train) -> int:
     "Run a recipe; `--record` only takes what the recipe says."
-    options, recipe, roots = run_options(args), chosen_recipe(args), read_roots(args.roots)
+    options, recipe = run_options(args), chosen_recipe(args)
+    roots = given_roots(args.roots, recipe)
     from uda_kit.papers.dry_run import capped
     from uda_kit.papers.running import append_classes, run_recipe
     from uda_kit.papers.tables import append_result
@@ -203,7 +209,8 @@ def train(args:Train) -> int:
 
 def dry(args:Train) -> int:
     "Run a few steps of a recipe."
-    options, recipe, roots = run_options(args), chosen_recipe(args), read_roots(args.roots)
+    options, recipe = run_options(args), chosen_recipe(args)
+    roots = given_roots(args.roots, recipe)
     if options.devices != 1: raise InputError(f"--devices {args.devices}", "a dry run takes one device", "leave --devices out")
     from uda_kit.papers.dry_run import dry_run
     record = dry_run(recipe, args.steps or 3, options, roots, args.weights, args.workers, args.cache_mb)
@@ -320,6 +327,34 @@ def find_images(text:str, split:str|None=None):
         return open_dataset(text, split, labelled=False)
     raise InputError(text, "matches no file" if glob.has_magic(text) else "does not exist", "give an image, a folder, a pattern in quotes, or NAME:ROOT")
 
+# %% ../nbs/cli.ipynb #b3dd145b
+@dataclass(frozen=True)
+class Translate:
+    "Write source images in the target's look (twins) into a folder, or go on with it."
+    source: str                 # NAME:ROOT of the images to translate
+    target: str                 # NAME:ROOT of the images whose look is wanted
+    out: str                    # folder for the twins
+    how: str = "statistics"     # statistics, fourier, or fourier:BETA
+    seed: int = 0               # decides which target image goes with which source image
+    source_split: Text = None   # split of the source (default: the data set's first)
+    target_split: Text = None   # split of the target (default: the data set's first)
+    no_progress: bool = False   # no progress bar
+
+    def run(self) -> int:
+        at_least(0, seed=self.seed)
+        began = time.time()
+        from uda_kit.data.datasets import open_dataset
+        from uda_kit.methods.translation import translator, write_twins
+        from uda_kit.training.fit import peak_gib
+        translate = translator(self.how)
+        source, target = open_dataset(self.source, self.source_split, labelled=False), open_dataset(self.target, self.target_split, labelled=False)
+        written = write_twins(source, target, self.out, translate, self.seed, not self.no_progress)
+        print(f"{len(source)} twins in {Path(self.out)}, {written} of them new")
+        finish({"written": written, "twins": len(source), "seconds": round(time.time() - began, 2), "peak_gib": round(peak_gib(), 3)})
+        return 0
+
+    def again(self, argv) -> str: return f"go on with: {command_line(argv)}"
+
 # %% ../nbs/cli.ipynb #232b68d8
 @dataclass(frozen=True)
 class CheckData:
@@ -364,12 +399,13 @@ class Doctor:
         from uda_kit.doctor import diagnose
         return 0 if diagnose() else 1
 
-# %% ../nbs/cli.ipynb #92547550
+# %% ../nbs/cli.ipynb #76f76bec
 @dataclass(frozen=True)
 class BenchTable:
     "Run rows of a benchmark for several seeds; scores are appended to results/."
     benchmark: Positional[str]       # scenes, camvid, gta5, ...
-    rows: tuple[str, ...] = ()       # rows to run (default: all)
+    rows: tuple[str, ...] = ()       # rows to run (default: all of the paper's)
+    paper: Text = None         # whose table (default: the first that has the rows)
     seeds: tuple[int, ...] = (0,)    # seeds
     out: str = "runs/bench"          # folder of the runs; one warm-up is shared by all rows of a seed
     results: Text = None       # folder the scores are appended to (default: results/)
@@ -381,21 +417,31 @@ class BenchTable:
 
     def run(self) -> int:
         at_least(0, workers=self.workers, cache_mb=self.cache_mb, **{"seeds": min(self.seeds, default=0)})
-        from uda_kit.papers.recipes import find_recipe, recipes
         from uda_kit.papers.running import run_table
         from uda_kit.papers.tables import measured
         from uda_kit.training.fit import RunOptions, peak_gib
-        began, known = time.time(), dict.fromkeys(r.benchmark for r in recipes().values())
-        if self.benchmark not in known: raise InputError(self.benchmark, "is no benchmark", nearest(self.benchmark, known))
-        rows = list(self.rows) or [r.name.split("/", 1)[1] for r in recipes().values() if r.benchmark == self.benchmark]
-        paper = [find_recipe(f"{self.benchmark}/{row}") for row in rows][0].paper
+        began, (rows, paper), roots = time.time(), bench_rows(self.benchmark, self.rows, self.paper), given_roots(self.roots)
         options = RunOptions(precision=self.precision, progress=not self.no_progress)
-        run_table(self.benchmark, rows, list(self.seeds), self.out, options, self.results, roots=read_roots(self.roots), workers=self.workers, cache_mb=self.cache_mb)
+        run_table(self.benchmark, rows, list(self.seeds), self.out, options, self.results, paper=paper, roots=roots, workers=self.workers, cache_mb=self.cache_mb)
         found = {m.recipe: {"miou": round(m.miou, 6), "std": round(m.std, 6) if m.n > 1 else None, "seeds": list(m.seeds)} for m in measured(self.benchmark, paper, self.results) if m.recipe in rows}
-        finish({"benchmark": self.benchmark, "rows": found, "seconds": round(time.time() - began, 1), "peak_gib": round(peak_gib(), 3)})
+        finish({"benchmark": self.benchmark, "paper": paper, "rows": found, "seconds": round(time.time() - began, 1), "peak_gib": round(peak_gib(), 3)})
         return 0
 
-# %% ../nbs/cli.ipynb #238b95b1
+# %% ../nbs/cli.ipynb #25a4c208
+def bench_rows(benchmark:str, rows=(), paper:str|None=None) -> tuple[list[str], str]:
+    "Rows to run, and the paper whose table they go to."
+    from uda_kit.papers.recipes import find_recipe, recipes, table_rows
+    known = dict.fromkeys(r.benchmark for r in recipes().values())
+    if benchmark not in known: raise InputError(benchmark, "is no benchmark", nearest(benchmark, known))
+    every = table_rows(benchmark, paper)
+    if not rows: return every, paper or find_recipe(f"{benchmark}/{every[0]}").paper
+    found = [find_recipe(f"{benchmark}/{row}") for row in rows]
+    paper = paper or next((p for p in found[0].papers if all(p in r.papers for r in found)), found[0].paper)
+    stray = next((r for r in found if paper not in r.papers), None)
+    if stray: raise InputError(f"--rows {' '.join(rows)}", f"{stray.row} is no row of {paper}, but of {', '.join(stray.papers)}", "run the rows of one paper at a time")
+    return list(rows), paper
+
+# %% ../nbs/cli.ipynb #1c63994b
 @dataclass(frozen=True)
 class BenchStep:
     "Time one training step against the paper's step written out by hand in plain fp32."
@@ -413,15 +459,30 @@ class BenchStep:
         return 0
 
 @dataclass(frozen=True)
+class BenchPatches:
+    "Time what patch alignment costs: its label histograms, the clustering of its modes, or what it adds to a training step."
+    what: Positional[Literal["histograms", "clustering", "step"]]
+    case: str = "resnet101-half"  # for `step`: a case of `bench step`
+    repeats: int = 2     # for `step`: pairs of processes
+    record: bool = False # append the figures to results/bench_patches.csv
+
+    def run(self) -> int:
+        at_least(1, repeats=self.repeats)
+        from uda_kit.papers import patch_benchmarks as b
+        finish(b.bench_histograms(record=self.record) if self.what == "histograms" else b.bench_clustering(record=self.record) if self.what == "clustering"
+               else b.bench_patch_step(self.case, repeats=self.repeats, record=self.record))
+        return 0
+
+@dataclass(frozen=True)
 class Bench:
-    "Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step."
-    what: Annotated[BenchTable, subcommand("table")] | Annotated[BenchStep, subcommand("step")]
+    "Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench patches` the parts of patch alignment."
+    what: Annotated[BenchTable, subcommand("table")] | Annotated[BenchStep, subcommand("step")] | Annotated[BenchPatches, subcommand("patches")]
 
     def run(self) -> int: return self.what.run()
     def again(self, argv) -> str: return f"go on with: {command_line(argv)}"
 
-# %% ../nbs/cli.ipynb #62fc00f7
-COMMANDS = {"demo": Demo, "recipes": Recipes, "train": Train, "evaluate": Evaluate, "predict": Predict, "check-data": CheckData, "convert": Convert, "doctor": Doctor, "bench": Bench}
+# %% ../nbs/cli.ipynb #279f2e80
+COMMANDS = {"demo": Demo, "recipes": Recipes, "train": Train, "evaluate": Evaluate, "predict": Predict, "translate": Translate, "check-data": CheckData, "convert": Convert, "doctor": Doctor, "bench": Bench}
 
 def parse(argv:list[str]):
     "The command that the arguments ask for. `InputError` where they make no sense; `SystemExit` after --help."

@@ -41,7 +41,7 @@ def cells() -> list[tuple[str, tuple, bool]]:
     "The cells of the fusion table: (name, partners, with patch alignment?)."
     return [("-".join(filter(None, (name, "patch" * patch))), partners, patch) for name, partners in PARTNERS.items() for patch in (False, True) if name or patch]
 
-# %% ../../nbs/papers/24_patch_recipes.ipynb #cb78217c
+# %% ../../nbs/papers/24_patch_recipes.ipynb #e5ef843b
 PATCH = {"gta5": (36, 64), "synthia": (38, 64), "cityscapes": (32, 64), "robotcar": (48, 64)}
 SINGLE = partial(output_space_terms, adv=1e-3, adv_aux=0)
 PSEUDO = partial(semi_supervised_terms)
@@ -57,7 +57,7 @@ def fusion_recipes(source:str, table:int, whole:int) -> list[Recipe]:
     clustering, patches = Clustering(PATCH[source]), partial(patch_terms, target_patch=PATCH["cityscapes"])
     protocol = "16" if source == "synthia" else ""
     def one(name, partners, patch, **net):
-        data = Data(source, "train", SIZES[source], twins=f"{source}-as-cityscapes" if "pi" in partners else "")
+        data = Data(source, "all", SIZES[source], twins=f"{source}-as-cityscapes" if "pi" in partners else "")
         partner = name.removesuffix("-patch").removesuffix("patch").removeprefix("vgg-")
         rows = [f"Table {table}: {NAMES[partner]}{' + Patch-Alignment' * patch}"] if partner in NAMES and not net else []
         if name == "fu-patch": rows.append(f"Table {whole}: Ours (ResNet-101)")
@@ -65,7 +65,7 @@ def fusion_recipes(source:str, table:int, whole:int) -> list[Recipe]:
         return patch_recipe(f"{source}/{name}", data, combine(partners, patch, SINGLE, PSEUDO, patches), rows, clustering if patch else None, protocol=protocol, **net)
     return [one(*cell) for cell in cells()] + [one("vgg-fu-patch", PARTNERS["fu"], True, net=VGG)]
 
-# %% ../../nbs/papers/24_patch_recipes.ipynb #d208ee97
+# %% ../../nbs/papers/24_patch_recipes.ipynb #9109c1c2
 ABLATIONS = {  # row: what `patch_terms` is given, whether output-space adaptation is there too, where the paper has it
     "discriminative": (dict(adv=0.0), (), "Table 1: Discriminative Feature"),
     "patch-without-clustering": (dict(discriminative=0.0), (), "section 4.2: without L_d"),
@@ -75,7 +75,7 @@ ABLATIONS = {  # row: what `patch_terms` is given, whether output-space adaptati
 
 def ablation_recipes() -> list[Recipe]:
     "Table 1, section 4.2, Figure 5 and supplements 2 and 3, GTA5 -> Cityscapes."
-    source, patches = Data("gta5", "train", SIZES["gta5"]), partial(patch_terms, target_patch=PATCH["cityscapes"])
+    source, patches = Data("gta5", "all", SIZES["gta5"]), partial(patch_terms, target_patch=PATCH["cityscapes"])
     def one(name, options, partners, row, k=50): return patch_recipe(f"gta5/{name}", source, combine(partners, True, SINGLE, PSEUDO, partial(patches, **options)), [row], Clustering(PATCH["gta5"], k))
     return [one(name, *how) for name, how in ABLATIONS.items()] + [one(f"patch-k{k}", {}, (), f"Figure 5: K = {k}", k) for k in K_SWEEP]
 

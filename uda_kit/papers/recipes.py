@@ -94,10 +94,10 @@ def full_size(name, rows, source, terms, net, space="cityscapes19", target=CITYS
     "A recipe at the paper's size."
     return Recipe(name, (StageConfig(source, terms, net, target, **FULL),), test, space, rows=tuple(rows), about=about, protocol=protocol)
 
-# %% ../../nbs/papers/20_recipes.ipynb #469a58d1
+# %% ../../nbs/papers/20_recipes.ipynb #01d44dcf
 def synthetic_recipes(source:str, table:int, gap:int, gan:int) -> list[Recipe]:
     "Rows of the tables for one synthetic `source` -> Cityscapes: `table` (ablation), `gap` (to the oracle), `gan` (appendix A)."
-    data, t = Data(source, "train", SIZES[source]), f"Table {table}: "
+    data, t = Data(source, "all", SIZES[source]), f"Table {table}: "
     def row(name, rows, terms, net=RESNET_SINGLE, data=data, **k): return full_size(f"{source}/{name}", rows, data, terms, net, protocol="13" if source == "synthia" else "", **k)
     sweep = (lambda space: [f"Table 3: {space}, lambda_adv 0.001"]) if source == "gta5" else lambda space: []
     return [
@@ -112,12 +112,12 @@ def synthetic_recipes(source:str, table:int, gap:int, gan:int) -> list[Recipe]:
         row("vgg-oracle", [f"Table {gap}: oracle, VGG-16"], main_only, VGG, data=CITYSCAPES, target=None, about="trained on labelled Cityscapes"),
     ]
 
-# %% ../../nbs/papers/20_recipes.ipynb #12af4140
+# %% ../../nbs/papers/20_recipes.ipynb #2e83ba2d
 SWEEP = (0.0005, 0.002, 0.004)  # 0.001 is the methods' own weight
 
 def sweep_recipes() -> list[Recipe]:
     "Table 3: lambda_adv for feature and output space, GTA5 -> Cityscapes."
-    gta5 = Data("gta5", "train", SIZES["gta5"])
+    gta5 = Data("gta5", "all", SIZES["gta5"])
     spaces = (("feature", feature_level, "Feature"), ("single-level", single_level, "Output Space"))
     return [full_size(f"gta5/{name}-adv{adv:g}", [f"Table 3: {row}, lambda_adv {adv:g}"], gta5, partial(terms, adv=adv), RESNET_SINGLE)
             for name, terms, row in spaces for adv in SWEEP]
@@ -135,7 +135,7 @@ def crosscity_recipes() -> list[Recipe]:
 
 def synscapes_recipes() -> list[Recipe]:
     "Table 9: Synscapes -> Cityscapes."
-    data = Data("synscapes", "train", SIZES["synscapes"])
+    data = Data("synscapes", "all", SIZES["synscapes"])
     methods = (("source-only", "Without Adaptation", main_only), ("single-level", "Vanilla-GAN", single_level), ("least-squares", "LS-GAN", least_squares))
     return [full_size(f"synscapes/{n}", [f"Table 9: {row}"], data, terms, RESNET_SINGLE, target=None if n == "source-only" else CITYSCAPES) for n, row, terms in methods]
 

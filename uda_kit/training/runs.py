@@ -22,14 +22,16 @@ from safetensors.torch import load_file, save_file
 from ..errors import InputError
 from ..models.checkpoints import atomic_write, replacing
 
-# %% ../../nbs/training/20_runs.ipynb #a8b742a1
-def split_tensors(tree, tensors:dict, path:str="") -> object:
-    "Move the tensors of a nested dict/list into `tensors`; returns the JSON-able rest. Dict keys may be int or str."
+# %% ../../nbs/training/20_runs.ipynb #17fce371
+def split_tensors(tree, tensors:dict, path:str="", seen:dict|None=None) -> object:
+    "Move the tensors of a nested dict/list into `tensors`, a shared one once; returns the JSON-able rest. Dict keys may be int or str."
+    seen = {} if seen is None else seen
     if isinstance(tree, torch.Tensor):
-        tensors[path] = tree.detach().contiguous()
-        return {"$tensor": path}
-    if isinstance(tree, dict): return {"$dict": [[k, split_tensors(v, tensors, f"{path}.{k}" if path else str(k))] for k, v in tree.items()]}
-    if isinstance(tree, (list, tuple)): return [split_tensors(v, tensors, f"{path}.{i}") for i, v in enumerate(tree)]
+        place = seen.setdefault((tree.data_ptr(), tree.shape, tree.stride(), tree.dtype) if tree.numel() else path, path)
+        if place == path: tensors[path] = tree.detach().contiguous()
+        return {"$tensor": place}
+    if isinstance(tree, dict): return {"$dict": [[k, split_tensors(v, tensors, f"{path}.{k}" if path else str(k), seen)] for k, v in tree.items()]}
+    if isinstance(tree, (list, tuple)): return [split_tensors(v, tensors, f"{path}.{i}", seen) for i, v in enumerate(tree)]
     return tree
 
 def join_tensors(tree, tensors:dict) -> object:
