@@ -5,7 +5,8 @@
 
 # %% auto #0
 __all__ = ['divisors', 'patch_grid', 'loop_histograms', 'one_hot_histograms', 'first_bins', 'patch_histograms',
-           'sample_histograms', 'distinct_rows', 'nearest', 'cluster', 'PatchModes']
+           'sample_histograms', 'distinct_rows', 'nearest', 'cluster', 'PatchModes', 'check_modes', 'save_modes',
+           'load_modes']
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #72fe5108
 import json
@@ -141,7 +142,7 @@ def cluster(x:np.ndarray,    # float32 [N,D]
     order = counts.argsort(descending=True, stable=True)
     return centroids[order].numpy(), (counts[order] / counts.sum()).double().numpy()
 
-# %% ../../nbs/methods/20_patch_modes.ipynb #6d7f6d96
+# %% ../../nbs/methods/20_patch_modes.ipynb #a91eec45
 @dataclass
 class PatchModes:
     "The K kinds of patch of a label distribution (patch paper, section 3.2): `fit` finds them, `assign` is the paper's Gamma."
@@ -182,27 +183,31 @@ class PatchModes:
         h = patch_histograms(label, self.grid, self.cells, len(self.classes))
         return nearest(h, self.centroids.to(h.device)).masked_fill(h.sum(-1) == 0, self.ignore)
 
-    def check(self, classes=None, size=None, patch=None, where="patch modes") -> None:
-        "`InputError` where these modes were fitted for other classes, another image size or another patch size."
-        shown = lambda v: f"{v[0]}x{v[1]}"
-        if classes is not None and tuple(classes) != self.classes: raise InputError(where, f"fitted for {len(self.classes)} classes ({', '.join(self.classes[:3])}, ...), not for these {len(tuple(classes))}", "fit modes in this label space")
-        for what, wanted, mine in (("images", size, self.size), ("patches", patch, self.patch)):
-            if wanted is not None and tuple(wanted) != mine:
-                raise InputError(where, f"fitted for {what} of {shown(mine)} (a {self.grid[0]}x{self.grid[1]} grid), not {shown(wanted)}", "fit modes at this size")
-
-    def save(self, path) -> None:
-        "Write modes as one safetensors file, as a whole or not at all."
-        about = {k: getattr(self, k) for k in ("classes", "size", "patch", "cells", "shares", "found_in")}
-        atomic_write(path, save({"centroids": self.centroids.contiguous()}, {"patch_modes": json.dumps(about)}))
-
+    def check(self, classes=None, size=None, patch=None, where="patch modes") -> None: check_modes(self, classes, size, patch, where)
+    def save(self, path) -> None: save_modes(self, path)
     @classmethod
-    def load(cls, path, classes=None, size=None, patch=None) -> "PatchModes":
-        "Read modes, and make sure that they were fitted for these classes and sizes; `InputError` for a missing, damaged or unfitting file."
-        try:
-            with safe_open(str(path), "pt") as f: about, centroids = json.loads(f.metadata()["patch_modes"]), f.get_tensor("centroids")
-            modes = cls(centroids, *(tuple(about[k]) for k in ("classes", "size", "patch")), about["cells"], tuple(about["shares"]), about["found_in"])
-        except FileNotFoundError: raise InputError(path, "does not exist", "fit patch modes first") from None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e: raise InputError(path, f"holds no patch modes ({type(e).__name__})", "fit them again") from None
-        if centroids.shape[1:] != (modes.cells ** 2 * len(modes.classes),): raise InputError(path, f"centroids are {tuple(centroids.shape)}, not cells x classes long", "fit them again")
-        modes.check(classes, size, patch, path)
-        return modes
+    def load(cls, path, classes=None, size=None, patch=None) -> "PatchModes": return load_modes(path, classes, size, patch)
+
+# %% ../../nbs/methods/20_patch_modes.ipynb #e4fa8e4c
+def check_modes(modes:PatchModes, classes=None, size=None, patch=None, where="patch modes") -> None:
+    "`InputError` where modes were fitted for other classes, another image size or another patch size; None is not compared."
+    shown = lambda v: f"{v[0]}x{v[1]}"
+    if classes is not None and tuple(classes) != modes.classes: raise InputError(where, f"fitted for {len(modes.classes)} classes ({', '.join(modes.classes[:3])}, ...), not for these {len(tuple(classes))}", "fit modes in this label space")
+    for what, wanted, mine in (("images", size, modes.size), ("patches", patch, modes.patch)):
+        if wanted is not None and tuple(wanted) != mine: raise InputError(where, f"fitted for {what} of {shown(mine)} (a {modes.grid[0]}x{modes.grid[1]} grid), not {shown(wanted)}", "fit modes at this size")
+
+def save_modes(modes:PatchModes, path) -> None:
+    "Write modes as one safetensors file, as a whole or not at all."
+    about = {k: getattr(modes, k) for k in ("classes", "size", "patch", "cells", "shares", "found_in")}
+    atomic_write(path, save({"centroids": modes.centroids.contiguous()}, {"patch_modes": json.dumps(about)}))
+
+def load_modes(path, classes=None, size=None, patch=None) -> PatchModes:
+    "Read modes, and make sure that they were fitted for these classes and sizes; `InputError` for a missing, damaged or unfitting file."
+    try:
+        with safe_open(str(path), "pt") as f: about, centroids = json.loads(f.metadata()["patch_modes"]), f.get_tensor("centroids")
+        modes = PatchModes(centroids, *(tuple(about[k]) for k in ("classes", "size", "patch")), about["cells"], tuple(about["shares"]), about["found_in"])
+    except FileNotFoundError: raise InputError(path, "does not exist", "fit patch modes first") from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e: raise InputError(path, f"holds no patch modes ({type(e).__name__})", "fit them again") from None
+    if centroids.shape[1:] != (modes.cells ** 2 * len(modes.classes),): raise InputError(path, f"centroids are {tuple(centroids.shape)}, not cells x classes long", "fit them again")
+    modes.check(classes, size, patch, path)
+    return modes

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTNERS', 'NAMES', 'PATCH', 'SINGLE', 'PSEUDO', 'K_SWEEP', 'ABLATIONS', 'POSE', 'SMALL_PATCH', 'SMALL_FUSION',
-           'SELF_START', 'fusion_terms', 'combine', 'cells', 'patch_recipe', 'fusion_recipes', 'ablation_recipes',
-           'robotcar_recipes', 'small_partners', 'small_patch_recipes', 'patch_recipes']
+           'SMALL_WEIGHT', 'SELF_START', 'fusion_terms', 'combine', 'cells', 'patch_recipe', 'fusion_recipes',
+           'ablation_recipes', 'robotcar_recipes', 'small_partners', 'small_patch_recipes', 'patch_recipes']
 
 # %% ../../nbs/papers/24_patch_recipes.ipynb #8f0b0d3a
 from dataclasses import replace
@@ -41,10 +41,10 @@ def cells() -> list[tuple[str, tuple, bool]]:
     "The cells of the fusion table: (name, partners, with patch alignment?)."
     return [("-".join(filter(None, (name, "patch" * patch))), partners, patch) for name, partners in PARTNERS.items() for patch in (False, True) if name or patch]
 
-# %% ../../nbs/papers/24_patch_recipes.ipynb #e5ef843b
+# %% ../../nbs/papers/24_patch_recipes.ipynb #012c6b84
 PATCH = {"gta5": (36, 64), "synthia": (38, 64), "cityscapes": (32, 64), "robotcar": (48, 64)}
 SINGLE = partial(output_space_terms, adv=1e-3, adv_aux=0)
-PSEUDO = partial(semi_supervised_terms)
+PSEUDO = partial(semi_supervised_terms, fakes="both")  # a critic that sees source predictions alone takes every target prediction for real
 K_SWEEP = (20, 100, 200, 300, 500)  # 50 is the method's own
 
 def patch_recipe(name:str, source:Data, terms:partial, rows=(), clustering:Clustering|None=None, net=RESNET_SINGLE, target=CITYSCAPES, test=CITYSCAPES_VAL,
@@ -87,17 +87,18 @@ def robotcar_recipes() -> list[Recipe]:
     return [patch_recipe(f"robotcar/{name}", CITYSCAPES, combine(partners, patch, SINGLE, PSEUDO, patches), [f"Supplement, Table 2: {row}"], Clustering(PATCH["cityscapes"]) if patch else None,
                          target=None if name == "source-only" else target, test=replace(target, split="val"), space="robotcar9") for name, partners, patch, row in rows]
 
-# %% ../../nbs/papers/24_patch_recipes.ipynb #088319ee
+# %% ../../nbs/papers/24_patch_recipes.ipynb #474ef6b5
 POSE = scenes_benchmark("pose", "lorry")
 SMALL_PATCH = {"scenes": (12, 24), "pose": (12, 24), "camvid": (18, 24)}
 SMALL_FUSION = "two stages: warm-up on the source, then this row's objective; tiny network, narrow critics"
+SMALL_WEIGHT = 0.3
 SELF_START = 100  # of the second stage's 300 steps: pseudo-labels after a third of them
 
 def small_partners(scale:SmallScale) -> dict[str, partial]:
-    "Each partner's terms with the paper's weights, the target's adversarial ones times the benchmark's factor."
+    "Each partner's terms: the papers' weights, the target's adversarial ones times the benchmark's factor; patch alignment's as chosen."
     f, lr = scale.adv_scale, scale.critic_lr
-    return {"ou": scale.terms(adv=1e-3, adv_aux=0), "patches": partial(patch_terms, adv=5e-4 * f, start=0, lr=lr),
-            "ps": partial(semi_supervised_terms, adv_source=0.01, adv_target=1e-3 * f, self_start=SELF_START, width=scale.critic_width, lr=lr)}
+    return {"ou": scale.terms(adv=1e-3, adv_aux=0), "patches": partial(patch_terms, discriminative=SMALL_WEIGHT, adv=SMALL_WEIGHT, start=0, lr=lr),
+            "ps": partial(PSEUDO, adv_source=0.01, adv_target=1e-3 * f, self_start=SELF_START, width=scale.critic_width, lr=lr)}
 
 def small_patch_recipes(b:SmallBenchmark) -> list[Recipe]:
     "The fusion table, the ablations and the sweep of K on a small benchmark; without twins where only the camera differs."
@@ -106,7 +107,7 @@ def small_patch_recipes(b:SmallBenchmark) -> list[Recipe]:
         terms = combine(used, patch, partners["ou"], partners["ps"], partial(partners["patches"], **options), seg_aux=0.1)
         stages = b.scale.stages(terms, b.source, b.target, f"{b.name}-twins" if "pi" in used else "", Clustering(SMALL_PATCH[b.name], k, 20_000) if patch else None)
         return Recipe(f"{b.name}/{name}", stages, b.test, b.space, b.val, ("patch_alignment",), about=SMALL_FUSION)
-    scaled = lambda options: {n: v * b.scale.adv_scale if n == "entropy" else v for n, v in options.items()}
+    scaled = lambda options: {n: SMALL_WEIGHT if v and n == "entropy" else v for n, v in options.items()}
     return [*(row(*cell) for cell in cells() if "pi" not in cell[1] or b is not POSE),
             *(row(name, used, True, **scaled(options)) for name, (options, used, _) in ABLATIONS.items()), *(row(f"patch-k{k}", (), True, k) for k in K_SWEEP)]
 

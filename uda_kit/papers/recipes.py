@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CITYSCAPES_VAL', 'single_level', 'multi_level',
            'feature_level', 'least_squares', 'main_only', 'SWEEP', 'TINY', 'SMALL', 'PAPER_ADV', 'ROWS', 'BASELINES',
-           'SCENES', 'CAMVID', 'Data', 'Clustering', 'StageConfig', 'Recipe', 'full_size', 'synthetic_recipes',
-           'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes', 'SmallScale', 'SmallBenchmark', 'small_recipes',
-           'scenes_benchmark', 'camvid_benchmark', 'recipes', 'table_rows', 'find_recipe', 'override', 'known_keys',
-           'options_of', 'describe']
+           'SCENES', 'CAMVID', 'PASSED_ON', 'Data', 'Clustering', 'StageConfig', 'Recipe', 'full_size',
+           'synthetic_recipes', 'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes', 'SmallScale',
+           'SmallBenchmark', 'small_recipes', 'scenes_benchmark', 'camvid_benchmark', 'recipes', 'table_rows',
+           'find_recipe', 'override', 'known_keys', 'options_of', 'describe']
 
-# %% ../../nbs/papers/20_recipes.ipynb #78b463e6
+# %% ../../nbs/papers/20_recipes.ipynb #995c9464
 import ast
 import dataclasses
 import difflib
@@ -20,10 +20,11 @@ from functools import partial
 
 from ..errors import InputError
 from ..methods.output_space import OutputAdversarial, output_space_terms, supervised_terms
+from ..methods.semi_supervised import SemiSupervised, semi_supervised_terms
 from ..models.segmenters import deeplab_v2
 from ..training.fit import SGD, Adam
 
-# %% ../../nbs/papers/20_recipes.ipynb #e222a856
+# %% ../../nbs/papers/20_recipes.ipynb #8110c36d
 @dataclass(frozen=True)
 class Data:
     "A data set by name, how it is resized, and how many images a step takes of it."
@@ -43,6 +44,7 @@ class Clustering:
     cells: int = 2
     seed: int = 0
 
+# %% ../../nbs/papers/20_recipes.ipynb #0031ce61
 @dataclass(frozen=True)
 class StageConfig:
     "One stage of a recipe."
@@ -233,7 +235,7 @@ def find_recipe(name:str) -> Recipe:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     raise InputError(name, "is not a recipe", f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them")
 
-# %% ../../nbs/papers/20_recipes.ipynb #3ec5f59e
+# %% ../../nbs/papers/20_recipes.ipynb #bf2aeb70
 def override(recipe:Recipe, settings:list[str]) -> Recipe:
     "A recipe with `path=value` settings applied."
     for setting in settings:
@@ -244,9 +246,11 @@ def override(recipe:Recipe, settings:list[str]) -> Recipe:
         recipe = _set(recipe, path.split("."), value, path)
     return recipe
 
+PASSED_ON = {output_space_terms: OutputAdversarial, semi_supervised_terms: SemiSupervised}  # where a function's further keywords go
+
 def known_keys(node) -> list[str]:
     "What can be set in a part of a recipe."
-    if isinstance(node, partial): return options_of(node.func) + (options_of(OutputAdversarial) if node.func is output_space_terms else [])
+    if isinstance(node, partial): return options_of(node.func) + (options_of(PASSED_ON[node.func]) if node.func in PASSED_ON else [])
     if isinstance(node, dict): return options_of(deeplab_v2)  # the only dictionaries in a recipe are networks' options
     if isinstance(node, tuple): return list(map(str, range(len(node))))
     return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
