@@ -372,7 +372,7 @@ def parse_spec(spec:str # "NAME:ROOT?option=value&option=value"
         options[option] = value
     return name, root, options
 
-# %% ../../nbs/data/40_datasets.ipynb #3a42ea8b
+# %% ../../nbs/data/40_datasets.ipynb #e2b0eca6
 class Relabelled:
     "A data set seen in another label space, under a split's name, or without its labels."
     def __init__(self, dataset, split=None, space=None, labelled=None):
@@ -405,7 +405,7 @@ def whole_number(text, option, where, least): # text, option it belongs to, spec
 def open_scenes(style, split, space, labelled, options:dict, spec): # style name, split, space, labelled, options as text, the whole spec
     "Rendered street scenes from a spec."
     from uda_kit.data import scenes # rendering is only loaded when asked for
-    styles = {"rendered": scenes.RENDERED, "camera": scenes.CAMERA, "lorry": scenes.LORRY}
+    styles = {"rendered": scenes.RENDERED, "camera": scenes.CAMERA, "lorry": scenes.LORRY, "van": scenes.VAN}
     if style not in styles: raise InputError(spec, f"unknown style {style!r}", nearest(style, styles))
     if split not in (None, *SPLIT_SEEDS): raise InputError(spec, f"has no split {split!r}", nearest(split, SPLIT_SEEDS))
     for option in options:

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ID', 'SIGNS', 'POLES', 'LIGHTS', 'COUNTABLE', 'RANGES', 'KINDS', 'SURFACES', 'OBJECTS', 'COLOURS', 'BAND', 'BANDS',
-           'LENGTH', 'NEAR', 'RENDERED', 'CAMERA', 'LORRY', 'Camera', 'SceneStyle', 'check_style', 'Face', 'Solid',
-           'solid', 'rect', 'disc', 'card', 'flank', 'prism', 'box', 'wheels', 'car', 'truck', 'bus', 'train', 'limb',
-           'person', 'rider_side', 'rider_along', 'bicycle', 'motorcycle', 'pole', 'traffic_light', 'traffic_sign',
-           'tree', 'block', 'colour', 'plain', 'tiled', 'Thing', 'Street', 'chance', 'pick', 'frontage', 'barrier',
-           'house', 'plant', 'dress', 'vehicle', 'traffic', 'parked', 'furniture', 'choose', 'signposts',
+           'LENGTH', 'NEAR', 'RENDERED', 'CAMERA', 'LORRY', 'VAN', 'Camera', 'SceneStyle', 'check_style', 'Face',
+           'Solid', 'solid', 'rect', 'disc', 'card', 'flank', 'prism', 'box', 'wheels', 'car', 'truck', 'bus', 'train',
+           'limb', 'person', 'rider_side', 'rider_along', 'bicycle', 'motorcycle', 'pole', 'traffic_light',
+           'traffic_sign', 'tree', 'block', 'colour', 'plain', 'tiled', 'Thing', 'Street', 'chance', 'pick', 'frontage',
+           'barrier', 'house', 'plant', 'dress', 'vehicle', 'traffic', 'parked', 'furniture', 'choose', 'signposts',
            'sign_colours', 'passers', 'populate', 'strip', 'ground', 'markings', 'skyline', 'Mesh', 'assemble',
            'planes', 'cut', 'visible', 'draw', 'grain', 'shadows', 'Light', 'places', 'lighting', 'pattern', 'shade',
            'weather', 'lens', 'streaks', 'film', 'render', 'StreetScenes']
@@ -829,13 +829,14 @@ def render(style, seed, index, size):
     light = Light(low + (high - low)*v[2], (1 + red, 1 + green, 1 - red), (2.4*v[0] - 1.2, 2.4*v[1] - 1.2), .25 + .75*v[4])
     return film(style, ground(style, street, look.random(16).tolist()), populate(style, street, place, camera.x), camera, street, light, sensor)
 
-# %% ../../nbs/data/20_scenes.ipynb #08df34dc
+# %% ../../nbs/data/20_scenes.ipynb #8a4dbb11
 RENDERED = SceneStyle("rendered", shadow=.35, texture=.35, variety=.35, signs=("circle", "triangle", "octagon"), poles=("lamp", "straight"), lights=("vertical", "plate"))
 CAMERA = SceneStyle("camera", palette=.65, variety=.5, texture=.6, dirt=.3, exposure=(.8, 1.25), cast=.08, shadow=.5, contrast=1.05, saturation=.85, noise=6., blur=.4, fog=.003,
                     height=1.35, pitch=2., offset=.4, focal=.76, sway=.6,
                     frequency={"person": 1.2, "bicycle": 1.2, "rider": 1.2, "car": 1.2, "truck": .8, "vegetation": 1.2, "traffic light": 1.5},
                     signs=("circle", "diamond", "rectangle", "arrow", "board"), poles=("straight", "double", "utility"), lights=("vertical", "horizontal", "small"))
 LORRY = replace(RENDERED, name="lorry", height=3., pitch=8., offset=-.6, focal=.95)
+VAN = replace(RENDERED, name="van", height=3., pitch=3., offset=-2.5)
 
 # %% ../../nbs/data/20_scenes.ipynb #353981ea
 class StreetScenes:

@@ -76,7 +76,7 @@ class ModePrediction(Term):
     def joint_parameters(self): return self.space.parameters()
     def settings(self): return super().settings() | self.space.settings() | {"found_in": self.modes.found_in}
 
-# %% ../../nbs/methods/30_patch_alignment.ipynb #e9bbe765
+# %% ../../nbs/methods/30_patch_alignment.ipynb #10665bd8
 class HistogramSpace(Patches):
     "Class histograms of the predicted cells of every patch, without any parameter (patch paper, supplement 3)."
     def __init__(self, num_classes:int, patch, target_patch=None, level:str="main", cells:int=2):
@@ -106,6 +106,7 @@ class PatchAdversarial(Term):
         return domain_loss(self.critic(self.space(tgt, "target")), True)
 
     def update(self, src:Domain, tgt:Domain, autocast=nullcontext) -> dict[str, Tensor]:
+        # F_s is the one that L_d looked at; without L_d nobody has asked for it yet, and H has taken its step already
         with torch.no_grad(), autocast(): F_s, F_t = self.space(src, "source"), self.space(tgt, "target")
         losses = [lambda: domain_loss(self.critic(F_s), True) / 2, lambda: domain_loss(self.critic(F_t), False) / 2]
         return {"critic": critic_step(self.critic, self.optimiser, losses, autocast)}

@@ -7,10 +7,11 @@ __all__ = ['CLASS_COLUMNS', 'find_root', 'need_root', 'locate', 'feed', 'build_n
            'keep_modes', 'warmup_file', 'run_stages', 'validator', 'build_stages', 'run_recipe', 'keep',
            'append_classes', 'run_table']
 
-# %% ../../nbs/papers/30_running.ipynb #b49259f2
+# %% ../../nbs/papers/30_running.ipynb #2e35ebc8
 import hashlib
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,23 +54,23 @@ def feed(data:Data, space:str, labelled:bool|None, roots=None, workers:int=0, ca
     "How a stage reads a recipe's data."
     return Feed(locate(data, space, roots, labelled), data.batch_size, JointTransform(size=data.size, flip=data.flip), labelled, workers, cache_mb)
 
-# %% ../../nbs/papers/30_running.ipynb #e67d5206
+# %% ../../nbs/papers/30_running.ipynb #5d5d578e
 def build_net(config:StageConfig, num_classes:int, seed:int):
     "The network of a stage, initialised from the seed."
     torch.manual_seed(seed)
     return deeplab_v2(num_classes, **config.net)
 
-def build_stage(recipe:Recipe, index:int, net, seed:int, roots=None, workers:int=0, cache_mb:int=0, validate=None, kept=()) -> Stage:
+def build_stage(recipe:Recipe, index:int, net, seed:int, roots=None, workers:int=0, cache_mb:int=0, validate=None, kept=(), progress:bool=False) -> Stage:
     "Stage number `index` of a recipe on `net`. Patch modes are read from the first of the `kept` folders that has them, or found."
     config = recipe.stages[index]
     source = feed(config.source, recipe.space, True, roots, workers, cache_mb)
-    modes = {"modes": stage_modes(config, source, kept)} if config.modes else {}
+    modes = {"modes": stage_modes(config, source, kept, progress)} if config.modes else {}
     torch.manual_seed(seed * 1009 + index + 1)
     return Stage(config.name, net, config.terms(net, **modes), source,
                  feed(config.target, recipe.space, False, roots, workers, cache_mb) if config.target else None,
                  config.steps, config.schedule, config.optimiser, validate=validate)
 
-# %% ../../nbs/papers/30_running.ipynb #9780a72e
+# %% ../../nbs/papers/30_running.ipynb #e38854ee
 def modes_file(config:StageConfig, source:Feed) -> str:
     "Name of the file of a stage's patch modes: made of what decides them."
     deciding = json.dumps([describe(config.modes), source.settings()], sort_keys=True)
@@ -80,7 +81,9 @@ def stage_modes(config:StageConfig, source:Feed, kept=(), progress:bool=False) -
     how, size, name = config.modes, config.source.size or tuple(source.dataset.label(0).shape), modes_file(config, source)
     for folder in kept:
         if (Path(folder) / name).exists(): return PatchModes.load(Path(folder) / name, source.dataset.space.classes, size, how.patch)
-    return PatchModes.fit(source.dataset, size, how.patch, how.k, how.patches, how.cells, how.seed, progress)
+    modes = PatchModes.fit(source.dataset, size, how.patch, how.k, how.patches, how.cells, how.seed, progress)
+    if n := modes.found_in["skipped"]: print(f"{source.dataset.name}: {n} label maps without a single label were skipped in clustering", file=sys.stderr)
+    return modes
 
 def keep_modes(recipe:Recipe, stages:list[Stage], kept) -> None:
     "Write the patch modes of a recipe's stages into folders that lack them."
@@ -110,7 +113,7 @@ def run_stages(recipe:Recipe, stages:list[Stage], out, options:RunOptions, confi
         if index == 0 and after_warmup and len(stages) > 1: after_warmup(stage.net)
     return seconds
 
-# %% ../../nbs/papers/30_running.ipynb #7860ec3a
+# %% ../../nbs/papers/30_running.ipynb #791101fd
 def validator(recipe:Recipe, options:RunOptions, roots=None):
     "A function network -> mIoU on the recipe's validation images, or None where it has none or no curve is wanted."
     if recipe.val is None or not options.validate_every: return None
@@ -122,7 +125,7 @@ def build_stages(recipe:Recipe, options:RunOptions, roots=None, workers:int=0, c
     if any(s.net != recipe.stages[0].net for s in recipe.stages): raise InputError(recipe.name, "its stages have different networks", "give all stages the same `net`")
     net = build_net(recipe.stages[0], len(label_space(recipe.space)), options.seed)
     if weights: load_weights(weights, net=net)
-    stages = [build_stage(recipe, i, net, options.seed, roots, workers, cache_mb, validator(recipe, options, roots), kept) for i in range(len(recipe.stages))]
+    stages = [build_stage(recipe, i, net, options.seed, roots, workers, cache_mb, validator(recipe, options, roots), kept, options.progress) for i in range(len(recipe.stages))]
     for stage in stages: check_stage(stage)
     return stages
 
