@@ -6,9 +6,10 @@
 __all__ = ['Text', 'Count', 'COMMANDS', 'DESCRIPTION', 'nearest', 'read_size', 'read_roots', 'at_least', 'read_devices', 'finish',
            'Demo', 'command_line', 'Recipes', 'Train', 'chosen_recipe', 'given_roots', 'run_options', 'train', 'dry',
            'first_process', 'Evaluate', 'read_evaluation', 'read_oracle', 'empty_folder', 'load_network',
-           'evaluation_record', 'write_evaluation', 'Predict', 'find_images', 'Translate', 'CheckData', 'Convert',
-           'Doctor', 'BenchTable', 'bench_rows', 'BenchStep', 'BenchPatches', 'Bench', 'parse', 'usage_error',
-           'unknown_option', 'Terminated', 'terminable', 'complain', 'out_of_memory', 'status_of', 'main']
+           'evaluation_record', 'write_evaluation', 'Predict', 'find_images', 'Translate', 'PseudoLabel', 'CheckData',
+           'Convert', 'Doctor', 'BenchTable', 'bench_rows', 'BenchStep', 'BenchPatches', 'Bench', 'parse',
+           'usage_error', 'unknown_option', 'Terminated', 'terminable', 'complain', 'out_of_memory', 'status_of',
+           'main']
 
 # %% ../nbs/cli.ipynb #25e7fb53
 import difflib
@@ -355,6 +356,40 @@ class Translate:
 
     def again(self, argv) -> str: return f"go on with: {command_line(argv)}"
 
+# %% ../nbs/cli.ipynb #1a0388d1
+@dataclass(frozen=True)
+class PseudoLabel:
+    "Write a network's confident predictions as label files (255 elsewhere) into a folder, or go on with it."
+    weights: Positional[str]    # weight file (.safetensors)
+    data: Positional[str]       # NAME:ROOT of the images; their labels are not opened
+    out: str                    # folder for the labels and summary.json
+    split: Text = None    # split of the data (default: the data set's first)
+    rule: str = "median"        # median, median:CAP, fixed:THRESHOLD or top:SHARE, for each class by itself
+    size: Text = None     # HEIGHTxWIDTH the network sees (default: each image's own)
+    space: Text = None    # label space the network was trained in, where its file does not say
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"  # of the forward pass
+    batch_size: int = 4         # images in a forward pass, where their sizes agree
+    workers: int = 0            # processes that read images
+    cache_mb: int = 1024        # megabytes of scores to keep between the two passes
+    overwrite: bool = False     # delete the pseudo-labels that the folder holds
+    no_progress: bool = False   # no progress bars
+
+    def run(self) -> int:
+        at_least(0, workers=self.workers, cache_mb=self.cache_mb)
+        at_least(1, batch_size=self.batch_size)
+        began, size = time.time(), read_size(self.size)
+        from uda_kit.data.datasets import open_dataset
+        from uda_kit.methods.pseudo_labels import confidence_rule, make_pseudo_labels
+        from uda_kit.training.fit import peak_gib
+        rule, dataset = confidence_rule(self.rule), open_dataset(self.data, self.split, labelled=False)
+        made = make_pseudo_labels(load_network(self.weights), dataset, self.out, rule, size, self.space, self.precision, self.batch_size, self.workers, self.cache_mb,
+                                  self.overwrite, not self.no_progress)
+        print(f"{made['samples']} label files in {Path(self.out)}, {made['written']} of them new; {100 * made['kept_share']:.1f}% of the pixels are confident")
+        finish({k: made[k] for k in ("kept_share", "without_confident_pixel", "samples", "written")} | {"rule": str(rule), "seconds": round(time.time() - began, 2), "peak_gib": round(peak_gib(), 3)})
+        return 0
+
+    def again(self, argv) -> str: return f"go on with: {command_line([a for a in argv if a != '--overwrite'])}"
+
 # %% ../nbs/cli.ipynb #232b68d8
 @dataclass(frozen=True)
 class CheckData:
@@ -481,8 +516,8 @@ class Bench:
     def run(self) -> int: return self.what.run()
     def again(self, argv) -> str: return f"go on with: {command_line(argv)}"
 
-# %% ../nbs/cli.ipynb #279f2e80
-COMMANDS = {"demo": Demo, "recipes": Recipes, "train": Train, "evaluate": Evaluate, "predict": Predict, "translate": Translate, "check-data": CheckData, "convert": Convert, "doctor": Doctor, "bench": Bench}
+# %% ../nbs/cli.ipynb #f26412ad
+COMMANDS = {"demo": Demo, "recipes": Recipes, "train": Train, "evaluate": Evaluate, "predict": Predict, "translate": Translate, "pseudo-label": PseudoLabel, "check-data": CheckData, "convert": Convert, "doctor": Doctor, "bench": Bench}
 
 def parse(argv:list[str]):
     "The command that the arguments ask for. `InputError` where they make no sense; `SystemExit` after --help."

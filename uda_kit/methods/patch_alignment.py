@@ -21,7 +21,7 @@ from ..models.discriminators import PatchDiscriminator
 from ..models.segmenters import upsample
 from ..training.objective import Domain, Term, critic_step
 
-# %% ../../nbs/methods/30_patch_alignment.ipynb #af7dac59
+# %% ../../nbs/methods/30_patch_alignment.ipynb #fc278769
 class Patches(nn.Module):
     "Which patches of a domain are described: sizes on both sides, level of the network, and what of its output is pooled."
     def __init__(self, patch, target_patch=None, level:str="main", reads:str="probabilities", cells:int=1):
@@ -46,6 +46,7 @@ class ClusteredSpace(Patches):
                  level:str="main", reads:str="probabilities",  # level of the network; pool its 'probabilities' or 'logits'
                  width:int=256, kernel:int=1):                 # of the two convolutions
         super().__init__(patch, target_patch, level, reads)
+        if kernel % 2 == 0 or min(kernel, width) < 1: raise InputError(f"kernel {kernel}, width {width}", "make no convolution that keeps the grid", "use an odd kernel and a positive width")
         self.channels, self.width, self.kernel = k, width, kernel
         self.H = nn.Sequential(nn.Conv2d(num_classes, width, kernel, padding=kernel // 2), nn.ReLU(), nn.Conv2d(width, k, kernel, padding=kernel // 2))
 
@@ -115,14 +116,14 @@ class PatchAdversarial(Term):
     def optimisers(self): return {"critic": self.optimiser}
     def settings(self): return super().settings() | self.space.settings() | {k: getattr(self, k) for k in ("lr", "betas", "widths")}
 
-# %% ../../nbs/methods/30_patch_alignment.ipynb #0c044a35
+# %% ../../nbs/methods/30_patch_alignment.ipynb #c4864947
 class PatchEntropy(Term):
     "Entropy of the target's mode predictions, L_en (patch paper, supplement 2), mean over patches, in units of log K."
     reads = ("target",)
 
     def __init__(self, space:ClusteredSpace, weight:float=5e-4, temperature:float=1.0, start:int=0):
         super().__init__(weight, start)
-        if temperature <= 0: raise InputError(f"temperature {temperature}", "is not positive", "give a number above 0")
+        if not temperature > 0: raise InputError(f"temperature {temperature}", "is not positive", "give a number above 0")
         self.space, self.temperature = space, float(temperature)
 
     def forward(self, src:Domain, tgt:Domain) -> Tensor:
@@ -132,7 +133,7 @@ class PatchEntropy(Term):
     def joint_parameters(self): return self.space.parameters()
     def settings(self): return super().settings() | self.space.settings() | {"temperature": self.temperature}
 
-# %% ../../nbs/methods/30_patch_alignment.ipynb #61873120
+# %% ../../nbs/methods/30_patch_alignment.ipynb #45b82843
 def patch_terms(net,                          # segmentation network
                 modes:PatchModes,             # of the source's labels
                 discriminative:float=0.01,    # lambda_d; 0 leaves L_d out
@@ -144,7 +145,7 @@ def patch_terms(net,                          # segmentation network
                 lr:float=1e-4, betas:tuple=(0.9, 0.99), start:int=10_000) -> dict[str, Term]:
     "Terms of patch-level alignment, to be joined with a supervised term and any partner's."
     if space not in ("clustered", "histogram"): raise InputError(f"space={space!r}", "is not a space of patches", "use 'clustered' or 'histogram'")
-    if modes.k and len(modes.classes) != net.num_classes: raise InputError("patch modes", f"fitted for {len(modes.classes)} classes, the network has {net.num_classes}", "fit modes in the network's label space")
+    if len(modes.classes) != net.num_classes: raise InputError("patch modes", f"fitted for {len(modes.classes)} classes, the network has {net.num_classes}", "fit modes in the network's label space")
     if space == "histogram": return {"patch_adv": PatchAdversarial(HistogramSpace(net.num_classes, modes.patch, target_patch, level, modes.cells), adv, lr, betas, start=start)}
     H = ClusteredSpace(net.num_classes, modes.k, modes.patch, target_patch, level, reads, width, kernel)
     terms = {"patch_d": ModePrediction(H, modes, discriminative, start), "patch_adv": PatchAdversarial(H, adv, lr, betas, start=start),

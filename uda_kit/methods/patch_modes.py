@@ -66,7 +66,7 @@ def one_hot_histograms(label:Tensor, grid, cells:int=2, num_classes:int=19) -> T
     h = (shares / kept.clamp(min=1e-9)).permute(1, 3, 2, 4, 0).reshape(U, V, -1)
     return h * (kept.mean((1, 3)) >= 0.5)[..., None]
 
-# %% ../../nbs/methods/20_patch_modes.ipynb #7b5939ff
+# %% ../../nbs/methods/20_patch_modes.ipynb #88bea473
 @lru_cache(maxsize=16)
 def first_bins(size, grid, cells:int, num_classes:int, device) -> Tensor: # int32 [H,W]
     "Number of the first bin of every pixel's cell; a cell has a bin for each class and one for ignored pixels."
@@ -87,7 +87,7 @@ def patch_histograms(label:Tensor,          # [H,W] or [B,H,W] class ids; what i
     bins = first_bins((H, W), (U, V), cells, C, label.device) + label.clamp(max=C).to(torch.uint8 if C < 256 else torch.int32)
     n = U * V * cells * cells * (C + 1)
     if B > 1: bins += torch.arange(0, B * n, n, dtype=torch.int32, device=bins.device)[:, None, None]
-    counts = torch.bincount(bins.view(-1), minlength=B * n).view(B, U, cells, V, cells, C + 1)
+    counts = torch.bincount(bins.reshape(-1), minlength=B * n).view(B, U, cells, V, cells, C + 1)
     counts = counts.permute(0, 1, 3, 2, 4, 5)[..., :C].float()                                  # [B,U,V,cells,cells,C], without the ignored
     kept = counts.sum(-1, keepdim=True)
     enough = kept.sum((3, 4)) * 2 >= (H // U) * (W // V)
@@ -117,7 +117,7 @@ def sample_histograms(dataset,               # labelled data set
     if not filled: raise InputError(dataset.name, f"all {skipped} label maps are ignored", "check the labels with `uda-kit check-data`")
     return found[:filled], read, skipped
 
-# %% ../../nbs/methods/20_patch_modes.ipynb #5635ddd7
+# %% ../../nbs/methods/20_patch_modes.ipynb #ce418ee2
 def distinct_rows(x:np.ndarray, enough:int) -> int:
     "How many different rows `x` has, counted no further than needed to know that there are `enough`."
     key = np.random.default_rng(0).standard_normal(x.shape[1])   # equal rows have equal products
@@ -128,7 +128,7 @@ def distinct_rows(x:np.ndarray, enough:int) -> int:
 
 def nearest(x:Tensor, centroids:Tensor) -> Tensor: # [...,D], [K,D] -> int64 [...]
     "Index of the nearest centroid."
-    return ((centroids ** 2).sum(-1) - 2 * x @ centroids.T).argmin(-1)
+    with torch.autocast(x.device.type, enabled=False): return ((centroids ** 2).sum(-1) - 2 * x.float() @ centroids.T).argmin(-1)  # modes do not depend on a run's precision
 
 def cluster(x:np.ndarray,    # float32 [N,D]
             k:int, seed:int=0):  # -> (centroids float32 [K,D], shares of the rows float64 [K]), commonest first

@@ -5,10 +5,10 @@
 
 # %% auto #0
 __all__ = ['OPPONENT', 'QUANTUM', 'TRANSLATORS', 'to_unit', 'from_unit', 'match_statistics', 'check_beta', 'low_frequencies',
-           'swap_amplitude', 'fourier_transfer', 'translator', 'about_translator', 'reference_index', 'start_folder',
-           'png', 'write_twins']
+           'swap_amplitude', 'fourier_transfer', 'CycleGAN', 'translator', 'about_translator', 'reference_index',
+           'start_folder', 'png', 'write_twins']
 
-# %% ../../nbs/methods/50_translation.ipynb #69c8a9ce
+# %% ../../nbs/methods/50_translation.ipynb #dd25c3de
 import inspect, io, json, math
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ from ..data.transforms import resize_pair
 from ..data.twins import ABOUT, image_settings, read_about, twin_files
 from ..errors import InputError
 from ..models.checkpoints import atomic_write
+from ..models.translators import load_translator
+from ..training.runs import file_hash
 
 # %% ../../nbs/methods/50_translation.ipynb #2e5d032a
 def to_unit(image:Tensor # uint8 or float [3,H,W]
@@ -88,12 +90,29 @@ def fourier_transfer(image:Tensor,     # uint8 or float [3,H,W]
     # differs from paper: the window excludes its border, so that beta = 0 changes nothing, as the paper's text says of it
     return from_unit(swap_amplitude(x, r, check_beta(beta)), image)
 
-# %% ../../nbs/methods/50_translation.ipynb #dfd5357a
-TRANSLATORS = ("statistics", "fourier", "fourier:BETA")
+# %% ../../nbs/methods/50_translation.ipynb #b9ed9d92
+class CycleGAN:
+    "Source-to-target translation by the weights in a file (`models.translators`); the reference is not looked at. InputError for damaged and other files."
+    def __init__(self, path,      # a .safetensors file written by `save_translator`
+                 device=None):    # where to compute; None: a GPU where there is one
+        self.path, self.hash = Path(path), file_hash(path) if Path(path).is_file() else ""
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.net = load_translator(path).eval().requires_grad_(False).to(self.device)
 
-def translator(name:str): # "statistics", "fourier", or "fourier:0.05"
-    "A function (image, reference) -> translated image. InputError for other names."
+    def __call__(self, image:Tensor, reference:Tensor|None=None) -> Tensor: # uint8 or float [3,H,W] -> the same
+        return from_unit(self.net.translate(to_unit(image).to(self.device)), image).to(image.device)
+
+    def settings(self) -> dict: return {"sha256": self.hash}
+
+# %% ../../nbs/methods/50_translation.ipynb #6ba6dc58
+TRANSLATORS = ("statistics", "fourier", "fourier:BETA", "cyclegan:WEIGHTS.safetensors")
+
+def translator(name:str): # "statistics", "fourier", "fourier:0.05", or "cyclegan:FILE"
+    "A function (image, reference) -> translated image. InputError for other names, and for a file that holds no translator."
     kind, colon, value = str(name).partition(":")
+    if kind == "cyclegan":
+        if not value: raise InputError(name, "names no weights", "write the translator's file as cyclegan:WEIGHTS.safetensors")
+        return CycleGAN(value)
     if kind not in ("statistics", "fourier"): raise InputError(name or "translator", "is no translator", nearest(kind, TRANSLATORS))
     if not colon: return match_statistics if kind == "statistics" else fourier_transfer
     if kind == "statistics": raise InputError(name, "statistics takes no number", "write statistics")

@@ -5,21 +5,25 @@
 # %% auto #0
 __all__ = ['NORMALISE', 'RATES', 'Outputs', 'upsample', 'ASPP', 'Normalise', 'Segmenter', 'deeplab_v2']
 
-# %% ../../nbs/models/20_segmenters.ipynb #f035a8ae
-from dataclasses import dataclass
+# %% ../../nbs/models/20_segmenters.ipynb #960d844b
+from dataclasses import dataclass, replace
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from ..errors import InputError
+from .ancillary import AncillaryClassifier
 from .backbones import make_backbone, load_backbone
 
-# %% ../../nbs/models/20_segmenters.ipynb #670b82ab
+# %% ../../nbs/models/20_segmenters.ipynb #f18c14a8
 @dataclass
 class Outputs:
     "What a segmenter returns, all at the network's stride (about an eighth of the image)."
     logits: Tensor             # [B,C,h,w] raw class scores of the main level
     aux: Tensor | None = None  # [B,C,h,w] raw class scores of the aux level, or None for a single-level network
     features: Tensor | None = None # [B,F,h,w] what the main classifier reads
+    primary: Tensor | None = None  # [B,C,h,w] raw class scores of the main classifier alone
+    ancillary: Tensor | None = None # [B,C,h,w] raw class scores of the ancillary classifier alone
+    attention: Tensor | None = None # [B,K,h,w] its attention maps in [0, 1], or None for K = 0
 
 # %% ../../nbs/models/20_segmenters.ipynb #1daf30e7
 def upsample(
@@ -78,7 +82,7 @@ class Normalise(nn.Module):
         if not image.is_floating_point(): raise TypeError("a segmenter takes float RGB in [0, 1]: divide uint8 images by 255")
         return torch.addcmul(self.shift, image.flip(1) if self.bgr else image, self.scale)
 
-# %% ../../nbs/models/20_segmenters.ipynb #eb8b3ed4
+# %% ../../nbs/models/20_segmenters.ipynb #f7872120
 class Segmenter(nn.Module):
     "Normalisation, backbone and one ASPP per level, built by `deeplab_v2`. `config`: its options; `channels`: of its maps; `space`: what its classes mean, if known."
     space = None
@@ -88,13 +92,18 @@ class Segmenter(nn.Module):
         self.normalise, self.backbone = Normalise(config["normalise"]), backbone
         self.main = ASPP(dims["main"], self.num_classes, config["aspp_rates"])
         self.aux = ASPP(dims["aux"], self.num_classes, config["aspp_rates"]) if config["multi_level"] else None
+        k = config.get("ancillary")  # built last: the other weights are those of a network without it
+        self.ancillary = None if k is None else AncillaryClassifier(ASPP(dims["main"], self.num_classes, config["aspp_rates"]), dims["main"], k)
         self.channels = {"main": self.num_classes, "features": dims["main"]} | ({"aux": self.num_classes} if self.aux else {})
         for norm in self.norms(): norm.requires_grad_(config["bn"] == "train")
         self.train()
 
     def forward(self, image): # [B,3,H,W] float RGB in [0, 1] -> Outputs
         aux, main = self.backbone(self.normalise(image))
-        return Outputs(self.main(main), self.aux(aux) if self.aux else None, main)
+        out = Outputs(self.main(main), self.aux(aux) if self.aux else None, main)
+        if self.ancillary is None: return out
+        scores, attention = self.ancillary(main)
+        return replace(out, logits=out.logits + scores, primary=out.logits, ancillary=scores, attention=attention)
 
     def norms(self): return [m for m in self.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
 
@@ -107,7 +116,7 @@ class Segmenter(nn.Module):
     def backbone_parameters(self): return [p for p in self.backbone.parameters() if p.requires_grad]
     def head_parameters(self): return [p for n, p in self.named_parameters() if p.requires_grad and not n.startswith("backbone.")]
 
-# %% ../../nbs/models/20_segmenters.ipynb #b16570c5
+# %% ../../nbs/models/20_segmenters.ipynb #406550c1
 RATES = {"tiny": (2, 4, 8, 12)}
 
 def deeplab_v2(
@@ -121,6 +130,7 @@ def deeplab_v2(
     normalise:str="imagenet",  # "imagenet" or "caffe": the input the weights expect
     aspp_rates:tuple|None=None,# dilations of the classifier's branches; None: (6, 12, 18, 24), for tiny (2, 4, 8, 12)
     recompute:str="norms",     # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
+    ancillary:int|None=None,   # K: an ancillary classifier behind K attention modules, added to the main scores (content_invariant); None: none
    ) -> Segmenter:
     "DeepLab-v2 (output_space section 5). Random weights come from torch's global generator. Raises InputError on bad options or weight files."
     if aspp_branches not in (2, 4): raise InputError(f"aspp_branches={aspp_branches}", "is not 2 or 4", "use 4 (paper) or 2 (released checkpoints)")
@@ -130,6 +140,7 @@ def deeplab_v2(
     rates = [int(r) for r in (aspp_rates or RATES.get(backbone, (6, 12, 18, 24)))][:aspp_branches]
     config = dict(num_classes=int(num_classes), backbone=backbone, multi_level=bool(multi_level), aspp_branches=aspp_branches,
                   bn=bn, stride_in_1x1=bool(stride_in_1x1), normalise=normalise, aspp_rates=rates, recompute=recompute)
+    if ancillary is not None: config["ancillary"] = ancillary  # absent otherwise: files and runs from before it stay what they are
     if weights == "imagenet" and (stride_in_1x1 or normalise != "imagenet"):
         raise InputError("weights='imagenet'", "torchvision's weights have the stride on the 3x3 and take RGB", "leave stride_in_1x1=False and normalise='imagenet'")
     net = Segmenter(make_backbone(backbone, stride_in_1x1, recompute), config)

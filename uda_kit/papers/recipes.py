@@ -96,14 +96,14 @@ def full_size(name, rows, source, terms, net, space="cityscapes19", target=CITYS
     "A recipe at the paper's size."
     return Recipe(name, (StageConfig(source, terms, net, target, **FULL),), test, space, rows=tuple(rows), about=about, protocol=protocol)
 
-# %% ../../nbs/papers/20_recipes.ipynb #01d44dcf
+# %% ../../nbs/papers/20_recipes.ipynb #229b8c97
 def synthetic_recipes(source:str, table:int, gap:int, gan:int) -> list[Recipe]:
     "Rows of the tables for one synthetic `source` -> Cityscapes: `table` (ablation), `gap` (to the oracle), `gan` (appendix A)."
     data, t = Data(source, "all", SIZES[source]), f"Table {table}: "
     def row(name, rows, terms, net=RESNET_SINGLE, data=data, **k): return full_size(f"{source}/{name}", rows, data, terms, net, protocol="13" if source == "synthia" else "", **k)
     sweep = (lambda space: [f"Table 3: {space}, lambda_adv 0.001"]) if source == "gta5" else lambda space: []
     return [
-        row("source-only", [t + "Baseline (ResNet)"], main_only, target=None),
+        replace(row("source-only", [t + "Baseline (ResNet)"], main_only, target=None), papers=("output_space", "patch_alignment")),
         row("feature", [t + "Ours (feature)", *sweep("Feature")], feature_level),
         row("single-level", [t + "Ours (single-level)", f"Table {gan}: Vanilla-GAN", *sweep("Output Space")], single_level),
         row("multi-level", [t + "Ours (multi-level)", f"Table {gap}: Ours (multi-level)"], multi_level, RESNET),

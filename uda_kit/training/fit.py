@@ -25,14 +25,15 @@ from ..errors import InputError
 from .objective import Domain, NonFiniteError, Term, View, several_processes, train_step
 from .runs import RunDirectory, append_log, newest_checkpoint, read_log, rewind_log, save_checkpoint, write_text
 
-# %% ../../nbs/training/40_fit.ipynb #13f412f6
+# %% ../../nbs/training/40_fit.ipynb #ffdd9c36
 def poly_lr(step:int,         # steps taken so far, i
             total:int,        # length of the schedule, I
-            power:float=0.9) -> float:
-    "Factor of the learning rate at `step` of a polynomial schedule: (1 - i/I)^power, 0 at and after the end."
-    return max(0.0, 1 - step / total) ** power
+            power:float=0.9,
+            hold:float=0.0) -> float: # h: share of the schedule at the full rate, in [0, 1)
+    "Factor of the learning rate at `step` of a polynomial schedule: 1 for the share `hold` of it, then (1 - i/I)^power over the rest, 0 at and after the end."
+    return max(0.0, 1 - max(0, step - hold * total) / (total - hold * total)) ** power
 
-# %% ../../nbs/training/40_fit.ipynb #3947fa30
+# %% ../../nbs/training/40_fit.ipynb #31fe9a5f
 @dataclass(frozen=True)
 class Feed:
     "How one domain is read: data set, batch size, joint transform, worker processes, cache."
@@ -61,19 +62,21 @@ class SGD:
     head_multiplier: float = 10.0
     backbone_multiplier: float = 1.0
     power: float = 0.9
+    hold: float = 0.0              # share of the schedule at the full rate
 
     def build(self, groups) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
 
 @dataclass(frozen=True)
 class Adam:
-    "Adam with decoupled weight decay, for small networks trained from scratch in few steps; no paper here uses it for the segmenter."
+    "Adam with decoupled weight decay, for small networks trained from scratch in few steps, and for translators; no paper here uses it for the segmenter."
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
     head_multiplier: float = 1.0
     backbone_multiplier: float = 1.0
     power: float = 0.9
+    hold: float = 0.0              # share of the schedule at the full rate
 
     def build(self, groups) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
@@ -99,7 +102,7 @@ class Stage:
                 "views": [type(v).__name__ for v in self.views], "source": self.source.settings(),
                 "target": self.target.settings() if self.target else None, "steps": self.steps, "schedule": self.schedule or self.steps, "optimiser": {"name": type(self.optimiser).__name__, **asdict(self.optimiser)}}
 
-# %% ../../nbs/training/40_fit.ipynb #d5e229aa
+# %% ../../nbs/training/40_fit.ipynb #3056d984
 def make_optimiser(stage:Stage) -> torch.optim.Optimizer:
     "The stage's optimiser over the network and the terms' joint parameters; each group remembers its initial learning rate for the schedule."
     s, net = stage.optimiser, stage.net
@@ -108,10 +111,10 @@ def make_optimiser(stage:Stage) -> torch.optim.Optimizer:
     groups = [{"params": [p for p in ps if p.requires_grad], "lr": s.lr * m, "initial_lr": s.lr * m} for ps, m in groups]
     return s.build([g for g in groups if g["params"]])
 
-def set_lr(optimisers, step:int, total:int, power:float) -> float:
+def set_lr(optimisers, step:int, total:int, power:float, hold:float=0.0) -> float:
     "Set every group of `optimisers` to its place on the schedule; returns the first group's rate."
     for o in optimisers:
-        for g in o.param_groups: g["lr"] = g.setdefault("initial_lr", g["lr"]) * poly_lr(step, total, power)
+        for g in o.param_groups: g["lr"] = g.setdefault("initial_lr", g["lr"]) * poly_lr(step, total, power, hold)
     return optimisers[0].param_groups[0]["lr"]
 
 # %% ../../nbs/training/40_fit.ipynb #a921a705
@@ -195,7 +198,7 @@ def make_fabric(options:RunOptions):
     if fabric.world_size > 1: fabric.launch()
     return fabric
 
-# %% ../../nbs/training/40_fit.ipynb #e4b78a5a
+# %% ../../nbs/training/40_fit.ipynb #dadc03c1
 @dataclass
 class Training:
     "A stage set up on a device: what the loop works on."
@@ -213,7 +216,7 @@ class Training:
     def step(self, step:int, source, target) -> dict:
         "Take step number `step` (from 0) on two batches; returns logged values as tensors."
         s, o, f = self.stage, self.options, self.fabric
-        lr = set_lr([self.optimiser, *(c for t in s.terms.values() for c in t.optimisers().values())], step, s.schedule or s.steps, s.optimiser.power)
+        lr = set_lr([self.optimiser, *(c for t in s.terms.values() for c in t.optimisers().values())], step, s.schedule or s.steps, s.optimiser.power, s.optimiser.hold)
         src, tgt = (make_domain(b, s.net, f.device, o.channels_last) if b is not None else None for b in (source, target))
         generator = generator_at("views", o.seed, step, f.global_rank)
         for view in s.views: src, tgt = view(src, tgt, generator)
@@ -226,7 +229,7 @@ class Training:
         if not several_processes(): return number or 0
         return int(self.fabric.all_reduce(torch.tensor(float(number or 0), device=self.fabric.device), reduce_op="max"))
 
-# %% ../../nbs/training/40_fit.ipynb #0e705bb1
+# %% ../../nbs/training/40_fit.ipynb #c4592526
 def peak_gib() -> float:
     "Largest memory use of this process so far in GiB: of the GPU where one is used, else of the processor; nan where the system does not say."
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated(): return torch.cuda.max_memory_allocated() / 2**30
@@ -237,9 +240,10 @@ def peak_gib() -> float:
 def check_stage(stage:Stage) -> None:
     "`InputError` where a stage cannot be run: before anything is written."
     reads = {side for t in stage.terms.values() if t.weight > 0 for side in t.reads}
-    classes, space = stage.net.num_classes, stage.source.dataset.space
-    if classes != len(space): raise InputError(stage.name, f"the network has {classes} classes, the source {len(space)} ({space.name})", "build the network for the label space it is trained on")
-    if "source" in reads and not stage.source.dataset.labelled: raise InputError(stage.source.dataset.name, "has no labels to train on", "give a labelled source")
+    classes, space, hold = getattr(stage.net, "num_classes", None), stage.source.dataset.space, stage.optimiser.hold # a translator has no classes
+    if not 0 <= hold < 1: raise InputError(stage.name, f"holds the learning rate for {hold} of its schedule", "give a share from 0 on that leaves some of it to fall")
+    if classes is not None and classes != len(space): raise InputError(stage.name, f"the network has {classes} classes, the source {len(space)} ({space.name})", "build the network for the label space it is trained on")
+    if classes is not None and "source" in reads and not stage.source.dataset.labelled: raise InputError(stage.source.dataset.name, "has no labels to train on", "give a labelled source")
     if needs_target(stage) and stage.target is None: raise InputError(stage.name, "has terms that read the target but no target data", "give the stage a target")
 
 def read_steps(stage:Stage, options:RunOptions, start:int, rank:int=0, world:int=1):

@@ -6,7 +6,7 @@
 __all__ = ['Domain', 'Term', 'View', 'backward_groups', 'NonFiniteError', 'check_losses', 'check_gradients', 'several_processes',
            'average_gradients', 'critic_step', 'train_step']
 
-# %% ../../nbs/training/10_objective.ipynb #913e0317
+# %% ../../nbs/training/10_objective.ipynb #0c22a9fd
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..models.segmenters import Outputs, upsample
 
 # %% ../../nbs/training/10_objective.ipynb #d3199661
@@ -56,7 +57,7 @@ class Domain:
         if self.out.aux is None: raise ValueError("this network has one level; build it with multi_level=True to use level='aux'")
         return self.out.aux
 
-# %% ../../nbs/training/10_objective.ipynb #4b3b0e2e
+# %% ../../nbs/training/10_objective.ipynb #b95ba098
 class Term(nn.Module):
     "One summand of an objective. Subclasses write `forward(src, tgt)` and, if they own a critic, `update(src, tgt)`."
     reads = ("source", "target")  # the domains `forward` looks at
@@ -64,7 +65,7 @@ class Term(nn.Module):
     def __init__(self, weight:float=1.0, # factor of this term in the objective; 0 switches the whole term off
                  start:int=0):           # steps during which the term keeps silent: neither loss nor update
         super().__init__()
-        if weight < 0: raise ValueError(f"a term's weight is not negative, got {weight}")
+        if weight < 0: raise InputError(f"{type(self).__name__}", f"weight {weight} is negative", "give 0 to switch the term off, or a positive number")
         self.weight, self.start = float(weight), int(start)
         self.age = 0  # steps this term has been part of, counted by `train_step` and kept in checkpoints
 

@@ -1,0 +1,108 @@
+"""A translation stage of the kit's own loop, with checkpoints in between and in both precisions: stopped and resumed it ends with the same bits."""
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.twins import Twins
+from uda_kit.errors import InputError
+from uda_kit.methods.cyclegan import CYCLEGAN_ADAM, TranslateSource, cyclegan_terms
+from uda_kit.methods.output_space import supervised_terms
+from uda_kit.methods.translation import translator, write_twins
+from uda_kit.models.segmenters import deeplab_v2
+from uda_kit.models.translators import CycleTranslator, fingerprint, load_translator, save_translator
+from uda_kit.training.fit import Feed, Interrupted, RunOptions, Stage, StopRequest, fit
+from uda_kit.training.objective import Term
+from uda_kit.training.runs import RunDirectory, stage_checkpoints
+
+SIZE, STEPS = (32, 48), 4
+SCENES = [StreetScenes(style, 4, SIZE) for style in (RENDERED, CAMERA)]
+
+
+class StopAt(Term):
+    "Asks the loop to stop after step n, as a SIGTERM would."
+    reads = ("source",)
+
+    def __init__(self, n):
+        super().__init__()
+        self.n = n
+
+    def forward(self, src, tgt):
+        if self.age + 1 == self.n: StopRequest.current.note(15, None)
+        return src.image.sum() * 0
+
+
+def stage(stop=0, size=SIZE, net=None, **changes):
+    torch.manual_seed(0)
+    net, judge = net or CycleTranslator(width=4, blocks=1), deeplab_v2(19, "tiny")
+    source, target = SCENES[0], StreetScenes(CAMERA, 4, size)
+    terms = cyclegan_terms(net, judge, source.space, pool=2, **changes) | {"stop": StopAt(stop)}
+    return Stage("translate", net, terms, Feed(source), Feed(target, labelled=False), steps=STEPS, optimiser=CYCLEGAN_ADAM)
+
+
+def options(precision="32-true"):
+    return RunOptions(precision=precision, log_every=1, save_every=1, progress=False, accelerator="cpu")
+
+
+@pytest.mark.parametrize("precision,stop", [("32-true", 1), ("32-true", 3), ("bf16-mixed", 2)])
+def test_stopped_and_resumed(tmp_path, precision, stop):
+    fit(stage(), tmp_path / "whole", options(precision))
+    torch.manual_seed(5)
+    with pytest.raises(Interrupted): fit(stage(stop), tmp_path / "stopped", options(precision))
+    torch.manual_seed(6)  # what the process drew before must not matter
+    fit(stage(), tmp_path / "stopped", options(precision), resume=True)
+    last = [stage_checkpoints(RunDirectory(tmp_path / name), "translate")[-1] for name in ("whole", "stopped")]
+    assert all(f.name == f"translate-{STEPS:07d}" for f in last)
+    for name in ("weights.safetensors", "state.safetensors"):
+        x, y = (load_file(f / name) for f in last)
+        assert x.keys() == y.keys() and x
+        assert not [k for k in x if x[k].numpy().tobytes() != y[k].numpy().tobytes()]
+    state = load_file(last[0] / "state.safetensors")
+    pools = [v for k, v in state.items() if k.endswith("pools.source.images")]
+    assert len(pools) == 1 and pools[0].shape == (2, 3, *SIZE)
+    assert not any("judge" in k or "segmenter" in k or "_frozen" in k for k in state)
+
+
+def test_global_random_state_is_not_touched(tmp_path):
+    s = stage()
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    fit(s, tmp_path / "run", options())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_images_of_two_sizes(tmp_path):
+    "A pool holds images of one size: mixed ones are refused in one line."
+    class Mixed:
+        def __init__(self, *sets): self.sets = sets
+        def __getattr__(self, name): return getattr(self.sets[0], name)
+        def __len__(self): return 2
+        def key(self, i): return str(i)
+        def image(self, i): return self.sets[i].image(0)
+    s = stage()
+    s.target = Feed(Mixed(SCENES[1], StreetScenes(CAMERA, 1, (40, 48))), labelled=False)
+    with pytest.raises(InputError, match="image pool"): fit(s, tmp_path / "run", options())
+
+
+def test_too_small(tmp_path):
+    with pytest.raises(InputError, match="24x48 or more"): fit(stage(size=(16, 48)), tmp_path / "run", options())
+
+
+def test_from_stage_to_twins_to_training(tmp_path):
+    "A trained translator is saved, fills a folder of twins that a loader joins with the labels, and works on the fly."
+    trained = stage()
+    fit(trained, tmp_path / "run", options())
+    path = save_translator(trained.net, tmp_path / "t.safetensors")
+    net = load_translator(path)
+    assert fingerprint(net) == fingerprint(trained.net)
+    name = f"cyclegan:{path}"
+    assert write_twins(*SCENES, tmp_path / "twins", name, progress=False) == 4
+    assert write_twins(*SCENES, tmp_path / "twins", translator(name), progress=False) == 0
+    twins = Twins(SCENES[0], tmp_path / "twins")
+    assert twins.image(2).equal(net.translate(SCENES[0].image(2)))
+    save_translator(CycleTranslator(width=4, blocks=1), path)
+    with pytest.raises(InputError, match="other twins"): write_twins(*SCENES, tmp_path / "twins", name, progress=False)
+    torch.manual_seed(0)
+    segmenter = deeplab_v2(19, "tiny")
+    adapt = Stage("seg", segmenter, supervised_terms(segmenter), Feed(SCENES[0]), Feed(SCENES[1], labelled=False), steps=1, views=[TranslateSource(net)])
+    assert fit(adapt, tmp_path / "seg", options())["loss/seg"] > 0
