@@ -1149,6 +1149,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'uda_kit/papers/recipes.py'),
                                         'uda_kit.papers.recipes.crosscity_recipes': ( 'papers/recipes.html#crosscity_recipes',
                                                                                       'uda_kit/papers/recipes.py'),
+                                        'uda_kit.papers.recipes.default_of': ( 'papers/recipes.html#default_of',
+                                                                               'uda_kit/papers/recipes.py'),
                                         'uda_kit.papers.recipes.describe': ('papers/recipes.html#describe', 'uda_kit/papers/recipes.py'),
                                         'uda_kit.papers.recipes.find_recipe': ( 'papers/recipes.html#find_recipe',
                                                                                 'uda_kit/papers/recipes.py'),

@@ -335,7 +335,7 @@ class Translate:
     source: str                 # NAME:ROOT of the images to translate
     target: str                 # NAME:ROOT of the images whose look is wanted
     out: str                    # folder for the twins
-    how: str = "statistics"     # statistics, fourier, or fourier:BETA
+    how: str = "statistics"     # statistics, fourier, fourier:BETA, or cyclegan:WEIGHTS
     seed: int = 0               # decides which target image goes with which source image
     source_split: Text = None   # split of the source (default: the data set's first)
     target_split: Text = None   # split of the target (default: the data set's first)

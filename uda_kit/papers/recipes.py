@@ -8,7 +8,7 @@ __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CIT
            'SCENES', 'CAMVID', 'PASSED_ON', 'Data', 'Clustering', 'StageConfig', 'Recipe', 'full_size',
            'synthetic_recipes', 'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes', 'SmallScale',
            'SmallBenchmark', 'small_recipes', 'scenes_benchmark', 'camvid_benchmark', 'recipes', 'table_rows',
-           'find_recipe', 'override', 'known_keys', 'options_of', 'describe']
+           'find_recipe', 'override', 'known_keys', 'options_of', 'default_of', 'describe']
 
 # %% ../../nbs/papers/20_recipes.ipynb #995c9464
 import ast
@@ -235,7 +235,7 @@ def find_recipe(name:str) -> Recipe:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     raise InputError(name, "is not a recipe", f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them")
 
-# %% ../../nbs/papers/20_recipes.ipynb #bf2aeb70
+# %% ../../nbs/papers/20_recipes.ipynb #7d66f9ab
 def override(recipe:Recipe, settings:list[str]) -> Recipe:
     "A recipe with `path=value` settings applied."
     for setting in settings:
@@ -259,6 +259,11 @@ def options_of(function) -> list[str]:
     "Names of a function's keyword arguments."
     return [n for n, p in inspect.signature(function).parameters.items() if p.default is not p.empty]
 
+def default_of(function, name:str):
+    "Default of a function's keyword, or of the class it passes it on to; None where there is none."
+    for f in filter(None, (function, PASSED_ON.get(function))):
+        if name in options_of(f): return inspect.signature(f).parameters[name].default
+
 def _set(node, keys, value, path):
     if not keys:
         same = node is None or value is None or isinstance(value, type(node)) or (isinstance(node, float) and isinstance(value, int))
@@ -267,7 +272,7 @@ def _set(node, keys, value, path):
     key, rest = keys[0], keys[1:]
     if key not in known_keys(node): raise InputError(path, f"has no {key!r}", f"known here: {', '.join(known_keys(node)) or 'nothing below this'}")
     if isinstance(node, tuple): return tuple(_set(v, rest, value, path) if i == int(key) else v for i, v in enumerate(node))
-    if isinstance(node, partial): return partial(node.func, *node.args, **{**node.keywords, key: _set(node.keywords.get(key), rest, value, path)})
+    if isinstance(node, partial): return partial(node.func, *node.args, **{**node.keywords, key: _set(node.keywords.get(key, default_of(node.func, key)), rest, value, path)})
     if isinstance(node, dict): return {**node, key: _set(node.get(key), rest, value, path)}
     return replace(node, **{key: _set(getattr(node, key), rest, value, path)})
 
