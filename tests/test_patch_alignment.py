@@ -9,8 +9,10 @@ from uda_kit.errors import InputError
 from uda_kit.methods.patch_modes import PatchModes
 from uda_kit.methods.translation import translator, write_twins
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.papers.recipes import find_recipe, override
-from uda_kit.papers.running import locate, run_recipe, run_table
+from uda_kit.papers.catalogue import find_recipe
+from uda_kit.papers.recipes import override
+from uda_kit.papers.running import run_recipe, run_table
+from uda_kit.papers.stages import locate
 from uda_kit.training.fit import RunOptions, Training
 from uda_kit.training.runs import RunDirectory, stage_checkpoints
 

@@ -2,8 +2,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from uda_kit.papers.recipes import recipes
-from uda_kit.papers.running import locate
+from uda_kit.papers.catalogue import recipes
+from uda_kit.papers.stages import locate
 
 
 def test_every_full_size_recipe_opens_its_data():
@@ -15,4 +15,4 @@ def test_every_full_size_recipe_opens_its_data():
         if name.startswith(missing): continue
         wanted = [(s.source, True) for s in recipe.stages] + [(s.target, False) for s in recipe.stages if s.target] + [(recipe.test, True)]
         for data, labelled in wanted:
-            if ":" not in data.name: assert len(locate(replace(data, twins=""), recipe.space, roots, labelled)), name
+            if ":" not in data.name: assert len(locate(replace(data, twins="", pseudo=""), recipe.space, roots, labelled)), name

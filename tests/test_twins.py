@@ -12,7 +12,7 @@ from uda_kit.data.transforms import JointTransform
 from uda_kit.data.twins import Twins, with_twins
 from uda_kit.errors import InputError
 from uda_kit.methods.translation import write_twins
-from uda_kit.papers.recipes import find_recipe
+from uda_kit.papers.catalogue import find_recipe
 from uda_kit.papers.running import run_recipe
 from uda_kit.training.fit import RunOptions
 

@@ -52,7 +52,7 @@ def read_size(text:str|None) -> tuple[int, int] | None:
 def read_roots(texts, recipes=()) -> dict[str, str]:
     "Folders of data sets, and of the recipes' twins, from NAME=FOLDER."
     from uda_kit.data.datasets import DATASETS
-    known, roots = [*DATASETS, *dict.fromkeys(d.twins for r in recipes for s in r.stages for d in (s.source, s.target) if d and d.twins)], {}
+    known, roots = [*DATASETS, *dict.fromkeys(d.twins for r in recipes for s in r.stages for d in (s.source, s.target) if d and d.twins and not d.twins.startswith("stage:"))], {}
     for text in texts:
         name, equals, folder = text.partition("=")
         if not equals or not folder: raise InputError(f"--roots {text}", "does not name a folder", "write NAME=FOLDER, for example cityscapes=/data/cityscapes")
@@ -113,7 +113,8 @@ class Recipes:
     name: Positional[str] = ""                             # recipe to show, or a word that listed names contain
 
     def run(self) -> int:
-        from uda_kit.papers.recipes import describe, find_recipe, recipes
+        from uda_kit.papers.catalogue import find_recipe, recipes
+        from uda_kit.papers.recipes import describe
         if self.action == "show":
             if not self.name: raise InputError("recipes show", "does not say which recipe", "name one; `uda-kit recipes` lists them")
             print(json.dumps(describe(find_recipe(self.name)), indent=1, ensure_ascii=False))
@@ -160,19 +161,20 @@ class Train:
 def chosen_recipe(args:Train):
     "The recipe with overrides applied, at its full number of steps."
     from uda_kit.data.datasets import parse_spec
-    from uda_kit.papers.recipes import find_recipe, override
+    from uda_kit.papers.catalogue import find_recipe
+    from uda_kit.papers.recipes import override
     recipe = find_recipe(args.recipe)
     def other(data, spec):
-        if spec is None: return data
+        if spec is None or data is None: return data
         _, _, options = parse_spec(spec)
         return replace(data, name=spec, split=None if "split" in options else data.split)
-    if args.target and not any(s.target for s in recipe.stages): raise InputError(f"--target {args.target}", f"{recipe.name} reads no target", "leave the option out")
-    stages = tuple(replace(s, source=other(s.source, args.source), target=s.target and other(s.target, args.target)) for s in recipe.stages)
+    if args.target and not any(s.target or s.source.pseudo for s in recipe.stages): raise InputError(f"--target {args.target}", f"{recipe.name} reads no target", "leave the option out")
+    stages = tuple(replace(s, source=other(s.source, args.target if s.source.pseudo else args.source), target=other(s.target, args.target)) for s in recipe.stages)
     return override(replace(recipe, stages=stages, test=other(recipe.test, args.test)), list(args.set))
 
 def given_roots(texts, *more) -> dict[str, str]:
     "Folders by name; `more` recipes are those that `--set` may have changed."
-    from uda_kit.papers.recipes import recipes
+    from uda_kit.papers.catalogue import recipes
     return read_roots(texts, [*recipes().values(), *more]) if texts else {}
 
 def run_options(args:Train):
@@ -465,7 +467,7 @@ class BenchTable:
 # %% ../nbs/cli.ipynb #25a4c208
 def bench_rows(benchmark:str, rows=(), paper:str|None=None) -> tuple[list[str], str]:
     "Rows to run, and the paper whose table they go to."
-    from uda_kit.papers.recipes import find_recipe, recipes, table_rows
+    from uda_kit.papers.catalogue import find_recipe, recipes, table_rows
     known = dict.fromkeys(r.benchmark for r in recipes().values())
     if benchmark not in known: raise InputError(benchmark, "is no benchmark", nearest(benchmark, known))
     every = table_rows(benchmark, paper)

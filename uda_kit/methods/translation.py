@@ -8,7 +8,7 @@ __all__ = ['OPPONENT', 'QUANTUM', 'TRANSLATORS', 'to_unit', 'from_unit', 'match_
            'swap_amplitude', 'fourier_transfer', 'CycleGAN', 'translator', 'about_translator', 'reference_index',
            'start_folder', 'png', 'write_twins']
 
-# %% ../../nbs/methods/50_translation.ipynb #dd25c3de
+# %% ../../nbs/methods/50_translation.ipynb #9aef9975
 import inspect, io, json, math
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,7 @@ from ..data.transforms import resize_pair
 from ..data.twins import ABOUT, image_settings, read_about, twin_files
 from ..errors import InputError
 from ..models.checkpoints import atomic_write
-from ..models.translators import load_translator
-from ..training.runs import file_hash
+from ..models.translators import fingerprint, load_translator
 
 # %% ../../nbs/methods/50_translation.ipynb #2e5d032a
 def to_unit(image:Tensor # uint8 or float [3,H,W]
@@ -90,19 +89,22 @@ def fourier_transfer(image:Tensor,     # uint8 or float [3,H,W]
     # differs from paper: the window excludes its border, so that beta = 0 changes nothing, as the paper's text says of it
     return from_unit(swap_amplitude(x, r, check_beta(beta)), image)
 
-# %% ../../nbs/methods/50_translation.ipynb #b9ed9d92
+# %% ../../nbs/methods/50_translation.ipynb #4adac4d1
 class CycleGAN:
-    "Source-to-target translation by the weights in a file (`models.translators`); the reference is not looked at. InputError for damaged and other files."
+    "Source-to-target translation by the weights in a file (`models.translators`). InputError for damaged and other files."
+    reads_reference = False # the target's look is in the weights
+
     def __init__(self, path,      # a .safetensors file written by `save_translator`
                  device=None):    # where to compute; None: a GPU where there is one
-        self.path, self.hash = Path(path), file_hash(path) if Path(path).is_file() else ""
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.net = load_translator(path).eval().requires_grad_(False).to(self.device)
+        self.net = load_translator(path).eval().requires_grad_(False)
+        self.fingerprint = fingerprint(self.net) # of the weights, whatever else the file says
+        self.net.to(self.device)
 
     def __call__(self, image:Tensor, reference:Tensor|None=None) -> Tensor: # uint8 or float [3,H,W] -> the same
         return from_unit(self.net.translate(to_unit(image).to(self.device)), image).to(image.device)
 
-    def settings(self) -> dict: return {"sha256": self.hash}
+    def settings(self) -> dict: return {"weights": self.fingerprint}
 
 # %% ../../nbs/methods/50_translation.ipynb #6ba6dc58
 TRANSLATORS = ("statistics", "fourier", "fourier:BETA", "cyclegan:WEIGHTS.safetensors")
@@ -154,7 +156,7 @@ def png(image:Tensor)->bytes: # uint8 [3,H,W]
     Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
-# %% ../../nbs/methods/50_translation.ipynb #cb94e84d
+# %% ../../nbs/methods/50_translation.ipynb #d2f1ed58
 def write_twins(source,        # data set to translate
                 target,        # data set whose look is wanted; its labels are not read
                 folder,        # where the twins go: KEY.png for each sample of the source, and twins.json
@@ -173,7 +175,7 @@ def write_twins(source,        # data set to translate
         left = [i for i, name in enumerate(names) if name not in there]
         for i in tqdm(left, desc=f"{source.name} -> {target.name}", disable=not progress, leave=False):
             image = source.image(i)
-            twin = translate(image, target.image(reference_index(seed, i, len(target))))
+            twin = translate(image, target.image(reference_index(seed, i, len(target))) if getattr(translate, "reads_reference", True) else None)
             if twin.shape != image.shape: raise InputError(source.key(i), f"was {tuple(image.shape)} and became {tuple(twin.shape)}", "use a translator that keeps an image's size")
             atomic_write(folder/names[i], png(twin))
     except OSError as e: raise InputError(folder, f"cannot be written ({e.strerror or e})", "make room or choose another folder; start again to go on, whatever is there is whole") from None

@@ -5,7 +5,7 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'SMALL', 'TRANSLATOR', 'instance_norm', 'reflected', 'ResidualBlock', 'init_normal', 'to_multiple',
-           'Generator', 'ImageDiscriminator', 'CycleTranslator', 'fingerprint', 'save_translator', 'translator_config',
+           'Generator', 'ImageDiscriminator', 'CycleTranslator', 'fingerprint', 'save_translator', 'translator_header',
            'load_translator']
 
 # %% ../../nbs/models/50_translators.ipynb #8b983597
@@ -156,9 +156,9 @@ def save_translator(net:CycleTranslator, # its two generators and options are ke
     except (OSError, SafetensorError) as e: raise InputError(path, f"cannot be written ({e})", "choose a folder that is writable and has room") from None
     return path
 
-# %% ../../nbs/models/50_translators.ipynb #460c3280
-def translator_config(path) -> dict:
-    "Options of the translator in a file; InputError for other files."
+# %% ../../nbs/models/50_translators.ipynb #0290f0aa
+def translator_header(path) -> dict: # {'config': options, 'extra': ...}
+    "What a translator's file says about itself. InputError for other files."
     path = Path(path)
     if not path.is_file(): raise InputError(path, "no such file", "give a .safetensors file that a translation stage wrote")
     try:
@@ -167,11 +167,11 @@ def translator_config(path) -> dict:
     if not isinstance(said, dict) or said.get("format") != TRANSLATOR:
         raise InputError(path, f"holds no translator ({said.get('format', 'it does not say what') if isinstance(said, dict) else 'broken header'})", "give a file that a translation stage wrote")
     if not isinstance(said.get("config"), dict): raise InputError(path, "has a broken header (no options)", "take another checkpoint")
-    return said["config"]
+    return {"config": said["config"], "extra": said.get("extra", {})}
 
 def load_translator(path) -> CycleTranslator: # on the CPU; torch's random state stays as it is
     "Load a translator. InputError for damaged files and files that hold anything else."
-    config = translator_config(path)
+    config = translator_header(path)["config"]
     try:
         with torch.random.fork_rng(devices=[]): net = CycleTranslator(**config)
     except (TypeError, InputError) as e: raise InputError(path, f"has a broken header ({e})", "take another checkpoint") from None

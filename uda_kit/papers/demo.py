@@ -6,7 +6,7 @@
 __all__ = ['BEFORE', 'AFTER', 'STEP_SHARE', 'TRAIN_SCENES', 'TEST_SCENES', 'CACHE_MB', 'MARK', 'demo_recipe', 'good_precision',
            'make_room', 'run_demo']
 
-# %% ../../nbs/papers/50_demo.ipynb #f57144cb
+# %% ../../nbs/papers/50_demo.ipynb #9f99d53f
 import json
 import re
 import shutil
@@ -18,8 +18,10 @@ import torch
 
 from ..errors import InputError
 from .dry_run import capped
-from .recipes import Recipe, describe, find_recipe
-from .running import locate, run_recipe
+from .catalogue import find_recipe
+from .recipes import Recipe, describe
+from .running import run_recipe
+from .stages import locate
 from ..training.evaluation import Evaluation
 from ..training.fit import RunOptions, peak_gib
 from ..training.reports import write_report

@@ -5,22 +5,21 @@
 # %% auto #0
 __all__ = ['capped', 'is_given', 'open_or_stand_in', 'dry_stage', 'timed_steps', 'dry_run']
 
-# %% ../../nbs/papers/40_dry_run.ipynb #87a5f2be
+# %% ../../nbs/papers/40_dry_run.ipynb #f875fa4d
 import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..data.datasets import Relabelled
-from ..data.labels import label_space
 from ..data.scenes import CAMERA, RENDERED, StreetScenes
 from ..data.transforms import JointTransform
 from ..errors import InputError
-from ..models.checkpoints import load_weights
-from .recipes import Data, Recipe, StageConfig
-from .running import build_net, locate, stage_modes
+from .recipes import Data, Recipe
+from .stages import MADE, Plan, build_nets, build_terms, locate, segmenter_before, stage_modes
 from ..training.fit import Feed, RunOptions, Stage, Training, check_stage, peak_gib, read_steps
 
 # %% ../../nbs/papers/40_dry_run.ipynb #74b0cb74
@@ -30,7 +29,7 @@ def capped(recipe:Recipe, steps:int|None) -> Recipe:
     if steps < 1: raise InputError("--steps", f"{steps} is no number of steps", "give a whole number of at least 1")
     return replace(recipe, stages=tuple(replace(s, steps=min(s.steps, steps)) for s in recipe.stages))
 
-# %% ../../nbs/papers/40_dry_run.ipynb #8c783f36
+# %% ../../nbs/papers/40_dry_run.ipynb #c0839573
 def is_given(data:Data, roots:dict[str, str]|None=None) -> bool:
     "Can `locate` find this data set?"
     name, base = data.name.partition("?")[0], os.environ.get("UDA_KIT_DATA")
@@ -38,20 +37,21 @@ def is_given(data:Data, roots:dict[str, str]|None=None) -> bool:
 
 def open_or_stand_in(data:Data, space:str, labelled:bool, roots:dict[str, str]|None=None):
     "The data set, or street scenes of its size."
-    if data.twins and not is_given(Data(data.twins), roots): data = replace(data, twins="")  # twins cost no more than their sources
-    if is_given(data, roots): return locate(data, space, roots, labelled)
+    if data.twins.startswith(MADE) or data.twins and not is_given(Data(data.twins), roots): data = replace(data, twins="")  # twins cost no more than their sources
+    if is_given(data, roots) and not data.pseudo: return locate(data, space, roots, labelled)
     return Relabelled(StreetScenes(RENDERED if labelled else CAMERA, n=8, size=data.size or (128, 256)), data.split, space, labelled)
 
-# %% ../../nbs/papers/40_dry_run.ipynb #70a1d335
-def dry_stage(config:StageConfig, net, space:str, options:RunOptions, roots, workers:int, cache_mb:int) -> Stage:
-    "A stage whose missing data is stood in for."
+# %% ../../nbs/papers/40_dry_run.ipynb #d47ef6e5
+def dry_stage(plan:Plan, index:int, nets:list) -> Stage:
+    "A stage whose missing data is stood in for; labels that the network would make itself, too."
+    config, recipe = plan.recipe.stages[index], plan.recipe
     def feed(data, labelled):
-        dataset = open_or_stand_in(data, space, labelled, roots)
-        return Feed(dataset, data.batch_size, JointTransform(size=data.size, flip=data.flip), labelled, workers, cache_mb)
+        dataset = open_or_stand_in(data, recipe.space, labelled, plan.roots)
+        return Feed(dataset, data.batch_size, JointTransform(size=data.size, flip=data.flip, crop=data.crop), labelled, plan.workers, plan.cache_mb)
     source = feed(config.source, True)
     few = replace(config, modes=replace(config.modes, patches=min(config.modes.patches, 2000))) if config.modes else config  # what modes they are does not change what a step costs
-    modes = {"modes": stage_modes(few, source)} if config.modes else {}
-    return Stage(config.name, net, config.terms(net, **modes), source, feed(config.target, False) if config.target else None, config.steps, config.schedule, config.optimiser)
+    terms = build_terms(plan, index, nets[index], segmenter_before(recipe, nets, index), stage_modes(few, source) if config.modes else None)
+    return Stage(config.name, nets[index], terms, source, feed(config.target, False) if config.target else None, config.steps, config.schedule, config.optimiser)
 
 def timed_steps(stage:Stage, options:RunOptions, steps:int) -> list[float]: # seconds of each
     "Take the first `steps` steps of a stage."
@@ -67,21 +67,20 @@ def timed_steps(stage:Stage, options:RunOptions, steps:int) -> list[float]: # se
     finally: batches.close()
     return seconds
 
-# %% ../../nbs/papers/40_dry_run.ipynb #51d1ce34
+# %% ../../nbs/papers/40_dry_run.ipynb #999561bf
 def dry_run(recipe:Recipe, steps:int=3, options:RunOptions=RunOptions(), roots:dict|None=None, weights=None, workers:int=0, cache_mb:int=0, say:Callable=print) -> dict:
     """Take `steps` steps of every stage at full size; nothing is written. Returns stage by stage and in all: seconds per step, hours of the whole recipe, peak memory in GiB.
 
     `say` is told what stands in for what. Raises what `fit` raises."""
     began, stages, hours = time.time(), {}, 0.0
-    download = recipe.stages[0].net.get("weights") == "imagenet" and not weights
+    download = any(s.net.keywords.get("weights") == "imagenet" for s in recipe.stages)
     if download: say("ImageNet weights are left out of a dry run: the network starts from random ones")
     missing = dict.fromkeys(d.name for s in recipe.stages for d in (s.source, s.target) if d and not is_given(d, roots))
     if missing: say(f"street scenes of the same size stand in for {', '.join(missing)} (--roots NAME=FOLDER gives the data itself)")
-    first = replace(recipe.stages[0], net=recipe.stages[0].net | (dict(weights=None) if download else {}))
-    net = build_net(first, len(label_space(recipe.space)), options.seed)
-    if weights: load_weights(weights, net=net)
-    for config, short in zip(recipe.stages, capped(recipe, steps).stages):
-        stage = dry_stage(config, net, recipe.space, options, roots, workers, cache_mb)
+    recipe = replace(recipe, stages=tuple(replace(s, net=partial(s.net, weights=None)) if s.net.keywords.get("weights") == "imagenet" else s for s in recipe.stages))
+    plan, nets = Plan(recipe, options, None, None, roots, workers, cache_mb), build_nets(recipe, options.seed, weights)
+    for index, (config, short) in enumerate(zip(recipe.stages, capped(recipe, steps).stages)):
+        stage = dry_stage(plan, index, nets)
         check_stage(stage)
         seconds = timed_steps(stage, options, short.steps)
         each = statistics.median(seconds[1:] or seconds)

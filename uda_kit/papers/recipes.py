@@ -5,26 +5,28 @@
 # %% auto #0
 __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CITYSCAPES_VAL', 'single_level', 'multi_level',
            'feature_level', 'least_squares', 'main_only', 'SWEEP', 'TINY', 'SMALL', 'PAPER_ADV', 'ROWS', 'BASELINES',
-           'SCENES', 'CAMVID', 'PASSED_ON', 'Data', 'Clustering', 'StageConfig', 'Recipe', 'full_size',
-           'synthetic_recipes', 'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes', 'SmallScale',
-           'SmallBenchmark', 'small_recipes', 'scenes_benchmark', 'camvid_benchmark', 'recipes', 'table_rows',
-           'find_recipe', 'override', 'known_keys', 'options_of', 'default_of', 'describe']
+           'SCENES', 'CAMVID', 'PASSED_ON', 'Data', 'Clustering', 'StageConfig', 'TranslationConfig', 'Recipe',
+           'full_size', 'synthetic_recipes', 'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes', 'SmallScale',
+           'SmallBenchmark', 'small_recipes', 'scenes_benchmark', 'camvid_benchmark', 'output_space_recipes',
+           'override', 'known_keys', 'options_of', 'default_of', 'describe']
 
-# %% ../../nbs/papers/20_recipes.ipynb #995c9464
+# %% ../../nbs/papers/20_recipes.ipynb #0c2321fe
 import ast
 import dataclasses
-import difflib
 import inspect
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..errors import InputError
+from ..methods.ancillary_classifier import CosineWeightedAdversarial, cirn_terms
+from ..methods.cyclegan import CYCLEGAN_ADAM, CycleAdversarial, cyclegan_terms
 from ..methods.output_space import OutputAdversarial, output_space_terms, supervised_terms
 from ..methods.semi_supervised import SemiSupervised, semi_supervised_terms
 from ..models.segmenters import deeplab_v2
+from ..models.translators import CycleTranslator
 from ..training.fit import SGD, Adam
 
-# %% ../../nbs/papers/20_recipes.ipynb #8110c36d
+# %% ../../nbs/papers/20_recipes.ipynb #4d328ae2
 @dataclass(frozen=True)
 class Data:
     "A data set by name, how it is resized, and how many images a step takes of it."
@@ -33,7 +35,10 @@ class Data:
     size: tuple[int, int] | None = None  # (height, width) whole images are resized to
     batch_size: int = 1
     flip: bool = False
-    twins: str = ""                    # name of a folder of translated twins that join the images, located like a data set
+    crop: tuple[int, int] | None = None  # (height, width) of a random window
+    twins: str = ""                    # name of a folder of translated twins, located like a data set; "stage:NAME": what that stage of the recipe translates
+    originals: bool = True             # False: the twins replace the images instead of joining them
+    pseudo: str = ""                   # confidence rule by which the network labels these images before the stage begins; "": it does not
 
 @dataclass(frozen=True)
 class Clustering:
@@ -44,19 +49,28 @@ class Clustering:
     cells: int = 2
     seed: int = 0
 
-# %% ../../nbs/papers/20_recipes.ipynb #0031ce61
+# %% ../../nbs/papers/20_recipes.ipynb #b791fc2c
 @dataclass(frozen=True)
 class StageConfig:
-    "One stage of a recipe."
+    "One stage of a recipe. Its network goes on from the stage before; one with more parts takes over the parts they share."
     source: Data
     terms: partial                     # network (and `modes`, where they are clustered) -> dictionary of terms
-    net: dict = field(default_factory=dict)  # arguments of `deeplab_v2`
+    net: partial = partial(deeplab_v2) # number of classes -> network
     target: Data | None = None
     optimiser: SGD | Adam = SGD()
     steps: int = 1000
     schedule: int | None = None
     name: str = "train"
     modes: Clustering | None = None    # handed to `terms` as `modes`
+    fresh: bool = False                # True: a network of its own, that takes nothing over
+
+@dataclass(frozen=True)
+class TranslationConfig(StageConfig):
+    "A stage that trains a translator and then writes the source's twins, resized to the stage's size. The segmenter of the stage before is frozen and judges their content."
+    terms: partial = partial(cyclegan_terms)     # translator, segmenter, label space -> dictionary of terms
+    net: partial = partial(CycleTranslator)      # -> translator
+    optimiser: SGD | Adam = CYCLEGAN_ADAM
+    name: str = "translate"
 
 @dataclass(frozen=True)
 class Recipe:
@@ -78,10 +92,10 @@ class Recipe:
     @property
     def paper(self) -> str: return self.papers[0]
 
-# %% ../../nbs/papers/20_recipes.ipynb #2ae0a999
-RESNET = dict(backbone="resnet101", multi_level=True, aspp_branches=2, bn="affine_frozen", weights="imagenet")
-RESNET_SINGLE = RESNET | dict(multi_level=False)
-VGG = dict(backbone="vgg16", multi_level=False, aspp_branches=4, weights="imagenet")
+# %% ../../nbs/papers/20_recipes.ipynb #92164cf2
+RESNET = partial(deeplab_v2, backbone="resnet101", multi_level=True, aspp_branches=2, bn="affine_frozen", weights="imagenet")
+RESNET_SINGLE = partial(RESNET, multi_level=False)
+VGG = partial(deeplab_v2, backbone="vgg16", multi_level=False, aspp_branches=4, weights="imagenet")
 FULL = dict(optimiser=SGD(), steps=150_000, schedule=250_000)
 SIZES = {"gta5": (720, 1280), "synthia": (760, 1280), "synscapes": (720, 1440), "cityscapes": (512, 1024), "crosscity": (512, 1024)}
 CITYSCAPES = Data("cityscapes", "train", SIZES["cityscapes"])
@@ -96,14 +110,14 @@ def full_size(name, rows, source, terms, net, space="cityscapes19", target=CITYS
     "A recipe at the paper's size."
     return Recipe(name, (StageConfig(source, terms, net, target, **FULL),), test, space, rows=tuple(rows), about=about, protocol=protocol)
 
-# %% ../../nbs/papers/20_recipes.ipynb #229b8c97
+# %% ../../nbs/papers/20_recipes.ipynb #cf9b0102
 def synthetic_recipes(source:str, table:int, gap:int, gan:int) -> list[Recipe]:
     "Rows of the tables for one synthetic `source` -> Cityscapes: `table` (ablation), `gap` (to the oracle), `gan` (appendix A)."
     data, t = Data(source, "all", SIZES[source]), f"Table {table}: "
     def row(name, rows, terms, net=RESNET_SINGLE, data=data, **k): return full_size(f"{source}/{name}", rows, data, terms, net, protocol="13" if source == "synthia" else "", **k)
     sweep = (lambda space: [f"Table 3: {space}, lambda_adv 0.001"]) if source == "gta5" else lambda space: []
     return [
-        replace(row("source-only", [t + "Baseline (ResNet)"], main_only, target=None), papers=("output_space", "patch_alignment")),
+        replace(row("source-only", [t + "Baseline (ResNet)"], main_only, target=None), papers=("output_space", "patch_alignment", "content_invariant")),
         row("feature", [t + "Ours (feature)", *sweep("Feature")], feature_level),
         row("single-level", [t + "Ours (single-level)", f"Table {gan}: Vanilla-GAN", *sweep("Output Space")], single_level),
         row("multi-level", [t + "Ours (multi-level)", f"Table {gap}: Ours (multi-level)"], multi_level, RESNET),
@@ -141,8 +155,8 @@ def synscapes_recipes() -> list[Recipe]:
     methods = (("source-only", "Without Adaptation", main_only), ("single-level", "Vanilla-GAN", single_level), ("least-squares", "LS-GAN", least_squares))
     return [full_size(f"synscapes/{n}", [f"Table 9: {row}"], data, terms, RESNET_SINGLE, target=None if n == "source-only" else CITYSCAPES) for n, row, terms in methods]
 
-# %% ../../nbs/papers/20_recipes.ipynb #6c925e1e
-TINY = dict(backbone="tiny", multi_level=True, bn="train")
+# %% ../../nbs/papers/20_recipes.ipynb #f731a603
+TINY = partial(deeplab_v2, backbone="tiny", multi_level=True, bn="train")
 SMALL = "two stages: warm-up on the source, then this row's objective; tiny network, narrow critic"
 
 @dataclass(frozen=True)
@@ -165,7 +179,7 @@ class SmallScale:
         return (StageConfig(source, partial(supervised_terms), TINY, None, Adam(self.warmup_lr), self.warmup, name="warmup"),
                 StageConfig(replace(source, twins=twins), terms, TINY, target, Adam(self.lr), self.steps, name="adapt", modes=modes))
 
-# %% ../../nbs/papers/20_recipes.ipynb #91a3e6dc
+# %% ../../nbs/papers/20_recipes.ipynb #35d7e861
 PAPER_ADV = dict(adv=1e-3, adv_aux=2e-4)
 ROWS = {  # row of a small benchmark: the paper's weights and choices
     "single-level": dict(adv=1e-3, adv_aux=0),
@@ -193,7 +207,7 @@ class SmallBenchmark:
 def small_recipes(b:SmallBenchmark) -> list[Recipe]:
     "Every row on a small benchmark: baselines, methods, and the sweep of lambda_adv (paper values, all multiplied by the benchmark's factor)."
     def recipe(name, stages, about=SMALL):  # baselines and bounds belong to every paper's table
-        papers = ("output_space", "patch_alignment") if name in BASELINES else ("output_space",)
+        papers = ("output_space", "patch_alignment", "content_invariant") if name in BASELINES else ("output_space",)
         return Recipe(f"{b.name}/{name}", stages, b.test, b.space, b.val, papers, about=about)
     plain = partial(supervised_terms)
     return [recipe("source-only", b.scale.stages(plain, b.source, None)),
@@ -212,30 +226,12 @@ def camvid_benchmark() -> SmallBenchmark:
 
 SCENES, CAMVID = scenes_benchmark("scenes", "camera"), camvid_benchmark()
 
-# %% ../../nbs/papers/20_recipes.ipynb #85dc4834
-def recipes() -> dict[str, Recipe]:
-    "All recipes by name."
-    from uda_kit.papers.patch_recipes import patch_recipes  # each later paper has a notebook of its own, built on this one
-    found = [*small_recipes(SCENES), *small_recipes(CAMVID), *synthetic_recipes("gta5", 1, 2, 7), *sweep_recipes(), *synthetic_recipes("synthia", 4, 5, 8), *crosscity_recipes(), *synscapes_recipes()]
-    return {r.name: r for r in [*found, *patch_recipes()]}
+# %% ../../nbs/papers/20_recipes.ipynb #26656cd7
+def output_space_recipes() -> list[Recipe]:
+    "All recipes of the output-space paper."
+    return [*small_recipes(SCENES), *small_recipes(CAMVID), *synthetic_recipes("gta5", 1, 2, 7), *sweep_recipes(), *synthetic_recipes("synthia", 4, 5, 8), *crosscity_recipes(), *synscapes_recipes()]
 
-def table_rows(benchmark:str, paper:str|None=None) -> list[str]:
-    "Rows of a benchmark that belong to a paper's tables (None: the paper of its first recipe), baselines first. `InputError` where there are none."
-    found = [r for r in recipes().values() if r.benchmark == benchmark]
-    if not found: raise InputError(benchmark, "is not a benchmark", f"benchmarks are {', '.join(dict.fromkeys(r.benchmark for r in recipes().values()))}")
-    paper = paper or found[0].paper
-    rows = [r.row for r in found if paper in r.papers]
-    if not rows: raise InputError(paper, f"has no table on {benchmark}", f"papers with one are {', '.join(dict.fromkeys(p for r in found for p in r.papers))}")
-    return rows
-
-def find_recipe(name:str) -> Recipe:
-    "A recipe by name; `InputError` with the nearest names where there is none."
-    known = recipes()
-    if name in known: return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    raise InputError(name, "is not a recipe", f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them")
-
-# %% ../../nbs/papers/20_recipes.ipynb #7d66f9ab
+# %% ../../nbs/papers/20_recipes.ipynb #5343c0e2
 def override(recipe:Recipe, settings:list[str]) -> Recipe:
     "A recipe with `path=value` settings applied."
     for setting in settings:
@@ -246,12 +242,11 @@ def override(recipe:Recipe, settings:list[str]) -> Recipe:
         recipe = _set(recipe, path.split("."), value, path)
     return recipe
 
-PASSED_ON = {output_space_terms: OutputAdversarial, semi_supervised_terms: SemiSupervised}  # where a function's further keywords go
+PASSED_ON = {output_space_terms: OutputAdversarial, semi_supervised_terms: SemiSupervised, cyclegan_terms: CycleAdversarial, cirn_terms: CosineWeightedAdversarial}  # where a function's further keywords go
 
 def known_keys(node) -> list[str]:
     "What can be set in a part of a recipe."
     if isinstance(node, partial): return options_of(node.func) + (options_of(PASSED_ON[node.func]) if node.func in PASSED_ON else [])
-    if isinstance(node, dict): return options_of(deeplab_v2)  # the only dictionaries in a recipe are networks' options
     if isinstance(node, tuple): return list(map(str, range(len(node))))
     return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
 
@@ -273,7 +268,6 @@ def _set(node, keys, value, path):
     if key not in known_keys(node): raise InputError(path, f"has no {key!r}", f"known here: {', '.join(known_keys(node)) or 'nothing below this'}")
     if isinstance(node, tuple): return tuple(_set(v, rest, value, path) if i == int(key) else v for i, v in enumerate(node))
     if isinstance(node, partial): return partial(node.func, *node.args, **{**node.keywords, key: _set(node.keywords.get(key, default_of(node.func, key)), rest, value, path)})
-    if isinstance(node, dict): return {**node, key: _set(node.get(key), rest, value, path)}
     return replace(node, **{key: _set(getattr(node, key), rest, value, path)})
 
 # %% ../../nbs/papers/20_recipes.ipynb #28308af0

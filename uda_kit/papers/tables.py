@@ -239,11 +239,59 @@ def _patch_alignment() -> list: # of PublishedRow, Tables 1-5, "S2" and "text"
               (_PATCH_5, 5, syn, CLASSES16, ("miou13",)), (_PATCH_S2, "S2", "Cityscapes → Oxford RobotCar", CLASSES9), (_PATCH_TEXT, "text", gta, (), delta))
     return [r for t in tables for r in _rows(*t, paper="patch_alignment")]
 
-# %% ../../nbs/papers/10_tables.ipynb #292bf2ec
-PUBLISHED = {"output_space": _output_space(), "patch_alignment": _patch_alignment()}
+# %% ../../nbs/papers/10_tables.ipynb #49471cc4
+_CONTENT_1 = """
+Source only ; ResNet-101 ; source-only ; 75.8 16.8 77.2 12.5 21.0 25.5 30.1 20.1 81.3 24.6 70.3 53.8 26.4 49.9 17.2 25.9 6.5 25.3 36.0 36.6
+UIDA ; ResNet-101 ; ; – 37.1 82.6 30.1 19.1 29.5 32.4 20.6 85.7 40.5 79.7 58.7 31.1 86.3 31.5 48.3 0.0 30.2 35.8 46.3
+CLAN ; ResNet-101 ; ; 87.0 27.1 79.6 27.3 23.3 28.3 35.5 24.2 83.6 27.4 74.2 58.6 28.0 76.2 33.1 36.7 6.7 31.9 31.4 43.2
+ADVENT ; ResNet-101 ; ; 89.4 33.1 81.0 26.6 26.8 27.2 33.5 24.7 83.9 36.7 78.8 58.7 30.5 84.8 38.5 44.5 1.7 31.6 32.4 45.5
+DISE ; ResNet-101 ; ; 91.5 47.5 82.5 31.3 25.6 33.0 33.7 25.8 82.7 28.8 82.7 62.4 30.8 85.2 27.7 34.5 6.4 25.2 24.4 45.4
+CRST ; ResNet-101 ; ; 91.0 55.4 80.0 33.7 21.4 37.3 32.9 24.5 85.0 34.1 80.8 57.7 24.6 84.1 27.8 30.1 26.9 26.0 42.3 47.1
+WeakSegDA ; ResNet-101 ; ; 91.6 47.4 84.0 30.4 28.3 31.4 37.4 35.4 83.9 38.3 83.9 61.2 28.2 83.7 28.8 41.3 8.8 24.7 46.4 48.2
+CIRN ; ResNet-101 ; cirn ; 91.5 48.7 85.2 33.1 26.0 32.3 33.8 34.6 85.1 43.6 86.9 62.2 28.5 84.6 37.9 47.6 0.0 35.0 36.0 49.1
+"""
+_CONTENT_2 = """
+Source only ; ResNet-101 ; source-only ; 55.6 23.8 74.6 9.2 0.2 24.4 6.1 12.1 74.8 79.0 55.3 19.1 39.6 23.3 13.7 25.0 33.5 38.6
+CrCDA ; ResNet-101 ; ; 86.2 44.9 79.5 8.3 0.7 27.8 9.4 11.8 78.6 86.5 57.2 26.1 76.8 39.9 21.5 32.1 42.9 50.0
+LTIR ; ResNet-101 ; ; 92.6 53.2 79.2 – – – 1.6 7.5 78.6 84.4 52.6 20.0 82.1 34.8 14.6 39.4 – 49.3
+UIDA ; ResNet-101 ; ; 84.3 37.7 79.5 5.3 0.4 24.9 9.2 8.4 80.0 84.1 57.2 23.0 78.0 38.1 20.3 36.5 41.7 48.9
+MaxSquare ; ResNet-101 ; ; 82.9 40.7 80.3 10.2 0.8 25.8 12.8 18.2 82.5 82.2 53.1 18.0 79.0 31.4 10.4 35.6 41.4 48.2
+AdaptPatch ; ResNet-101 ; ; 82.4 38.0 78.6 8.7 0.6 26.0 3.9 11.1 75.5 84.6 53.5 21.6 71.4 32.6 19.3 31.7 40.0 46.5
+LSE ; ResNet-101 ; ; 82.9 43.1 78.1 9.3 0.6 28.2 9.1 14.4 77.0 83.5 58.1 25.9 71.9 38.0 29.4 31.2 42.6 49.4
+CIRN ; ResNet-101 ; cirn ; 85.8 40.4 80.4 4.7 1.8 30.8 16.4 18.6 80.7 80.4 55.2 26.3 83.9 43.8 18.6 34.3 43.9 51.1
+"""
+
+# %% ../../nbs/papers/10_tables.ipynb #dc652652
+_CONTENT_3 = """
+K = 0 ; ResNet-101 ; cir-ass-k0 ; 44.5 39.9
+K = 1 ; ResNet-101 ; cir-ass-k1 ; 45.0 41.1
+K = 2 ; ResNet-101 ; cir-ass ; 46.1 41.5
+K = 3 ; ResNet-101 ; cir-ass-k3 ; 45.1 41.7
+K = 4 ; ResNet-101 ; cir-ass-k4 ; 44.6 40.8
+"""
+_CONTENT_4 = """
+SO ; ResNet-101 ; source-only ; 36.6 33.5
+CIR ; ResNet-101 ; cir ; 42.7 39.7
+ASS ; ResNet-101 ; ass ; 43.6 39.5
+CIR + ASS ; ResNet-101 ; cir-ass ; 46.1 41.5
+ASS + ST ; ResNet-101 ; ass-st ; 44.2 40.8
+CIR + ASS + ST ; ResNet-101 ; cirn ; 49.1 43.9
+"""
+
+# %% ../../nbs/papers/10_tables.ipynb #5f54a951
+def _content_invariant() -> list: # of PublishedRow, Tables 1-4
+    gta, syn, paper = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", "content_invariant"
+    rows = _rows(_CONTENT_1, 1, gta, CLASSES19, paper=paper) + _rows(_CONTENT_2, 2, syn, CLASSES16, ("miou13",), paper)
+    for text, table in ((_CONTENT_3, 3), (_CONTENT_4, 4)):
+        both = _rows(text, table, gta, (), ("synthia",), paper)  # a line holds both sources: two rows of one task each
+        rows += [replace(r, extra={}) for r in both] + [replace(r, task=syn, miou=r.extra["synthia"], extra={}) for r in both]
+    return rows
+
+# %% ../../nbs/papers/10_tables.ipynb #2d48344f
+PUBLISHED = {"output_space": _output_space(), "patch_alignment": _patch_alignment(), "content_invariant": _content_invariant()}
 
 def published(
-    paper,      # "output_space", "patch_alignment"
+    paper,      # "output_space", "patch_alignment", "content_invariant"
     table=None, # number of the table, or "S2", "text" (`PublishedRow.table`); None: all of them
 ) -> list:      # of PublishedRow, in the paper's order
     "The rows a paper prints. InputError on an unknown paper or table."
@@ -267,11 +315,16 @@ def discrepancies(
         found += [(r, what, a, b) for what, a, b in checks if abs(a - b) > slack + 1e-9]
     return found
 
-# %% ../../nbs/papers/10_tables.ipynb #7267d564
+# %% ../../nbs/papers/10_tables.ipynb #fd51cff5
 def _row_names(rows) -> list: # of str
-    "What to call rows in a table: where the table has several targets, the target leads."
-    several = len({r.task for r in rows}) > 1
-    return [f"{r.task.split('→')[-1].strip()}: {r.row}" if several else r.row for r in rows]
+    "What to call rows in a table: where it has several sources or several targets, the row's own leads."
+    differing = [side for side in zip(*(r.task.split(" → ") for r in rows)) if len(set(side)) > 1]  # sources, targets
+    return [f"{' → '.join(lead)}: {r.row}" if lead else r.row for *lead, r in zip(*differing, rows)]
+
+def _tasks(rows) -> str: # "GTA5 → Cityscapes", "GTA5, SYNTHIA → Cityscapes", "Cityscapes → Cross-City"
+    "All tasks of a table in one phrase; the four cities of Cross-City go by that name."
+    sides = [list(dict.fromkeys(side)) for side in zip(*(r.task.split(" → ") for r in rows))]
+    return " → ".join("Cross-City" if set(side) == set(_OUTPUT_SPACE_6) else ", ".join(side) for side in sides)
 
 def _title(table) -> str: # "Table 2", "supplement Table 2", "text"
     return f"Table {table}" if isinstance(table, int) else f"supplement Table {table[1:]}" if table[1:].isdigit() else "in the text"
@@ -283,20 +336,19 @@ def _cell(
     if x is None or math.isnan(x): return "–"
     return f"{x:g}" if name == "lambda_adv" else f"{x:+.1f}" if name == "delta" else f"{x:.1f}"
 
-# %% ../../nbs/papers/10_tables.ipynb #fb490bcf
+# %% ../../nbs/papers/10_tables.ipynb #6ad8adea
 def published_table(
-    paper, # "output_space", "patch_alignment"
+    paper, # "output_space", "patch_alignment", "content_invariant"
     table, # number of the table, or "S2", "text"
 ) -> Table:
     "A paper's table as printed, in percent, a dash where it prints nothing; show it, or use `str`, `.markdown()`, `.html()`."
     rows = published(paper, table)
     classes = list(dict.fromkeys(c for r in sorted(rows, key=lambda r: -len(r.iou)) for c in r.iou))  # the widest row sets the order
     extra = list(dict.fromkeys(k for r in rows for k in r.extra))
-    tasks = {r.task for r in rows}
     return Table(("method", "backbone", *(SHORT[c] for c in classes), "mIoU", *extra),
                  [(name, r.backbone, *(_cell(r.iou.get(c)) for c in classes), _cell(r.miou), *(_cell(r.extra.get(k), k) for k in extra))
                   for name, r in zip(_row_names(rows), rows)],
-                 f"PUBLISHED, {paper}, {_title(table)}: {rows[0].task if len(tasks) == 1 else 'Cityscapes → Cross-City'} (percent)")
+                 f"PUBLISHED, {paper}, {_title(table)}: {_tasks(rows)} (percent)")
 
 # %% ../../nbs/papers/10_tables.ipynb #07fd7814
 RESULT_COLUMNS = ("benchmark", "recipe", "seed", "steps", "miou", "seconds", "commit", "machine")
@@ -435,9 +487,9 @@ def measured(
                                 statistics.fmean(seconds), tuple(sorted(set(commits))), tuple(sorted(set(machines)))))
     return rows
 
-# %% ../../nbs/papers/10_tables.ipynb #cffbc748
+# %% ../../nbs/papers/10_tables.ipynb #b1c9f84b
 def side_by_side(
-    paper,      # "output_space", "patch_alignment"
+    paper,      # "output_space", "patch_alignment", "content_invariant"
     table,      # number of the table, or "S2", "text"
     benchmarks, # names of this kit's benchmarks, e.g. ("scenes", "camvid")
     root=None,  # results folder; None: `results_folder()`
@@ -445,10 +497,9 @@ def side_by_side(
 ) -> Table:
     "A paper's table beside this kit's runs of the same recipes: separate columns, headed `published` and `measured here`."
     rows = [r for r in published(paper, table) if r.recipe]
-    tasks = list(dict.fromkeys(r.task for r in rows))
     columns = ["method", "backbone"]
     cells = [[name, r.backbone, _cell(r.miou)] for name, r in zip(_row_names(rows), rows)]
-    columns.append(f"published: {tasks[0] if len(tasks) == 1 else 'Cityscapes → each city'}")
+    columns.append(f"published: {_tasks(rows)}")
     for b in benchmarks:
         runs = {r.recipe: r for r in sorted(measured(b, paper, root), key=lambda r: r.steps) if steps in (None, r.steps)}
         for r, line in zip(rows, cells): line.append(str(runs[r.recipe]) if r.recipe in runs else "–")
