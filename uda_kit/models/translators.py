@@ -64,9 +64,10 @@ def to_multiple(image:Tensor, n:int=4) -> Tensor: # [B,3,H,W] -> sides divisible
 class Generator(nn.Module):
     "Generator of CycleGAN (appendix 7.2, after Johnson et al. 2016): c7s1-w, d2w, d4w, `blocks` residual blocks, u2w, uw, c7s1-3, tanh."
     def __init__(self, width:int=64, # w: channels at full resolution
-                 blocks:int=9):      # residual blocks
+                 blocks:int=9,       # residual blocks
+                 residual:bool=False): # the network draws what changes, not the whole picture
         super().__init__()
-        w = width
+        w, self.residual = width, residual
         self.first = nn.Conv2d(3, w, 7, bias=False)
         self.down = nn.ModuleList(nn.Conv2d(i, 2 * i, 3, stride=2, padding=1, bias=False) for i in (w, 2 * w))
         self.blocks = nn.ModuleList(ResidualBlock(4 * w) for _ in range(blocks))
@@ -79,13 +80,14 @@ class Generator(nn.Module):
         "Raises InputError for an image with a side under 8 pixels."
         H, W = image.shape[-2:]
         if min(H, W) < SMALLEST: raise InputError(f"image of {H}x{W}", "is smaller than a generator can take", f"give {max(H, SMALLEST)}x{max(W, SMALLEST)} or more")
-        x = to_multiple(2 * image - 1)
-        x = F.relu(instance_norm(reflected(self.first, x)))
+        given = to_multiple(2 * image - 1)
+        x = F.relu(instance_norm(reflected(self.first, given)))
         for conv in self.down: x = F.relu(instance_norm(conv(x)))
         for block in self.blocks: x = block(x)
         for conv in self.up: x = F.relu(instance_norm(conv(x)))
-        y = torch.tanh(reflected(self.last, x).float())[..., :H, :W]
-        return (y + 1) / 2
+        y = torch.tanh(reflected(self.last, x).float())
+        if self.residual: y = (given.float() + y).clamp(-1, 1)
+        return (y[..., :H, :W] + 1) / 2
 
 # %% ../../nbs/models/50_translators.ipynb #2927d9f2
 class ImageDiscriminator(nn.Module):
@@ -106,16 +108,16 @@ class ImageDiscriminator(nn.Module):
         return self.convs[-1](x)
 
 # %% ../../nbs/models/50_translators.ipynb #592bd363
-SMALL = {"width": 16, "blocks": 4} # for images of about 128x256 on a processor
+SMALL = {"width": 16, "blocks": 4, "residual": True} # for images of about 128x256 on a processor
 
 class CycleTranslator(nn.Module):
     "Generators G: source -> target and F: target -> source (CycleGAN, section 3). `config`: its options."
-    def __init__(self, width:int=64, blocks:int=9): # channels at full resolution, residual blocks
+    def __init__(self, width:int=64, blocks:int=9, residual:bool=False): # channels at full resolution, residual blocks; does a generator draw the change alone?
         super().__init__()
         for name, value in (("width", width), ("blocks", blocks)):
             if int(value) != value or value < 1: raise InputError(f"{name}={value!r}", "is no size of a generator", "give a whole number from 1 on; the paper's are width 64, blocks 9")
-        self.config = {"width": int(width), "blocks": int(blocks)}
-        self.G, self.F = Generator(width, blocks), Generator(width, blocks)
+        self.config = {"width": int(width), "blocks": int(blocks), "residual": bool(residual)}
+        self.G, self.F = (Generator(**self.config) for _ in range(2))
 
     def forward(self, image): # [B,3,H,W] float RGB in [0, 1] -> the same, in the target's style
         return self.G(image)

@@ -67,13 +67,14 @@ def full_content_recipes(source:str, table:int) -> list[Recipe]:
 SMALL_CIRN = "warm-up on the source, then this row's stages; tiny network, narrow critics, small generators"
 SMALL_TRANSLATION = {"scenes": (2000, 1), "camvid": (1200, 1)}  # steps, and images in each
 
-def small_content_stages(b:SmallBenchmark, cir:bool, ass:partial|None, st:str="", k:int=2, longer:int=1) -> tuple[StageConfig, ...]:
-    "Stages of a row on a small benchmark, as `cirn_stages`; `longer`: factor on the steps of stage 2."
+def small_content_stages(b:SmallBenchmark, cir:bool, ass:partial|None, st:str="", k:int=2, longer:int=1, twins:str="") -> tuple[StageConfig, ...]:
+    "Stages of a row on a small benchmark, as `cirn_stages`; `longer`: factor on the steps of stage 2; `twins`: a folder of them, instead of a translation."
     scale, plain, net = b.scale, partial(supervised_terms), partial(TINY, ancillary=k) if ass else TINY
     steps, batch = SMALL_TRANSLATION[b.name]
     stages = [StageConfig(b.source, plain, TINY, None, Adam(scale.warmup_lr), scale.warmup, name="warmup")]
-    if cir: stages.append(TranslationConfig(replace(b.source, batch_size=batch), partial(cyclegan_terms), partial(CycleTranslator, **SMALL), replace(b.target, batch_size=batch), CYCLEGAN_ADAM, steps))
-    stages.append(StageConfig(as_intermediate(b.source) if cir else b.source, ass or plain, net, b.target if ass else None, Adam(scale.lr), scale.steps * longer, name="adapt"))
+    source = replace(as_intermediate(b.source), **({"twins": twins} if twins else {})) if cir else b.source
+    if cir and not twins: stages.append(TranslationConfig(replace(b.source, batch_size=batch), partial(cyclegan_terms), partial(CycleTranslator, **SMALL), replace(b.target, batch_size=batch), CYCLEGAN_ADAM, steps))
+    stages.append(StageConfig(source, ass or plain, net, b.target if ass else None, Adam(scale.lr), scale.steps * longer, name="adapt"))
     if st: stages.append(StageConfig(replace(b.target, pseudo=st), plain, net, None, Adam(scale.lr), scale.steps, name="self-train"))
     return tuple(stages)
 
@@ -87,6 +88,7 @@ def small_content_recipes(b:SmallBenchmark) -> list[Recipe]:
     def row(name, *stages, **options): return Recipe(f"{b.name}/{name}", small_content_stages(b, *stages, **options), b.test, b.space, b.val, ("content_invariant",), about=SMALL_CIRN)
     return [*(row(name, cir, terms() if ass else None, st) for name, (_, cir, ass, st) in TABLE_4.items()),
             row("cir-statistics", True, terms(adv=1e-9)), row("cir-ass-longer", True, terms(), longer=2),
+            *(row(f"{name}-colours", True, terms() if ass else None, twins=f"{b.name}-twins") for name, ass in (("cir", False), ("cir-ass", True))),
             *(row(name, True, terms(**options), k=k) for name, (k, options, _) in variations().items())]
 
 def content_recipes() -> list[Recipe]:

@@ -1,0 +1,125 @@
+"""CIRN's stages in one run: translate, adapt, self-train; killed in any of them, shared between rows, refused where they do not fit."""
+import json
+import random
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from resuming import finish, interrupted, same, start
+from safetensors.torch import load_file
+
+from uda_kit.data.twins import read_about
+from uda_kit.errors import InputError
+from uda_kit.papers.catalogue import find_recipe
+from uda_kit.papers.dry_run import dry_run
+from uda_kit.papers.recipes import override
+from uda_kit.papers.running import run_recipe
+from uda_kit.papers.stages import Plan, build_stages
+from uda_kit.training.fit import RunOptions
+from uda_kit.training.runs import RunDirectory, newest_checkpoint
+
+RENDERED, CAMERA = (f"scenes:{style}?n=6&size=48x64" for style in ("rendered", "camera"))
+STEPS = {"warmup": 3, "translate": 7, "adapt": 7, "self-train": 7}
+SETTINGS = [*(f"stages.{i}.steps={n}" for i, n in enumerate(STEPS.values())), *(f"stages.{i}.source.name={RENDERED}" for i in (0, 1, 2)), *(f"stages.{i}.target.name={CAMERA}" for i in (1, 2)),
+            *(f"stages.{i}.{side}.batch_size=2" for i, side in ((0, "source"), (2, "source"), (2, "target"), (3, "source"))), f"stages.3.source.name={CAMERA}", f"test.name={CAMERA}",
+            "stages.1.net.width=4", "stages.1.net.blocks=1", "stages.1.terms.width=4", "stages.1.terms.pool=2"]
+ARGS = ["train", "scenes/cirn", "--no-progress", "--save-every", "3", "--log-every", "1", "--accelerator", "cpu", "--set", *SETTINGS]
+OPTIONS = RunOptions(accelerator="cpu", progress=False, log_every=1, save_every=3)
+
+
+def small(row="cirn", *settings):
+    stages = 4 if row == "cirn" else 3
+    return override(find_recipe(f"scenes/{row}"), [s for s in SETTINGS if not s.startswith(tuple(f"stages.{i}." for i in range(stages, 4)))] + list(settings))
+
+
+def made(out):
+    "The images that a run made, by name."
+    return {p.relative_to(out).as_posix(): p.read_bytes() for folder in ("twins-translate", "labels-self-train") for p in Path(out, folder).glob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    "The run that nobody disturbs."
+    out = tmp_path_factory.mktemp("alone") / "run"
+    finish(start(ARGS, out))
+    return out
+
+
+def test_what_a_run_leaves(alone):
+    assert len(made(alone)) == 12 and read_about(alone / "twins-translate")["translator"]["name"] == "CycleGAN"
+    about = json.loads((alone / "labels-self-train" / "summary.json").read_text())
+    assert about["samples"] == 6 and about["about"]["rule"] == "median:0.9"
+    assert "ancillary.maps.weight" in load_file(alone / "weights.safetensors")
+    segmenter = newest_checkpoint(RunDirectory(alone), "warmup").weights  # stage 2 begins with what the warm-up has learned
+    stages = build_stages(Plan(small()))
+    assert segmenter.keys() < stages[2].net.state_dict().keys() and stages[2].net is stages[3].net is not stages[0].net
+
+
+@pytest.mark.parametrize("stage", ["translate", "adapt", "self-train"])
+def test_killed_at_a_random_step_of_each_stage(alone, tmp_path, stage):
+    before = sum(n for name, n in STEPS.items() if list(STEPS).index(name) < list(STEPS).index(stage))
+    step = before + random.SystemRandom().randint(1, STEPS[stage] - 2)
+    print(f"killed after step {step}")  # shown when the test fails
+    interrupted(ARGS, tmp_path / "run", signal.SIGKILL, step)
+    finish(start(ARGS, tmp_path / "run", "--resume"))
+    same(alone, tmp_path / "run", STEPS)
+    assert made(tmp_path / "run") == made(alone)
+
+
+@pytest.mark.parametrize("folder", ["twins-translate", "labels-self-train"])
+def test_killed_while_images_are_made(alone, tmp_path, folder):
+    run = tmp_path / "run"
+    interrupted(ARGS, run, signal.SIGKILL, lambda: any(Path(run, folder).glob("*.png")))
+    finish(start(ARGS, run, "--resume"))
+    same(alone, run, STEPS)
+    assert made(run) == made(alone)
+
+
+def test_rows_share_their_stages(tmp_path):
+    "The full method goes on from where the row without self-training ended, to the same bits as if it had been run by itself."
+    run_recipe(small("cir-ass"), tmp_path / "cir-ass", OPTIONS, share=tmp_path / "shared")
+    kept = sorted(p.name.rsplit("-", 1)[0] for p in (tmp_path / "shared").iterdir())
+    assert kept == ["adapt", "translate", "twins-translate", "warmup"]
+    run_recipe(small(), tmp_path / "cirn", OPTIONS, share=tmp_path / "shared")
+    run_recipe(small(), tmp_path / "by-itself", OPTIONS)
+    assert [p.name for p in sorted((tmp_path / "cirn" / "checkpoints").iterdir())] == ["self-train-0000006", "self-train-0000007"]
+    x, y = (load_file(tmp_path / name / "weights.safetensors") for name in ("cirn", "by-itself"))
+    assert x.keys() == y.keys() and all(x[k].equal(y[k]) for k in x)
+
+
+def test_folder_with_other_twins(tmp_path):
+    "A run whose folder of twins was exchanged is refused; so is another translator's file."
+    out = tmp_path / "run"
+    run_recipe(small("cir-ass"), out, OPTIONS)
+    about = out / "twins-translate" / "twins.json"
+    about.write_text(about.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(InputError, match="describes other twins"): run_recipe(small("cir-ass"), out, OPTIONS, resume=True)
+
+
+@pytest.mark.parametrize("settings,problem", [
+    (["stages.2.source.twins=stage:translated"], "no translation of that name"),
+    (["stages.3.source.pseudo=medain"], "is no confidence rule"),
+    (["stages.2.target.pseudo=median"], "a target without labels"),
+    (["stages.3.name=adapt"], "two stages of one name"),
+    (["stages.3.net.ancillary=None"], "does not have"),
+])
+def test_recipes_that_do_not_fit(tmp_path, settings, problem):
+    with pytest.raises(InputError, match=problem): run_recipe(small("cirn", *settings), tmp_path / "run", OPTIONS)
+    assert not (tmp_path / "run").exists(), "something was written"
+
+
+def test_small_images_and_other_classes(tmp_path):
+    "Images too small for a critic, and a frozen segmenter of other classes, are refused by name."
+    with pytest.raises(InputError, match="too small|smaller"): run_recipe(small("cir-ass", *(f"stages.{i}.{side}.name={name.replace('48x64', '16x16')}" for i, side, name in ((1, "source", RENDERED), (1, "target", CAMERA)))), tmp_path / "run", OPTIONS)
+    recipe = small("cir-ass")
+    plan = Plan(recipe)
+    stages = build_stages(plan)
+    from uda_kit.models.segmenters import deeplab_v2
+    from uda_kit.papers.stages import build_terms
+    with pytest.raises(InputError, match="11 classes, the source has 19"): build_terms(plan, 1, stages[1].net, deeplab_v2(11, "tiny"))
+
+
+def test_dry_run_of_all_stages():
+    found = dry_run(replace(small(), name="x/y"), steps=1, options=OPTIONS, say=lambda text: None)
+    assert list(found["stages"]) == list(STEPS)
