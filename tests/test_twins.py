@@ -46,6 +46,16 @@ def test_a_run_reads_sources_and_twins(folder, tmp_path):
     assert (tmp_path / "run/weights.safetensors").read_bytes() == (tmp_path / "again/weights.safetensors").read_bytes()
 
 
+def test_resumed_with_other_twins(folder, tmp_path):
+    "Twins of the same names that were made otherwise are another run's; the same twins in another place are not."
+    run_recipe(recipe(), tmp_path / "run", QUIET, {"scenes-as-camera": str(folder)})
+    other, moved = shutil.copytree(folder, tmp_path / "other"), shutil.copytree(folder, tmp_path / "moved")
+    about = json.loads((other / "twins.json").read_text())
+    (other / "twins.json").write_text(json.dumps(about | {"seed": 99}))
+    with pytest.raises(InputError, match="another configuration .*data.adapt.source"): run_recipe(recipe(), tmp_path / "run", QUIET, {"scenes-as-camera": str(other)}, resume=True)
+    run_recipe(recipe(), tmp_path / "run", QUIET, {"scenes-as-camera": str(moved)}, resume=True)
+
+
 @pytest.mark.parametrize("source, parts", [(RENDERED.replace("n=4", "n=5"), ["no twin of 'seed0-000004'"]), (RENDERED.replace("rendered", "camera"), ["twins.json", "other images"]),
                                            (RENDERED.replace("64x96", "64x128"), ["other images", "scene_size"])], ids=["more", "style", "size"])
 def test_twins_of_others_are_refused_before_anything_is_written(folder, tmp_path, source, parts):

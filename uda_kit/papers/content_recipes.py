@@ -65,7 +65,7 @@ def full_content_recipes(source:str, table:int) -> list[Recipe]:
 
 # %% ../../nbs/papers/26_content_recipes.ipynb #1d83337d
 SMALL_CIRN = "warm-up on the source, then this row's stages; tiny network, narrow critics, small generators"
-SMALL_TRANSLATION = {"scenes": (2000, 1), "camvid": (1200, 1)}  # steps, and images in each
+SMALL_TRANSLATION = {"scenes": (1000, 1), "camvid": (800, 1)}  # steps, and images in each
 
 def small_content_stages(b:SmallBenchmark, cir:bool, ass:partial|None, st:str="", k:int=2, longer:int=1, twins:str="") -> tuple[StageConfig, ...]:
     "Stages of a row on a small benchmark, as `cirn_stages`; `longer`: factor on the steps of stage 2; `twins`: a folder of them, instead of a translation."

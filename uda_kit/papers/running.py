@@ -50,7 +50,8 @@ def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|N
     test = locate(recipe.test, recipe.space, roots, True)
     stages = build_stages(plan)
     net, fabric = stages[-1].net, make_fabric(options)
-    config = {"recipe": describe(recipe), "options": options.deciding(), "weights": str(weights or "")}
+    data = {s.name: {"source": s.source.settings(), "target": s.target and s.target.settings()} for s in stages}
+    config = {"recipe": describe(recipe), "options": options.deciding(), "weights": str(weights or ""), "data": data}
     run.check(config, resume)
     fabric.barrier()
     if fabric.is_global_zero:
