@@ -7,9 +7,9 @@ __all__ = ['Text', 'Count', 'COMMANDS', 'DESCRIPTION', 'nearest', 'read_size', '
            'Demo', 'command_line', 'Recipes', 'Train', 'chosen_recipe', 'given_roots', 'run_options', 'train', 'dry',
            'first_process', 'Evaluate', 'read_evaluation', 'read_oracle', 'empty_folder', 'load_network',
            'evaluation_record', 'write_evaluation', 'Predict', 'find_images', 'Translate', 'PseudoLabel', 'CheckData',
-           'Convert', 'Doctor', 'BenchTable', 'bench_rows', 'BenchStep', 'BenchPatches', 'Bench', 'parse',
-           'usage_error', 'unknown_option', 'Terminated', 'terminable', 'complain', 'out_of_memory', 'status_of',
-           'main']
+           'Convert', 'Doctor', 'BenchTable', 'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality',
+           'BenchTranslation', 'Bench', 'parse', 'usage_error', 'unknown_option', 'Terminated', 'terminable',
+           'complain', 'out_of_memory', 'status_of', 'main']
 
 # %% ../nbs/cli.ipynb #25e7fb53
 import difflib
@@ -478,7 +478,7 @@ def bench_rows(benchmark:str, rows=(), paper:str|None=None) -> tuple[list[str], 
     if stray: raise InputError(f"--rows {' '.join(rows)}", f"{stray.row} is no row of {paper}, but of {', '.join(stray.papers)}", "run the rows of one paper at a time")
     return list(rows), paper
 
-# %% ../nbs/cli.ipynb #1c63994b
+# %% ../nbs/cli.ipynb #bcc627de
 @dataclass(frozen=True)
 class BenchStep:
     "Time one training step against the paper's step written out by hand in plain fp32."
@@ -510,10 +510,57 @@ class BenchPatches:
                else b.bench_patch_step(self.case, repeats=self.repeats, record=self.record))
         return 0
 
+# %% ../nbs/cli.ipynb #b19ca85a
+@dataclass(frozen=True)
+class BenchQuality:
+    "Judge translated source images (twins) by a segmenter that was trained on labelled target images: its mIoU on them, and a Frechet distance on its features."
+    weights: Positional[str]    # weight file of the target-trained segmenter
+    source: str                 # NAME:ROOT of the labelled source images
+    twins: str                  # folder of their twins
+    target: str                 # NAME:ROOT of labelled target images the segmenter has not seen
+    source_split: Text = None   # split of the source (default: the data set's first)
+    target_split: Text = None   # split of the target (default: the data set's first)
+    size: Text = None           # HEIGHTxWIDTH all images are resized to (as a recipe's translation did)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"  # of the forward pass
+    record: Text = None         # BENCHMARK/TRANSLATION/SEED to append the figures under to results/translation_quality.csv
+    no_progress: bool = False   # no progress bars
+
+    def run(self) -> int:
+        name = self.record and self.record.split("/")
+        if name and (len(name) != 3 or not name[2].isdigit()): raise InputError(f"--record {self.record}", "does not say what this is", "write BENCHMARK/TRANSLATION/SEED, for example scenes/cyclegan/0")
+        size = read_size(self.size)
+        from uda_kit.data.datasets import open_dataset
+        from uda_kit.papers.translation_benchmarks import append_quality, bench_quality
+        source, target = open_dataset(self.source, self.source_split), open_dataset(self.target, self.target_split)
+        found = bench_quality(self.weights, source, self.twins, target, size, self.precision, not self.no_progress)
+        if name: append_quality(name[0], name[1], int(name[2]), found)
+        print(found.table())
+        finish(found.record())
+        return 0
+
+# %% ../nbs/cli.ipynb #9733ea53
+@dataclass(frozen=True)
+class BenchTranslation:
+    "Time translation: K attention modules against K passes of a classifier, and a step of CycleGAN, small or full-size, against the hand-written fp32 one."
+    what: Positional[Literal["attention", "cyclegan", "cyclegan-full"]]  # what to time
+    steps: Count = None  # timed steps in each process (default: 20 for cyclegan, 2 full-size, 3 for attention)
+    repeats: int = 1     # rounds of processes
+    record: bool = False # append the figures to results/bench_translation.csv
+
+    def run(self) -> int:
+        at_least(1, repeats=self.repeats, **({} if self.steps is None else {"steps": self.steps}))
+        from uda_kit.papers import translation_benchmarks as b
+        steps = self.steps or {"attention": 3, "cyclegan": 20, "cyclegan-full": 2}[self.what]
+        found = b.bench_attention(steps=steps, repeats=self.repeats, record=self.record) if self.what == "attention" else b.bench_cyclegan(self.what, steps, self.repeats, self.record)
+        if self.what == "attention": print("one classifier pass for K attention modules: " + ", ".join(f"K = {k} {f['ratio']:.2f} times as fast" for k, f in found["k"].items()))
+        else: print(f"{self.what}: {found['steps_per_second']['bf16-mixed']:.2f} steps a second on {found['threads']} threads, {found['ratio']:.2f} times as fast as the plain step, peak {found['peak_gib']['bf16-mixed']:.2f} GiB")
+        finish(found)
+        return 0
+
 @dataclass(frozen=True)
 class Bench:
-    "Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench patches` the parts of patch alignment."
-    what: Annotated[BenchTable, subcommand("table")] | Annotated[BenchStep, subcommand("step")] | Annotated[BenchPatches, subcommand("patches")]
+    "Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench patches` the parts of patch alignment, `bench translation` attention modules and CycleGAN, `bench quality` judges translated images."
+    what: Annotated[BenchTable, subcommand("table")] | Annotated[BenchStep, subcommand("step")] | Annotated[BenchPatches, subcommand("patches")] | Annotated[BenchTranslation, subcommand("translation")] | Annotated[BenchQuality, subcommand("quality")]
 
     def run(self) -> int: return self.what.run()
     def again(self, argv) -> str: return f"go on with: {command_line(argv)}"
@@ -540,7 +587,7 @@ def parse(argv:list[str]):
 
 DESCRIPTION = "Unsupervised domain adaptation of semantic segmentation. `uda-kit COMMAND --help` explains a command."
 
-# %% ../nbs/cli.ipynb #c1271a10
+# %% ../nbs/cli.ipynb #5bc50681
 def usage_error(text:str, argv:list[str]) -> InputError:
     "One line of a framed explanation: title, body, and hints, divided by rules."
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯| ") for line in text.strip().splitlines()]
@@ -556,7 +603,7 @@ def usage_error(text:str, argv:list[str]) -> InputError:
 
 def unknown_option(word:str, argv:list[str]) -> InputError:
     "What to say of an argument that no command takes."
-    cls = {"table": BenchTable, "step": BenchStep}.get(argv[1] if len(argv) > 1 else "", Bench) if argv[0] == "bench" else COMMANDS[argv[0]]
+    cls = {"table": BenchTable, "step": BenchStep, "patches": BenchPatches, "translation": BenchTranslation, "quality": BenchQuality}.get(argv[1] if len(argv) > 1 else "", Bench) if argv[0] == "bench" else COMMANDS[argv[0]]
     known = ["--" + f.name.replace("_", "-") for f in fields(cls) if "Positional" not in str(f.type)]
     if not word.startswith("-"): return InputError(word, f"is one argument too many for `uda-kit {argv[0]}`", f"see `uda-kit {argv[0]} --help`")
     return InputError(word, f"is not an option of `uda-kit {argv[0]}`", nearest(word.split("=")[0], known) if known else "it has none")

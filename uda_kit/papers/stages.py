@@ -119,7 +119,7 @@ def take_over(net, before) -> None:
     check_parts(net, before)
     net.load_state_dict(before.state_dict(), strict=False)
 
-# %% ../../nbs/papers/22_stages.ipynb #1a209afc
+# %% ../../nbs/papers/22_stages.ipynb #df4e23b0
 def build_terms(plan:Plan, index:int, net, segmenter=None, modes=None) -> dict:
     "Terms of stage number `index`, from a random state of their own."
     config = plan.recipe.stages[index]
@@ -138,6 +138,7 @@ def build_stage(plan:Plan, index:int, net, segmenter=None, validate=None) -> Sta
     return Stage(config.name, net, terms, source, plan.feed(config.target, False) if config.target else None,
                  config.steps, config.schedule, config.optimiser, validate=None if isinstance(config, TranslationConfig) else validate)
 
+# %% ../../nbs/papers/22_stages.ipynb #fb92a78a
 def validator(plan:Plan):
     "A function network -> mIoU on the recipe's validation images, or None where it has none or no curve is wanted."
     recipe, options = plan.recipe, plan.options

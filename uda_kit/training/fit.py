@@ -233,6 +233,9 @@ class Training:
 def peak_gib() -> float:
     "Largest memory use of this process so far in GiB: of the GPU where one is used, else of the processor; nan where the system does not say."
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated(): return torch.cuda.max_memory_allocated() / 2**30
+    try:
+        with open("/proc/self/status") as f: return next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) / 2**20  # ru_maxrss would begin with the parent process's
+    except (OSError, StopIteration, ValueError): pass
     try: import resource
     except ImportError: return float("nan")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
