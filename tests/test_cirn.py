@@ -9,15 +9,19 @@ import pytest
 from resuming import finish, interrupted, same, start
 from safetensors.torch import load_file
 
-from uda_kit.data.twins import read_about
+from uda_kit.data.datasets import open_dataset
+from uda_kit.data.twins import Twins, read_about
 from uda_kit.errors import InputError
+from uda_kit.methods.pseudo_labels import PseudoLabelled
+from uda_kit.models.segmenters import deeplab_v2
+from uda_kit.models.translators import fingerprint
 from uda_kit.papers.catalogue import find_recipe
 from uda_kit.papers.dry_run import dry_run
 from uda_kit.papers.recipes import override
 from uda_kit.papers.running import run_recipe
-from uda_kit.papers.stages import Plan, build_stages
-from uda_kit.training.fit import RunOptions
-from uda_kit.training.runs import RunDirectory, newest_checkpoint
+from uda_kit.papers.stages import Plan, build_stages, build_terms
+from uda_kit.training.fit import RunOptions, fit
+from uda_kit.training.runs import RunDirectory, newest_checkpoint, read_log
 
 RENDERED, CAMERA = (f"scenes:{style}?n=6&size=48x64" for style in ("rendered", "camera"))
 STEPS = {"warmup": 3, "translate": 7, "adapt": 7, "self-train": 7}
@@ -51,9 +55,27 @@ def test_what_a_run_leaves(alone):
     about = json.loads((alone / "labels-self-train" / "summary.json").read_text())
     assert about["samples"] == 6 and about["about"]["rule"] == "median:0.9"
     assert "ancillary.maps.weight" in load_file(alone / "weights.safetensors")
-    segmenter = newest_checkpoint(RunDirectory(alone), "warmup").weights  # stage 2 begins with what the warm-up has learned
-    stages = build_stages(Plan(small()))
-    assert segmenter.keys() < stages[2].net.state_dict().keys() and stages[2].net is stages[3].net is not stages[0].net
+
+
+def test_what_a_stage_finds(tmp_path, monkeypatch):
+    "Stage 1 is judged by the trained warm-up, stage 2 goes on from it, stage 3 from stage 2 with its labels; and nobody reads a label of the target."
+    found, opened = {}, []
+
+    def look(stage, *args, **options):
+        found[stage.name] = {k: v.clone() for k, v in stage.net.state_dict().items()}
+        if "semantic" in stage.terms: assert stage.terms["semantic"].fingerprint == fingerprint(stages[0].net)
+        if stage.name in ("adapt", "self-train"): assert type(stage.source.dataset) is {"adapt": Twins, "self-train": PseudoLabelled}[stage.name]
+        return fit(stage, *args, **options)
+
+    monkeypatch.setattr("uda_kit.papers.running.fit", look)
+    monkeypatch.setattr("uda_kit.papers.running.build_stages", lambda plan: stages.extend(build_stages(plan)) or stages)
+    monkeypatch.setattr("uda_kit.papers.stages.open_dataset", lambda name, split, space, labelled: opened.append((name, labelled)) or open_dataset(name, split, space, labelled))
+    stages, recipe = [], small()
+    run_recipe(replace(recipe, test=replace(recipe.test, name=CAMERA.replace("n=6", "n=2"))), tmp_path / "run", OPTIONS)
+    warmup, adapt = (newest_checkpoint(RunDirectory(tmp_path / "run"), name).weights for name in ("warmup", "adapt"))
+    assert warmup.keys() < found["adapt"].keys() and all(found["adapt"][k].equal(v) for k, v in warmup.items())
+    assert all(found["self-train"][k].equal(v) for k, v in adapt.items()) and not adapt["main.convs.0.weight"].equal(warmup["main.convs.0.weight"])
+    assert {labelled for name, labelled in opened if name == CAMERA} == {False} and any(labelled for name, labelled in opened if name == RENDERED)
 
 
 @pytest.mark.parametrize("stage", ["translate", "adapt", "self-train"])
@@ -88,8 +110,27 @@ def test_rows_share_their_stages(tmp_path):
     assert x.keys() == y.keys() and all(x[k].equal(y[k]) for k in x)
 
 
+def test_a_commit_in_between(tmp_path, monkeypatch):
+    "A run that is resumed after a commit keeps the shared stages that it began with."
+    share, out = tmp_path / "shared", tmp_path / "run"
+
+    def stop(stage, *args, **options):
+        if stage.name == "adapt": raise KeyboardInterrupt
+        return fit(stage, *args, **options)
+
+    monkeypatch.setattr("uda_kit.papers.running.fit", stop)
+    with pytest.raises(KeyboardInterrupt): run_recipe(small("cir-ass"), out, OPTIONS, share=share)
+    before = {p.name for p in share.iterdir()}
+    monkeypatch.undo()
+    monkeypatch.setattr("uda_kit.papers.stages.current_commit", lambda: "another")
+    run_recipe(small("cir-ass"), out, OPTIONS, share=share, resume=True)
+    assert sorted(p.name.split("-")[0] for p in share.iterdir() if p.name not in before) == ["adapt"]
+    run_recipe(small("cir-ass"), tmp_path / "new", OPTIONS, share=share)
+    assert len({p.name for p in share.iterdir()}) == 2 * len(before) + 2, "a new run takes nothing over from another commit"
+
+
 def test_folder_with_other_twins(tmp_path):
-    "A run whose folder of twins was exchanged is refused; so is another translator's file."
+    "A run whose folder of twins was exchanged is refused."
     out = tmp_path / "run"
     run_recipe(small("cir-ass"), out, OPTIONS)
     about = out / "twins-translate" / "twins.json"
@@ -103,21 +144,36 @@ def test_folder_with_other_twins(tmp_path):
     (["stages.2.target.pseudo=median"], "a target without labels"),
     (["stages.3.name=adapt"], "two stages of one name"),
     (["stages.3.net.ancillary=None"], "does not have"),
+    (["stages.2.source.size=(32, 48)"], "wants twins of"),
+    (["stages.2.source.name=scenes:rendered?n=5&size=48x64"], "wants twins of"),
+    (["stages.0.steps=0"], "takes 0 steps"),
+    (["stages.1.terms.pool=-1"], "pool=-1"),
+    (["stages.2.terms.width=0"], "width=0"),
+    (["stages.2.translate=sepia"], "is no translator"),
 ])
 def test_recipes_that_do_not_fit(tmp_path, settings, problem):
     with pytest.raises(InputError, match=problem): run_recipe(small("cirn", *settings), tmp_path / "run", OPTIONS)
     assert not (tmp_path / "run").exists(), "something was written"
+    if not any(word in settings[0] for word in ("target.pseudo", "pool", "width", "translate=sepia")):
+        with pytest.raises(InputError, match=problem): dry_run(small("cirn", *settings), steps=1, options=OPTIONS, say=lambda text: None)
 
 
 def test_small_images_and_other_classes(tmp_path):
     "Images too small for a critic, and a frozen segmenter of other classes, are refused by name."
-    with pytest.raises(InputError, match="too small|smaller"): run_recipe(small("cir-ass", *(f"stages.{i}.{side}.name={name.replace('48x64', '16x16')}" for i, side, name in ((1, "source", RENDERED), (1, "target", CAMERA)))), tmp_path / "run", OPTIONS)
+    with pytest.raises(InputError, match="16x16, too small for a critic"): run_recipe(small("cir-ass", *(f"stages.{i}.{side}.name={name.replace('48x64', '16x16')}" for i, side, name in ((1, "source", RENDERED), (2, "source", RENDERED), (1, "target", CAMERA)))), tmp_path / "run", OPTIONS)
     recipe = small("cir-ass")
     plan = Plan(recipe)
     stages = build_stages(plan)
-    from uda_kit.models.segmenters import deeplab_v2
-    from uda_kit.papers.stages import build_terms
     with pytest.raises(InputError, match="11 classes, the source has 19"): build_terms(plan, 1, stages[1].net, deeplab_v2(11, "tiny"))
+
+
+def test_translation_on_the_fly(tmp_path):
+    "A recipe can redraw its source images at every step instead of reading twins."
+    plain = override(find_recipe("scenes/statistics-only"), [f"stages.{i}.steps=2" for i in (0, 1)] + [f"stages.{i}.source.name={RENDERED}" for i in (0, 1)] + [f"stages.1.target.name={CAMERA}", f"test.name={CAMERA}"])
+    run_recipe(plain, tmp_path / "plain", OPTIONS)
+    run_recipe(override(plain, ["stages.1.translate=statistics"]), tmp_path / "redrawn", OPTIONS)
+    first, second = (read_log(RunDirectory(tmp_path / name)) for name in ("plain", "redrawn"))
+    assert first[1]["loss/seg"] == second[1]["loss/seg"] and first[2]["loss/seg"] != second[2]["loss/seg"]  # the same warm-up, other images
 
 
 def test_dry_run_of_all_stages():

@@ -8,7 +8,7 @@ __all__ = ['CYCLEGAN_ADAM', 'translated_source', 'translated_target', 'cycled_so
            'CycleAdversarial', 'distance', 'CycleConsistency', 'Identity', 'check_segmenter', 'SemanticConsistency',
            'cyclegan_terms', 'shown_to_critic', 'cyclegan_step', 'TranslateSource']
 
-# %% ../../nbs/methods/70_cyclegan.ipynb #7a4c61cd
+# %% ../../nbs/methods/70_cyclegan.ipynb #69640e93
 import copy
 from contextlib import nullcontext
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..data.streams import generator_at
 from ..errors import InputError
 from .output_space import GAN_KINDS, domain_loss, masked_cross_entropy
+from .translation import about_translator, translator
 from ..models.segmenters import upsample
 from ..models.translators import CycleTranslator, ImageDiscriminator, fingerprint
 from ..training.fit import Adam
@@ -71,7 +72,7 @@ class ImagePool(nn.Module):
         self.images = torch.empty_like(state[prefix + "images"], device=self.images.device) # as large as what was saved
         super()._load_from_state_dict(state, prefix, *args)
 
-# %% ../../nbs/methods/70_cyclegan.ipynb #8f22de6b
+# %% ../../nbs/methods/70_cyclegan.ipynb #16e5a213
 class CycleAdversarial(Term):
     "Translations of both directions shall pass for originals (content-invariant paper, Eq. 1 and 2; CycleGAN, section 3.1). Owns the critics D_S and D_T and their pools."
     def __init__(self, weight:float=1.0,
@@ -82,6 +83,8 @@ class CycleAdversarial(Term):
                  seed:int=0,                       # of the pools' draws
                  start:int=0):
         super().__init__(weight, start)
+        for name, value, least in (("width", width, 1), ("pool", pool, 0)):
+            if value < least: raise InputError(f"{name}={value}", "is too small", f"give a whole number from {least} on; the paper's are width 64, pool 50")
         if kind not in GAN_KINDS: raise InputError(f"CycleAdversarial(kind={kind!r})", "unknown choice", f"choose one of {', '.join(GAN_KINDS)}")
         self.kind, self.lr, self.betas, self.width, self.pool, self.seed = kind, lr, list(betas), width, pool, seed
         self.critics = nn.ModuleDict({side: ImageDiscriminator(width) for side in ("source", "target")}).requires_grad_(False)
@@ -207,16 +210,19 @@ def cyclegan_step(G, F_, D_S, D_T, optimiser, critic_optimisers, pools, x_s, x_t
         log[f"critic_{side}"] = L_D.detach()
     return log
 
-# %% ../../nbs/methods/70_cyclegan.ipynb #5a2c0c93
+# %% ../../nbs/methods/70_cyclegan.ipynb #b60fc91e
 class TranslateSource(View):
-    "Source images as a trained translator draws them, without gradient. Not saved with a run; resuming with other weights is refused."
-    def __init__(self, translator:CycleTranslator): # copied
-        self.translator, self.fingerprint = copy.deepcopy(translator).requires_grad_(False).eval(), fingerprint(translator)
+    "Source images as a translator draws them, without gradient; the reference of the i-th is the batch's i-th target image. Not saved with a run; resuming with another translator is refused."
+    def __init__(self, translate): # CycleTranslator (copied), function (image, reference) -> image of [3,H,W], or a name `translator` knows
+        translate = translator(translate) if isinstance(translate, str) else translate
+        self.net = copy.deepcopy(translate).requires_grad_(False).eval() if isinstance(translate, CycleTranslator) else None
+        self.translate, self.about = translate, {"name": "CycleGAN", "weights": fingerprint(translate)} if self.net else about_translator(translate)
 
     def __call__(self, src:Domain, tgt:Domain, generator:torch.Generator|None=None) -> tuple[Domain, Domain]:
-        self.translator.to(src.image.device)
-        return Domain(self.translator.translate(src.image), src.label, src.net, src.keys), tgt
+        if self.net: image = self.net.to(src.image.device).translate(src.image)
+        else: image = torch.stack([self.translate(x, tgt.image[i % len(tgt.image)]) for i, x in enumerate(src.image)])
+        return Domain(image, src.label, src.net, src.keys), tgt
 
-    def state_dict(self) -> dict: return {"translator": self.fingerprint}
+    def state_dict(self) -> dict: return {"translator": self.about}
     def load_state_dict(self, state:dict) -> None:
-        if state["translator"] != self.fingerprint: raise InputError("translate the source", "the run was started with another translator", "give the weights it was started with")
+        if state["translator"] != self.about: raise InputError("translate the source", "the run was started with another translator", "give the weights it was started with")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..errors import InputError
 from .segmenters import upsample
 
-# %% ../../nbs/models/30_discriminators.ipynb #28574759
+# %% ../../nbs/models/30_discriminators.ipynb #39e2d99d
 class OutputDiscriminator(nn.Module):
     "Fully convolutional discriminator of output_space section 5: five 4x4 convolutions of stride 2, C -> 64 -> 128 -> 256 -> 512 -> 1."
     def __init__(self,
@@ -20,6 +20,7 @@ class OutputDiscriminator(nn.Module):
                  upsample:bool=False, # resize the answers to the input's size (in the paper's text, not in its released code)
                 ):
         super().__init__()
+        if width < 1: raise InputError(f"width={width}", "is no number of channels", "give a whole number from 1 on; the paper's is 64")
         self.upsample, self.in_channels = upsample, in_channels
         widths = [in_channels, width, 2 * width, 4 * width, 8 * width, 1]
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 4, stride=2, padding=1) for i, o in zip(widths, widths[1:]))

@@ -40,18 +40,19 @@ def cirn_stages(source:Data, target:Data, cir:bool, ass:partial|None, st:str="",
     if st: stages.append(StageConfig(replace(target, pseudo=st), main_only, plain, **CIRN_STEPS, name="self-train"))
     return tuple(stages)
 
-# %% ../../nbs/papers/26_content_recipes.ipynb #bd4d8dad
+# %% ../../nbs/papers/26_content_recipes.ipynb #fa9f2fb8
 K_VALUES = (0, 1, 3, 4)                 # 2 is the method's own
 COS_SWEEP = (1, 10, 20, 40, 80)         # at eps = 0.4 and K = 3
-EPS_SWEEP = (0.1, 0.2, 0.6, 0.8, 1.0)   # at lambda_cos = 10 and K = 3; 0.4 is `cos10`
+EPS_SWEEP = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # at lambda_cos = 10 and K = 3
 MEDIAN = "median"
 TABLE_4 = {"cir": ("CIR", True, False, ""), "ass": ("ASS", False, True, ""), "cir-ass": ("CIR + ASS", True, True, ""), "ass-st": ("ASS + ST", False, True, MEDIAN), "cirn": ("CIR + ASS + ST", True, True, MEDIAN)}
 
-def variations() -> dict[str, tuple[int, dict, str]]:
-    "Row -> (K, what `cirn_terms` is given, place in the paper), for rows with the intermediate domain and without self-training."
-    return {**{f"cir-ass-k{k}": (k, {}, f"Table 3: K = {k}") for k in K_VALUES},
-            **{f"cir-ass-cos{x}": (3, dict(lambda_cos=float(x)), f"Parameter analysis: lambda_cos = {x}, eps = 0.4") for x in COS_SWEEP},
-            **{f"cir-ass-eps{x:g}": (3, dict(lambda_cos=10.0, eps=x), f"Parameter analysis: eps = {x:g}, lambda_cos = 10") for x in EPS_SWEEP}}
+def variations() -> dict[str, tuple[int, dict, list]]:
+    "Row -> (K, what `cirn_terms` is given, places in the paper), for rows with the intermediate domain and without self-training. K = 3 of Table 3 is 40 of the sweep, too."
+    cos, eps = (lambda x: f"Parameter analysis: lambda_cos = {x}, eps = 0.4"), (lambda x: f"Parameter analysis: eps = {x:g}, lambda_cos = 10")
+    return {**{f"cir-ass-k{k}": (k, {}, [f"Table 3: K = {k}", *([cos(40)] if k == 3 else [])]) for k in K_VALUES},
+            **{f"cir-ass-cos{x}": (3, dict(lambda_cos=float(x)), [cos(x), *([eps(0.4)] if x == 10 else [])]) for x in COS_SWEEP if x != 40},
+            **{f"cir-ass-eps{x:g}": (3, dict(lambda_cos=10.0, eps=x), [eps(x)]) for x in EPS_SWEEP if x != 0.4}}
 
 def full_content_recipes(source:str, table:int) -> list[Recipe]:
     "Tables 1 or 2 (`table`), 3 and 4 for one synthetic `source` -> Cityscapes; the sweeps for GTA5."
@@ -60,8 +61,8 @@ def full_content_recipes(source:str, table:int) -> list[Recipe]:
         return Recipe(f"{source}/{name}", cirn_stages(data, CITYSCAPES, *stages, **options), CITYSCAPES_VAL, "cityscapes19", None, ("content_invariant",), tuple(rows), "16" if source == "synthia" else "")
     def places(name, row): return [f"Table 4: {task}, {row}"] + {"cirn": [f"Table {table}: CIRN"], "cir-ass": [f"Table 3: {task}, K = 2"]}.get(name, [])
     rows = [one(name, places(name, row), cir, partial(cirn_terms) if ass else None, st) for name, (row, cir, ass, st) in TABLE_4.items()]
-    return rows + [one(name, [place.replace("Table 3:", f"Table 3: {task},")], True, partial(cirn_terms, **options), net=partial(ANCILLARY, ancillary=k))
-                   for name, (k, options, place) in variations().items() if source == "gta5" or place.startswith("Table 3")]
+    return rows + [one(name, [p.replace("Table 3:", f"Table 3: {task},") for p in places if source == "gta5" or p.startswith("Table 3")], True, partial(cirn_terms, **options), net=partial(ANCILLARY, ancillary=k))
+                   for name, (k, options, places) in variations().items() if source == "gta5" or places[0].startswith("Table 3")]
 
 # %% ../../nbs/papers/26_content_recipes.ipynb #1d83337d
 SMALL_CIRN = "warm-up on the source, then this row's stages; tiny network, narrow critics, small generators"

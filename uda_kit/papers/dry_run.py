@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['capped', 'is_given', 'open_or_stand_in', 'dry_stage', 'timed_steps', 'dry_run']
 
-# %% ../../nbs/papers/40_dry_run.ipynb #f875fa4d
+# %% ../../nbs/papers/40_dry_run.ipynb #0f07133f
 import os
 import statistics
 import time
@@ -19,7 +19,7 @@ from ..data.scenes import CAMERA, RENDERED, StreetScenes
 from ..data.transforms import JointTransform
 from ..errors import InputError
 from .recipes import Data, Recipe
-from .stages import MADE, Plan, build_nets, build_terms, locate, segmenter_before, stage_modes
+from .stages import MADE, Plan, build_nets, build_terms, check_recipe, find_root, locate, segmenter_before, stage_modes
 from ..training.fit import Feed, RunOptions, Stage, Training, check_stage, peak_gib, read_steps
 
 # %% ../../nbs/papers/40_dry_run.ipynb #74b0cb74
@@ -29,11 +29,12 @@ def capped(recipe:Recipe, steps:int|None) -> Recipe:
     if steps < 1: raise InputError("--steps", f"{steps} is no number of steps", "give a whole number of at least 1")
     return replace(recipe, stages=tuple(replace(s, steps=min(s.steps, steps)) for s in recipe.stages))
 
-# %% ../../nbs/papers/40_dry_run.ipynb #c0839573
+# %% ../../nbs/papers/40_dry_run.ipynb #4e9d9f91
 def is_given(data:Data, roots:dict[str, str]|None=None) -> bool:
     "Can `locate` find this data set?"
-    name, base = data.name.partition("?")[0], os.environ.get("UDA_KIT_DATA")
-    return ":" in name or name in (roots or {}) or bool(base and (Path(base) / name).is_dir())
+    name = data.name.partition("?")[0]
+    root = find_root(name, roots)
+    return ":" in name or name in (roots or {}) or bool(root and Path(root).is_dir())
 
 def open_or_stand_in(data:Data, space:str, labelled:bool, roots:dict[str, str]|None=None):
     "The data set, or street scenes of its size."
@@ -67,7 +68,7 @@ def timed_steps(stage:Stage, options:RunOptions, steps:int) -> list[float]: # se
     finally: batches.close()
     return seconds
 
-# %% ../../nbs/papers/40_dry_run.ipynb #999561bf
+# %% ../../nbs/papers/40_dry_run.ipynb #1835fcdb
 def dry_run(recipe:Recipe, steps:int=3, options:RunOptions=RunOptions(), roots:dict|None=None, weights=None, workers:int=0, cache_mb:int=0, say:Callable=print) -> dict:
     """Take `steps` steps of every stage at full size; nothing is written. Returns stage by stage and in all: seconds per step, hours of the whole recipe, peak memory in GiB.
 
@@ -79,6 +80,7 @@ def dry_run(recipe:Recipe, steps:int=3, options:RunOptions=RunOptions(), roots:d
     if missing: say(f"street scenes of the same size stand in for {', '.join(missing)} (--roots NAME=FOLDER gives the data itself)")
     recipe = replace(recipe, stages=tuple(replace(s, net=partial(s.net, weights=None)) if s.net.keywords.get("weights") == "imagenet" else s for s in recipe.stages))
     plan, nets = Plan(recipe, options, None, None, roots, workers, cache_mb), build_nets(recipe, options.seed, weights)
+    check_recipe(recipe, nets)
     for index, (config, short) in enumerate(zip(recipe.stages, capped(recipe, steps).stages)):
         stage = dry_stage(plan, index, nets)
         check_stage(stage)

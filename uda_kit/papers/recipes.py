@@ -49,7 +49,7 @@ class Clustering:
     cells: int = 2
     seed: int = 0
 
-# %% ../../nbs/papers/20_recipes.ipynb #b791fc2c
+# %% ../../nbs/papers/20_recipes.ipynb #736ba704
 @dataclass(frozen=True)
 class StageConfig:
     "One stage of a recipe. Its network goes on from the stage before; one with more parts takes over the parts they share."
@@ -63,6 +63,7 @@ class StageConfig:
     name: str = "train"
     modes: Clustering | None = None    # handed to `terms` as `modes`
     fresh: bool = False                # True: a network of its own, that takes nothing over
+    translate: str = ""                # translator that redraws source images on the fly, named as for `uda-kit translate --how`; "": none
 
 @dataclass(frozen=True)
 class TranslationConfig(StageConfig):
@@ -110,14 +111,14 @@ def full_size(name, rows, source, terms, net, space="cityscapes19", target=CITYS
     "A recipe at the paper's size."
     return Recipe(name, (StageConfig(source, terms, net, target, **FULL),), test, space, rows=tuple(rows), about=about, protocol=protocol)
 
-# %% ../../nbs/papers/20_recipes.ipynb #cf9b0102
+# %% ../../nbs/papers/20_recipes.ipynb #7f33ec5e
 def synthetic_recipes(source:str, table:int, gap:int, gan:int) -> list[Recipe]:
     "Rows of the tables for one synthetic `source` -> Cityscapes: `table` (ablation), `gap` (to the oracle), `gan` (appendix A)."
     data, t = Data(source, "all", SIZES[source]), f"Table {table}: "
     def row(name, rows, terms, net=RESNET_SINGLE, data=data, **k): return full_size(f"{source}/{name}", rows, data, terms, net, protocol="13" if source == "synthia" else "", **k)
     sweep = (lambda space: [f"Table 3: {space}, lambda_adv 0.001"]) if source == "gta5" else lambda space: []
     return [
-        replace(row("source-only", [t + "Baseline (ResNet)"], main_only, target=None), papers=("output_space", "patch_alignment", "content_invariant")),
+        replace(row("source-only", [t + "Baseline (ResNet)"], main_only, target=None), papers=("output_space", "patch_alignment", "content_invariant"), rows=(t + "Baseline (ResNet)", f"content_invariant, Table 4: {'GTAV' if source == 'gta5' else 'SYNTHIA'}, SO")),
         row("feature", [t + "Ours (feature)", *sweep("Feature")], feature_level),
         row("single-level", [t + "Ours (single-level)", f"Table {gan}: Vanilla-GAN", *sweep("Output Space")], single_level),
         row("multi-level", [t + "Ours (multi-level)", f"Table {gap}: Ours (multi-level)"], multi_level, RESNET),

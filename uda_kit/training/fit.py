@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 
 import torch
 from tqdm.auto import tqdm
@@ -194,7 +195,11 @@ def make_fabric(options:RunOptions):
     if options.strategy not in ("auto", "ddp"): raise InputError("strategy", f"{options.strategy!r} is not offered", "use auto or ddp")
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)  # no word for every run that it uses bf16
     from lightning_fabric import Fabric
-    fabric = Fabric(accelerator=options.accelerator, devices=options.devices, strategy=options.strategy, precision=options.precision)
+    strategy = options.strategy
+    if isinstance(options.devices, int) and options.devices > 1:  # one process may translate or label for hours while the others wait
+        from lightning_fabric.strategies import DDPStrategy
+        strategy = DDPStrategy(timeout=timedelta(days=7))
+    fabric = Fabric(accelerator=options.accelerator, devices=options.devices, strategy=strategy, precision=options.precision)
     if fabric.world_size > 1: fabric.launch()
     return fabric
 
@@ -229,7 +234,7 @@ class Training:
         if not several_processes(): return number or 0
         return int(self.fabric.all_reduce(torch.tensor(float(number or 0), device=self.fabric.device), reduce_op="max"))
 
-# %% ../../nbs/training/40_fit.ipynb #c4592526
+# %% ../../nbs/training/40_fit.ipynb #5c9c0025
 def peak_gib() -> float:
     "Largest memory use of this process so far in GiB: of the GPU where one is used, else of the processor; nan where the system does not say."
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated(): return torch.cuda.max_memory_allocated() / 2**30
@@ -244,6 +249,7 @@ def check_stage(stage:Stage) -> None:
     "`InputError` where a stage cannot be run: before anything is written."
     reads = {side for t in stage.terms.values() if t.weight > 0 for side in t.reads}
     classes, space, hold = getattr(stage.net, "num_classes", None), stage.source.dataset.space, stage.optimiser.hold # a translator has no classes
+    if stage.steps < 1: raise InputError(stage.name, f"takes {stage.steps} steps", "give a whole number of at least 1")
     if not 0 <= hold < 1: raise InputError(stage.name, f"holds the learning rate for {hold} of its schedule", "give a share from 0 on that leaves some of it to fall")
     if classes is not None and classes != len(space): raise InputError(stage.name, f"the network has {classes} classes, the source {len(space)} ({space.name})", "build the network for the label space it is trained on")
     if classes is not None and "source" in reads and not stage.source.dataset.labelled: raise InputError(stage.source.dataset.name, "has no labels to train on", "give a labelled source")
