@@ -218,9 +218,9 @@ def read_tensors(
         raise InputError(path, "holds no named tensors", "give a file holding a plain state dict")
     return {name: tensor for name, tensor in found.items() if torch.is_tensor(tensor)}
 
-# %% ../../nbs/models/10_backbones.ipynb #108f9450
+# %% ../../nbs/models/10_backbones.ipynb #14c561d6
 PREFIXES = ("module.", "Scale.", "backbone.")
-HEADS = ("fc.", "layer5.", "layer6.", "main.", "aux.", "classifier.")
+HEADS = ("fc.", "layer5.", "layer6.", "neck.", "main.", "aux.", "ancillary.", "classifier.", "aux_classifier.")
 VGG_CONV5 = {"features.24.": "conv5.0.", "features.26.": "conv5.2.", "features.28.": "conv5.4."}
 
 def backbone_key(name:str, backbone:str) -> str|None:

@@ -8,20 +8,17 @@ __all__ = ['SMALLEST', 'SMALL', 'TRANSLATOR', 'instance_norm', 'reflected', 'Res
            'Generator', 'ImageDiscriminator', 'CycleTranslator', 'fingerprint', 'save_translator', 'translator_header',
            'load_translator']
 
-# %% ../../nbs/models/50_translators.ipynb #8b983597
-import hashlib, json
+# %% ../../nbs/models/50_translators.ipynb #028c6b20
+import hashlib
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import uda_kit
 from ..errors import InputError
 from .backbones import fill, read_tensors
-from .checkpoints import replacing
+from .checkpoints import read_said, save_net
 
 # %% ../../nbs/models/50_translators.ipynb #5aa9850b
 def instance_norm(x:Tensor) -> Tensor: # [B,C,H,W] -> the same, each channel of each image with mean 0 and variance 1
@@ -135,7 +132,7 @@ class CycleTranslator(nn.Module):
     def backbone_parameters(self): return list(self.parameters()) # all learn alike
     def head_parameters(self): return []
 
-# %% ../../nbs/models/50_translators.ipynb #44beaabb
+# %% ../../nbs/models/50_translators.ipynb #274d44ca
 TRANSLATOR = "uda_kit.translator.1"
 
 def fingerprint(net:nn.Module) -> str:
@@ -151,21 +148,12 @@ def save_translator(net:CycleTranslator, # its two generators and options are ke
                     extra:dict|None=None # anything else worth keeping, JSON-able
                    ) -> Path:
     "Save a translator, atomically. InputError where the file cannot be written."
-    path, said = Path(path), {"format": TRANSLATOR, "kit": uda_kit.__version__, "config": net.config, "extra": extra or {}}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
-    try:
-        with replacing(path) as beside: save_file(tensors, beside, {"uda_kit": json.dumps(said)})
-    except (OSError, SafetensorError) as e: raise InputError(path, f"cannot be written ({e})", "choose a folder that is writable and has room") from None
-    return path
+    return save_net(net, path, TRANSLATOR, extra=extra or {})
 
-# %% ../../nbs/models/50_translators.ipynb #0290f0aa
+# %% ../../nbs/models/50_translators.ipynb #9701c65f
 def translator_header(path) -> dict: # {'config': options, 'extra': ...}
     "What a translator's file says about itself. InputError for other files."
-    path = Path(path)
-    if not path.is_file(): raise InputError(path, "no such file", "give a .safetensors file that a translation stage wrote")
-    try:
-        with safe_open(path, "pt") as file: said = json.loads((file.metadata() or {}).get("uda_kit", "{}"))
-    except (SafetensorError, OSError, ValueError) as e: raise InputError(path, f"is not a whole safetensors file ({e})", "copy it again, or take another checkpoint") from None
+    said = read_said(path, "that a translation stage wrote")
     if not isinstance(said, dict) or said.get("format") != TRANSLATOR:
         raise InputError(path, f"holds no translator ({said.get('format', 'it does not say what') if isinstance(said, dict) else 'broken header'})", "give a file that a translation stage wrote")
     if not isinstance(said.get("config"), dict): raise InputError(path, "has a broken header (no options)", "take another checkpoint")
