@@ -223,6 +223,7 @@ class TranslateSource(View):
         else: image = torch.stack([self.translate(x, tgt.image[i % len(tgt.image)]) for i, x in enumerate(src.image)])
         return Domain(image, src.label, src.net, src.keys), tgt
 
+    def settings(self) -> dict: return super().settings() | {"translator": self.about}
     def state_dict(self) -> dict: return {"translator": self.about}
     def load_state_dict(self, state:dict) -> None:
         if state["translator"] != self.about: raise InputError("translate the source", "the run was started with another translator", "give the weights it was started with")

@@ -100,7 +100,7 @@ class Stage:
     def settings(self) -> dict:
         "Everything that decides the result, as JSON."
         return {"stage": self.name, "network": getattr(self.net, "config", {}), "terms": {k: t.settings() for k, t in self.terms.items()},
-                "views": [type(v).__name__ for v in self.views], "source": self.source.settings(),
+                "views": [v.settings() for v in self.views], "source": self.source.settings(),
                 "target": self.target.settings() if self.target else None, "steps": self.steps, "schedule": self.schedule or self.steps, "optimiser": {"name": type(self.optimiser).__name__, **asdict(self.optimiser)}}
 
 # %% ../../nbs/training/40_fit.ipynb #3056d984

@@ -104,6 +104,10 @@ class View:
     def after(self, net:nn.Module, step:int) -> None:
         "Called once the step's update is done."
 
+    def settings(self) -> dict:
+        "What to write about this view into a run's configuration."
+        return {"view": type(self).__name__}
+
     def state_dict(self) -> dict: return {}
     def load_state_dict(self, state:dict) -> None: pass
 
