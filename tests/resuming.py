@@ -1,4 +1,4 @@
-"""Real processes, real signals: what the tests of killed and resumed runs share."""
+"""What the tests of stopped and resumed runs share: real processes with real signals, and a term that stops the loop from inside."""
 import signal
 import subprocess
 import sys
@@ -7,7 +7,26 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from uda_kit.training.fit import RunOptions, StopRequest
+from uda_kit.training.objective import Term
 from uda_kit.training.runs import RunDirectory, read_log, stage_checkpoints
+
+
+class StopAt(Term):
+    "Asks the loop to stop after step n, as a SIGTERM would."
+    reads = ("source",)
+
+    def __init__(self, n):
+        super().__init__()
+        self.n = n
+
+    def forward(self, src, tgt):
+        if self.age + 1 == self.n: StopRequest.current.note(15, None)
+        return src.image.sum() * 0
+
+
+def options(precision="32-true"):
+    return RunOptions(precision=precision, log_every=1, save_every=1, progress=False, accelerator="cpu")
 
 
 def start(args, out, *more):
@@ -39,17 +58,33 @@ def interrupted(args, out, number, due, *more):
     return err
 
 
+def undisturbed(args, tmp_path_factory):
+    "Folder of a run that nobody stops."
+    out = tmp_path_factory.mktemp("alone") / "run"
+    finish(start(args, out))
+    return out
+
+
+def same_tensors(first, second):
+    "Two safetensors files bit for bit; returns the first's tensors."
+    x, y = load_file(first), load_file(second)
+    assert x.keys() == y.keys() and x
+    assert not [k for k in x if x[k].numpy().tobytes() != y[k].numpy().tobytes()]
+    return x
+
+
+def same_stage(a, b, stage, steps):
+    "The last checkpoint of a stage in two runs, bit for bit; returns its state."
+    last = [stage_checkpoints(RunDirectory(run), stage)[-1] for run in (a, b)]
+    assert all(f.name == f"{stage}-{steps:07d}" for f in last)
+    same_tensors(*(f / "weights.safetensors" for f in last))
+    return same_tensors(*(f / "state.safetensors" for f in last))
+
+
 def same(a, b, steps):
     "Weights, and the last checkpoint of each stage (`steps` by name) with optimisers and critics, bit for bit; and the logs."
     runs = RunDirectory(a), RunDirectory(b)
-    pairs = [(r.path / "weights.safetensors" for r in runs)]
-    for stage, n in steps.items():
-        last = [stage_checkpoints(r, stage)[-1] for r in runs]
-        assert all(f.name == f"{stage}-{n:07d}" for f in last)
-        pairs += [(f / name for f in last) for name in ("weights.safetensors", "state.safetensors")]
-    for first, second in pairs:
-        x, y = load_file(first), load_file(second)
-        assert x.keys() == y.keys() and x
-        assert not [k for k in x if x[k].numpy().tobytes() != y[k].numpy().tobytes()]
+    same_tensors(*(r.path / "weights.safetensors" for r in runs))
+    for stage, n in steps.items(): same_stage(a, b, stage, n)
     logs = [[{k: v for k, v in r.items() if k not in ("seconds", "peak_gib")} for r in read_log(run)] for run in runs]
     assert logs[0] == logs[1] and len(logs[0]) == sum(steps.values())

@@ -2,11 +2,13 @@
 import json
 import random
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from resuming import finish, interrupted, same, start
+from resuming import finish, interrupted, same, start, undisturbed
 from safetensors.torch import load_file
 
 from uda_kit.data.datasets import open_dataset
@@ -45,9 +47,7 @@ def made(out):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     "The run that nobody disturbs."
-    out = tmp_path_factory.mktemp("alone") / "run"
-    finish(start(ARGS, out))
-    return out
+    return undisturbed(ARGS, tmp_path_factory)
 
 
 def test_what_a_run_leaves(alone):
@@ -96,6 +96,14 @@ def test_killed_while_images_are_made(alone, tmp_path, folder):
     finish(start(ARGS, run, "--resume"))
     same(alone, run, STEPS)
     assert made(run) == made(alone)
+
+
+def test_two_processes(tmp_path):
+    "One of two processes translates, labels and logs; both finish all stages."
+    command = Path(sys.executable).with_name("uda-kit")
+    if not command.exists(): pytest.skip("the uda-kit command is not installed")
+    finish(subprocess.Popen([command, *ARGS, "--devices", "2", "--out", str(tmp_path / "run")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    assert len(made(tmp_path / "run")) == 12 and [r["stage"] for r in read_log(RunDirectory(tmp_path / "run"))] == [name for name, n in STEPS.items() for _ in range(n)]
 
 
 def test_rows_share_their_stages(tmp_path):

@@ -1,7 +1,7 @@
 """A translation stage of the kit's own loop, with checkpoints in between and in both precisions: stopped and resumed it ends with the same bits."""
 import pytest
 import torch
-from safetensors.torch import load_file
+from resuming import StopAt, options, same_stage
 
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
 from uda_kit.data.twins import Twins
@@ -11,25 +11,10 @@ from uda_kit.methods.output_space import supervised_terms
 from uda_kit.methods.translation import translator, write_twins
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import CycleTranslator, fingerprint, load_translator, save_translator
-from uda_kit.training.fit import Feed, Interrupted, RunOptions, Stage, StopRequest, fit
-from uda_kit.training.objective import Term
-from uda_kit.training.runs import RunDirectory, stage_checkpoints
+from uda_kit.training.fit import Feed, Interrupted, Stage, fit
 
 SIZE, STEPS = (32, 48), 4
 SCENES = [StreetScenes(style, 4, SIZE) for style in (RENDERED, CAMERA)]
-
-
-class StopAt(Term):
-    "Asks the loop to stop after step n, as a SIGTERM would."
-    reads = ("source",)
-
-    def __init__(self, n):
-        super().__init__()
-        self.n = n
-
-    def forward(self, src, tgt):
-        if self.age + 1 == self.n: StopRequest.current.note(15, None)
-        return src.image.sum() * 0
 
 
 def stage(stop=0, size=SIZE, net=None, **changes):
@@ -40,10 +25,6 @@ def stage(stop=0, size=SIZE, net=None, **changes):
     return Stage("translate", net, terms, Feed(source), Feed(target, labelled=False), steps=STEPS, optimiser=CYCLEGAN_ADAM)
 
 
-def options(precision="32-true"):
-    return RunOptions(precision=precision, log_every=1, save_every=1, progress=False, accelerator="cpu")
-
-
 @pytest.mark.parametrize("precision,stop", [("32-true", 1), ("32-true", 3), ("bf16-mixed", 2)])
 def test_stopped_and_resumed(tmp_path, precision, stop):
     fit(stage(), tmp_path / "whole", options(precision))
@@ -51,13 +32,7 @@ def test_stopped_and_resumed(tmp_path, precision, stop):
     with pytest.raises(Interrupted): fit(stage(stop), tmp_path / "stopped", options(precision))
     torch.manual_seed(6)  # what the process drew before must not matter
     fit(stage(), tmp_path / "stopped", options(precision), resume=True)
-    last = [stage_checkpoints(RunDirectory(tmp_path / name), "translate")[-1] for name in ("whole", "stopped")]
-    assert all(f.name == f"translate-{STEPS:07d}" for f in last)
-    for name in ("weights.safetensors", "state.safetensors"):
-        x, y = (load_file(f / name) for f in last)
-        assert x.keys() == y.keys() and x
-        assert not [k for k in x if x[k].numpy().tobytes() != y[k].numpy().tobytes()]
-    state = load_file(last[0] / "state.safetensors")
+    state = same_stage(tmp_path / "whole", tmp_path / "stopped", "translate", STEPS)
     pools = [v for k, v in state.items() if k.endswith("pools.source.images")]
     assert len(pools) == 1 and pools[0].shape == (2, 3, *SIZE)
     assert not any("judge" in k or "segmenter" in k or "_frozen" in k for k in state)

@@ -3,7 +3,7 @@ import random
 import signal
 
 import pytest
-from resuming import finish, interrupted, same, start
+from resuming import finish, interrupted, same, start, undisturbed
 
 from uda_kit.training.runs import RunDirectory, stage_checkpoints
 
@@ -17,9 +17,7 @@ ARGS = ["train", "scenes/multi-level", "--no-progress", "--save-every", "4", "--
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     "The run that nobody disturbs."
-    out = tmp_path_factory.mktemp("alone") / "run"
-    finish(start(ARGS, out))
-    return out
+    return undisturbed(ARGS, tmp_path_factory)
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -1,7 +1,7 @@
 """Self-training with a teacher, label expansion and strong augmentation through the kit's own loop: resumed it ends with the same bits, and labels stay where the images are."""
 import pytest
 import torch
-from safetensors.torch import load_file
+from resuming import StopAt, options, same_stage
 
 from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
@@ -11,26 +11,13 @@ from uda_kit.methods.label_expansion import LabelExpansion
 from uda_kit.methods.output_space import supervised_terms
 from uda_kit.methods.teacher import AugmentSource, PseudoSupervised, Teacher
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.training.fit import SGD, Feed, Interrupted, RunOptions, Stage, StopRequest, fit
-from uda_kit.training.objective import Domain, Term
-from uda_kit.training.runs import RunDirectory, read_log, stage_checkpoints
+from uda_kit.training.fit import SGD, Feed, Interrupted, Stage, fit
+from uda_kit.training.objective import Domain
+from uda_kit.training.runs import RunDirectory, read_log
 
 SIZE, STEPS, SCALES = (40, 56), 5, (0.5, 1, 1.5)
 SCENES = [StreetScenes(style, 6, SIZE) for style in (RENDERED, CAMERA)]
 HOW = StrongAugmentation(cutout=(0, 8))
-
-
-class StopAt(Term):
-    "Asks the loop to stop after step n, as a SIGTERM would."
-    reads = ("source",)
-
-    def __init__(self, n):
-        super().__init__()
-        self.n = n
-
-    def forward(self, src, tgt):
-        if self.age + 1 == self.n: StopRequest.current.note(15, None)
-        return src.image.sum() * 0
 
 
 def stage(stop=0, every=2, average=None, precision="32-true", expansion=True):
@@ -42,10 +29,6 @@ def stage(stop=0, every=2, average=None, precision="32-true", expansion=True):
     return Stage("self-training", net, terms, Feed(SCENES[0], batch_size=2), Feed(SCENES[1], batch_size=2, labelled=False), steps=STEPS, optimiser=SGD(lr=1e-2), views=views)
 
 
-def options(precision="32-true"):
-    return RunOptions(precision=precision, log_every=1, save_every=1, progress=False, accelerator="cpu")
-
-
 @pytest.mark.parametrize("stop,changes", [(1, {}), (2, {}), (3, {}), (4, {"precision": "bf16-mixed"}), (3, {"average": 0.9}), (3, {"expansion": False})])
 def test_stopped_and_resumed(tmp_path, stop, changes):
     "Before, at and after a copy, within and between blocks of gathered features, with either way of following."
@@ -55,12 +38,7 @@ def test_stopped_and_resumed(tmp_path, stop, changes):
     with pytest.raises(Interrupted): fit(stage(stop, **changes), tmp_path / "stopped", run)
     torch.manual_seed(6)  # what the process drew before must not matter
     fit(stage(**changes), tmp_path / "stopped", run, resume=True)
-    last = [stage_checkpoints(RunDirectory(tmp_path / name), "self-training")[-1] for name in ("whole", "stopped")]
-    assert all(f.name == f"self-training-{STEPS:07d}" for f in last)
-    for name in ("weights.safetensors", "state.safetensors"):
-        x, y = (load_file(f / name) for f in last)
-        assert x.keys() == y.keys() and x
-        assert not [k for k in x if x[k].numpy().tobytes() != y[k].numpy().tobytes()]
+    x = same_stage(tmp_path / "whole", tmp_path / "stopped", "self-training", STEPS)
     assert [k for k in x if "teacher" in k] and bool([k for k in x if "histogram" in k]) == changes.get("expansion", True)
     logs = [[{k: v for k, v in r.items() if k not in ("seconds", "peak_gib")} for r in read_log(RunDirectory(tmp_path / name))] for name in ("whole", "stopped")]
     assert logs[0] == logs[1] and all(0 < r["pseudo/confident"] <= r["pseudo/labelled"] <= 1 and r["pseudo/classes_without"] >= 0 for r in logs[0])
