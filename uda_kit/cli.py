@@ -8,8 +8,8 @@ __all__ = ['Text', 'Count', 'COMMANDS', 'DESCRIPTION', 'nearest', 'read_size', '
            'first_process', 'Evaluate', 'read_evaluation', 'read_oracle', 'empty_folder', 'load_network',
            'evaluation_record', 'write_evaluation', 'Predict', 'find_images', 'Translate', 'PseudoLabel', 'CheckData',
            'Convert', 'Doctor', 'BenchTable', 'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality',
-           'BenchTranslation', 'Bench', 'parse', 'usage_error', 'unknown_option', 'Terminated', 'terminable',
-           'complain', 'out_of_memory', 'status_of', 'main']
+           'BenchTranslation', 'BenchContrastive', 'Bench', 'parse', 'usage_error', 'unknown_option', 'Terminated',
+           'terminable', 'complain', 'out_of_memory', 'status_of', 'main']
 
 # %% ../nbs/cli.ipynb #25e7fb53
 import difflib
@@ -558,9 +558,23 @@ class BenchTranslation:
         return 0
 
 @dataclass(frozen=True)
+class BenchContrastive:
+    "Time contrastive adaptation: its loss in blocks against autograd on the whole matrix, the same with bfloat16 products, a whole self-training step against the student's own."
+    what: Positional[Literal["loss", "loss-bf16", "step", "step-tiny"]]  # what to time
+    steps: int = 3       # timed runs in each process
+    repeats: int = 2     # rounds of processes
+    record: bool = False # append the figures to results/bench_contrastive.csv
+
+    def run(self) -> int:
+        at_least(1, steps=self.steps, repeats=self.repeats)
+        from uda_kit.papers import contrastive_benchmarks as b
+        finish((b.bench_loss if self.what.startswith("loss") else b.bench_step)(self.what, self.steps, self.repeats, self.record))
+        return 0
+
+@dataclass(frozen=True)
 class Bench:
-    "Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench patches` the parts of patch alignment, `bench translation` attention modules and CycleGAN, `bench quality` judges translated images."
-    what: Annotated[BenchTable, subcommand("table")] | Annotated[BenchStep, subcommand("step")] | Annotated[BenchPatches, subcommand("patches")] | Annotated[BenchTranslation, subcommand("translation")] | Annotated[BenchQuality, subcommand("quality")]
+    "Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench patches` the parts of patch alignment, `bench translation` attention modules and CycleGAN, `bench contrastive` the contrastive loss and self-training, `bench quality` judges translated images."
+    what: Annotated[BenchTable, subcommand("table")] | Annotated[BenchStep, subcommand("step")] | Annotated[BenchPatches, subcommand("patches")] | Annotated[BenchTranslation, subcommand("translation")] | Annotated[BenchContrastive, subcommand("contrastive")] | Annotated[BenchQuality, subcommand("quality")]
 
     def run(self) -> int: return self.what.run()
     def again(self, argv) -> str: return f"go on with: {command_line(argv)}"

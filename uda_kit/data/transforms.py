@@ -73,7 +73,7 @@ class JointTransform:
     size:Optional[tuple] = None   # (height, width) to resize whole images to; None: leave as they are
     flip:bool = False             # mirror left-right with probability 1/2
     scale:Optional[tuple] = None  # (low, high): resize by a random factor between these
-    crop:Optional[tuple] = None   # (height, width) of a random window, padded with 255 where the image is smaller
+    crop:Optional[tuple] = None   # (height, width) of a random window; an image that `scale` has made smaller is padded, its label with 255
 
     def __post_init__(self):
         for name in ("size", "scale", "crop"):
@@ -87,7 +87,8 @@ class JointTransform:
         return resize_pair(image, label, self.size) if self.size else (image, label)
 
     def augment(self, image, label, generator:torch.Generator): # uint8 [3,H,W], uint8 [H,W] or None, source of all randomness
-        "The random part."
+        "The random part. `InputError` for a crop that is larger than the image."
+        if self.crop and not self.scale and any(c > n for c, n in zip(self.crop, image.shape[1:])): raise InputError("crop", f"{self.crop[0]}x{self.crop[1]} is larger than an image of {image.shape[1]}x{image.shape[2]}", "give a crop that fits, or a larger size")
         if self.scale:
             factor = uniform(*self.scale, generator)
             image, label = resize_pair(image, label, [max(1, round(s * factor)) for s in image.shape[1:]])

@@ -104,6 +104,7 @@ def augmented(domain:Domain, how:StrongAugmentation, generator:torch.Generator)-
 
 class AugmentSource(View):
     "The source strongly augmented; the paper augments the images of both domains for the student (section 5, figure 2)."
+    reads = ("source",)
     def __init__(self, how:StrongAugmentation=StrongAugmentation()): self.how = how
     def __call__(self, src:Domain, tgt:Domain, generator:torch.Generator)->tuple[Domain, Domain]: return augmented(src, self.how, generator), tgt
     def settings(self)->dict: return {"view": type(self).__name__, **asdict(self.how)}
@@ -113,8 +114,10 @@ COUNTS = ("predicted_pixels", "confident_pixels", "expanded_pixels") # [C] each,
 # %% ../../nbs/methods/82_teacher.ipynb #8f4f6ca0
 class Teacher(View):
     "Labels the target with a copy of the student, then augments image and label alike (contrastive, sections 5.1 and 5.4)."
+    reads = ("target",)
+
     def __init__(self,
-                 every:int=200,            # steps between copies of the student
+                 every:int=200,            # steps between copies of the student; 0: none after the first
                  average:float|None=None,  # a: follow the student in every step instead
                  scales=SCALES,
                  cap:float=0.9, share:float=0.1, # tau_0, and the share of a class that is confident in any case
@@ -122,7 +125,7 @@ class Teacher(View):
                  expansion=None,           # a LabelExpansion; None: confident pixels only
                  precision:str="32-true"   # of the teacher: or "bf16-mixed"
                 ):
-        if every < 1 or not (average is None or 0 <= average < 1): raise InputError("teacher", f"every {every}, average {average}", "give a number of steps from 1, and an average from 0 to below 1")
+        if every < 0 or not (average is None or 0 <= average < 1): raise InputError("teacher", f"every {every}, average {average}", "give a number of steps from 0, and an average from 0 to below 1")
         if not scales or min(scales) <= 0 or not 0 < cap <= 1 or not 0 < share <= 1: raise InputError("teacher", f"scales {tuple(scales)}, cap {cap}, share {share}", "give scales above 0, cap and share above 0 and up to 1")
         if precision not in ("32-true", "bf16-mixed"): raise InputError("precision", f"{precision!r} is not offered", "use one of 32-true, bf16-mixed")
         self.every, self.average, self.scales, self.cap, self.share = int(every), average, tuple(scales), cap, share
@@ -186,7 +189,7 @@ Teacher.look, Teacher.__call__ = _look, _call
 # %% ../../nbs/methods/82_teacher.ipynb #561bd163
 def _after(self:Teacher, net:nn.Module, step:int)->None:
     "Follow the student: after every step with an average, else once in `every` steps."
-    if self.average is None and (step + 1) % self.every: return
+    if self.average is None and (not self.every or (step + 1) % self.every): return
     self.follow(net, self.average)
     self.copied = step + 1
 

@@ -85,7 +85,7 @@ class Normalise(nn.Module):
 # %% ../../nbs/models/20_segmenters.ipynb #a8b4bdf7
 class Segmenter(nn.Module):
     "Normalisation, backbone and one classifier per level, built by `deeplab_v2`, `deeplab_v3` or `pspnet`. `config`: its options; `channels`: of its maps; `space`: what its classes mean, if known."
-    space = None
+    space, fixed = None, False
     def __init__(self, backbone:nn.Module, config:dict,
                  main:nn.Module,               # classifier of the main level: [B,F,h,w] -> [B,C,h,w]
                  aux:nn.Module|None=None,      # classifier of the aux level
@@ -101,7 +101,7 @@ class Segmenter(nn.Module):
         self.train()
 
     def forward(self, image): # [B,3,H,W] float RGB in [0, 1] -> Outputs
-        aux, features = self.backbone(self.normalise(image))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fixed): aux, features = self.backbone(self.normalise(image))
         if self.neck is not None: features = self.neck(features)
         out = Outputs(self.main(features), self.aux(aux) if self.aux else None, features)
         if self.ancillary is None: return out
@@ -114,9 +114,15 @@ class Segmenter(nn.Module):
         "As in any module, but batch norms of a network with bn='frozen' keep using their stored statistics."
         super().train(mode)
         for norm in self.norms(): norm.train(mode and self.config["bn"] != "frozen")
+        if self.fixed: self.backbone.eval()
         return self
 
-    def backbone_parameters(self): return [p for p in self.backbone.parameters() if p.requires_grad]
+    def fix_backbone(self, fixed:bool=True):
+        "Leave the backbone, its weights and its batch statistics, as they are in training (`fixed`), or let it learn again."
+        self.fixed = fixed
+        return self.train(self.training)
+
+    def backbone_parameters(self): return [] if self.fixed else [p for p in self.backbone.parameters() if p.requires_grad]
     def head_parameters(self): return [p for n, p in self.named_parameters() if p.requires_grad and not n.startswith("backbone.")]
 
 # %% ../../nbs/models/20_segmenters.ipynb #4d9d1cff

@@ -10,13 +10,14 @@ import difflib
 
 from ..errors import InputError
 from .content_recipes import content_recipes
+from .contrastive_recipes import contrastive_recipes
 from .patch_recipes import patch_recipes
 from .recipes import Recipe, output_space_recipes
 
 # %% ../../nbs/papers/28_catalogue.ipynb #c3219e5a
 def recipes() -> dict[str, Recipe]:
     "All recipes by name."
-    return {r.name: r for r in [*output_space_recipes(), *patch_recipes(), *content_recipes()]}
+    return {r.name: r for r in [*output_space_recipes(), *patch_recipes(), *content_recipes(), *contrastive_recipes()]}
 
 def table_rows(benchmark:str, paper:str|None=None) -> list[str]:
     "Rows of a benchmark that belong to a paper's tables (None: the paper of its first recipe), baselines first. `InputError` where there are none."

@@ -19,8 +19,10 @@ from functools import partial
 
 from ..errors import InputError
 from ..methods.ancillary_classifier import CosineWeightedAdversarial, cirn_terms
+from ..methods.contrastive_terms import contrastive_terms
 from ..methods.cyclegan import CYCLEGAN_ADAM, CycleAdversarial, cyclegan_terms
 from ..methods.output_space import OutputAdversarial, output_space_terms, supervised_terms
+from ..methods.self_training import self_training_terms
 from ..methods.semi_supervised import SemiSupervised, semi_supervised_terms
 from ..models.segmenters import deeplab_v2
 from ..models.translators import CycleTranslator
@@ -49,7 +51,7 @@ class Clustering:
     cells: int = 2
     seed: int = 0
 
-# %% ../../nbs/papers/20_recipes.ipynb #736ba704
+# %% ../../nbs/papers/20_recipes.ipynb #d7aedc44
 @dataclass(frozen=True)
 class StageConfig:
     "One stage of a recipe. Its network goes on from the stage before; one with more parts takes over the parts they share."
@@ -64,6 +66,8 @@ class StageConfig:
     modes: Clustering | None = None    # handed to `terms` as `modes`
     fresh: bool = False                # True: a network of its own, that takes nothing over
     translate: str = ""                # translator that redraws source images on the fly, named as for `uda-kit translate --how`; "": none
+    views: partial | None = None       # network -> views, after that translator
+    fix_backbone: bool = False         # only the heads learn
 
 @dataclass(frozen=True)
 class TranslationConfig(StageConfig):
@@ -73,6 +77,7 @@ class TranslationConfig(StageConfig):
     optimiser: SGD | Adam = CYCLEGAN_ADAM
     name: str = "translate"
 
+# %% ../../nbs/papers/20_recipes.ipynb #d643f4e9
 @dataclass(frozen=True)
 class Recipe:
     "One row of a paper's table."
@@ -207,8 +212,8 @@ class SmallBenchmark:
 
 def small_recipes(b:SmallBenchmark) -> list[Recipe]:
     "Every row on a small benchmark: baselines, methods, and the sweep of lambda_adv (paper values, all multiplied by the benchmark's factor)."
-    def recipe(name, stages, about=SMALL):  # baselines and bounds belong to every paper's table
-        papers = ("output_space", "patch_alignment", "content_invariant") if name in BASELINES else ("output_space",)
+    def recipe(name, stages, about=SMALL):  # baselines and bounds belong to every paper's table; the contrastive one has a source-only row of its own
+        papers = ("output_space", *(("patch_alignment", "content_invariant") if name in BASELINES else ()), *(("contrastive",) if name in BASELINES[1:] else ()))
         return Recipe(f"{b.name}/{name}", stages, b.test, b.space, b.val, papers, about=about)
     plain = partial(supervised_terms)
     return [recipe("source-only", b.scale.stages(plain, b.source, None)),
@@ -243,7 +248,7 @@ def override(recipe:Recipe, settings:list[str]) -> Recipe:
         recipe = _set(recipe, path.split("."), value, path)
     return recipe
 
-PASSED_ON = {output_space_terms: OutputAdversarial, semi_supervised_terms: SemiSupervised, cyclegan_terms: CycleAdversarial, cirn_terms: CosineWeightedAdversarial}  # where a function's further keywords go
+PASSED_ON = {output_space_terms: OutputAdversarial, semi_supervised_terms: SemiSupervised, cyclegan_terms: CycleAdversarial, cirn_terms: CosineWeightedAdversarial, self_training_terms: contrastive_terms}  # where a function's further keywords go
 
 def known_keys(node) -> list[str]:
     "What can be set in a part of a recipe."

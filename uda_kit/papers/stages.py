@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SMALLEST_JUDGED', 'MADE', 'find_root', 'need_root', 'locate', 'feed', 'Plan', 'build_net', 'build_nets',
-           'segmenter_before', 'check_parts', 'take_over', 'build_terms', 'build_stage', 'check_size', 'validator',
-           'build_stages', 'check_recipe', 'check_made', 'check_patches', 'modes_file', 'stage_modes', 'keep_modes',
-           'begin_stage', 'in_first_process', 'label', 'finish_stage', 'marks', 'save_stage', 'load_stage']
+           'segmenter_before', 'check_parts', 'take_over', 'build_terms', 'build_views', 'build_stage', 'check_size',
+           'validator', 'build_stages', 'check_recipe', 'check_made', 'check_patches', 'modes_file', 'stage_modes',
+           'keep_modes', 'begin_stage', 'in_first_process', 'label', 'finish_stage', 'marks', 'save_stage',
+           'load_stage']
 
 # %% ../../nbs/papers/22_stages.ipynb #70551e5f
 import hashlib
@@ -32,7 +33,7 @@ from ..models.checkpoints import load_weights, read_header, save_weights
 from ..models.translators import load_translator, save_translator, translator_header
 
 SMALLEST_JUDGED = 24  # pixels a side, of `ImageDiscriminator`
-from .recipes import Data, Recipe, StageConfig, TranslationConfig, describe
+from .recipes import Data, Recipe, StageConfig, TranslationConfig, describe, known_keys
 from .tables import current_commit
 from ..training.evaluation import evaluate
 from ..training.fit import Feed, RunOptions, Stage, check_stage
@@ -128,8 +129,13 @@ def build_terms(plan:Plan, index:int, net, segmenter=None, modes=None) -> dict:
     "Terms of stage number `index`, from a random state of their own."
     config = plan.recipe.stages[index]
     torch.manual_seed(plan.options.seed * 1009 + index + 1)
-    if isinstance(config, TranslationConfig): return config.terms(net, segmenter, label_space(plan.recipe.space), **{"seed": plan.options.seed, **config.terms.keywords})
-    return config.terms(net, **({"modes": modes} if config.modes else {}))
+    seed = {"seed": plan.options.seed} if "seed" in known_keys(config.terms) and "seed" not in config.terms.keywords else {}
+    if isinstance(config, TranslationConfig): return config.terms(net, segmenter, label_space(plan.recipe.space), **seed)
+    return config.terms(net, **({"modes": modes} if config.modes else {}), **seed)
+
+def build_views(config:StageConfig, net) -> list:
+    "Views of a stage on `net`, in their order."
+    return ([TranslateSource(config.translate)] if config.translate else []) + (config.views(net) if config.views else [])
 
 def build_stage(plan:Plan, index:int, net, segmenter=None, validate=None) -> Stage:
     "Stage number `index` of a recipe on `net`, with the data there is so far. Patch modes are read from the first of the kept folders that has them, or found."
@@ -140,7 +146,7 @@ def build_stage(plan:Plan, index:int, net, segmenter=None, validate=None) -> Sta
     translation = isinstance(config, TranslationConfig)
     if translation: check_size(config, source)
     return Stage(config.name, net, terms, source, plan.feed(config.target, False) if config.target else None, config.steps, config.schedule, config.optimiser,
-                 [TranslateSource(config.translate)] if config.translate else [], None if translation else validate)
+                 build_views(config, net), None if translation else validate, config.fix_backbone)
 
 def check_size(config:StageConfig, source:Feed) -> None:
     "`InputError` where the images of a translation are too small for its critics."

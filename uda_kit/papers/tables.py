@@ -329,7 +329,7 @@ _CONTRASTIVE_3 = """
 4 (transfer, pre-training, label expansion) ; ResNet-101 ; contrastive-cond4 ; 51.9
 5 (pre-training, contrast, label expansion) ; ResNet-101 ; contrastive-cond5 ; 57.5
 6 (transfer, pre-training, contrast) ; ResNet-101 ; contrastive-cond6 ; 57.9
-7 (transfer, pre-training, contrast, label expansion) ; ResNet-101 ; contrastive-cond7 ; 60.2
+7 (transfer, pre-training, contrast, label expansion) ; ResNet-101 ; contrastive ; 60.2
 """
 _CONTRASTIVE_6 = """
 Coarse-to-fine [29] ; ResNet-101 ; ; 55.7

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'poly_lr', 'Feed', 'SGD', 'Adam', 'Stage', 'make_optimiser', 'set_lr', 'Interrupted', 'StopRequest',
-           'stage_state', 'load_stage_state', 'make_domain', 'needs_target', 'RunOptions', 'make_fabric', 'Training',
+           'stage_state', 'load_stage_state', 'make_domain', 'sides_read', 'RunOptions', 'make_fabric', 'Training',
            'peak_gib', 'check_stage', 'read_steps', 'fit', 'run_loop', 'log_step', 'save', 'restore', 'Board']
 
 # %% ../../nbs/training/40_fit.ipynb #f9ec0bd8
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from ..data.streams import Stream, generator_at
 from ..data.transforms import JointTransform
 from ..errors import InputError
+from ..models.pyramid_segmenters import sync_batch_norms
 from .objective import Domain, NonFiniteError, Term, View, several_processes, train_step
 from .runs import RunDirectory, append_log, newest_checkpoint, read_log, rewind_log, save_checkpoint, write_text
 
@@ -96,12 +97,13 @@ class Stage:
     optimiser: SGD | Adam = SGD()
     views: list[View] = field(default_factory=list)
     validate: Callable | None = None      # net -> mIoU, for the log only
+    fix_backbone: bool = False            # only the heads learn
 
     def settings(self) -> dict:
         "Everything that decides the result, as JSON."
         return {"stage": self.name, "network": getattr(self.net, "config", {}), "terms": {k: t.settings() for k, t in self.terms.items()},
                 "views": [v.settings() for v in self.views], "source": self.source.settings(),
-                "target": self.target.settings() if self.target else None, "steps": self.steps, "schedule": self.schedule or self.steps, "optimiser": {"name": type(self.optimiser).__name__, **asdict(self.optimiser)}}
+                "target": self.target.settings() if self.target else None, "steps": self.steps, "schedule": self.schedule or self.steps, "optimiser": {"name": type(self.optimiser).__name__, **asdict(self.optimiser)}} | ({"fix_backbone": True} if self.fix_backbone else {})
 
 # %% ../../nbs/training/40_fit.ipynb #3056d984
 def make_optimiser(stage:Stage) -> torch.optim.Optimizer:
@@ -165,9 +167,9 @@ def make_domain(batch, net, device, channels_last:bool=True) -> Domain:
     label = None if batch.label is None else batch.label.to(device, non_blocking=True).long()
     return Domain(image, label, net, batch.keys)
 
-def needs_target(stage:Stage) -> bool:
-    "Does any term or view look at the target? Source-only training then opens no target image."
-    return bool(stage.views) or any("target" in t.reads for t in stage.terms.values() if t.weight > 0)
+def sides_read(stage:Stage) -> set:
+    "The domains, 'source' and 'target', that any term or view looks at. Of the others no image is opened."
+    return {side for x in (*stage.views, *(t for t in stage.terms.values() if t.weight > 0)) for side in x.reads}
 
 # %% ../../nbs/training/40_fit.ipynb #a82494e6
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -212,6 +214,8 @@ class Training:
     @classmethod
     def setup(cls, stage:Stage, options:RunOptions, fabric=None) -> "Training":
         fabric = fabric or make_fabric(options)
+        if hasattr(stage.net, "fix_backbone"): sync_batch_norms(stage.net.fix_backbone(stage.fix_backbone), fabric.device)
+        stage.net.zero_grad()  # an earlier stage may have left gradients of parts that are fixed now
         stage.net.to(fabric.device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format).train()
         for t in stage.terms.values(): t.to(fabric.device).train()
         for m in (stage.net, *stage.terms.values()):  # all processes start from the first one's weights
@@ -253,18 +257,16 @@ def check_stage(stage:Stage) -> None:
     if not 0 <= hold < 1: raise InputError(stage.name, f"holds the learning rate for {hold} of its schedule", "give a share from 0 on that leaves some of it to fall")
     if classes is not None and classes != len(space): raise InputError(stage.name, f"the network has {classes} classes, the source {len(space)} ({space.name})", "build the network for the label space it is trained on")
     if classes is not None and "source" in reads and not stage.source.dataset.labelled: raise InputError(stage.source.dataset.name, "has no labels to train on", "give a labelled source")
-    if needs_target(stage) and stage.target is None: raise InputError(stage.name, "has terms that read the target but no target data", "give the stage a target")
+    if "target" in sides_read(stage) and stage.target is None: raise InputError(stage.name, "has terms that read the target but no target data", "give the stage a target")
 
 def read_steps(stage:Stage, options:RunOptions, start:int, rank:int=0, world:int=1):
-    "Endless pairs of batches from step `start` on; the target is None where nothing looks at it."
-    streams = [iter(stage.source.stream(options.seed, start, rank, world))]
-    if needs_target(stage): streams.append(iter(stage.target.stream(options.seed + 1, start, rank, world)))
+    "Endless pairs of batches from step `start` on; a domain that nothing looks at is None."
+    reads = sides_read(stage)
+    streams = [iter(feed.stream(options.seed + i, start, rank, world)) if side in reads else None for i, (side, feed) in enumerate((("source", stage.source), ("target", stage.target)))]
     try:
-        while True:
-            pair = [next(s) for s in streams]
-            yield pair[0], pair[1] if len(pair) > 1 else None
+        while True: yield tuple(next(s) if s else None for s in streams)
     finally:
-        for s in streams: s.close()
+        for s in filter(None, streams): s.close()
 
 # %% ../../nbs/training/40_fit.ipynb #79e53c15
 def fit(stage:Stage, run_path, options:RunOptions=RunOptions(), config:dict|None=None, resume:bool=False, fabric=None) -> dict:
@@ -299,7 +301,9 @@ def run_loop(t:Training, run:RunDirectory, resume:bool, board) -> dict:
         except NonFiniteError as e:
             if t.fabric.is_global_zero: write_text(run.path / "stopped.json", json.dumps({"stage": stage.name, "step": step, "reason": str(e)}))
             raise
-        finally: batches.close(); board.close()
+        finally:
+            batches.close(); board.close()
+            if stage.fix_backbone: stage.net.fix_backbone(False)
     return record or next((r for r in reversed(read_log(run)) if r["stage"] == stage.name), {})
 
 # %% ../../nbs/training/40_fit.ipynb #d99bbc5a

@@ -98,6 +98,8 @@ class Term(nn.Module):
 # %% ../../nbs/training/10_objective.ipynb #0c2d7218
 class View:
     "Turns a pair of domains into another before the step, and may act after it (a teacher that follows the student)."
+    reads = ("source", "target")  # the domains it looks at
+
     def __call__(self, src:Domain, tgt:Domain, generator:torch.Generator) -> tuple[Domain, Domain]:
         return src, tgt
 
@@ -170,7 +172,7 @@ def train_step(
     net:nn.Module,                        # the segmentation network, or what wraps it
     optimiser:torch.optim.Optimizer,      # of the network and of the terms' joint parameters
     terms:dict[str, Term],                # the objective: name -> term
-    src:Domain, tgt:Domain|None,          # source and target; their `net` is the network
+    src:Domain|None, tgt:Domain|None,     # source and target, None where no term looks at it; their `net` is the network
     backward:Callable=Tensor.backward,    # how to differentiate a loss (Fabric brings its own)
     autocast:Callable=nullcontext,        # precision context of the forward passes
 ) -> dict[str, Tensor]:                   # detached values by name: loss/<term>, <term>/<value>, gradient
@@ -187,7 +189,7 @@ def train_step(
     average_gradients(p for _, p in trained)
     log["gradient"] = check_gradients(trained)
     optimiser.step()
-    src, tgt = src.detach(), tgt.detach() if tgt is not None else None
+    src, tgt = (None if d is None else d.detach() for d in (src, tgt))
     for k, term in terms.items():
         try: log |= {f"{k}/{n}": v for n, v in term.update(src, tgt, autocast).items()}
         except NonFiniteError as e: raise NonFiniteError(f"term {k!r}: {e}") from e
