@@ -12,6 +12,7 @@ from uda_kit.papers.catalogue import find_recipe
 from uda_kit.papers.dry_run import dry_run
 from uda_kit.papers.recipes import override
 from uda_kit.papers.running import run_recipe, run_table
+from uda_kit.papers.stages import Plan, build_stages
 from uda_kit.training.fit import fit
 from uda_kit.training.runs import RunDirectory, newest_checkpoint, read_log
 
@@ -122,6 +123,12 @@ def test_recipes_that_do_not_fit(tmp_path, settings, problem):
 def test_dry_run_of_all_stages():
     found = dry_run(small(), steps=1, options=options(), say=lambda text: None)
     assert list(found["stages"]) == list(STEPS) and json.dumps(found)
+
+
+def test_resized_images():
+    "Recipes that resize their images, as CamVid's do, are built like the others."
+    recipe = small("contrastive", *(f"stages.{i}.{side}.size=(40, 56)" for i in range(4) for side in ("source", "target")))
+    assert [s.name for s in build_stages(Plan(recipe))] == list(STEPS)[1:]
 
 
 def test_target_that_cannot_be_used(tmp_path):

@@ -195,7 +195,7 @@ def check_made(recipe:Recipe) -> None:
 # %% ../../nbs/papers/22_stages.ipynb #0e5233f4
 def check_patches(config:StageConfig, terms:dict) -> None:
     "`InputError` where patches of a stage's terms do not fit its images: before training rather than when the terms begin."
-    for space in (t.space for t in terms.values() if hasattr(t, "space")):
+    for space in (t.space for t in terms.values() if hasattr(getattr(t, "space", None), "patch")):
         for side, data in (("source", config.source), ("target", config.target)):
             if data and data.size: patch_grid(data.size, space.patch[side], space.cells)
 
