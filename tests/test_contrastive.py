@@ -18,6 +18,19 @@ import os, sys
 import torch, torch.distributed as dist, torch.nn.functional as F
 from uda_kit.methods.contrastive import *
 from uda_kit.methods.contrastive_terms import joint_mean
+from uda_kit.methods.label_expansion import LabelExpansion
+from uda_kit.methods.teacher import Teacher
+from uda_kit.models.segmenters import deeplab_v2
+from uda_kit.training.objective import Domain
+def labelled(image, rank):
+    "What a teacher with label expansion says of a share of the images, twice; the student's batch statistics differ between processes, the teacher must not."
+    torch.manual_seed(0)
+    net = deeplab_v2(7, "tiny", multi_level=False)
+    for norm in net.norms(): norm.running_mean += rank
+    teacher = Teacher(scales=(1,), share=0.3, augmentation=None, expansion=LabelExpansion(7, net.channels["features"], quantile=0.5))
+    for _ in range(2): new = teacher(None, Domain(image, None, net), None)[1]
+    teacher.follow(net)
+    return {"said": new.label, "weight": new.keep("weight", None), "sums": teacher.expansion.sums, "histogram": teacher.expansion.histogram, "mean": [m for m in teacher.net.norms()][-1].running_mean}
 def parts(path, rank, world):
     "What one of `world` processes makes of its share of a joint batch."
     given = torch.load(path)
@@ -33,7 +46,7 @@ def parts(path, rank, world):
         queue.push(F.normalize(means, dim=1), torch.where(mass > 0, torch.arange(7), 255), joint=True)
     loss = joint_mean(*contrastive_sum(rows[chosen], y[chosen], F.normalize(means, dim=1), torch.where(mass > 0, torch.arange(7), 255), *queue.rows()))
     loss.backward()
-    return {"tau": tau, "means": means.detach(), "mass": mass, "chosen": chosen, "loss": loss.detach(), "grad": f.grad / world, **queue.state_dict()}
+    return {"tau": tau, "means": means.detach(), "mass": mass, "chosen": chosen, "loss": loss.detach(), "grad": f.grad / world, **labelled(mine(given["image"]), rank), **queue.state_dict()}
 def process(rank, path):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[2]}
     dist.init_process_group("gloo", rank=rank, world_size=2)
@@ -106,7 +119,7 @@ def test_loss_at_size():
 
 
 def test_parts_over_two_processes(tmp_path):
-    "Thresholds, prototypes, anchors, memory, loss and gradient of a joint batch; the second process has no pixel of some classes."
+    "Thresholds, prototypes, anchors, memory, loss and gradient of a joint batch, a teacher's labels and its expansion; the second process has no pixel of some classes."
     import socket
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -115,11 +128,13 @@ def test_parts_over_two_processes(tmp_path):
     y = torch.randint(0, 7, (2, 8, 9), generator=g)
     y[1][y[1] > 3] = 255
     y[y == 2] = 255                                       # nobody has this one
-    torch.save({"p": (3 * torch.randn(2, 7, 8, 9, generator=g)).softmax(1), "y": y, "f": torch.randn(2, 8, 9, 6, generator=g)}, tmp_path / "given")
+    torch.save({"p": (3 * torch.randn(2, 7, 8, 9, generator=g)).softmax(1), "y": y, "f": torch.randn(2, 8, 9, 6, generator=g), "image": torch.rand(2, 3, 40, 48, generator=g)}, tmp_path / "given")
     program(tmp_path, PARTS, tmp_path / "given", port)
     one, *two = (torch.load(tmp_path / f"given.{n}") for n in ("one", 0, 1))
     for k in one:
-        if k in ("chosen", "grad"): torch.testing.assert_close(torch.cat([t[k] for t in two]), one[k], rtol=1e-4, atol=1e-7)
+        if k == "said": assert (torch.cat([t[k] for t in two]) == one[k]).float().mean() > 0.999
+        elif k == "histogram": assert (two[0][k] - one[k]).abs().sum() <= 4  # a distance on the edge of two bins
+        elif k in ("chosen", "grad", "weight"): torch.testing.assert_close(torch.cat([t[k] for t in two]), one[k], rtol=1e-4, atol=1e-7)
         else:
             for t in two: torch.testing.assert_close(t[k], one[k], rtol=1e-5, atol=1e-6)
     assert one["chosen"].sum() == 5 * 6 and one["counts"].tolist() == [9, 9, 0, 9, 9, 9, 9] and one["grad"].any()

@@ -4,15 +4,16 @@ import random
 import signal
 
 import pytest
+import torch
 from resuming import finish, interrupted, options, same, same_stage, start, undisturbed
 
 from uda_kit.data.datasets import open_dataset
 from uda_kit.errors import InputError
 from uda_kit.papers.catalogue import find_recipe
-from uda_kit.papers.dry_run import dry_run
+from uda_kit.papers.dry_run import dry_run, open_or_stand_in
 from uda_kit.papers.recipes import override
 from uda_kit.papers.running import run_recipe, run_table
-from uda_kit.papers.stages import Plan, build_stages
+from uda_kit.papers.stages import Plan, build_stages, transform_of
 from uda_kit.training.fit import fit
 from uda_kit.training.runs import RunDirectory, newest_checkpoint, read_log
 
@@ -105,9 +106,20 @@ def test_rows_share_pre_training(tmp_path):
     assert float(total["contrastive", "expanded"][2]) >= float(total["contrastive", "confident"][2])
 
 
+@pytest.mark.parametrize("name", [f"gta5/{row}" for row in ("contrastive", "contrastive-fourier", "vistas-contrastive")] + ["synthia/contrastive"])
+def test_stand_ins_of_full_size(name):
+    "Where data is not there, a dry run finds images large enough for every crop."
+    recipe = find_recipe(name)
+    for config in recipe.stages:
+        for data in filter(None, (config.source, config.target)):
+            image, label = transform_of(data)(*open_or_stand_in(data, recipe.space, data is config.source)[0][:2], torch.Generator().manual_seed(0))
+            assert image.shape[1:] == data.crop and (label is None or label.shape == data.crop)
+
+
 @pytest.mark.parametrize("settings,problem", [
+    (["stages.4.terms.weight=0.2"], "has no 'weight'"),
     (["stages.2.views.every=-1"], "every -1"),
-    (["stages.4.views.cutout=(0, 60)"], "does not fit into a crop"),
+    (["stages.4.views.augmentation.cutout=(0, 60)"], "does not fit into a crop"),
     (["stages.4.views.scales=()"], "scales"),
     (["stages.4.views.quantile=0"], "quantile 0"),
     (["stages.4.terms.cross=pixles"], "level"),

@@ -568,7 +568,10 @@ class BenchContrastive:
     def run(self) -> int:
         at_least(1, steps=self.steps, repeats=self.repeats)
         from uda_kit.papers import contrastive_benchmarks as b
-        finish((b.bench_loss if self.what.startswith("loss") else b.bench_step)(self.what, self.steps, self.repeats, self.record))
+        found = b.bench_contrastive(self.what, self.steps, self.repeats, self.record)
+        if self.what.startswith("step"): print(f"{found['name']}: a whole step takes {found['ratio']:.2f} times the student's own, without contrast {found['ratio_no_contrast']:.2f} times")
+        else: print(f"{found['name']}: {found['ratio']:.2f} times as fast, 1/{found['extra_plain_gib'] / found['extra_fast_gib']:.0f} of the memory")
+        finish(found)
         return 0
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _embed(self:ContrastiveSpace, domain:Domain, side:str, age:int) -> Embedded:
     def compute():
         label, weight, features = self._cells(domain, side)
         known, rows = label != IGNORE, self.head(features)
-        if not torch.isfinite(rows).all(): raise NonFiniteError(f"features of the {side} are not finite")
+        if summed((~torch.isfinite(rows).all()).long()): raise NonFiniteError(f"features of the {side} are not finite")  # in all processes, or none
         label = label.masked_scatter(known, label[known].where(features.any(1) & rows.any(1), IGNORE))
         anchors = sample_anchors(label, self.size, self.classes, generator_at("anchors", self.seed, age, side))
         mean, mass = class_prototypes(rows, label[known], self.classes, weight[known])

@@ -31,14 +31,13 @@ def self_training_views(net,                       # segmentation network
                         scales:tuple=SCALES, cap:float=0.9, share:float=0.1, # tau_0 is the cap
                         precision:str="bf16-mixed",# of the teacher
                         expand:bool=True, window:int=200, quantile:float=0.9, # label expansion: steps gathered, share of a class within its limit
-                        source:bool=True,          # augment the source, too
-                        jitter:tuple=(0.4, 0.4, 0.4, 0.1), grey:float=0.2, cutout:tuple=(0, 40), scale:tuple=(0.4, 2.5), rotation:tuple=(-45., 45.), flip:float=0.5
+                        augmentation:StrongAugmentation=StrongAugmentation(),
+                        source:bool=True           # augment the source, too
                        ) -> list[View]:
     "Views of a self-training stage: teacher with label expansion and strong augmentation; defaults are the contrastive paper's, for crops of 713 x 713."
-    how = StrongAugmentation(jitter, grey, cutout, scale, rotation, flip)
     expansion = LabelExpansion(net.num_classes, net.channels["features"], window, quantile) if expand else None
-    return [Teacher(every, average, scales, cap, share, how, expansion, precision)] + ([AugmentSource(how)] if source else [])
+    return [Teacher(every, average, scales, cap, share, augmentation, expansion, precision)] + ([AugmentSource(augmentation)] if source else [])
 
-def source_views(net=None, jitter:tuple=(0.4, 0.4, 0.4, 0.1), grey:float=0.2, cutout:tuple=(0, 40), scale:tuple=(0.4, 2.5), rotation:tuple=(-45., 45.), flip:float=0.5) -> list[View]:
-    "Views of a stage that learns from the augmented source alone; takes a network as all makers of views do, and makes no use of it."
-    return [AugmentSource(StrongAugmentation(jitter, grey, cutout, scale, rotation, flip))]
+def source_views(net, augmentation:StrongAugmentation=StrongAugmentation()) -> list[View]: # any network
+    "Views of a stage that learns from the augmented source alone."
+    return [AugmentSource(augmentation)]

@@ -19,12 +19,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
 from ..errors import InputError
-from .contrastive import confidence_thresholds
+from .contrastive import confidence_thresholds, summed
 from .output_space import masked_cross_entropy
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
 from ..training.metrics import ConfusionMatrix, divide
-from ..training.objective import Domain, NonFiniteError, Term, View
+from ..training.objective import Domain, NonFiniteError, Term, View, several_processes
 
 # %% ../../nbs/methods/82_teacher.ipynb #84c68f48
 SCALES = (0.5, 0.75, 1, 1.25, 1.5, 1.75)
@@ -46,11 +46,16 @@ def fold_norms(net:nn.Module # in evaluation mode
                 setattr(module, norm_name, nn.Identity())
     return net
 
-def fast_copy(net:nn.Module)->nn.Module: # stays as it is
+def fast_copy(net:nn.Module, # stays as it is
+              precision:str="32-true" # "bf16-mixed": the backbone's convolutions hold their weights as autocast would round them in every call
+             )->nn.Module:
     "A copy for prediction: evaluation mode, no gradients, folded batch norms, main classifier only."
     fast = copy.deepcopy(net).requires_grad_(False).eval()
     if getattr(fast, "aux", None) is not None: fast.aux = None
-    return fold_norms(fast)
+    fold_norms(fast)
+    if precision == "bf16-mixed":
+        for conv in (m for m in fast.backbone.modules() if isinstance(m, nn.Conv2d)): conv.weight.data = conv.weight.data.bfloat16()
+    return fast
 
 # %% ../../nbs/methods/82_teacher.ipynb #fb7d48a3
 def average_prediction(net:nn.Module,     # in evaluation mode
@@ -87,7 +92,7 @@ def label_batch(net:nn.Module, image:Tensor, scales=SCALES, cap:float=0.9, share
     with torch.no_grad():
         probabilities, features = average_prediction(net, image, scales, precision)
         confidence, initial = probabilities.max(1)
-        if not torch.isfinite(confidence).all(): raise NonFiniteError("the teacher's prediction is not finite")
+        if summed((~torch.isfinite(confidence).all()).long()): raise NonFiniteError("the teacher's prediction is not finite")  # in all processes, or none
         tau = confidence_thresholds(confidence, initial, probabilities.shape[1], cap, share)
         confident = torch.where(confidence > tau[initial], initial, IGNORE)
     return Labelling(initial, confidence, tau, confident, confident, features)
@@ -150,26 +155,32 @@ def _follow(self:Teacher, student:nn.Module, average:float|None=None)->None:
     else:
         torch._foreach_lerp_([mine[k] for k in floats], [theirs[k] for k in floats], 1 - average)
         for k in mine.keys() - set(floats): mine[k].copy_(theirs[k])
+    self.agree()
+
+def _agree(self:Teacher)->None:
+    "The first process's teacher in all processes: where each has batch statistics of its own, their students differ in them."
+    for v in self.net.state_dict().values() if several_processes() else (): torch.distributed.broadcast(v, 0)
     self.fast = None
 
 def _network(self:Teacher, student:nn.Module)->nn.Module:
     "The teacher for prediction; made from the student, or what a checkpoint held, where there is none yet."
     if self.net is None:
         self.net, self.without = copy.deepcopy(student).requires_grad_(False).eval(), 0
+        self.agree()
         if self.saved is not None:
             self.net.load_state_dict(self.saved["teacher"])
             self.without, self.saved = self.saved["without"].to(next(student.parameters()).device), None
-    if self.fast is None: self.fast = fast_copy(self.net).to(memory_format=torch.channels_last)
+    if self.fast is None: self.fast = fast_copy(self.net, self.precision).to(memory_format=torch.channels_last)
     return self.fast
 
-Teacher.follow, Teacher.network = _follow, _network
+Teacher.follow, Teacher.agree, Teacher.network = _follow, _agree, _network
 
 # %% ../../nbs/methods/82_teacher.ipynb #928f58ca
 def _look(self:Teacher, image:Tensor, student:nn.Module|None=None)->Labelling: # [B,3,H,W]
     "What the teacher says of images, expansion included; learns nothing from it."
     if self.net is None and student is None: raise InputError("teacher", "has seen no student yet", "give look() the network to copy")
     said = label_batch(self.network(student), image, self.scales, self.cap, self.share, self.precision)
-    if self.expansion is not None: said.expanded = self.expansion.expand(said.confident, said.features)
+    if self.expansion is not None: said.expanded = self.expansion.to(image.device).expand(said.confident, said.features)
     return said
 
 def _call(self:Teacher, src:Domain, tgt:Domain, generator:torch.Generator)->tuple[Domain, Domain]:

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from ..data.datasets import Relabelled
 from ..data.scenes import CAMERA, RENDERED, StreetScenes
-from ..data.transforms import JointTransform
 from ..errors import InputError
 from .recipes import Data, Recipe
-from .stages import MADE, Plan, build_nets, build_terms, build_views, check_recipe, find_root, locate, segmenter_before, stage_modes
+from .stages import MADE, Plan, build_nets, build_terms, build_views, check_recipe, find_root, locate, segmenter_before, stage_modes, transform_of
 from ..training.fit import Feed, RunOptions, Stage, Training, check_stage, peak_gib, read_steps
 
 # %% ../../nbs/papers/40_dry_run.ipynb #74b0cb74
@@ -40,7 +39,8 @@ def open_or_stand_in(data:Data, space:str, labelled:bool, roots:dict[str, str]|N
     "The data set, or street scenes of its size."
     if data.twins.startswith(MADE) or data.twins and not is_given(Data(data.twins), roots): data = replace(data, twins="")  # twins cost no more than their sources
     if is_given(data, roots) and not data.pseudo: return locate(data, space, roots, labelled)
-    return Relabelled(StreetScenes(RENDERED if labelled else CAMERA, n=8, size=data.size or (128, 256)), data.split, space, labelled)
+    size = data.size or tuple(map(max, data.crop or (0, 0), (128, 256)))  # images of unknown size: at least as large as what is cut out of them
+    return Relabelled(StreetScenes(RENDERED if labelled else CAMERA, n=8, size=size), data.split, space, labelled)
 
 # %% ../../nbs/papers/40_dry_run.ipynb #d47ef6e5
 def dry_stage(plan:Plan, index:int, nets:list) -> Stage:
@@ -48,7 +48,7 @@ def dry_stage(plan:Plan, index:int, nets:list) -> Stage:
     config, recipe = plan.recipe.stages[index], plan.recipe
     def feed(data, labelled):
         dataset = open_or_stand_in(data, recipe.space, labelled, plan.roots)
-        return Feed(dataset, data.batch_size, JointTransform(size=data.size, flip=data.flip, crop=data.crop), labelled, plan.workers, plan.cache_mb)
+        return Feed(dataset, data.batch_size, transform_of(data), labelled, plan.workers, plan.cache_mb)
     source = feed(config.source, True)
     few = replace(config, modes=replace(config.modes, patches=min(config.modes.patches, 2000))) if config.modes else config  # what modes they are does not change what a step costs
     terms = build_terms(plan, index, nets[index], segmenter_before(recipe, nets, index), stage_modes(few, source) if config.modes else None)

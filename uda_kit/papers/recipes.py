@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CITYSCAPES_VAL', 'single_level', 'multi_level',
            'feature_level', 'least_squares', 'main_only', 'SWEEP', 'TINY', 'SMALL', 'PAPER_ADV', 'ROWS', 'BASELINES',
-           'SCENES', 'CAMVID', 'PASSED_ON', 'Data', 'Clustering', 'StageConfig', 'TranslationConfig', 'Recipe',
-           'full_size', 'synthetic_recipes', 'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes', 'SmallScale',
-           'SmallBenchmark', 'small_recipes', 'scenes_benchmark', 'camvid_benchmark', 'output_space_recipes',
-           'override', 'known_keys', 'options_of', 'default_of', 'describe']
+           'SCENES', 'CAMVID', 'PASSED_ON', 'SET_BY', 'Data', 'Clustering', 'StageConfig', 'TranslationConfig',
+           'Recipe', 'full_size', 'synthetic_recipes', 'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes',
+           'SmallScale', 'SmallBenchmark', 'small_recipes', 'scenes_benchmark', 'camvid_benchmark',
+           'output_space_recipes', 'override', 'known_keys', 'options_of', 'default_of', 'describe']
 
 # %% ../../nbs/papers/20_recipes.ipynb #0c2321fe
 import ast
@@ -37,6 +37,7 @@ class Data:
     size: tuple[int, int] | None = None  # (height, width) whole images are resized to
     batch_size: int = 1
     flip: bool = False
+    scale: tuple[float, float] | None = None  # (low, high) of a random factor before the crop
     crop: tuple[int, int] | None = None  # (height, width) of a random window
     twins: str = ""                    # name of a folder of translated twins, located like a data set; "stage:NAME": what that stage of the recipe translates
     originals: bool = True             # False: the twins replace the images instead of joining them
@@ -249,10 +250,11 @@ def override(recipe:Recipe, settings:list[str]) -> Recipe:
     return recipe
 
 PASSED_ON = {output_space_terms: OutputAdversarial, semi_supervised_terms: SemiSupervised, cyclegan_terms: CycleAdversarial, cirn_terms: CosineWeightedAdversarial, self_training_terms: contrastive_terms}  # where a function's further keywords go
+SET_BY = {output_space_terms: ("weight", "level"), cirn_terms: ("weight",), self_training_terms: ("weight",)}  # which of them the function sets itself
 
 def known_keys(node) -> list[str]:
     "What can be set in a part of a recipe."
-    if isinstance(node, partial): return options_of(node.func) + (options_of(PASSED_ON[node.func]) if node.func in PASSED_ON else [])
+    if isinstance(node, partial): return options_of(node.func) + [k for k in (options_of(PASSED_ON[node.func]) if node.func in PASSED_ON else []) if k not in SET_BY.get(node.func, ())]
     if isinstance(node, tuple): return list(map(str, range(len(node))))
     return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
 

@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['LABEL_MEASURES', 'CLASS_COLUMNS', 'CRITIC_COLUMNS', 'LABEL_COLUMNS', 'run_stages', 'shared_marks', 'run_recipe',
-           'judge_labels', 'keep', 'append_classes', 'append_critics', 'append_labels', 'run_table']
+           'judge_labels', 'say_without', 'keep', 'append_classes', 'append_critics', 'append_labels', 'run_table']
 
-# %% ../../nbs/papers/30_running.ipynb #488bf86e
+# %% ../../nbs/papers/30_running.ipynb #b31906b4
 import json
 import math
 import statistics
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from ..errors import InputError
 from ..models.checkpoints import save_weights
@@ -90,15 +93,21 @@ def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|N
     fabric.barrier()
     return found, record
 
-# %% ../../nbs/papers/30_running.ipynb #4a102268
+# %% ../../nbs/papers/30_running.ipynb #4d959d10
 def judge_labels(recipe:Recipe, stage:Stage, roots=None) -> dict|None:
     "Precision and coverage of the last teacher's labels on the recipe's validation images, by kind of label and class ('all': over all pixels); None where no teacher labelled or no such images are known."
     teacher = next((v for v in stage.views if isinstance(v, Teacher)), None)
     if teacher is None or recipe.val is None: return None
+    say_without(stage, teacher)
     val = locate(recipe.val, recipe.space, roots, True)
     counts = teacher_quality(teacher, Resized(val, recipe.val.size) if recipe.val.size else val, batch_size=stage.target.batch_size, student=stage.net)
     found = {kind: precision_and_coverage(M) for kind, M in counts.items()}
     return {kind: {name: dict(zip(LABEL_MEASURES, map(float, values))) for name, values in [("all", q["overall"]), *zip(val.space.classes, zip(*(q[m] for m in LABEL_MEASURES)))]} for kind, q in found.items()}
+
+def say_without(stage:Stage, teacher:Teacher) -> None:
+    "Name the classes that had no confident pixel in most of a stage's steps."
+    steps = [(name, int(n)) for name, n in zip(stage.source.dataset.space.classes, torch.as_tensor(teacher.without).expand(stage.net.num_classes)) if 2 * n > teacher.age]
+    if steps: print(f"{stage.name}: no confident pixel of {', '.join(f'{name} in {n}' for name, n in steps)} of {teacher.age} steps", file=sys.stderr)
 
 LABEL_MEASURES = ("precision", "coverage", "labelled")
 

@@ -145,7 +145,8 @@ class StopRequest:
 # %% ../../nbs/training/40_fit.ipynb #01801cc1
 def stage_state(stage:Stage, optimiser) -> dict:
     "All that the next step depends on, besides the network's weights and the step number."
-    return {"optimiser": optimiser.state_dict(), "random": torch.get_rng_state(),
+    cuda = {"random_cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
+    return {"optimiser": optimiser.state_dict(), "random": torch.get_rng_state(), **cuda,
             "terms": {k: t.state_dict() for k, t in stage.terms.items()},
             "critics": {k: {n: o.state_dict() for n, o in t.optimisers().items()} for k, t in stage.terms.items()},
             "views": [v.state_dict() for v in stage.views]}
@@ -158,6 +159,7 @@ def load_stage_state(stage:Stage, optimiser, state:dict) -> None:
         for n, o in t.optimisers().items(): o.load_state_dict(state["critics"][k][n])
     for v, s in zip(stage.views, state["views"]): v.load_state_dict(s)
     torch.set_rng_state(state["random"])
+    if "random_cuda" in state and torch.cuda.is_initialized(): torch.cuda.set_rng_state(state["random_cuda"])
 
 # %% ../../nbs/training/40_fit.ipynb #87790425
 def make_domain(batch, net, device, channels_last:bool=True) -> Domain:
