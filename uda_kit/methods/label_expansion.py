@@ -72,11 +72,12 @@ class LabelExpansion(nn.Module):
                  classes:int,  # C
                  channels:int, # F: `net.channels["features"]`
                  window:int=200,       # steps whose pixels make a prototype
-                 quantile:float=0.9    # share of a class's confident pixels within its limit
+                 quantile:float=0.9,   # share of a class's confident pixels within its limit
+                 common_limit:bool=False # one limit for all classes: the quantile of all confident pixels' distances
                 ):
         super().__init__()
         if window < 1 or not 0 < quantile <= 1: raise InputError("label expansion", f"window {window}, quantile {quantile}", "give a number of steps from 1, and a quantile above 0 and up to 1")
-        self.window, self.quantile = int(window), quantile
+        self.window, self.quantile, self.common_limit = int(window), quantile, common_limit
         self.register_buffer("sums", torch.zeros(2, classes, channels))     # of weighted unit features: the block being filled, the last full one
         self.register_buffer("histogram", torch.zeros(2, classes, BINS, dtype=torch.int64)) # of distances to the own prototype
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))   # steps gathered
@@ -84,13 +85,15 @@ class LabelExpansion(nn.Module):
     @property
     def prototypes(self)->Tensor: return F.normalize(self.sums.sum(0), dim=1) # [C,F]; zero for a class that was never confident
     @property
-    def limits(self)->Tensor: return limits_from(self.histogram.sum(0), self.quantile) # [C]
+    def limits(self)->Tensor: # [C]
+        counts = self.histogram.sum(0)
+        return limits_from(counts.sum(0, keepdim=True), self.quantile) * (counts.sum(1) > 0) if self.common_limit else limits_from(counts, self.quantile)
 
     def expand(self, labels:Tensor, features:Tensor)->Tensor: # [B,H,W] with 255, [B,F,h,w] -> [B,H,W]
         "`expand_labels` with what was gathered so far."
         return expand_labels(labels, features, self.prototypes, self.limits)
 
-    def settings(self)->dict: return {"window": self.window, "quantile": self.quantile}
+    def settings(self)->dict: return {"window": self.window, "quantile": self.quantile} | ({"common_limit": True} if self.common_limit else {})
 
 # %% ../../nbs/methods/84_label_expansion.ipynb #0bb61892
 def _gather(self:LabelExpansion,

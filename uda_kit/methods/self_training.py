@@ -30,12 +30,12 @@ def self_training_views(net,                       # segmentation network
                         average:float|None=None,   # follow the student in every step instead
                         scales:tuple=SCALES, cap:float=0.9, share:float=0.1, # tau_0 is the cap
                         precision:str="bf16-mixed",# of the teacher
-                        expand:bool=True, window:int=200, quantile:float=0.9, # label expansion: steps gathered, share of a class within its limit
+                        expand:bool=True, window:int=200, quantile:float=0.9, common_limit:bool=False, # label expansion: steps gathered, share of a class (or of all pixels) within its limit
                         augmentation:StrongAugmentation=StrongAugmentation(),
                         source:bool=True           # augment the source, too
                        ) -> list[View]:
     "Views of a self-training stage: teacher with label expansion and strong augmentation; defaults are the contrastive paper's, for crops of 713 x 713."
-    expansion = LabelExpansion(net.num_classes, net.channels["features"], window, quantile) if expand else None
+    expansion = LabelExpansion(net.num_classes, net.channels["features"], window, quantile, common_limit) if expand else None
     return [Teacher(every, average, scales, cap, share, augmentation, expansion, precision)] + ([AugmentSource(augmentation)] if source else [])
 
 def source_views(net, augmentation:StrongAugmentation=StrongAugmentation()) -> list[View]: # any network
