@@ -5,11 +5,10 @@
 
 # %% auto #0
 __all__ = ['LOW', 'plain_contrastive_loss', 'contrast_rows', 'place_in_class', 'class_table', 'rounded', 'product',
-           'ContrastiveSum', 'check_unit', 'contrastive_sum', 'contrastive_loss', 'SumOverProcesses', 'summed',
-           'gather_rows', 'confidence_thresholds', 'class_thresholds', 'admissible', 'class_prototypes', 'FeatureQueue',
-           'first_of_class', 'sample_anchors']
+           'ContrastiveSum', 'check_unit', 'contrastive_sum', 'contrastive_loss', 'confidence_thresholds',
+           'class_thresholds', 'admissible', 'class_prototypes', 'FeatureQueue', 'first_of_class', 'sample_anchors']
 
-# %% ../../nbs/methods/90_contrastive.ipynb #1633cf68
+# %% ../../nbs/methods/90_contrastive.ipynb #0437d6c7
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import InputError
 from .pseudo_labels import IGNORE
-from ..training.objective import several_processes
+from ..training.objective import gather_rows, several_processes, summed
 
 # %% ../../nbs/methods/90_contrastive.ipynb #9f04121d
 def plain_contrastive_loss(anchors:Tensor,   # [N,D] unit features
@@ -142,37 +141,6 @@ def contrastive_loss(anchors:Tensor,            # [N,D] unit features to be move
     Exact value and first derivatives; needs memory for a block of rows and a copy of its inputs. `InputError` for features that are not unit vectors, zero and non-finite ones included."""
     total, count = contrastive_sum(anchors, labels, keys, key_labels, memory, memory_labels, temperature, chunk, bf16)
     return total / count.clamp(min=1)
-
-# %% ../../nbs/methods/90_contrastive.ipynb #0228e5a8
-class SumOverProcesses(torch.autograd.Function):
-    "Sum of a tensor over processes; so is its gradient, because every process's loss depends on every summand."
-    @staticmethod
-    def forward(ctx, x):
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-    @staticmethod
-    def backward(ctx, grad): return SumOverProcesses.forward(ctx, grad.contiguous())
-
-def summed(x:Tensor) -> Tensor:
-    "Sum over processes, differentiable; `x` itself where there is one process."
-    return SumOverProcesses.apply(x) if several_processes() else x
-
-@torch.no_grad()
-def gather_rows(*tensors:Tensor) -> tuple[Tensor, ...]: # [n,...], with n of this process
-    "The rows of all processes, process 0's first, without gradients; the tensors themselves where there is one process."
-    if not several_processes(): return tensors
-    n = tensors[0].new_tensor([len(tensors[0])], dtype=torch.int64)
-    sizes = [torch.zeros_like(n) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, n)
-    sizes = torch.cat(sizes).tolist()
-    def gather(x):
-        padded = x.new_zeros(max(sizes), *x.shape[1:])
-        padded[:len(x)] = x
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes)])
-    return tuple(map(gather, tensors))
 
 # %% ../../nbs/methods/90_contrastive.ipynb #6cc0d6a1
 LOW = 15 # bits of a positive float32 up to 1 that the second histogram tells apart

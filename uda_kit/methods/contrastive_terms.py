@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from ..data.streams import generator_at
 from ..errors import InputError
-from .contrastive import FeatureQueue, class_prototypes, contrastive_sum, plain_contrastive_loss, sample_anchors, summed
+from .contrastive import FeatureQueue, class_prototypes, contrastive_sum, plain_contrastive_loss, sample_anchors
 from .label_expansion import cells_of
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
-from ..training.objective import Domain, NonFiniteError, Term, several_processes
+from ..training.objective import Domain, NonFiniteError, Term, several_processes, summed
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #fe44aaa4
 class ProjectionHead(nn.Module):

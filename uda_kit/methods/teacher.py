@@ -19,12 +19,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
 from ..errors import InputError
-from .contrastive import confidence_thresholds, summed
+from .contrastive import confidence_thresholds
 from .output_space import masked_cross_entropy
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
 from ..training.metrics import ConfusionMatrix, divide
-from ..training.objective import Domain, NonFiniteError, Term, View, several_processes
+from ..training.objective import Domain, NonFiniteError, Term, View, several_processes, summed
 
 # %% ../../nbs/methods/82_teacher.ipynb #84c68f48
 SCALES = (0.5, 0.75, 1, 1.25, 1.5, 1.75)

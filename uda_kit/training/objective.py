@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Domain', 'Term', 'View', 'backward_groups', 'NonFiniteError', 'check_losses', 'check_gradients', 'several_processes',
-           'average_gradients', 'critic_step', 'train_step']
+           'average_gradients', 'critic_step', 'SumOverProcesses', 'summed', 'gather_rows', 'train_step']
 
 # %% ../../nbs/training/10_objective.ipynb #0c22a9fd
 from collections.abc import Callable, Iterable
@@ -166,6 +166,37 @@ def critic_step(critic:nn.Module, optimiser:torch.optim.Optimizer, losses:Iterab
     optimiser.step()
     critic.requires_grad_(False)
     return total
+
+# %% ../../nbs/training/10_objective.ipynb #66c45f41
+class SumOverProcesses(torch.autograd.Function):
+    "Sum of a tensor over processes; so is its gradient, because every process's loss depends on every summand."
+    @staticmethod
+    def forward(ctx, x):
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+    @staticmethod
+    def backward(ctx, grad): return SumOverProcesses.forward(ctx, grad.contiguous())
+
+def summed(x:Tensor) -> Tensor:
+    "Sum over processes, differentiable; `x` itself where there is one process."
+    return SumOverProcesses.apply(x) if several_processes() else x
+
+@torch.no_grad()
+def gather_rows(*tensors:Tensor) -> tuple[Tensor, ...]: # [n,...], with n of this process
+    "The rows of all processes, process 0's first, without gradients; the tensors themselves where there is one process."
+    if not several_processes(): return tensors
+    n = tensors[0].new_tensor([len(tensors[0])], dtype=torch.int64)
+    sizes = [torch.zeros_like(n) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, n)
+    sizes = torch.cat(sizes).tolist()
+    def gather(x):
+        padded = x.new_zeros(max(sizes), *x.shape[1:])
+        padded[:len(x)] = x
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes)])
+    return tuple(map(gather, tensors))
 
 # %% ../../nbs/training/10_objective.ipynb #5e8d46ae
 def train_step(
