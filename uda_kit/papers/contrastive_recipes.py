@@ -57,7 +57,7 @@ def contrastive_stages(scale:ContrastiveScale, net:partial, source:Data, target:
     return stages + (stage("self-train", source, partial(self_training_terms, **{"seg_aux": scale.seg_aux, **scale.terms, **options}), scale.self_train, target,
                            views=partial(self_training_views, **{**scale.views, **st.get("views", {})})),)
 
-# %% ../../nbs/papers/27_contrastive_recipes.ipynb #e0037550
+# %% ../../nbs/papers/27_contrastive_recipes.ipynb #bee86d06
 CONDITIONS = {  # row: (number in Table 3, name there, transfer, pre-training, self-training)
     "contrastive-cond1": (1, "none", False, False, None),
     "contrastive-cond2": (2, "transfer", True, False, None),
@@ -67,7 +67,8 @@ CONDITIONS = {  # row: (number in Table 3, name there, transfer, pre-training, s
     "contrastive-cond6": (6, "transfer, pre-training, contrast", True, True, dict(views=dict(expand=False))),
     "contrastive": (7, "transfer, pre-training, contrast, label expansion", True, True, {}),
 }
-PARTS = {"contrastive-in-domain": dict(cross=None), "contrastive-statistics": dict(alpha=0.0, pseudo=1e-9), "contrastive-common-limit": dict(views=dict(common_limit=True, quantile=0.7))}
+PARTS = {"contrastive-in-domain": dict(cross=None), "contrastive-statistics": dict(alpha=0.0, pseudo=1e-9), "contrastive-plain": dict(alpha=0.0, views=dict(expand=False)),
+         "contrastive-common-limit": dict(views=dict(common_limit=True, quantile=0.7))}
 SWEEPS = {  # row: (keywords, name in Table 7)
     **{f"contrastive-alpha{a:g}": (dict(alpha=a), f"α = {a:g}") for a in (0.05, 0.2, 0.4)},
     **{f"contrastive-lambda{x:g}": (dict(pseudo=x), f"λ = {x:g}") for x in (0.05, 0.2, 0.4)},
