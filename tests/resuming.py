@@ -1,4 +1,5 @@
 """What the tests of stopped and resumed runs share: real processes with real signals, and a term that stops the loop from inside."""
+import random
 import signal
 import subprocess
 import sys
@@ -88,3 +89,13 @@ def same(a, b, steps):
     for stage, n in steps.items(): same_stage(a, b, stage, n)
     logs = [[{k: v for k, v in r.items() if k not in ("seconds", "peak_gib")} for r in read_log(run)] for run in runs]
     assert logs[0] == logs[1] and len(logs[0]) == sum(steps.values())
+
+
+def killed_and_resumed(alone, run, args, steps, stage):
+    "Kill a run after a random step of a stage (`steps` by name), resume it, and compare it with the run that nobody stopped."
+    names = list(steps)
+    step = sum(steps[name] for name in names[:names.index(stage)]) + random.SystemRandom().randint(1, steps[stage] - 2)
+    print(f"killed after step {step}")  # shown when the test fails
+    interrupted(args, run, signal.SIGKILL, step)
+    finish(start(args, run, "--resume"))
+    same(alone, run, steps)

@@ -1,6 +1,5 @@
 """CIRN's stages in one run: translate, adapt, self-train; killed in any of them, shared between rows, refused where they do not fit."""
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from resuming import finish, interrupted, same, start, undisturbed
+from resuming import finish, interrupted, killed_and_resumed, same, start, undisturbed
 from safetensors.torch import load_file
 
 from uda_kit.data.datasets import open_dataset
@@ -80,12 +79,7 @@ def test_what_a_stage_finds(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stage", ["translate", "adapt", "self-train"])
 def test_killed_at_a_random_step_of_each_stage(alone, tmp_path, stage):
-    before = sum(n for name, n in STEPS.items() if list(STEPS).index(name) < list(STEPS).index(stage))
-    step = before + random.SystemRandom().randint(1, STEPS[stage] - 2)
-    print(f"killed after step {step}")  # shown when the test fails
-    interrupted(ARGS, tmp_path / "run", signal.SIGKILL, step)
-    finish(start(ARGS, tmp_path / "run", "--resume"))
-    same(alone, tmp_path / "run", STEPS)
+    killed_and_resumed(alone, tmp_path / "run", ARGS, STEPS, stage)
     assert made(tmp_path / "run") == made(alone)
 
 

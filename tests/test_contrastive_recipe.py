@@ -1,11 +1,9 @@
 """The contrastive paper's stages in one run: killed in any of them, shared between rows, the backbone fixed where it shall be, no label of the target ever read."""
 import json
-import random
-import signal
 
 import pytest
 import torch
-from resuming import finish, interrupted, options, same, same_stage, start, undisturbed
+from resuming import killed_and_resumed, options, same_stage, undisturbed
 
 from uda_kit.data.datasets import open_dataset
 from uda_kit.errors import InputError
@@ -45,12 +43,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("stage", ["contrast", "head", "self-train"])
 def test_killed_at_a_random_step(alone, tmp_path, stage):
-    before = sum(n for name, n in STEPS.items() if list(STEPS).index(name) < list(STEPS).index(stage))
-    step = before + random.SystemRandom().randint(1, STEPS[stage] - 2)
-    print(f"killed after step {step}")  # shown when the test fails
-    interrupted(ARGS, tmp_path / "run", signal.SIGKILL, step)
-    finish(start(ARGS, tmp_path / "run", "--resume"))
-    same(alone, tmp_path / "run", STEPS)
+    killed_and_resumed(alone, tmp_path / "run", ARGS, STEPS, stage)
 
 
 def test_what_a_checkpoint_holds(alone):
