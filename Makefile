@@ -4,11 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lab check samples notebooks clean help
+.PHONY: demo test test-browser browser lab check samples notebooks clean help
 
 help:
 	@echo "make demo       adapt a small network from rendered to camera-like scenes; report in runs/demo"
-	@echo "make test       all that CI runs: check, notebooks, tests"
+	@echo "make test       all that CI runs: check, notebooks, tests, tutorials in a browser"
+	@echo "make test-browser   the tutorials in JupyterLab alone; screenshots in build/screenshots"
+	@echo "make browser    Chromium for the tests that drive JupyterLab (Debian or Ubuntu, as root)"
 	@echo "make lab        JupyterLab on nbs/"
 	@echo "make check      notebooks and modules in step, house rules kept"
 	@echo "make samples    write data_samples/ again"
@@ -23,9 +25,19 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/uda-kit demo --out runs/demo --overwrite
 
-test: check
+test: check browser
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2
 	$(BIN)/python -m pytest
+
+test-browser: $(READY) browser
+	$(BIN)/python -m pytest -v tests/test_jupyterlab.py
+
+# Never fails: without a browser the tutorials run in a kernel alone, and the tests say so.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 || echo "Chromium could not be installed with apt-get: the tutorials are tested without a browser"; \
+	else echo "No Chromium, and apt-get needs root: the tutorials are tested without a browser (sudo make browser installs one)"; fi
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=nbs

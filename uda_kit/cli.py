@@ -8,8 +8,9 @@ __all__ = ['Text', 'Count', 'COMMANDS', 'DESCRIPTION', 'nearest', 'read_size', '
            'first_process', 'Evaluate', 'read_evaluation', 'read_oracle', 'empty_folder', 'load_network',
            'evaluation_record', 'write_evaluation', 'Predict', 'find_images', 'Translate', 'PseudoLabel', 'CheckData',
            'Convert', 'Doctor', 'BenchTable', 'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality',
-           'BenchTranslation', 'BenchContrastive', 'Bench', 'parse', 'usage_error', 'unknown_option', 'Terminated',
-           'terminable', 'complain', 'out_of_memory', 'status_of', 'main']
+           'BenchAlignment', 'BenchExplorers', 'BenchEmbedding', 'BenchTranslation', 'BenchContrastive', 'Bench',
+           'parse', 'usage_error', 'unknown_option', 'Terminated', 'terminable', 'complain', 'out_of_memory',
+           'status_of', 'main']
 
 # %% ../nbs/cli.ipynb #25e7fb53
 import difflib
@@ -538,7 +539,60 @@ class BenchQuality:
         finish(found.record())
         return 0
 
-# %% ../nbs/cli.ipynb #9733ea53
+# %% ../nbs/cli.ipynb #60fb1ff1
+@dataclass(frozen=True)
+class BenchAlignment:
+    "Measure how well source and target meet in the features of finished runs: prototype distances, silhouettes, mixing of neighbours."
+    runs: Positional[tuple[str, ...]] # folders of finished runs
+    source: str          # NAME:ROOT of labelled source images that no run was trained on
+    target: str          # NAME:ROOT of labelled target images that no run was trained on
+    split: Text = None   # of both (default: the data set's first)
+    source_split: Text = None # of the source alone
+    target_split: Text = None # of the target alone
+    per_class: int = 150 # cells of each class and domain
+    record: bool = False # append the figures to results/alignment.csv
+    no_progress: bool = False # no progress bars
+
+    def run(self) -> int:
+        at_least(1, runs=len(self.runs), per_class=self.per_class)
+        from uda_kit.data.datasets import open_dataset
+        from uda_kit.papers.alignment_benchmarks import bench_alignment
+        source, target = (open_dataset(name, split or self.split) for name, split in ((self.source, self.source_split), (self.target, self.target_split)))
+        found = bench_alignment(self.runs, source, target, self.per_class, self.record, progress=not self.no_progress)
+        for f in found: print(f"{f['recipe']} seed {f['seed']}: " + ", ".join(f"{k} {v:.3f}" for k, v in f.items() if isinstance(v, float)))
+        finish({"runs": found})
+        return 0
+
+# %% ../nbs/cli.ipynb #3c7cbc62
+@dataclass(frozen=True)
+class BenchExplorers:
+    "Time explorers' answers to random moves of their controls, on one thread."
+    names: Positional[tuple[str, ...]] = () # which; none: all
+    moves: int = 200     # of each explorer
+    record: bool = False # append the figures to results/bench_explorers.csv
+
+    def run(self) -> int:
+        at_least(1, moves=self.moves)
+        from uda_kit.papers.explorer_benchmarks import bench_explorers
+        found = bench_explorers(self.moves, self.names, record=self.record)
+        for name, f in found.items(): print(f"{name}: median {f['median_ms']:.0f} ms, 95th percentile {f['p95_ms']:.0f} ms, worst {f['worst_ms']:.0f} ms")
+        finish(found)
+        return 0
+
+@dataclass(frozen=True)
+class BenchEmbedding:
+    "Time UMAP and t-SNE maps of made-up features of 128 channels."
+    points: int = 10_000 # features
+    record: bool = False # append the figures to results/bench_embedding.csv
+
+    def run(self) -> int:
+        at_least(4, points=self.points)
+        from uda_kit.papers.explorer_benchmarks import bench_embedding
+        found = bench_embedding(self.points, record=self.record)
+        finish({m: round(s, 1) for m, s in found.items()})
+        return 0
+
+# %% ../nbs/cli.ipynb #6dfcf6a9
 @dataclass(frozen=True)
 class BenchTranslation:
     "Time translation: K attention modules against K passes of a classifier, and a step of CycleGAN, small or full-size, against the hand-written fp32 one."
@@ -576,8 +630,8 @@ class BenchContrastive:
 
 @dataclass(frozen=True)
 class Bench:
-    "Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench patches` the parts of patch alignment, `bench translation` attention modules and CycleGAN, `bench contrastive` the contrastive loss and self-training, `bench quality` judges translated images."
-    what: Annotated[BenchTable, subcommand("table")] | Annotated[BenchStep, subcommand("step")] | Annotated[BenchPatches, subcommand("patches")] | Annotated[BenchTranslation, subcommand("translation")] | Annotated[BenchContrastive, subcommand("contrastive")] | Annotated[BenchQuality, subcommand("quality")]
+    "Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench patches` the parts of patch alignment, `bench translation` attention modules and CycleGAN, `bench contrastive` the contrastive loss and self-training, `bench quality` judges translated images, `bench alignment` the features of finished runs, `bench explorers` and `bench embedding` time what notebooks show."
+    what: Annotated[BenchTable, subcommand("table")] | Annotated[BenchStep, subcommand("step")] | Annotated[BenchPatches, subcommand("patches")] | Annotated[BenchTranslation, subcommand("translation")] | Annotated[BenchContrastive, subcommand("contrastive")] | Annotated[BenchQuality, subcommand("quality")] | Annotated[BenchAlignment, subcommand("alignment")] | Annotated[BenchExplorers, subcommand("explorers")] | Annotated[BenchEmbedding, subcommand("embedding")]
 
     def run(self) -> int: return self.what.run()
     def again(self, argv) -> str: return f"go on with: {command_line(argv)}"
@@ -604,7 +658,7 @@ def parse(argv:list[str]):
 
 DESCRIPTION = "Unsupervised domain adaptation of semantic segmentation. `uda-kit COMMAND --help` explains a command."
 
-# %% ../nbs/cli.ipynb #5bc50681
+# %% ../nbs/cli.ipynb #4f0aba52
 def usage_error(text:str, argv:list[str]) -> InputError:
     "One line of a framed explanation: title, body, and hints, divided by rules."
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯| ") for line in text.strip().splitlines()]
@@ -620,7 +674,7 @@ def usage_error(text:str, argv:list[str]) -> InputError:
 
 def unknown_option(word:str, argv:list[str]) -> InputError:
     "What to say of an argument that no command takes."
-    cls = {"table": BenchTable, "step": BenchStep, "patches": BenchPatches, "translation": BenchTranslation, "quality": BenchQuality}.get(argv[1] if len(argv) > 1 else "", Bench) if argv[0] == "bench" else COMMANDS[argv[0]]
+    cls = {"table": BenchTable, "step": BenchStep, "patches": BenchPatches, "translation": BenchTranslation, "quality": BenchQuality, "alignment": BenchAlignment, "explorers": BenchExplorers, "embedding": BenchEmbedding}.get(argv[1] if len(argv) > 1 else "", Bench) if argv[0] == "bench" else COMMANDS[argv[0]]
     known = ["--" + f.name.replace("_", "-") for f in fields(cls) if "Positional" not in str(f.type)]
     if not word.startswith("-"): return InputError(word, f"is one argument too many for `uda-kit {argv[0]}`", f"see `uda-kit {argv[0]} --help`")
     return InputError(word, f"is not an option of `uda-kit {argv[0]}`", nearest(word.split("=")[0], known) if known else "it has none")

@@ -11,7 +11,7 @@ __all__ = ['COLUMNS', 'FORMAT', 'METHODS', 'DEUTERANOPIA', 'SIDES', 'MARKERS', '
            'draw_points', 'map_legend', 'check_map', 'plot_embedding', 'scores_line', 'plot_embeddings',
            'plot_prototype_distances']
 
-# %% ../../nbs/visual/20_embedding.ipynb #e86847b4
+# %% ../../nbs/visual/20_embedding.ipynb #a6786cf4
 import hashlib, io, json, math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,6 +28,7 @@ from ..models.checkpoints import atomic_write
 from ..models.segmenters import upsample
 from ..training.evaluation import evaluation_mode, resized, space_of
 from ..training.metrics import nan_mean
+from .style import axes_or_new, tidy
 
 # %% ../../nbs/visual/20_embedding.ipynb #96c6c3d7
 @dataclass(frozen=True, eq=False)
@@ -438,7 +439,7 @@ def map_legend(table, classes, by) -> list: # -> Matplotlib handles: colours, th
     swatches = [mark(n, c, "s") for n, c in coloured(table[np.isin(table.ids, classes)], by)[1].items()]
     return swatches + [mark(n, ".25", m) for n, m in domains.items()]
 
-# %% ../../nbs/visual/20_embedding.ipynb #6f3f026a
+# %% ../../nbs/visual/20_embedding.ipynb #1c06022e
 def check_map(points, table) -> np.ndarray: # float [N,2]
     points = np.asarray(points)
     if points.shape != (len(table), 2): raise InputError("map", f"has shape {points.shape} for {len(table)} features", "embed this very table")
@@ -460,9 +461,7 @@ def plot_embedding(
     points = check_map(points, table)
     chosen = clear_classes(table) if classes is None else class_ids(classes, table.space)
     if not np.isin(table.ids, chosen).any(): raise InputError("map", "has no point of these classes", f"choose from {', '.join(table.space.classes[c] for c in np.unique(table.ids))}")
-    if ax is None:
-        from matplotlib.figure import Figure
-        ax = Figure(figsize=(5.4, 3.9), layout="constrained").add_subplot()
+    ax = axes_or_new(ax, 5.4, 3.9)
     draw_points(ax, points, table, chosen, by, size, len(chosen) < 10 if names is None else names)
     if title: ax.set_title(title, fontsize=10)
     if legend: ax.legend(handles=map_legend(table, chosen, by), loc="center left", bbox_to_anchor=(1, .5), frameon=False, fontsize=8, handletextpad=.3)
@@ -501,7 +500,7 @@ def plot_embeddings(
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), int(across*each/.95)), frameon=False, fontsize=8, handletextpad=.2, columnspacing=1.2)
     return figure
 
-# %% ../../nbs/visual/20_embedding.ipynb #cb890d68
+# %% ../../nbs/visual/20_embedding.ipynb #54965565
 BARS = (("#a8b5bd", ""), ("#2a6f97", "///"), ("#e09f3e", "..."), ("#6a994e", "\\\\\\"), ("#9d4edd", "xx"), ("#c8553d", "++"))
 
 def plot_prototype_distances(
@@ -515,18 +514,13 @@ def plot_prototype_distances(
     if not table or any(v.shape != (len(names),) for v in table.values()): raise InputError("prototype distances", f"are not one for each of {len(names)} classes", "give name: distances [C]")
     shown = np.flatnonzero(np.any([np.isfinite(v) for v in table.values()], axis=0))
     if not len(shown): raise InputError("prototype distances", "no class has a prototype in both domains", "sample more images")
-    if ax is None:
-        from matplotlib.figure import Figure
-        ax = Figure(figsize=(max(4, 1.2 + len(shown)*(.2 + .13*len(table))), 2.9), layout="constrained").add_subplot()
+    ax = axes_or_new(ax, max(4, 1.2 + len(shown)*(.2 + .13*len(table))), 2.9)
     x, width = np.arange(len(shown)), .8/len(table)
     for k, ((name, v), (colour, hatch)) in enumerate(zip(table.items(), BARS*len(table))):
         ax.bar(x + (k - (len(table) - 1)/2)*width, v[shown], width, color=colour, hatch=hatch, edgecolor="white", linewidth=.4, label=f"{name}, mean {nan_mean(v):.2f}")
     ax.set_xticks(x, [names[c] for c in shown], rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     ax.set_ylabel("distance of prototypes", fontsize=9)
-    ax.tick_params(axis="y", labelsize=8)
-    ax.tick_params(axis="x", length=0)
-    ax.set(xlim=(-.6, len(shown) - .4), axisbelow=True)
-    ax.grid(axis="y", color=".9", linewidth=.6)
-    for s in ("top", "right"): ax.spines[s].set_visible(False)
+    tidy(ax).tick_params(axis="x", length=0)
+    ax.set_xlim(-.6, len(shown) - .4)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, len(table)), frameon=False, fontsize=8, borderaxespad=.2)
     return ax

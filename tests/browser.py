@@ -1,0 +1,160 @@
+"""JupyterLab in a headless browser: start the server, open a notebook as a person does, run it, and see what is drawn.
+
+Chromium comes from the system (`make browser` installs Debian's), Playwright drives it."""
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+FLAGS = ["--no-sandbox", "--use-gl=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic"]
+# All cells are kept in the page, so that outputs can be found; nothing asks or updates.
+SETTINGS = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}, "@jupyterlab/apputils-extension:notification": {"checkForUpdates": False, "fetchNews": "false", "doNotDisturbMode": True},
+            "@jupyterlab/docmanager-extension:plugin": {"autosave": False}}
+
+
+def chromium():
+    "Path of the browser, or None."
+    return next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+
+
+@contextmanager
+def lab(folder, environment=None):
+    "A JupyterLab server on a free port of this machine, on `folder`; yields its address."
+    folder = Path(folder)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    config = folder / ".lab"
+    (config / "settings").mkdir(parents=True, exist_ok=True)
+    (config / "settings" / "overrides.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    home = {"JUPYTER_CONFIG_DIR": config / "config", "JUPYTER_RUNTIME_DIR": config / "runtime", "JUPYTERLAB_SETTINGS_DIR": config / "user", "JUPYTERLAB_WORKSPACES_DIR": config / "workspaces", "JUPYTER_PREFER_ENV_PATH": "1"}
+    log = open(config / "server.log", "w", encoding="utf-8")
+    command = [BIN / "jupyter", "lab", "--no-browser", f"--port={port}", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True",
+               f"--ServerApp.root_dir={folder}", f"--LabApp.app_settings_dir={config / 'settings'}", "--ServerApp.allow_root=True", "--LabApp.extension_manager=readonly"]
+    server = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **{k: str(v) for k, v in home.items()}, **(environment or {})})
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=5).read()
+                break
+            except OSError:
+                if server.poll() is not None: raise RuntimeError("JupyterLab did not start:\n" + (config / "server.log").read_text(encoding="utf-8")[-3000:]) from None
+                time.sleep(.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try: server.wait(20)
+        except subprocess.TimeoutExpired: server.kill()
+        log.close()
+
+
+@contextmanager
+def page(width=1500, height=1000):
+    "An empty page of a new browser; what its console says is collected in `page.said`."
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium(), args=FLAGS)
+        view = browser.new_page(viewport={"width": width, "height": height})
+        view.said = []
+        view.on("console", lambda m: view.said.append(m.text) if m.type == "error" else None)
+        view.on("pageerror", lambda e: view.said.append(str(e)))
+        try: yield view
+        finally: browser.close()
+
+
+def open_notebook(view, address, path):
+    "Open a notebook alone in the window, with its kernel ready."
+    view.goto(f"{address}/doc/tree/{path}?reset", wait_until="load", timeout=120_000)
+    view.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+    view.wait_for_selector('.jp-NotebookPanel-toolbar [data-jp-item-name="executionProgress"], .jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator', timeout=60_000)
+    view.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'", timeout=120_000)
+
+
+def run_all(view, seconds=1200):
+    "Run all cells, and wait until the last has run. Raises with the error a cell ended in."
+    view.locator(".jp-Notebook .jp-Cell").first.click()
+    view.keyboard.press("Escape")
+    view.click('li.lm-MenuBar-item:has-text("Run")')
+    view.click('li.lm-Menu-item:has-text("Run All Cells")')
+    began = time.time()
+    while time.time() - began < seconds:
+        if text := error(view): raise AssertionError(f"a cell failed: {text}")
+        if not waiting(view): return
+        time.sleep(.5)
+    raise AssertionError(f"not done after {seconds} s")
+
+
+def waiting(view):
+    "Number of code cells that are not empty and have not ended."
+    return view.evaluate("""() => [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')].filter(c =>
+        c.querySelector('.jp-InputArea-editor')?.innerText.trim() && !/\\[\\d+\\]/.test(c.querySelector('.jp-InputArea-prompt')?.innerText ?? '')).length""")
+
+
+def error(view):
+    "What an error in an output says, or ''."
+    found = view.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]')
+    return re.sub(r"\x1b\[[0-9;]*m", "", found.first.inner_text())[-1500:] if found.count() else ""
+
+
+def broken_widgets(view):
+    "Texts that JupyterLab shows instead of a widget."
+    text = view.evaluate("document.querySelector('.jp-Notebook').innerText")
+    return [t for t in ("model not found", "Error displaying widget", "Loading widget...", "Error rendering output") if t.lower() in text.lower()]
+
+
+# What an explorer shows, as text that differs when anything drawn differs: pictures by their bytes, the rest by its markup.
+DRAWN = """async (box) => {
+    const parts = []
+    for (const i of box.querySelectorAll('img')) parts.push(i.src.startsWith('blob:') ? await (await fetch(i.src)).arrayBuffer().then(b => crypto.subtle.digest('SHA-1', b)).then(d => [...new Uint8Array(d)].join()) : i.src)
+    for (const h of box.querySelectorAll('.widget-html-content')) parts.push(h.innerHTML)
+    return parts.join('|')
+}"""
+
+
+def drawn(explorer):
+    "What an explorer shows now: its pictures and texts, and its maps as the screen has them."
+    maps = explorer.locator("canvas")
+    return explorer.evaluate(DRAWN), tuple(maps.nth(k).screenshot() for k in range(maps.count()))
+
+
+def changes(explorer, before, seconds=5):
+    "Does what is drawn differ from `before` within some seconds?"
+    began = time.time()
+    while time.time() - began < seconds:
+        if drawn(explorer) != before: return True
+        time.sleep(.1)
+    return False
+
+
+def controls(explorer):
+    "The explorer's controls: (label, kind, element)."
+    found = []
+    for kind, css in (("slider", ".widget-slider, .widget-selectionslider"), ("menu", ".widget-dropdown"), ("switch", ".widget-checkbox")):
+        every = explorer.locator(css)
+        found += [(every.nth(k).inner_text().strip().split("\n")[0], kind, every.nth(k)) for k in range(every.count()) if every.nth(k).is_visible()]
+    return found
+
+
+def moves(kind, element):
+    "Functions that move a control, one way after another; none where there is nowhere to go."
+    if kind == "slider":
+        handle = element.locator(".noUi-handle").first
+        return [lambda key=key, times=times: (handle.focus(), [handle.press(key) for _ in range(times)]) for key, times in (("ArrowRight", 3), ("ArrowLeft", 6), ("End", 1), ("Home", 1), ("PageUp", 2))]
+    if kind == "menu":
+        menu = element.locator("select")
+        count = menu.locator("option").count()
+        return [lambda k=k: menu.select_option(index=k) for k in range(count)][-8:] if count > 1 else []
+    return [lambda: element.locator("input").click()]
+
+
+def messages(explorer):
+    "What the explorer says in red."
+    return [t for t in explorer.locator(".uda-message").all_inner_texts() if t.strip()]
