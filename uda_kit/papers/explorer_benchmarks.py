@@ -14,15 +14,16 @@ from ..errors import InputError
 from .tables import append_csv, current_commit, machine_name, results_folder
 from ..visual import explorers
 
-# %% ../../nbs/papers/68_explorer_benchmarks.ipynb #ad3776f7
+# %% ../../nbs/papers/68_explorer_benchmarks.ipynb #fe92ba77
 SIZE = (256, 512)  # pixels of the images
 POINTS = 5000      # of the alignment explorer
 SMALL = (64, 128)  # for a trial
 
-def make_explorer(name:str, size=SIZE):
+def make_explorer(name:str, size=SIZE, folder=None): # folder: for the run directory that a training explorer looks at
     "An explorer by class name, its example at an image size. `InputError` for an unknown name."
     if name not in explorers.NAMES: raise InputError(name, "is no explorer", f"choose from {', '.join(explorers.NAMES)}")
     cls = getattr(explorers, name)
+    if name == "TrainingExplorer": return cls.example(folder, size=size)
     if name != "AlignmentExplorer": return cls.example(size=size)
     made = cls.example(size, images=24 if size == SIZE else 3, per_class=400, methods=("pca",))
     return cls({n: thinned(t, POINTS) for n, t in made.tables.items()}, made.datasets, ("pca",), made.predictions, progress=False)
@@ -39,7 +40,7 @@ def random_move(explorer, rng) -> tuple: # -> name of a control, a value it acce
     steps = round((control.high - control.low)/control.step)
     return name, control.check(control.low + control.step*rng.integers(steps + 1) if control.whole else min(control.high, control.low + control.step*float(rng.integers(steps + 1))))
 
-# %% ../../nbs/papers/68_explorer_benchmarks.ipynb #d2ac6462
+# %% ../../nbs/papers/68_explorer_benchmarks.ipynb #aacf0729
 def time_moves(explorer, moves:int=200, seed:int=0) -> np.ndarray: # float [moves] seconds
     "Seconds from a widget's new value to all that follows from it in Python. `RuntimeError` if an answer was an unexpected error."
     view, rng, seconds = explorer.make_view(), np.random.default_rng(seed), []
@@ -59,7 +60,7 @@ def bench_explorers(moves:int=200, names=None, size=SIZE, record:bool=False, roo
     torch.set_num_threads(1)
     try:
         for name in names or explorers.NAMES:
-            ms = 1000*time_moves(make_explorer(name, size), moves)
+            with tempfile.TemporaryDirectory() as folder: ms = 1000*time_moves(make_explorer(name, size, folder), moves)
             found[name] = {"median_ms": float(np.median(ms)), "p95_ms": float(np.quantile(ms, .95)), "worst_ms": float(ms.max())}
             if record: append_csv((root or results_folder())/"bench_explorers.csv", FIGURES, (name, moves, *(f"{v:.1f}" for v in found[name].values()), current_commit(), machine_name()))
     finally: torch.set_num_threads(threads)

@@ -3,7 +3,12 @@
 # %% auto #0
 __all__ = ['NAMES']
 
-# %% ../../../nbs/visual/explorers/00_explorers.ipynb #e2af3d37
+# %% ../../../nbs/visual/explorers/00_explorers.ipynb #d973f671
 from .alignment import AlignmentExplorer
+from .attention import AttentionExplorer
+from .label_expansion import LabelExpansionExplorer
+from .patch_clusters import PatchClusterExplorer
+from .scenes import SceneExplorer
+from .training import TrainingExplorer
 
-NAMES = ("AlignmentExplorer",)
+NAMES = ("AlignmentExplorer", "PatchClusterExplorer", "LabelExpansionExplorer", "AttentionExplorer", "SceneExplorer", "TrainingExplorer")

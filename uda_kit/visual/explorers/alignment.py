@@ -280,7 +280,7 @@ def _example(cls, size=(64, 128), images=4, per_class=20, methods=("pca",)):
 
 AlignmentExplorer.from_networks, AlignmentExplorer.example = _from_networks, _example
 
-# %% ../../../nbs/visual/explorers/20_alignment.ipynb #8fcc60c2
+# %% ../../../nbs/visual/explorers/20_alignment.ipynb #88f809c0
 class AlignmentView(View):
     "The common view, with one or two linked maps between controls and parts."
     def __init__(self, explorer:AlignmentExplorer):
@@ -303,6 +303,7 @@ class AlignmentView(View):
         self.titles, self.grid = [w.HTML() for _ in self.scatters], made
         self.columns = [w.VBox([t, child], layout=w.Layout(flex="1 1 300px", min_width="280px")) for t, child in zip(self.titles, made.children)]
         self.row = w.Box(self.columns, layout=w.Layout(flex_flow="row wrap", width="100%", grid_gap="8px"))
+        self.row.add_class("uda-map")
         return [self.row]
 
     def hovered(self, point) -> None:

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['CELL', 'Choice', 'Number', 'Switch', 'Explorer', 'is_flat', 'encoded', 'bar', 'swatch', 'Markup', 'cell', 'bars',
-           'caption', 'control_widget', 'part_widget', 'shown_width', 'View', 'in_colab', 'allow_widgets', 'still',
-           'shown_with', 'watch']
+           'caption', 'control_widget', 'part_widget', 'shown_width', 'control_rows', 'View', 'in_colab',
+           'allow_widgets', 'still', 'shown_with', 'watch']
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #f07f2c10
 import html, io, sys, threading
@@ -52,10 +52,12 @@ class Switch:
         if not isinstance(value, (bool, np.bool_)): raise InputError(f"{self.label} {value!r}", "is neither yes nor no", "give True or False")
         return bool(value)
 
-# %% ../../../nbs/visual/explorers/10_view.ipynb #4813a72e
+# %% ../../../nbs/visual/explorers/10_view.ipynb #ac69a014
 class Explorer:
     "What explorers share: named controls, and ways to show what they say. A subclass gives `parts` and `figure`."
     title = "Explorer"
+    groups = {}  # heading -> names of controls, for explorers with many of them
+    printed = () # controls that change `figure()` alone: a view leaves them out
 
     def __init__(self, **controls): # name -> Choice, Number or Switch, in the order of display
         self.controls = controls
@@ -123,7 +125,7 @@ def caption(text) -> str: # plain text -> HTML
     "A line of text under or between pictures."
     return f'<div style="font-size:12px;line-height:1.4">{html.escape(text)}</div>'
 
-# %% ../../../nbs/visual/explorers/10_view.ipynb #526b6373
+# %% ../../../nbs/visual/explorers/10_view.ipynb #0f4b2475
 def control_widget(control): # Choice, Number or Switch -> ipywidgets widget
     import ipywidgets as w
     style, layout = {"description_width": "initial"}, w.Layout(width="auto", min_width="150px")
@@ -146,16 +148,23 @@ def shown_width(content:bytes) -> int: # pixels on the page
     width = Image.open(io.BytesIO(content)).size[0]
     return width if width >= 300 else width*max(1, round(300/width))
 
-# %% ../../../nbs/visual/explorers/10_view.ipynb #5e934e0a
+def control_rows(explorer, inputs) -> list: # widgets of controls by name -> rows of them
+    "Controls in one row that wraps, or in a row for each of the explorer's groups."
+    import ipywidgets as w
+    row = lambda found: w.Box(found, layout=w.Layout(flex_flow="row wrap", grid_gap="2px 18px"))
+    if not explorer.groups: return [row(list(inputs.values()))]
+    return [row([w.HTML(f'<b style="font-size:12px">{html.escape(title)}</b>', layout=w.Layout(width="90px")), *(inputs[n] for n in names if n in inputs)]) for title, names in explorer.groups.items()]
+
+# %% ../../../nbs/visual/explorers/10_view.ipynb #f71d44f0
 class View:
     "Widgets that move an explorer's controls and show its parts."
     def __init__(self, explorer:Explorer, extra=()): # extra: widgets that stand between controls and parts
         import ipywidgets as w
         self.explorer, self.busy, self.drawn, self.lock = explorer, False, {}, threading.RLock()
-        self.inputs = {n: control_widget(c) for n, c in explorer.controls.items()}
+        self.inputs = {n: control_widget(c) for n, c in explorer.controls.items() if n not in explorer.printed}
         for n, i in self.inputs.items(): i.observe(lambda change, n=n: self.moved(n, change["new"]), names="value")
         self.message, self.shown = w.HTML(), w.Box(layout=w.Layout(flex_flow="row wrap", align_items="flex-start", grid_gap="4px 14px"))
-        self.box = w.VBox([w.Box(list(self.inputs.values()), layout=w.Layout(flex_flow="row wrap", grid_gap="2px 18px")), self.message, *extra, self.shown])
+        self.box = w.VBox([*control_rows(explorer, self.inputs), self.message, *extra, self.shown])
         self.box.add_class("uda-explorer")
         self.box.add_class(f"uda-{type(explorer).__name__}")
         self.refresh()
