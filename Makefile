@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-browser browser lab check samples notebooks clean help
+.PHONY: demo test test-browser browser lab check samples notebooks screenshots clean help
 
 help:
 	@echo "make demo       adapt a small network from rendered to camera-like scenes; report in runs/demo"
@@ -14,6 +14,7 @@ help:
 	@echo "make lab        JupyterLab on nbs/"
 	@echo "make check      notebooks and modules in step, house rules kept"
 	@echo "make samples    write data_samples/ again"
+	@echo "make screenshots  pictures of the explorers for the README, after the lessons were run once"
 	@echo "make notebooks  run the notebooks and keep their outputs (NB=path for one)"
 
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
@@ -50,6 +51,9 @@ samples: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py $(NB)
+
+screenshots: $(READY) browser
+	$(BIN)/python tests/take_screenshots.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -125,7 +125,7 @@ def caption(text) -> str: # plain text -> HTML
     "A line of text under or between pictures."
     return f'<div style="font-size:12px;line-height:1.4">{html.escape(text)}</div>'
 
-# %% ../../../nbs/visual/explorers/10_view.ipynb #0f4b2475
+# %% ../../../nbs/visual/explorers/10_view.ipynb #1e004654
 def control_widget(control): # Choice, Number or Switch -> ipywidgets widget
     import ipywidgets as w
     style, layout = {"description_width": "initial"}, w.Layout(width="auto", min_width="150px")
@@ -153,7 +153,7 @@ def control_rows(explorer, inputs) -> list: # widgets of controls by name -> row
     import ipywidgets as w
     row = lambda found: w.Box(found, layout=w.Layout(flex_flow="row wrap", grid_gap="2px 18px"))
     if not explorer.groups: return [row(list(inputs.values()))]
-    return [row([w.HTML(f'<b style="font-size:12px">{html.escape(title)}</b>', layout=w.Layout(width="90px")), *(inputs[n] for n in names if n in inputs)]) for title, names in explorer.groups.items()]
+    return [row([w.HTML(f'<b style="font-size:12px">{html.escape(title)}</b>', layout=w.Layout(width="115px")), *(inputs[n] for n in names if n in inputs)]) for title, names in explorer.groups.items()]
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #f71d44f0
 class View:

@@ -1,0 +1,59 @@
+"""Pictures of the explorers for README.md and the front page: `make screenshots`, after the lessons have been run once at full length.
+
+Opens the tutorials in JupyterLab, runs them (networks are found in runs/lessons) and writes nbs/images/explorer_*.jpg."""
+import io
+import shutil
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+import browser
+
+ROOT = Path(__file__).parent.parent
+# tutorial -> explorer, controls to set beforehand (label -> option or times a key is pressed), file
+PICTURES = [
+    ("10_gap", "SceneExplorer", {"fog, per m": ("PageUp", 1), "palette, game to camera": ("PageUp", 7)}, "scenes"),
+    ("20_output_space", "TrainingExplorer", {"curves": "critic"}, "training"),
+    ("20_output_space", "AlignmentExplorer", {"point": ("PageUp", 3)}, "alignment"),
+    ("30_patches", "PatchClusterExplorer", {}, "patch_clusters"),
+    ("40_translation_attention", "AttentionExplorer", {}, "attention"),
+    ("50_contrast_expansion", "LabelExpansionExplorer", {}, "label_expansion"),
+]
+
+
+def take(view, explorer, settings, file):
+    explorer.scroll_into_view_if_needed()
+    for label, kind, element in browser.controls(explorer):
+        wish = settings.get(label)
+        if wish is None: continue
+        if kind == "menu": element.locator("select").select_option(label=wish)
+        else:
+            handle = element.locator(".noUi-handle").first
+            handle.focus()
+            for _ in range(wish[1]): handle.press(wish[0])
+    view.wait_for_timeout(3000)
+    picture = Image.open(io.BytesIO(explorer.screenshot())).convert("RGB")
+    picture.save(file, quality=72, optimize=True)
+    print(file.relative_to(ROOT), picture.size, f"{file.stat().st_size // 1000} kB")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        shutil.copytree(ROOT / "nbs", folder / "nbs")
+        for name in ("settings.ini",): shutil.copy(ROOT / name, folder)
+        if not (ROOT / "runs" / "lessons").is_dir(): raise SystemExit("runs/lessons: there are no networks; run the tutorials first")
+        (folder / "runs").mkdir()
+        (folder / "runs" / "lessons").symlink_to((ROOT / "runs" / "lessons").resolve())
+        with browser.lab(folder) as address:
+            for book in dict.fromkeys(p[0] for p in PICTURES):
+                with browser.page(1180, 900) as view:
+                    browser.open_notebook(view, address, f"nbs/tutorials/{book}.ipynb")
+                    browser.run_all(view)
+                    for _, name, settings, short in (p for p in PICTURES if p[0] == book):
+                        take(view, view.locator(f".uda-{name}").first, settings, ROOT / "nbs" / "images" / f"explorer_{short}.jpg")
+                    view.goto("about:blank")
+
+
+if __name__ == "__main__": main()
