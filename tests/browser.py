@@ -58,13 +58,12 @@ def lab(folder, environment=None):
 
 @contextmanager
 def page(width=1500, height=1000):
-    "An empty page of a new browser; what its console says is collected in `page.said`."
+    "An empty page of a new browser; errors of its scripts are collected in `page.said`."
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), args=FLAGS)
         view = browser.new_page(viewport={"width": width, "height": height})
         view.said = []
-        view.on("console", lambda m: view.said.append(m.text) if m.type == "error" else None)
         view.on("pageerror", lambda e: view.said.append(str(e)))
         try: yield view
         finally: browser.close()
@@ -129,15 +128,39 @@ DRAWN = """async (box) => {
 
 def drawn(explorer):
     "What an explorer shows now: its pictures and texts, and its maps as the screen has them."
-    map = explorer.locator(".uda-map")
-    return explorer.evaluate(DRAWN), map.screenshot(animations="disabled") if map.count() else b""
+    return explorer.evaluate(DRAWN), still(explorer.locator(".uda-map"))
+
+
+def still(map, seconds=5):
+    "A map as the screen has it, once it has come to rest; nothing where there is none."
+    if not map.count(): return b""
+    began, now = time.time(), map.screenshot()
+    while time.time() - began < seconds:
+        time.sleep(.15)
+        last, now = now, map.screenshot()
+        if now == last: break
+    return now
+
+
+def hover_a_point(explorer, view):
+    "Move the pointer over the first map until the explorer tells of another point. Was there one?"
+    box, told = explorer.locator(".uda-map canvas").first.bounding_box(), lambda: explorer.evaluate(DRAWN)
+    before = told()
+    for row in range(1, 12):
+        for column in range(1, 24):
+            view.mouse.move(box["x"] + box["width"] * column / 24, box["y"] + box["height"] * row / 12)
+            view.wait_for_timeout(30)
+        view.wait_for_timeout(300)
+        if told() != before: return True
+    return False
 
 
 def changes(explorer, before, seconds=5):
     "Does what is drawn differ from `before` within some seconds?"
     began = time.time()
     while time.time() - began < seconds:
-        if drawn(explorer) != before: return True
+        if explorer.evaluate(DRAWN) != before[0]: return True
+        if still(explorer.locator(".uda-map")) != before[1]: return True
         time.sleep(.1)
     return False
 

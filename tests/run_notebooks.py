@@ -10,6 +10,12 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent
 
 
+def progress_bar(output):
+    "Is it a widget without a picture that could stand for it?"
+    kinds = output.get("data", {})
+    return any("widget" in k for k in kinds) and not any(k.startswith("image/") for k in kinds)
+
+
 def run(file):
     book = nbformat.read(file, 4)
     NotebookClient(book, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(file.parent)}}).execute()
@@ -17,7 +23,7 @@ def run(file):
         cell.metadata = {}
         if cell.cell_type != "code": continue
         cell.execution_count = None
-        cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+        cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr") and not progress_bar(o)]
         for o in cell.outputs:
             if "execution_count" in o: o["execution_count"] = None
             if "data" in o: o["metadata"], o["data"] = {}, {k: v for k, v in o["data"].items() if "widget" not in k}

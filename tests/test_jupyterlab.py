@@ -1,7 +1,6 @@
 """The tutorials as a reader has them: in JupyterLab, in a browser, run from top to bottom; every explorer's controls are moved.
 
 Screenshots are left in build/screenshots. Networks are trained for a handful of steps, so this says nothing about results."""
-import os
 import shutil
 from pathlib import Path
 
@@ -38,10 +37,15 @@ def address(copy):
         with browser.lab(copy, STEPS) as found: yield found
 
 
-def move_everything(explorer, name):
+# What may move without anything being drawn anew: a menu that says what another control is about; the one checkpoint of a run of four steps.
+QUIET = {("10_gap", "SceneExplorer", "class"), ("60_own_data", "TrainingExplorer", "checkpoint")}
+
+
+def move_everything(explorer, name, lesson):
     "Each control, until what is drawn changes. Returns labels of those that changed nothing."
     idle = []
     for label, kind, element in browser.controls(explorer):
+        if (lesson, name, label) in QUIET: continue
         ways = browser.moves(kind, element)
         for move in ways:
             before = browser.drawn(explorer)
@@ -55,9 +59,9 @@ def move_everything(explorer, name):
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
-def test_tutorial(path, copy, address):
+def test_tutorial(path, copy, address, monkeypatch):
     if address is None:
-        os.environ.update(STEPS)
+        for name, value in STEPS.items(): monkeypatch.setenv(name, value)
         file = copy / path
         NotebookClient(nbformat.read(file, 4), timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(file.parent)}}).execute()
         pytest.skip(WHY)
@@ -71,9 +75,10 @@ def test_tutorial(path, copy, address):
             explorer.scroll_into_view_if_needed()
             name = explorer.get_attribute("class").split("uda-")[-1].split()[0]
             explorer.screenshot(path=SHOTS / f"{path.stem}_{k}_{name}.png")
-            idle = move_everything(explorer, name)
+            idle = move_everything(explorer, name, path.stem)
             assert not idle, f"{name}: nothing changed when these were moved: {idle}"
+            if name == "AlignmentExplorer": assert browser.hover_a_point(explorer, view), "the pointer found no point"
             explorer.screenshot(path=SHOTS / f"{path.stem}_{k}_{name}_moved.png")
-        assert not browser.broken_widgets(view) and not browser.error(view)
+        assert not browser.broken_widgets(view) and not browser.error(view) and not view.said
         view.screenshot(path=SHOTS / f"{path.stem}.png")
         view.goto("about:blank")

@@ -190,7 +190,7 @@ def log_series(
                 values.append(100*value if panel == "miou" else value)
     return panels, stages
 
-# %% ../../nbs/training/70_reports.ipynb #d03cc4fe
+# %% ../../nbs/training/70_reports.ipynb #196292d3
 CHANCE = {"vanilla": math.log(2), "least_squares": .25} # loss of a critic that cannot tell its two sides apart, by objective
 HEALTHY = {"vanilla": (.3, .6), "least_squares": tuple((1 - math.exp(-x))**2 for x in (.3, .6))}
 
@@ -211,22 +211,25 @@ def healthy_band(
         axes.hlines(CHANCE[kind], first, last, color="black", linestyle=":", linewidth=1)
 
 def _bands(axes, series, stages, kinds):
-    "A band for each stage that has critics."
+    "A band for each stage whose critics' objective is known."
     ends = [first for first, _ in stages[1:]] + [axes.get_xlim()[1]]
     for (first, name), last in zip(stages, ends):
-        if any(first < s <= last for steps, _ in series.values() for s in steps):
-            healthy_band(axes, kinds.get(name, "vanilla"), *((first, last) if len(stages) > 1 else ()))
+        if kinds.get(name) and any(first < s <= last for steps, _ in series.values() for s in steps):
+            healthy_band(axes, kinds[name], *((first, last) if len(stages) > 1 else ()))
 
 def critic_kinds(
     config, # dict of a run's config.json
-) -> dict:  # stage name -> "vanilla" or "least_squares"
-    "Objectives of the critics of a run's stages; translation stages are least squares where they do not say otherwise, as CycleGAN is."
+) -> dict:  # stage name -> "vanilla" or "least_squares"; without stages whose critics nothing is known of
+    "Objectives of the critics of a run's stages: a recipe's as it says, else least squares for CycleGAN and vanilla for all others; those of a plain stage only where its terms' settings agree."
     recipe = config.get("recipe")
-    stages = (recipe.get("stages") or []) if isinstance(recipe, dict) else []
-    default = lambda terms: "least_squares" if str(terms.get("function", "")).endswith("cyclegan_terms") else "vanilla"
-    return {s.get("name", ""): (s.get("terms") or {}).get("kind") or default(s.get("terms") or {}) for s in stages}
+    if isinstance(recipe, dict):
+        default = lambda terms: "least_squares" if str(terms.get("function", "")).endswith("cyclegan_terms") else "vanilla"
+        return {s.get("name", ""): (s.get("terms") or {}).get("kind") or default(s.get("terms") or {}) for s in recipe.get("stages") or []}
+    terms = config.get("terms")
+    kinds = {str(t.get("kind")) for t in terms.values() if isinstance(t, dict) and "kind" in t} if isinstance(terms, dict) else set()
+    return {config.get("stage", ""): k for k in kinds if len(kinds) == 1 and k in CHANCE}
 
-# %% ../../nbs/training/70_reports.ipynb #03872d01
+# %% ../../nbs/training/70_reports.ipynb #5912df00
 def running_mean(
     values, # numbers
     window, # how many to average at most
@@ -239,7 +242,7 @@ def running_mean(
 
 def curve_figure(
     records,      # dicts of log.jsonl, in order
-    critics=None, # stage name -> objective of its critics, "vanilla" or "least_squares"; those not named are vanilla
+    critics=None, # stage name -> objective of its critics, "vanilla" or "least_squares"; those not named get no band
 ):                # Matplotlib Figure, or None when nothing was logged
     "Losses, critics (with the band in which they are of use), mIoU (where measured more than once) and learning rate against the step."
     from matplotlib.figure import Figure

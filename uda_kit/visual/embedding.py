@@ -163,7 +163,7 @@ class Reservoir:
         kept = smallest(rows["ids"], rows["draw"], self.count)
         self.rows = {c: v[kept] for c, v in rows.items()}
 
-# %% ../../nbs/visual/20_embedding.ipynb #3896154f
+# %% ../../nbs/visual/20_embedding.ipynb #1214824f
 def read_batches(dataset, size, batch:int): # yields lists of (index, key, image's own size, uint8 [3,h,w], uint8 [H,W] or None)
     "Samples at the network's size, in lists of up to `batch` neighbours that are equally large."
     now = []
@@ -177,14 +177,14 @@ def read_batches(dataset, size, batch:int): # yields lists of (index, key, image
     if now: yield now
 
 def feature_maps(net, images:list, keys:list, precision:str) -> tuple: # uint8 [3,H,W] each -> float32 [B,F,h,w] on the network's device, uint8 [B,h,w] on the CPU
-    "Penultimate features, and the classes predicted at their cells. `InputError` where they are not finite."
+    "Penultimate features, and the classes predicted at their cells. `InputError` where features or scores are not finite."
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     x = torch.stack(images).to(device).float()/255
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"): out = net(x)
     if out.features is None: raise InputError("network", "returns no features", "give a segmenter of the kit")
     f = out.features.float()
-    fine = torch.isfinite(f).flatten(1).all(1)
-    if not fine.all(): raise InputError(keys[int((~fine).nonzero()[0])], "the network's features are not finite", "check the checkpoint, or use 32-bit precision")
+    fine = torch.isfinite(f).flatten(1).all(1) & torch.isfinite(out.logits).flatten(1).all(1)
+    if not fine.all(): raise InputError(keys[int((~fine).nonzero()[0])], "the network's features or scores are not finite", "check the checkpoint, or use 32-bit precision")
     return f, upsample(out.logits, f.shape[-2:]).argmax(1).to(torch.uint8).cpu()
 
 # %% ../../nbs/visual/20_embedding.ipynb #91db2f3f
@@ -388,20 +388,20 @@ def clear_classes(table:FeatureTable, count:int=6) -> list: # -> class ids, asce
         chosen.append(int(rest[gaps[np.ix_(rest, chosen)].min(1).argmax()]))
     return sorted(chosen)
 
-# %% ../../nbs/visual/20_embedding.ipynb #e437a8bb
+# %% ../../nbs/visual/20_embedding.ipynb #21962bed
 def class_ids(classes, space:LabelSpace) -> list: # names or ids -> ids
     return np.flatnonzero(wanted_classes(classes, space)).tolist()
 
 def coloured(table:FeatureTable, by:str) -> tuple: # -> rgb [N,3], {name: colour} for the legend
-    "Colours of points by class, domain, or whether the network is right."
+    "Colours of points by class, domain, predicted class, or whether the network is right."
     from matplotlib.colors import to_rgb
     ids, domains = table.ids, table.domains
-    if by == "class":
-        colours = ink(table.space)
+    if by in ("class", "predicted"):
+        colours, ids = ink(table.space), ids if by == "class" else table.predicted
         return colours[ids], {table.space.classes[c]: colours[c] for c in np.unique(ids)}
     if by == "domain": names, codes = domains, np.array([domains.index(d) for d in table.domain])
     elif by == "correct": names, codes = ("right", "wrong", "unknown"), np.where(table.label == IGNORE, 2, table.label != table.predicted)
-    else: raise InputError(f"by={by!r}", "is unknown", "choose class, domain or correct")
+    else: raise InputError(f"by={by!r}", "is unknown", "choose class, domain, predicted or correct")
     choice = ("#9aa5ab", "#d1495b", "#dddddd") if by == "correct" else [SIDES.get(d, f"C{i + 2}") for i, d in enumerate(domains)]
     colours = np.array([to_rgb(c) for c in choice])
     return colours[codes], {n: c for i, (n, c) in enumerate(zip(names, colours)) if by == "domain" or (codes == i).any()}
@@ -439,7 +439,7 @@ def map_legend(table, classes, by) -> list: # -> Matplotlib handles: colours, th
     swatches = [mark(n, c, "s") for n, c in coloured(table[np.isin(table.ids, classes)], by)[1].items()]
     return swatches + [mark(n, ".25", m) for n, m in domains.items()]
 
-# %% ../../nbs/visual/20_embedding.ipynb #1c06022e
+# %% ../../nbs/visual/20_embedding.ipynb #714838b0
 def check_map(points, table) -> np.ndarray: # float [N,2]
     points = np.asarray(points)
     if points.shape != (len(table), 2): raise InputError("map", f"has shape {points.shape} for {len(table)} features", "embed this very table")
@@ -451,7 +451,7 @@ def plot_embedding(
     table,        # FeatureTable [N] that was embedded
     classes=None, # names or ids to show; None: up to six that can be told apart
     ax=None,      # Matplotlib axes; None: a new figure
-    by="class",   # colour: "class", "domain" or "correct" (is the prediction right?)
+    by="class",   # colour: "class", "domain", "predicted" or "correct" (is the prediction right?)
     title=None,   # of the map
     size=None,    # of a mark, points squared; None: by the number of points
     names=None,   # write class names on the map; None: where colour means something else, or fewer than ten classes are shown
@@ -467,7 +467,7 @@ def plot_embedding(
     if legend: ax.legend(handles=map_legend(table, chosen, by), loc="center left", bbox_to_anchor=(1, .5), frameon=False, fontsize=8, handletextpad=.3)
     return ax
 
-# %% ../../nbs/visual/20_embedding.ipynb #2cd4d37d
+# %% ../../nbs/visual/20_embedding.ipynb #680c11cf
 def scores_line(scores:dict) -> str: # of `alignment_scores`
     "Scores in the words of a caption."
     s = {k: f"{round(v, 2) + 0:.2f}" for k, v in scores.items()} # + 0: no "-0.00"
@@ -476,7 +476,7 @@ def scores_line(scores:dict) -> str: # of `alignment_scores`
 def plot_embeddings(
     maps,         # title -> (points [N,2], FeatureTable [N])
     classes=None, # names or ids to show; None: up to six that can be told apart, the same in all
-    by="class",   # colour: "class", "domain" or "correct"
+    by="class",   # colour: "class", "domain", "predicted" or "correct"
     scores=None,  # title -> what `alignment_scores` found, to stand under the map; None: nothing
     columns=3,    # maps in a row, at most
     each=3.4,     # inches, one map

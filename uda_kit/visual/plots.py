@@ -7,8 +7,7 @@ __all__ = ['MEASURES', 'seeds_of', 'draw_series', 'check_series', 'value_curve',
            'confusion_plot', 'adversarial_curves', 'game_names', 'quality_by_class', 'named_quality', 'class_bars',
            'label_quality_bars']
 
-# %% ../../nbs/visual/40_plots.ipynb #e0e9b6f4
-import math
+# %% ../../nbs/visual/40_plots.ipynb #371a010d
 from collections.abc import Mapping
 
 import numpy as np

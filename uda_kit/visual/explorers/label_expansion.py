@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ADDED', 'COLOURS', 'Said', 'say', 'ask', 'instant_network', 'SortedConfidence', 'Cells', 'resizing', 'Sample',
-           'hatched', 'painted', 'additions', 'LabelExpansionExplorer', 'enlarged']
+           'hatched', 'painted', 'additions', 'LabelExpansionExplorer', 'scaled', 'enlarged']
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #fd095d4e
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #93fb690f
 import html
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,23 +14,24 @@ from functools import lru_cache
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from ...data.labels import LabelSpace, colorize
+from ...data.labels import LabelSpace
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
 from ...errors import InputError
 from ...methods.label_expansion import BINS, LabelExpansion, cells_of, distance_of, unit_features, weighted_classes
 from ...methods.pseudo_labels import IGNORE
 from ...methods.teacher import SCALES, average_prediction, label_quality, precision_and_coverage
 from ...models.segmenters import Segmenter, deeplab_v2
-from ...training.evaluation import evaluation_mode, space_of
+from ...training.evaluation import evaluation_mode, space_of, spread_out
 from .patch_clusters import chosen_images, picture_and_label
 from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatch
 from ..panels import expansion_panels
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #b079cebc
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #955e948f
 @dataclass(eq=False)
 class Said:
     "What a network says of some images, and what is true."
-    keys: list               # names of the images
+    indices: list            # of the images
+    keys: list               # their names
     images: np.ndarray       # uint8 [B,H,W,3]
     truth: torch.Tensor|None # uint8 [B,H,W] in the network's classes; None: unknown
     initial: torch.Tensor    # int64 [B,H,W]
@@ -47,17 +48,23 @@ def say(net, image, scales, precision, where) -> tuple: # network in evaluation 
     return initial.cpu(), confidence.cpu(), features[0].float().cpu()
 
 def ask(net, dataset, images, scales, size, space, precision, seed, progress=True, most:int=2**27) -> Said:
-    "Ask a network about images of a data set. `InputError` where images are of several sizes, or features need more than `most` numbers."
-    found, keys = [], []
-    with evaluation_mode(net):
-        for i in tqdm(chosen_images(dataset, images, seed), desc="images", unit="image", disable=not progress):
+    "Ask a network about images of a data set, as many as `most` numbers hold the features of. `InputError` where images are of several sizes, or one is too large."
+    chosen, found = chosen_images(dataset, images, seed), []
+    bar = tqdm(total=len(chosen), desc="images", unit="image", disable=not progress)
+    with evaluation_mode(net), bar:
+        while len(found) < len(chosen):
+            i = chosen[len(found)]
             image, truth = picture_and_label(dataset, i, size, space)
-            if found and image.shape != found[0][0].shape: raise InputError(dataset.name, "images are of several sizes", "give size=(height, width)")
-            keys.append(dataset.key(i))
-            found.append((image, truth, *say(net, image, scales, precision, keys[-1])))
-            if found[0][4].numel()*len(found) > most: raise InputError("label expansion", f"features of {len(found)} images need more than {most*4//2**20} MiB", "give fewer images or a smaller size")
-    image, truth, initial, confidence, features = zip(*found)
-    return Said(keys, torch.stack(image).permute(0, 2, 3, 1).contiguous().numpy(), None if truth[0] is None else torch.stack(truth), torch.stack(initial), torch.stack(confidence), torch.stack(features))
+            if found and image.shape != found[0][1].shape: raise InputError(dataset.name, "images are of several sizes", "give size=(height, width)")
+            found.append((dataset.key(i), image, truth, *say(net, image, scales, precision, dataset.key(i))))
+            bar.update()
+            if len(found) > 1: continue
+            fit = most//found[0][5].numel()                                                  # the first one tells
+            if not fit: raise InputError("label expansion", f"features of one image need more than {most*4//2**20} MiB", "give a smaller size")
+            chosen = chosen[:1] + [chosen[1:][j] for j in spread_out(len(chosen) - 1, fit - 1)] # all of them, or some evenly spaced
+            bar.total = len(chosen)
+    keys, image, truth, initial, confidence, features = zip(*found)
+    return Said(chosen, keys, torch.stack(image).permute(0, 2, 3, 1).contiguous().numpy(), None if truth[0] is None else torch.stack(truth), torch.stack(initial), torch.stack(confidence), torch.stack(features))
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #66e3c0d8
 @torch.no_grad()
@@ -119,7 +126,7 @@ class Cells:
             expansion.histogram[0] += torch.bincount(bins, minlength=C*BINS).view(C, BINS)
         expansion.steps += 1
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #10c4f200
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #e57a5a11
 def resizing(n:int, m:int, at) -> torch.Tensor: # pixels, cells, int [s] some of the pixels -> float32 [s,m]
     "Weights with which `upsample` from m cells to n pixels makes those pixels, corner on corner."
     y = at.double()*((m - 1)/max(1, n - 1))
@@ -130,23 +137,22 @@ def resizing(n:int, m:int, at) -> torch.Tensor: # pixels, cells, int [s] some of
     return W.float()
 
 class Sample:
-    "Pixels of all images, every so many rows and columns, at most about `most`."
-    def __init__(self, said:Said, most:int=2**16):
-        B, H, W = said.initial.shape
-        self.step = max(1, int(np.ceil((B*H*W/most)**.5)))
+    "Pixels of all images, one in `step` rows and columns."
+    def __init__(self, said:Said, step:int):
+        (_, H, W), self.step = said.initial.shape, step
         at = [torch.arange(self.step//2 if self.step < n else 0, n, self.step) for n in (H, W)]
         pick = lambda x: None if x is None else x[:, at[0][:, None], at[1]]
         self.initial, self.confidence, self.truth = pick(said.initial), pick(said.confidence), pick(said.truth) # [B,S,T]
         self.size = said.features.shape[-2:]
         self.R, self.K = (resizing(n, m, i) for n, m, i in zip((H, W), self.size, at))       # [S,h], [T,w]
 
-    def labels(self, tau, expansion:LabelExpansion, unit) -> tuple: # [C]; unit features of cells [N,F] -> confident, expanded int64 [B,S,T]
+    def labels(self, tau, expansion:LabelExpansion, unit, b=slice(None)) -> tuple: # [C]; unit features of cells [N,F]; which images -> confident, expanded int64 [B,S,T]
         "What `expand_labels` says at these pixels."
-        confident = torch.where(self.confidence > tau[self.initial], self.initial, IGNORE)
+        confident = torch.where(self.confidence[b] > tau[self.initial[b]], self.initial[b], IGNORE)
         P, limits = expansion.prototypes, expansion.limits
         known = P.any(1).nonzero()[:, 0]
         if not len(known): return confident, confident
-        S = (unit @ P[known].T).view(-1, *self.size, len(known)).permute(0, 3, 1, 2)         # [B,c,h,w]
+        S = (unit.view(len(self.initial), -1, unit.shape[1])[b] @ P[known].T).unflatten(1, self.size).permute(0, 3, 1, 2) # [B,c,h,w]
         best, nearest = (self.R @ S @ self.K.T).max(1)
         near = (best > 0) & (distance_of(best) <= limits[known][nearest])
         return confident, torch.where((confident == IGNORE) & near, known[nearest], confident)
@@ -184,7 +190,7 @@ def additions(before, after, truth, image, only:int|None=None) -> np.ndarray: # 
     grey = 170 + (image[..., 1] >> 2) + (image[..., 0] >> 4)
     return np.where((code == 0)[..., None], grey[..., None], np.take(colours, code, 0))
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #fbfa74c3
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #799a554b
 class LabelExpansionExplorer(Explorer):
     "Initial, confident and expanded pseudo-labels for any threshold and limit, with their precision and coverage (contrastive paper, section 5.3, Fig. 6)."
     title = "Label expansion"
@@ -193,7 +199,7 @@ class LabelExpansionExplorer(Explorer):
     def __init__(self,
                  net,                 # Segmenter: the teacher; comes back in the mode it was in
                  dataset,             # target data set; with labels, precision and coverage are counted
-                 images=8,            # how many, or their indices
+                 images=8,            # how many, or their indices; fewer are taken where the features of all need more than 512 MiB
                  scales=SCALES,       # the teacher averages over
                  size=None,           # (h, w) the network sees; None: the images' own
                  space=None,          # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
@@ -203,12 +209,13 @@ class LabelExpansionExplorer(Explorer):
                  seed:int=0,          # of the choice of images
                  progress=True):
         self.space = space_of(net, space, dataset.space)
-        self.indices = chosen_images(dataset, images, seed)
-        self.said = ask(net, dataset, self.indices, scales, size, self.space, precision, seed, progress)
-        C = len(self.space)
+        self.said = ask(net, dataset, images, scales, size, self.space, precision, seed, progress)
+        self.indices, C, (B, H, W) = self.said.indices, len(self.space), self.said.initial.shape
+        self.left_out = len(chosen_images(dataset, images, seed)) - B
         self.sorted, self.cells = SortedConfidence(self.said.confidence, self.said.initial, C), Cells(self.said)
         self.expansion, self.known = LabelExpansion(C, self.said.features.shape[1]), {}
-        self.sample = Sample(self.said)
+        self.sample, self.shown = Sample(self.said, int(np.ceil(max(1, B*H*W/2**16)**.5))), Sample(self.said, max(1, int(np.ceil(W/512))))
+        self.shown.truth = [None]*B if self.shown.truth is None else self.shown.truth
         classes = [self.space.classes[c] for c in np.flatnonzero(self.sorted.number.numpy() + (0 if self.said.truth is None else np.bincount(self.said.truth.flatten(), minlength=256)[:C]))]
         super().__init__(image=Choice("image", tuple(self.indices), self.indices[0]), cap=Number("confidence cap", .05, 1., .01, cap), share=Number("share of a class confident anyway", .01, 1., .01, share),
                          quantile=Number("limit: quantile of distances", .05, 1., .01, quantile), common_limit=Switch("one limit for all classes", common_limit),
@@ -224,7 +231,7 @@ class LabelExpansionExplorer(Explorer):
         if self.known.get(name, (None,))[0] != key: self.known[name] = (key, compute())
         return self.known[name][1]
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #278b66d5
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #33746ab8
 def _thresholds(self:LabelExpansionExplorer) -> torch.Tensor: # float32 [C]
     "tau_c over all images (supplement A)."
     return self.once("tau", self.moved[:2], lambda: self.sorted.thresholds(*self.moved[:2]))
@@ -235,14 +242,13 @@ def _gathered(self:LabelExpansionExplorer) -> LabelExpansion:
     self.expansion.quantile, self.expansion.common_limit = self.moved[2:]
     return self.expansion
 
-def _labels(self:LabelExpansionExplorer) -> dict: # name -> int64 [H,W]
+def _labels(self:LabelExpansionExplorer) -> dict: # name -> int64 [H,W], of an image wider than 512 pixels some rows and columns
     "The three label maps of the image shown."
     def compute():
-        b, tau = self.b, self.thresholds()
-        initial, confidence = self.said.initial[b], self.said.confidence[b]
-        confident = torch.where(confidence > tau[initial], initial, IGNORE)
-        expanded = self.gathered().expand(confident[None], self.said.features[b:b + 1])[0]
-        return dict(zip(self.MAPS, (initial, confident, expanded)))
+        b, e = [self.b], self.gathered()
+        confident, expanded = self.shown.labels(self.thresholds(), e, self.cells.unit, b)
+        if self.shown.step == 1: expanded = e.expand(confident, self.said.features[b])       # the same, to the last bit
+        return dict(zip(self.MAPS, (self.shown.initial[self.b], confident[0], expanded[0])))
     return self.once("labels", (self.values.image, *self.moved), compute)
 
 def _sampled(self:LabelExpansionExplorer) -> dict: # name -> int64 [B,S,T]
@@ -252,13 +258,13 @@ def _sampled(self:LabelExpansionExplorer) -> dict: # name -> int64 [B,S,T]
 LabelExpansionExplorer.moved = property(lambda self: (self.values.cap, self.values.share, self.values.quantile, self.values.common_limit))
 LabelExpansionExplorer.thresholds, LabelExpansionExplorer.gathered, LabelExpansionExplorer.labels, LabelExpansionExplorer.sampled = _thresholds, _gathered, _labels, _sampled
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #fa78de4c
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #1e085fae
 def _quality(self:LabelExpansionExplorer) -> dict: # name of the map -> as `precision_and_coverage`, and "labels": pixels of each class [C]
     "Precision and coverage of the three maps over the image shown, or over the sampled pixels of all images; nan without truth."
     here = self.values.scope == self.SCOPES[1]
     def compute():
         C, found = len(self.space), self.labels() if here else self.sampled()
-        truth = torch.full_like(found["initial"], IGNORE) if self.said.truth is None else self.said.truth[self.b] if here else self.sample.truth
+        truth = torch.full_like(found["initial"], IGNORE) if self.said.truth is None else self.shown.truth[self.b] if here else self.sample.truth
         return {n: precision_and_coverage(label_quality(truth, y, C)) | {"labels": torch.bincount(y.flatten(), minlength=256)[:C].numpy(), "pixels": y.numel()} for n, y in found.items()}
     return self.once("quality", (here and self.values.image, *self.moved), compute)
 
@@ -272,7 +278,12 @@ def _distance(self:LabelExpansionExplorer): # float32 [h,w], or None where no cl
 
 LabelExpansionExplorer.quality, LabelExpansionExplorer.distance = _quality, _distance
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #7eb40b81
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #e70fa134
+def scaled(image:np.ndarray, size) -> np.ndarray: # uint8 [H,W,3] -> uint8 [h,w,3]
+    "A photograph at another size."
+    from PIL import Image
+    return image if image.shape[:2] == tuple(size) else np.asarray(Image.fromarray(image).resize(tuple(size)[::-1], Image.Resampling.LANCZOS))
+
 def enlarged(x:np.ndarray, size) -> np.ndarray: # [h,w,...] -> [H,W,...], every cell a block
     return x[np.arange(size[0])*len(x)//size[0]][:, np.arange(size[1])*x.shape[1]//size[1]]
 
@@ -281,7 +292,7 @@ def _distance_map(self:LabelExpansionExplorer): # uint8 [H,W,3], or text
     d = self.distance()
     if d is None: return caption(f"No prototype{'' if self.c is None else ' of ' + self.values.only}: none of its pixels is confident.")
     from matplotlib import colormaps
-    return enlarged((colormaps["viridis"](d.numpy()/2)[..., :3]*255).astype(np.uint8), self.said.images.shape[1:3])
+    return enlarged((colormaps["viridis"](d.numpy()/2)[..., :3]*255).astype(np.uint8), self.shown.initial.shape[1:])
 
 COLOURS = {"initial": "#8d99a6", "confident": "#2a6f97", "expanded": "#c8553d"}
 
@@ -301,15 +312,16 @@ def _rows(self:LabelExpansionExplorer) -> tuple: # head, rows
 
 LabelExpansionExplorer.distance_map, LabelExpansionExplorer.rows = _distance_map, _rows
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #14922659
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #11f62ac4
 def _about(self:LabelExpansionExplorer) -> str: # HTML
     "The image shown, in sentences, and what the marks mean."
     y, c = self.labels(), self.c
     new = (y["expanded"] != y["confident"]) & (True if c is None else y["expanded"] == c)
     lines = [f"Image {self.said.keys[self.b]}: {(y['confident'] != IGNORE).float().mean():.0%} of the pixels are confident; expansion adds {new.float().mean():.1%}" + ("" if c is None else f" as {self.values.only}") + "."]
+    if self.left_out: lines.append(f"The features of {len(self.indices) + self.left_out} images do not fit into memory: {len(self.indices)} are looked at.")
     if self.said.truth is None: lines.append(f"No true labels: the table shows which share of the pixels gets a label.")
     else:
-        truth, share = self.said.truth[self.b], lambda right: "nothing" if not len(right) else f"{right.float().mean():.0%}"
+        truth, share = self.shown.truth[self.b], lambda right: "nothing" if not len(right) else f"{right.float().mean():.0%}"
         said = lambda labels, where: share((labels == truth)[where & (truth != IGNORE)])
         lines.append(f"Right: {said(y['initial'], y['initial'] >= 0)} of all predictions, {said(y['confident'], y['confident'] != IGNORE)} of the confident ones, {said(y['expanded'], new)} of those added.")
     bare = [self.space.classes[i] for i in np.flatnonzero((self.sorted.number > 0) & ~self.gathered().prototypes.any(1))]
@@ -321,13 +333,14 @@ def _about(self:LabelExpansionExplorer) -> str: # HTML
 def _parts(self:LabelExpansionExplorer) -> dict:
     "Text, image, the three label maps, truth, what was added, distances, and the table."
     y, b = self.labels(), self.b
-    truth = None if self.said.truth is None else self.said.truth[b]
+    truth, image = self.shown.truth[b], self.once("photo", b, lambda: scaled(self.said.images[b], y["initial"].shape))
     still = {"initial": y["initial"]} | ({} if truth is None else {"truth": truth})         # do not depend on sliders
     still = self.once("still", (b, self.c), lambda: {n: painted(m, self.space, self.c) for n, m in still.items()})
-    seen = {"about": self.about(), "image": self.said.images[b], "initial": still["initial"], **{n: painted(y[n], self.space, self.c) for n in self.MAPS[1:]}, **still}
-    seen["added by expansion"] = additions(y["confident"], y["expanded"], truth, self.said.images[b], self.c)
+    seen = {"about": self.about(), "image": image, "initial": still["initial"], **{n: painted(y[n], self.space, self.c) for n in self.MAPS[1:]}, **still}
+    seen["added by expansion"] = additions(y["confident"], y["expanded"], truth, image, self.c)
     seen["distance to the prototype, in limits (dark: near; middle: at the limit)"] = self.distance_map()
-    over = f"image {self.said.keys[b]}" if self.values.scope == self.SCOPES[1] else f"all {len(self.indices)} images, one pixel in {self.sample.step**2}"
+    here = self.values.scope == self.SCOPES[1]
+    over = (f"image {self.said.keys[b]}" if here else f"all {len(self.indices)} images") + (f", one pixel in {step**2}" if (step := (self.shown if here else self.sample).step) > 1 else "")
     return seen | {"table": caption(f"In percent, over {over}") + bars(*self.rows())}
 
 def _figure(self:LabelExpansionExplorer, count:int=3): # -> Matplotlib Figure

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPANS', 'TITLES', 'PANELS', 'LogReader', 'parsed', 'Curves', 'span_names', 'thinned', 'line_data', 'stages_in',
-           'styles_for', 'logged_in', 'draw_panel', 'svg_line', 'svg_text', 'svg_legend', 'svg_ticks', 'panel_svg',
-           'svg_band', 'read_json', 'stages_planned', 'duration', 'run_state', 'checkpoint_files', 'network_options',
-           'known_space', 'run_network', 'check_run', 'TrainingExplorer', 'predict_samples', 'example_run']
+           'styles_for', 'logged_in', 'draw_curves', 'svg_line', 'svg_text', 'svg_legend', 'svg_ticks', 'panel_svg',
+           'svg_band', 'read_json', 'dict_in', 'stages_planned', 'duration', 'run_state', 'checkpoint_files',
+           'network_options', 'known_space', 'run_network', 'check_run', 'TrainingExplorer', 'predict_samples',
+           'example_run']
 
-# %% ../../../nbs/visual/explorers/70_training.ipynb #7e0ec507
+# %% ../../../nbs/visual/explorers/70_training.ipynb #d230f123
 import html
 import json
 import os
@@ -22,15 +23,16 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ...data.datasets import Sample
 from ...data.labels import colorize, label_space, translate
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
-from ...data.transforms import Resized
 from ...errors import InputError
 from ...models.backbones import fill, read_tensors
 from ...models.checkpoints import ARCHITECTURES, build, load_weights
 from ...models.segmenters import upsample
 from ...training.evaluation import class_scores, evaluation_mode, space_of, spread_out
 from ...training.reports import CHANCE, HEALTHY, critic_kinds, healthy_band, log_series, running_mean, shrink
+from .patch_clusters import picture_and_label
 from .view import Choice, Explorer, Number, bars, caption
 from ..style import LINES, tidy
 
@@ -120,9 +122,9 @@ def logged_in(lines:dict, first, last) -> bool: # of one panel
     "Has any of the curves a value in this stretch?"
     return any(bisect_right(steps, first) < bisect_right(steps, last) for steps, _ in lines.values())
 
-# %% ../../../nbs/visual/explorers/70_training.ipynb #17594e05
-def draw_panel(ax, curves:Curves, panel:str, window:int, span:tuple, kinds:dict) -> None: # Matplotlib axes; kinds: of the critics, by stage
-    "One panel of a log, from step to step; critics with the band in which they are of use."
+# %% ../../../nbs/visual/explorers/70_training.ipynb #dfaa35f8
+def draw_curves(ax, curves:Curves, panel:str, window:int, span:tuple, kinds:dict) -> None: # Matplotlib axes; kinds: of the critics, by stage
+    "One panel of a log, from step to step; critics of a known kind with the band in which they are of use."
     lines = curves.panels.get(PANELS[panel], {})
     for (name, series), style in zip(lines.items(), styles_for(len(lines))):
         raw, (x, mean) = line_data(*series, window, span)
@@ -130,7 +132,7 @@ def draw_panel(ax, curves:Curves, panel:str, window:int, span:tuple, kinds:dict)
         ax.plot(x, mean, color=style["color"], linestyle=style["linestyle"], label=name, linewidth=1.4, marker=style["marker"] if len(x) < 20 else None, markersize=3)
     if panel in ("loss", "critic"): ax.set_ylim(bottom=0)
     for name, first, last in stages_in(curves, span):
-        if panel == "critic" and logged_in(lines, first, last): healthy_band(ax, kinds.get(name, "vanilla"), first, last)
+        if panel == "critic" and name in kinds and logged_in(lines, first, last): healthy_band(ax, kinds[name], first, last)
         if first > span[0]: ax.axvline(first, color="#999999", linewidth=.8)
         ax.annotate(name, (first, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points", fontsize=7, color="#555555")
     ax.set(xlim=span if span[0] < span[1] else None, xlabel="step")
@@ -166,9 +168,9 @@ def svg_ticks(low:float, high:float, count:int) -> list: # round numbers from lo
     from matplotlib.ticker import MaxNLocator
     return [t for t in MaxNLocator(count).tick_values(low, high).tolist() if low <= t <= high]
 
-# %% ../../../nbs/visual/explorers/70_training.ipynb #4491fbd7
+# %% ../../../nbs/visual/explorers/70_training.ipynb #4d419447
 def panel_svg(curves:Curves, panel:str, window:int, span:tuple, kinds:dict, width:int=560, height:int=240) -> str: # -> HTML
-    "What `draw_panel` draws, as an SVG picture that takes a few milliseconds."
+    "What `draw_curves` draws, as an SVG picture that takes a few milliseconds."
     lines = curves.panels.get(PANELS[panel], {})
     styles, data = styles_for(len(lines)), [line_data(*series, window, span) for series in lines.values()]
     legend, top = svg_legend(lines, styles, 50, width, 28)
@@ -182,7 +184,7 @@ def panel_svg(curves:Curves, panel:str, window:int, span:tuple, kinds:dict, widt
     made += [f'<line x1="{left}" x2="{right}" y1="{Y(t):.1f}" y2="{Y(t):.1f}" stroke="currentColor" opacity=".15"/>' + svg_text(left - 5, Y(t) + 4, f"{t:g}", "end") for t in svg_ticks(low, high, 5)]
     made += [f'<line x1="{X(t):.1f}" x2="{X(t):.1f}" y1="{top}" y2="{bottom}" stroke="currentColor" opacity=".1"/>' + svg_text(X(t), bottom + 14, f"{t:g}", "middle") for t in svg_ticks(*span, 7)]
     for name, first, last in stages_in(curves, span):
-        if panel == "critic" and logged_in(lines, first, last): made.append(svg_band(X(first), X(last), Y, kinds.get(name, "vanilla")))
+        if panel == "critic" and name in kinds and logged_in(lines, first, last): made.append(svg_band(X(first), X(last), Y, kinds[name]))
         if first > span[0]: made.append(f'<line x1="{X(first):.1f}" x2="{X(first):.1f}" y1="{top}" y2="{bottom}" stroke="currentColor" opacity=".5"/>')
         made.append(svg_text(X(first) + 4, bottom - 4, name, size=10, more='opacity=".7"'))
     for (raw, mean), style in zip(data, styles): made += ([svg_line(X(raw[0]), Y(raw[1]), style, True)] if window > 1 else []) + [svg_line(X(mean[0]), Y(mean[1]), style)]
@@ -194,15 +196,17 @@ def svg_band(x0, x1, Y, kind:str) -> str: # pixels, y of a loss in pixels
     return (f'<rect x="{x0:.1f}" width="{x1 - x0:.1f}" y="{high:.1f}" height="{low - high:.1f}" fill="#2a6f97" opacity=".12"/>'
             f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{Y(CHANCE[kind]):.1f}" y2="{Y(CHANCE[kind]):.1f}" stroke="currentColor" stroke-dasharray="1.5 3"/>')
 
-# %% ../../../nbs/visual/explorers/70_training.ipynb #c29ae1b7
+# %% ../../../nbs/visual/explorers/70_training.ipynb #01ca3edc
 def read_json(path) -> dict: # {} where it cannot be read
     try: found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError): return {}
     return found if isinstance(found, dict) else {}
 
+def dict_in(config:dict, name:str) -> dict: # {} where there is none of that name
+    return config[name] if isinstance(config.get(name), dict) else {}
+
 def stages_planned(config:dict) -> dict: # of config.json -> name of the stage -> steps
-    recipe = config.get("recipe")
-    if isinstance(recipe, dict): return {s.get("name", ""): s.get("steps") for s in recipe.get("stages") or ()}
+    if recipe := dict_in(config, "recipe"): return {s.get("name", ""): s.get("steps") for s in recipe.get("stages") or ()}
     return {config["stage"]: config.get("steps")} if "stage" in config else {}
 
 def duration(seconds:float) -> str:
@@ -225,7 +229,7 @@ def run_state(path, last:dict, gap:float, now=None) -> str: # folder, last recor
     left = f" About {duration((total - step)*last['seconds']/step)} left in this stage." if total and step < total and last.get("seconds") else ""
     return f"Running: {where}. Last line {duration(max(0., silent))} ago.{left}"
 
-# %% ../../../nbs/visual/explorers/70_training.ipynb #634edeb3
+# %% ../../../nbs/visual/explorers/70_training.ipynb #4a60b4c5
 def checkpoint_files(path, plan) -> list: # run folder, stages in their order -> [(name, weight file, stage or None)], oldest first
     "Weights that a run has kept, by stage and step; its final ones come last."
     path, order, found = Path(path), {name: i for i, name in enumerate(plan)}, []
@@ -235,10 +239,10 @@ def checkpoint_files(path, plan) -> list: # run folder, stages in their order ->
     return found + ([("final weights", path/"weights.safetensors", None)] if (path/"weights.safetensors").exists() else [])
 
 def network_options(config:dict, stage:str): # of config.json -> options for `build` (with "num_classes"), or None where the stage trains no segmenter
-    recipe = config.get("recipe")
-    if not isinstance(recipe, dict):
-        options = config.get("network") if config.get("stage") == stage else None
-        return options if isinstance(options, dict) and "num_classes" in options else None
+    recipe = dict_in(config, "recipe")
+    if not recipe:
+        options = dict_in(config, "network") if config.get("stage") == stage else {}
+        return options if "num_classes" in options else None
     options = next((dict(s.get("net") or {}) for s in recipe.get("stages") or () if s.get("name") == stage), {})
     name, space = str(options.pop("function", "")).rsplit(".", 1)[-1], known_space(recipe.get("space"))
     options.pop("weights", None)
@@ -254,7 +258,7 @@ def run_network(file, stage, config:dict, before=None): # weight file, stage or 
     options = network_options(config, stage)
     if options is None: raise InputError(f"stage {stage!r}", "trains no segmenter that config.json describes", "choose a checkpoint of another stage")
     net = before if before is not None and getattr(before, "described", None) == options else build(options, file)
-    net.described, net.space = options, known_space((config.get("recipe") or {}).get("space") or (config.get("source") or {}).get("space"))
+    net.described, net.space = options, known_space(dict_in(config, "recipe").get("space") or dict_in(config, "source").get("space"))
     return fill(net, read_tensors(file), file)
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #445e2a0f
@@ -265,7 +269,7 @@ def check_run(path:Path) -> None:
     inner = sorted(f.parent.name for f in path.glob("*/log.jsonl"))
     raise InputError(path, "has no log", f"choose one of its folders: {', '.join(inner[:6])}" if inner else "wait until the run has logged its first step")
 
-# %% ../../../nbs/visual/explorers/70_training.ipynb #de358d7f
+# %% ../../../nbs/visual/explorers/70_training.ipynb #635699fe
 class TrainingExplorer(Explorer):
     "Curves, state and predictions of a run directory, live or afterwards."
     title = "A run, while it trains"
@@ -274,7 +278,7 @@ class TrainingExplorer(Explorer):
                  run,              # folder of a run, or its RunDirectory
                  dataset=None,     # images to predict, from the target as a rule; None: curves only
                  count=4,          # of them, 1 to 4, evenly spaced
-                 size=(256, 512),  # of the images (rows, columns); None: their own
+                 size=(256, 512),  # (rows, columns) that images are scaled down to fit into; None: as they are
                  most=8,           # predictions of how many checkpoints to keep
                  progress=True):   # show a bar
         self.path, self.most, self.progress = Path(getattr(run, "path", run)), most, progress
@@ -282,8 +286,8 @@ class TrainingExplorer(Explorer):
         if dataset is not None and not len(dataset): raise InputError(dataset.name, "is empty", "check the folder and the split")
         if not 1 <= count <= 4: raise InputError(f"count={count}", "is out of range", "give 1 to 4 images")
         self.dataset = dataset
-        data = Resized(dataset, size) if dataset is not None and size else dataset
-        self.samples = {} if data is None else {s.key: s for s in (data[i] for i in spread_out(len(data), count))}
+        at = [] if dataset is None else spread_out(len(dataset), count)
+        self.samples = {dataset.key(i): Sample(*picture_and_label(dataset, i, size, dataset.space, keep=True), dataset.key(i)) for i in at}
         self.reader, self.curves, self.seen, self.net, self.kinds = LogReader(self.path/"log.jsonl"), Curves(), {}, None, {}
         controls = {"panel": Choice("curves", ("loss",), "loss"), "smoothing": Number("mean of n values", 1, 100, 1, 1), "span": Choice("steps", tuple(SPANS), "all steps")}
         if self.samples: controls |= {"checkpoint": Choice("checkpoint", ("newest",), "newest"), "image": Choice("image", tuple(self.samples), next(iter(self.samples)))}
@@ -365,7 +369,7 @@ def _progress(self:TrainingExplorer) -> str: # HTML
 
 TrainingExplorer.chosen, TrainingExplorer.usual_gap, TrainingExplorer.latest, TrainingExplorer.progress_table = _chosen, _usual_gap, _latest, _progress
 
-# %% ../../../nbs/visual/explorers/70_training.ipynb #f4b6621e
+# %% ../../../nbs/visual/explorers/70_training.ipynb #ac6e8987
 def _training_parts(self:TrainingExplorer) -> dict:
     v, (name, seen) = self.values, self.chosen()
     parts = {"curves": caption(run_state(self.path, self.curves.last, self.usual_gap())) + panel_svg(*self.drawn()), "latest": self.latest()}
@@ -377,7 +381,7 @@ def _training_parts(self:TrainingExplorer) -> dict:
     shown = "" if seen is None else caption(f"Prediction of: {name}." if seen.ids else f"{name}: {seen.trouble}.")
     return parts | {"checkpoints": shown + self.progress_table()}
 
-def _drawn(self:TrainingExplorer) -> tuple: # what `draw_panel` and `panel_svg` take
+def _drawn(self:TrainingExplorer) -> tuple: # what `draw_curves` and `panel_svg` take
     v = self.values
     window = v.smoothing if v.panel in ("loss", "critic") else 1 # the others have no noise to be taken out
     return self.curves, v.panel, window, self.curves.span(v.span), self.kinds
@@ -388,7 +392,7 @@ def _training_figure(self:TrainingExplorer):
     shown = {n: p for n, p in self.parts().items() if n in ("image", "truth", "prediction")}
     figure = Figure(figsize=(8, 2.7 if not shown else 4.4), layout="constrained")
     grid = figure.add_gridspec(2 if shown else 1, max(1, len(shown)), height_ratios=(1.5, 1) if shown else None)
-    draw_panel(figure.add_subplot(grid[0, :]), *self.drawn())
+    draw_curves(figure.add_subplot(grid[0, :]), *self.drawn())
     for k, (name, picture) in enumerate(shown.items()):
         ax = figure.add_subplot(grid[1, k])
         ax.imshow(shrink(picture, 400, name == "image"), interpolation="nearest")
