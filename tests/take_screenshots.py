@@ -1,7 +1,9 @@
-"""Pictures of the explorers for README.md and the front page: `make screenshots`, after the lessons have been run once at full length.
+"""Pictures for README.md and the front page: `make screenshots`, after the lessons have been run once at full length.
 
-Opens the tutorials in JupyterLab, runs them (networks are found in runs/lessons) and writes nbs/images/explorer_*.jpg."""
+Opens the tutorials in JupyterLab, runs them (networks are found in runs/lessons) and writes nbs/images/explorer_*.jpg; lays figures out of notebooks on one sheet, nbs/images/figures.jpg."""
+import base64
 import io
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -38,7 +40,33 @@ def take(view, explorer, settings, file):
     print(file.relative_to(ROOT), picture.size, f"{file.stat().st_size // 1000} kB")
 
 
+FIGURES = [("tutorials/20_output_space", 1), ("tutorials/50_contrast_expansion", 3), ("tutorials/30_patches", 0), ("tutorials/40_translation_attention", 3), ("tutorials/50_contrast_expansion", 1),
+           ("tutorials/50_contrast_expansion", 2), ("papers/output_space", 2)] # measured ones, not the examples in visual/
+
+
+def outputs(notebook):
+    "Pictures that a notebook holds, in order."
+    book = json.loads((ROOT / "nbs" / f"{notebook}.ipynb").read_text(encoding="utf-8"))
+    found = [d for c in book["cells"] for o in c.get("outputs", []) if (d := next((v for k, v in o.get("data", {}).items() if k in ("image/png", "image/jpeg")), None))]
+    return [Image.open(io.BytesIO(base64.b64decode(d))).convert("RGB") for d in found]
+
+
+def sheet(file, width=560, columns=2, gap=14):
+    "Some figures of the notebooks, on one sheet."
+    pictures = [(p := outputs(n)[k]).resize((width, p.height * width // p.width), Image.LANCZOS) for n, k in FIGURES]
+    heights, places = [gap] * columns, []
+    for p in pictures:
+        column = heights.index(min(heights))
+        places.append((gap + column * (width + gap), heights[column]))
+        heights[column] += p.height + gap
+    paper = Image.new("RGB", (gap + columns * (width + gap), max(heights)), "white")
+    for p, place in zip(pictures, places): paper.paste(p, place)
+    paper.save(file, quality=72, optimize=True)
+    print(file.relative_to(ROOT), paper.size, f"{file.stat().st_size // 1000} kB")
+
+
 def main():
+    sheet(ROOT / "nbs" / "images" / "figures.jpg")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         shutil.copytree(ROOT / "nbs", folder / "nbs")

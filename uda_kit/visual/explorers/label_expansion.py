@@ -312,7 +312,7 @@ def _rows(self:LabelExpansionExplorer) -> tuple: # head, rows
 
 LabelExpansionExplorer.distance_map, LabelExpansionExplorer.rows = _distance_map, _rows
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #11f62ac4
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #bd87ad68
 def _about(self:LabelExpansionExplorer) -> str: # HTML
     "The image shown, in sentences, and what the marks mean."
     y, c = self.labels(), self.c
@@ -330,6 +330,9 @@ def _about(self:LabelExpansionExplorer) -> str: # HTML
     marks += "".join(f'<span style="margin-left:12px">{swatch(v)}{"added, " + n}{" (striped)" if n == "wrong" else ""}</span>' for n, v in ADDED.items() if (n != "of unknown truth") == (self.said.truth is not None))
     return f'<div style="max-width:640px">{"".join(map(caption, lines))}<div style="font-size:12px">{marks}</div></div>'
 
+LabelExpansionExplorer.about = _about
+
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #b6280bbf
 def _parts(self:LabelExpansionExplorer) -> dict:
     "Text, image, the three label maps, truth, what was added, distances, and the table."
     y, b = self.labels(), self.b
@@ -357,4 +360,4 @@ def _example(cls, size=(128, 256), **options) -> "LabelExpansionExplorer":
     net = instant_network(StreetScenes(RENDERED, 60, (128, 256), 1))
     return cls(net, StreetScenes(CAMERA, 60, size, 2), **{"images": 8, "scales": (1,), "progress": False} | options)
 
-LabelExpansionExplorer.about, LabelExpansionExplorer.parts, LabelExpansionExplorer.figure, LabelExpansionExplorer.example = _about, _parts, _figure, classmethod(_example)
+LabelExpansionExplorer.parts, LabelExpansionExplorer.figure, LabelExpansionExplorer.example = _parts, _figure, classmethod(_example)
