@@ -265,7 +265,7 @@ def _figure(self:AlignmentExplorer):
 
 AlignmentExplorer.figure = _figure
 
-# %% ../../../nbs/visual/explorers/20_alignment.ipynb #aacd3720
+# %% ../../../nbs/visual/explorers/20_alignment.ipynb #ba541b76
 class Some:
     "Some images of a data set, evenly spread; all else is as in the data set."
     def __init__(self, dataset, count):
@@ -277,6 +277,7 @@ class Some:
     def label(self, i): return self.dataset.label(self.chosen[i])
     def key(self, i): return self.dataset.key(self.chosen[i])
 
+# %% ../../../nbs/visual/explorers/20_alignment.ipynb #6c80cf90
 def thinned(tables, most, seed) -> dict: # domain -> FeatureTable -> the same with `most` rows in all, at most
     "Some rows of several tables, drawn from all of them together."
     total = sum(map(len, tables.values()))

@@ -190,7 +190,7 @@ def additions(before, after, truth, image, only:int|None=None) -> np.ndarray: # 
     grey = 170 + (image[..., 1] >> 2) + (image[..., 0] >> 4)
     return np.where((code == 0)[..., None], grey[..., None], np.take(colours, code, 0))
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #799a554b
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #e8158d88
 class LabelExpansionExplorer(Explorer):
     "Initial, confident and expanded pseudo-labels for any threshold and limit, with their precision and coverage (contrastive paper, section 5.3, Fig. 6)."
     title = "Label expansion"
@@ -214,7 +214,7 @@ class LabelExpansionExplorer(Explorer):
         self.left_out = len(chosen_images(dataset, images, seed)) - B
         self.sorted, self.cells = SortedConfidence(self.said.confidence, self.said.initial, C), Cells(self.said)
         self.expansion, self.known = LabelExpansion(C, self.said.features.shape[1]), {}
-        self.sample, self.shown = Sample(self.said, int(np.ceil(max(1, B*H*W/2**16)**.5))), Sample(self.said, max(1, int(np.ceil(W/512))))
+        self.sample, self.shown = Sample(self.said, int(np.ceil(max(1, B*H*W/2**16)**.5))), Sample(self.said, int(np.ceil(max(1, W/512, (H*W/180_000)**.5))))
         self.shown.truth = [None]*B if self.shown.truth is None else self.shown.truth
         classes = [self.space.classes[c] for c in np.flatnonzero(self.sorted.number.numpy() + (0 if self.said.truth is None else np.bincount(self.said.truth.flatten(), minlength=256)[:C]))]
         super().__init__(image=Choice("image", tuple(self.indices), self.indices[0]), cap=Number("confidence cap", .05, 1., .01, cap), share=Number("share of a class confident anyway", .01, 1., .01, share),
@@ -231,7 +231,7 @@ class LabelExpansionExplorer(Explorer):
         if self.known.get(name, (None,))[0] != key: self.known[name] = (key, compute())
         return self.known[name][1]
 
-# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #33746ab8
+# %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #fc5ce8af
 def _thresholds(self:LabelExpansionExplorer) -> torch.Tensor: # float32 [C]
     "tau_c over all images (supplement A)."
     return self.once("tau", self.moved[:2], lambda: self.sorted.thresholds(*self.moved[:2]))
@@ -242,7 +242,7 @@ def _gathered(self:LabelExpansionExplorer) -> LabelExpansion:
     self.expansion.quantile, self.expansion.common_limit = self.moved[2:]
     return self.expansion
 
-def _labels(self:LabelExpansionExplorer) -> dict: # name -> int64 [H,W], of an image wider than 512 pixels some rows and columns
+def _labels(self:LabelExpansionExplorer) -> dict: # name -> int64 [H,W], of a large image some rows and columns
     "The three label maps of the image shown."
     def compute():
         b, e = [self.b], self.gathered()
