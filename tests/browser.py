@@ -57,7 +57,7 @@ def lab(folder, environment=None):
 
 
 @contextmanager
-def page(width=1500, height=1000):
+def page(width=1400, height=1600):
     "An empty page of a new browser; errors of its scripts are collected in `page.said`."
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:

@@ -36,7 +36,8 @@ def take(view, explorer, settings, file):
             for _ in range(wish[1]): handle.press(wish[0])
     view.wait_for_timeout(3000)
     picture = Image.open(io.BytesIO(explorer.screenshot())).convert("RGB")
-    picture.save(file, quality=72, optimize=True)
+    picture = picture.resize((800, picture.height * 800 // picture.width), Image.LANCZOS)
+    picture.save(file, quality=75, optimize=True)
     print(file.relative_to(ROOT), picture.size, f"{file.stat().st_size // 1000} kB")
 
 
@@ -76,7 +77,7 @@ def main():
         (folder / "runs" / "lessons").symlink_to((ROOT / "runs" / "lessons").resolve())
         with browser.lab(folder) as address:
             for book in dict.fromkeys(p[0] for p in PICTURES):
-                with browser.page(1180, 900) as view:
+                with browser.page(1180, 1900) as view:
                     browser.open_notebook(view, address, f"nbs/tutorials/{book}.ipynb")
                     browser.run_all(view)
                     for _, name, settings, short in (p for p in PICTURES if p[0] == book):

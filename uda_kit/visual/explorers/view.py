@@ -128,7 +128,7 @@ def caption(text) -> str: # plain text -> HTML
     "A line of text under or between pictures."
     return f'<div style="font-size:12px;line-height:1.4">{html.escape(text)}</div>'
 
-# %% ../../../nbs/visual/explorers/10_view.ipynb #1e004654
+# %% ../../../nbs/visual/explorers/10_view.ipynb #59ae8f61
 def control_widget(control): # Choice, Number or Switch -> ipywidgets widget
     import ipywidgets as w
     style, layout = {"description_width": "initial"}, w.Layout(width="auto", min_width="150px")
@@ -148,8 +148,7 @@ def part_widget(name, content): # bytes of an image, or HTML -> a box with its n
 
 def shown_width(content:bytes) -> int: # pixels on the page
     from PIL import Image
-    width = Image.open(io.BytesIO(content)).size[0]
-    return width if width >= 300 else width*max(1, round(300/width))
+    return max(300, Image.open(io.BytesIO(content)).size[0])
 
 def control_rows(explorer, inputs) -> list: # widgets of controls by name -> rows of them
     "Controls in one row that wraps, or in a row for each of the explorer's groups."
