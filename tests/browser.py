@@ -126,9 +126,20 @@ DRAWN = """async (box) => {
 }"""
 
 
+def told(explorer):
+    "Pictures and texts of an explorer, as one text."
+    from playwright.sync_api import Error
+    for _ in range(50):
+        try: return explorer.evaluate(DRAWN)
+        except Error as e: # a picture gave way to the next one just then
+            if "Failed to fetch" not in str(e): raise
+            time.sleep(.1)
+    raise AssertionError("the explorer's pictures change without end")
+
+
 def drawn(explorer):
     "What an explorer shows now: its pictures and texts, and its maps as the screen has them."
-    return explorer.evaluate(DRAWN), still(explorer.locator(".uda-map"))
+    return told(explorer), still(explorer.locator(".uda-map"))
 
 
 def still(map, seconds=5):
@@ -144,14 +155,13 @@ def still(map, seconds=5):
 
 def hover_a_point(explorer, view):
     "Move the pointer over the first map until the explorer tells of another point. Was there one?"
-    box, told = explorer.locator(".uda-map canvas").first.bounding_box(), lambda: explorer.evaluate(DRAWN)
-    before = told()
+    box, before = explorer.locator(".uda-map canvas").first.bounding_box(), told(explorer)
     for row in range(1, 12):
         for column in range(1, 24):
             view.mouse.move(box["x"] + box["width"] * column / 24, box["y"] + box["height"] * row / 12)
             view.wait_for_timeout(30)
         view.wait_for_timeout(300)
-        if told() != before: return True
+        if told(explorer) != before: return True
     return False
 
 
@@ -159,7 +169,7 @@ def changes(explorer, before, seconds=5):
     "Does what is drawn differ from `before` within some seconds?"
     began = time.time()
     while time.time() - began < seconds:
-        if explorer.evaluate(DRAWN) != before[0]: return True
+        if told(explorer) != before[0]: return True
         if still(explorer.locator(".uda-map")) != before[1]: return True
         time.sleep(.1)
     return False

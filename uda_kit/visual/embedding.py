@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'FORMAT', 'METHODS', 'DEUTERANOPIA', 'SIDES', 'MARKERS', 'BARS', 'FeatureTable', 'join', 'content_of',
-           'table_files', 'load', 'smallest', 'Reservoir', 'read_batches', 'feature_maps', 'wanted_classes',
-           'cells_to_keep', 'sample_features', 'unit_prototypes', 'prototype_distances', 'matrix_of', 'shared_classes',
-           'domain_silhouette', 'domain_mixing', 'alignment_scores', 'reduce_to', 'place_umap', 'place_tsne',
-           'place_pca', 'embed', 'kept_map', 'npy_bytes', 'ink', 'clear_classes', 'class_ids', 'coloured', 'densest',
-           'draw_points', 'map_legend', 'check_map', 'plot_embedding', 'scores_line', 'plot_embeddings',
+           'table_files', 'load', 'smallest', 'Reservoir', 'read_batches', 'feature_maps', 'wanted_classes', 'as_cells',
+           'as_patches', 'cells_to_keep', 'sample_features', 'unit_prototypes', 'prototype_distances', 'matrix_of',
+           'shared_classes', 'domain_silhouette', 'domain_mixing', 'alignment_scores', 'reduce_to', 'place_umap',
+           'place_tsne', 'place_pca', 'embed', 'kept_map', 'npy_bytes', 'ink', 'clear_classes', 'class_ids', 'coloured',
+           'densest', 'draw_points', 'map_legend', 'check_map', 'plot_embedding', 'scores_line', 'plot_embeddings',
            'plot_prototype_distances']
 
-# %% ../../nbs/visual/20_embedding.ipynb #a6786cf4
+# %% ../../nbs/visual/20_embedding.ipynb #70985f54
 import hashlib, io, json, math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..data.labels import LabelSpace, translate
 from ..errors import InputError
 from ..methods.contrastive import class_prototypes
 from ..methods.label_expansion import cells_of
+from ..methods.patch_modes import patch_grid, patch_histograms
 from ..methods.pseudo_labels import IGNORE
 from ..models.checkpoints import atomic_write
 from ..models.segmenters import upsample
@@ -187,7 +188,7 @@ def feature_maps(net, images:list, keys:list, precision:str) -> tuple: # uint8 [
     if not fine.all(): raise InputError(keys[int((~fine).nonzero()[0])], "the network's features or scores are not finite", "check the checkpoint, or use 32-bit precision")
     return f, upsample(out.logits, f.shape[-2:]).argmax(1).to(torch.uint8).cpu()
 
-# %% ../../nbs/visual/20_embedding.ipynb #91db2f3f
+# %% ../../nbs/visual/20_embedding.ipynb #87661394
 def wanted_classes(classes, space:LabelSpace) -> np.ndarray: # names or ids, or None -> bool [256]
     chosen = range(len(space)) if classes is None else [space.index(c) if isinstance(c, str) else int(c) for c in classes]
     wrong = [c for c in chosen if not 0 <= c < len(space)]
@@ -196,20 +197,36 @@ def wanted_classes(classes, space:LabelSpace) -> np.ndarray: # names or ids, or 
     wanted[list(chosen)] = True
     return wanted
 
-def cells_to_keep(reservoir:Reservoir, wanted, table, seed, sample, features, predicted) -> dict: # -> columns of this image's candidates
-    "One image's cells that would enter the reservoir. `features` [F,h,w], `predicted` [h,w], `table` [256]: id of the data set -> class of the network."
+def as_cells(size, label, features, predicted) -> tuple: # (H, W), uint8 [H,W] or None, [F,h,w], uint8 [h,w] -> features [F,h,w]; true and predicted classes [n]; rows [h], columns [w] of pixels
+    "Every cell of a feature map, with the class of the pixel it stands on."
+    at = [torch.linspace(0, n - 1, m).round().long().numpy() for n, m in zip(size, predicted.shape)] # as in `cells_of`
+    return features, None if label is None else cells_of(label[None], predicted.shape).numpy().ravel(), predicted.numpy().ravel(), *at
+
+def as_patches(size, label, features, predicted, patch) -> tuple: # as `as_cells`, of U x V patches
+    "Every patch: mean features, the most frequent true and predicted class (255 where most pixels have none), its middle pixel. `InputError` where patches do not fit exactly."
+    grid = patch_grid(size, patch, 1)
+    def most(ids): # uint8 [H,W] -> uint8 [U*V]
+        shares = patch_histograms(ids, grid, 1, IGNORE)
+        return torch.where(shares.sum(-1) > 0, shares.argmax(-1), IGNORE).flatten().to(torch.uint8).numpy()
+    guess = F.interpolate(predicted[None, None].float(), size, mode="nearest-exact")[0, 0].to(torch.uint8)
+    at = [np.arange(g)*p + p//2 for g, p in zip(grid, patch)]
+    return F.adaptive_avg_pool2d(features[None], grid)[0], None if label is None else most(label), most(guess), *at
+
+# %% ../../nbs/visual/20_embedding.ipynb #f4cd50fe
+def cells_to_keep(reservoir:Reservoir, wanted, table, seed, patch, sample, features, predicted) -> dict: # -> columns of this image's candidates
+    "One image's cells or patches that would enter the reservoir. `features` [F,h,w], `predicted` [h,w], `table` [256]: id of the data set -> class of the network."
     i, key, size, _, label = sample
-    h, w = predicted.shape
-    draws, guess = np.random.default_rng((seed, i)).random(h*w), predicted.numpy().ravel()
-    truth = np.full(h*w, IGNORE, np.uint8) if label is None else table[cells_of(label[None], (h, w)).numpy().ravel()]
-    ids = guess if label is None else truth
+    label = None if label is None else torch.from_numpy(table)[label.long()]
+    features, truth, guess, rows, columns = as_cells(size, label, features, predicted) if patch is None else as_patches(size, label, features, predicted, patch)
+    draws, ids = np.random.default_rng((seed, i)).random(len(guess)), guess if truth is None else truth
+    truth = np.full(len(guess), IGNORE, np.uint8) if truth is None else truth
     at = np.flatnonzero(wanted[ids])
     at = at[reservoir.candidates(ids[at], draws[at])]
-    rows, columns = (torch.linspace(0, n - 1, m).round().long().numpy() for n, m in zip(size, (h, w))) # as in `cells_of`
+    w = len(columns)
     return {"features": features.flatten(1)[:, torch.from_numpy(at).to(features.device)].T.cpu().numpy(), "label": truth[at].astype(np.int64), "predicted": guess[at].astype(np.int64),
             "image": np.full(len(at), i), "key": np.full(len(at), key), "position": np.stack((rows[at//w], columns[at % w]), 1), "ids": ids[at], "draw": draws[at]}
 
-# %% ../../nbs/visual/20_embedding.ipynb #40d00649
+# %% ../../nbs/visual/20_embedding.ipynb #bfe0b54c
 def sample_features(
     net,                 # Segmenter; comes back in the mode it was in
     dataset,             # data set (see `data.datasets`); without labels, predicted classes are balanced
@@ -222,8 +239,9 @@ def sample_features(
     batch=4,             # images in a forward pass; the sample does not depend on it
     precision="32-true", # or "bf16-mixed"
     progress=True,       # show a progress bar
+    patch=None,          # (height, width) in pixels of the images: sample patches, not cells
 ) -> FeatureTable:       # rows by class
-    "Class-balanced random cells of the penultimate features over a data set (contrastive paper, Fig. 4). `InputError` where nothing can be sampled or features are not finite."
+    "Class-balanced random cells, or patches, of the penultimate features over a data set (contrastive paper, Fig. 4). `InputError` where nothing can be sampled or features are not finite."
     if per_class < 1 or batch < 1: raise InputError("sample_features", f"per_class {per_class}, batch {batch}", "give at least 1 of both")
     space = space_of(net, space, dataset.space)
     wanted, table, reservoir = wanted_classes(classes, space), np.full(256, IGNORE, np.uint8), Reservoir(per_class)
@@ -231,7 +249,7 @@ def sample_features(
     with evaluation_mode(net), tqdm(total=len(dataset), desc=f"features, {domain}", unit="image", disable=not progress) as bar:
         for samples in read_batches(dataset, size, batch):
             features, predicted = feature_maps(net, [s[3] for s in samples], [s[1] for s in samples], precision)
-            reservoir.add([cells_to_keep(reservoir, wanted, table, seed, *each) for each in zip(samples, features, predicted)])
+            reservoir.add([cells_to_keep(reservoir, wanted, table, seed, patch, *each) for each in zip(samples, features, predicted)])
             bar.update(len(samples))
     rows = reservoir.rows
     if not rows: raise InputError(f"{dataset.name} {dataset.split}".strip(), "no cell of the classes asked for", "check classes, labels and split")
