@@ -563,18 +563,20 @@ class BenchAlignment:
         finish({"runs": found})
         return 0
 
-# %% ../nbs/cli.ipynb #3c7cbc62
+# %% ../nbs/cli.ipynb #916d68f8
 @dataclass(frozen=True)
 class BenchExplorers:
     "Time explorers' answers to random moves of their controls, on one thread."
     names: Positional[tuple[str, ...]] = () # which; none: all
     moves: int = 200     # of each explorer
+    size: str = "256x512" # HEIGHTxWIDTH of the images
     record: bool = False # append the figures to results/bench_explorers.csv
 
     def run(self) -> int:
         at_least(1, moves=self.moves)
         from uda_kit.papers.explorer_benchmarks import bench_explorers
-        found = bench_explorers(self.moves, self.names, record=self.record)
+        if self.record and read_size(self.size) != (256, 512): raise InputError(f"--size {self.size}", "is not the size that results/ are kept of", "leave out --record or --size")
+        found = bench_explorers(self.moves, self.names, read_size(self.size), self.record)
         for name, f in found.items(): print(f"{name}: median {f['median_ms']:.0f} ms, 95th percentile {f['p95_ms']:.0f} ms, worst {f['worst_ms']:.0f} ms")
         finish(found)
         return 0

@@ -54,9 +54,11 @@ class Switch:
         if not isinstance(value, (bool, np.bool_)): raise InputError(f"{self.label} {value!r}", "is neither yes nor no", "give True or False")
         return bool(value)
 
-# %% ../../../nbs/visual/explorers/10_view.ipynb #49b36271
+# %% ../../../nbs/visual/explorers/10_view.ipynb #a984bd02
 class Explorer:
-    "What explorers share: named controls, and ways to show what they say. A subclass gives `parts` and `figure`."
+    """What explorers share: named controls, and ways to show what they say.
+
+    A subclass gives `parts()`: name -> uint8 array [H,W,3], HTML text, or Matplotlib Figure, what there is to see now; and `figure()`: the Matplotlib Figure of the same state."""
     title = "Explorer"
     groups = {}  # heading -> names of controls, for explorers with many of them
     printed = () # controls that change `figure()` alone: a view leaves them out
@@ -65,9 +67,6 @@ class Explorer:
         self.controls = controls
         self.values = SimpleNamespace(**{n: c.value for n, c in controls.items()})
         self.lock, self.view = threading.RLock(), None # one answer at a time, whichever view or thread asks
-
-    def parts(self) -> dict: raise NotImplementedError # name -> uint8 array [H,W,3], HTML text, or Matplotlib Figure
-    def figure(self): raise NotImplementedError        # Matplotlib Figure of the same state
 
     def set(self, **values) -> "Explorer":
         "Move controls; all of them or, at an `InputError` for an unknown name or a value out of range, none."
