@@ -22,7 +22,7 @@ from torch import Tensor
 from ..data.streams import generator_at
 from ..data.transforms import resize_label
 from ..errors import InputError
-from ..models.checkpoints import atomic_write
+from ..core.files import atomic_write
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #45ecc976
 def divisors(n:int) -> list[int]:

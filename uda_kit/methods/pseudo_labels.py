@@ -25,10 +25,10 @@ from ..data.files import SUFFIXES, image_size, opened
 from ..data.streams import Guarded, quiet_worker, unchanged
 from ..data.twins import image_settings
 from ..errors import InputError
-from ..models.checkpoints import atomic_write
+from ..core.files import atomic_write
 from ..training.evaluation import best_classes, evaluation_mode, image_source, resized, space_of
 from ..training.metrics import ConfusionMatrix, divide
-from ..training.runs import write_text
+from ..core.files import write_text
 
 IGNORE = 255
 

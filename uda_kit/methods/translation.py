@@ -22,7 +22,7 @@ from ..data.streams import generator_at
 from ..data.transforms import resize_pair
 from ..data.twins import ABOUT, image_settings, read_about, twin_files
 from ..errors import InputError
-from ..models.checkpoints import atomic_write
+from ..core.files import atomic_write
 from ..models.translators import fingerprint, load_translator
 
 # %% ../../nbs/methods/50_translation.ipynb #2e5d032a

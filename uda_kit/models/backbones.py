@@ -193,8 +193,7 @@ def make_backbone(name:str, stride_in_1x1:bool=False, recompute:str="norms") -> 
 # %% ../../nbs/models/10_backbones.ipynb #8c11b14b
 import pickle
 from pathlib import Path
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from ..core.tensors import load_tensors
 
 # %% ../../nbs/models/10_backbones.ipynb #e6ab502f
 def read_tensors(
@@ -203,11 +202,9 @@ def read_tensors(
     "Tensors of a weight file; never runs code from it. Raises InputError where the file is missing, broken or holds anything but weights."
     path = Path(path)
     if not path.is_file(): raise InputError(path, "no such file", "give a local .safetensors or .pth file")
+    if path.suffix == ".safetensors": return load_tensors(path)[0]
     try:
-        if path.suffix == ".safetensors": return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as e:
-        raise InputError(path, f"is not a whole safetensors file ({e})", "copy or download it again") from None
     except pickle.UnpicklingError:
         raise InputError(path, "is broken or holds more than weights (nothing in it was run)", "give a file holding a plain state dict of tensors") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as e:

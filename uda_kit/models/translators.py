@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .backbones import fill, read_tensors
-from .checkpoints import read_said, save_net
+from .backbones import fill
+from ..core.tensors import load_tensors, read_about
+from .checkpoints import save_net
 
 # %% ../../nbs/models/50_translators.ipynb #5aa9850b
 def instance_norm(x:Tensor) -> Tensor: # [B,C,H,W] -> the same, each channel of each image with mean 0 and variance 1
@@ -153,7 +154,7 @@ def save_translator(net:CycleTranslator, # its two generators and options are ke
 # %% ../../nbs/models/50_translators.ipynb #9701c65f
 def translator_header(path) -> dict: # {'config': options, 'extra': ...}
     "What a translator's file says about itself. InputError for other files."
-    said = read_said(path, "that a translation stage wrote")
+    said = read_about(path, "that a translation stage wrote")
     if not isinstance(said, dict) or said.get("format") != TRANSLATOR:
         raise InputError(path, f"holds no translator ({said.get('format', 'it does not say what') if isinstance(said, dict) else 'broken header'})", "give a file that a translation stage wrote")
     if not isinstance(said.get("config"), dict): raise InputError(path, "has a broken header (no options)", "take another checkpoint")
@@ -165,4 +166,4 @@ def load_translator(path) -> CycleTranslator: # on the CPU; torch's random state
     try:
         with torch.random.fork_rng(devices=[]): net = CycleTranslator(**config)
     except (TypeError, InputError) as e: raise InputError(path, f"has a broken header ({e})", "take another checkpoint") from None
-    return fill(net, read_tensors(path), path)
+    return fill(net, load_tensors(path, checksum=True)[0], path)

@@ -25,7 +25,7 @@ from .stages import locate
 from ..training.evaluation import Evaluation
 from ..training.fit import RunOptions, peak_gib
 from ..training.reports import write_report
-from ..training.runs import write_text
+from ..core.files import write_text
 
 # %% ../../nbs/papers/50_demo.ipynb #55dd27eb
 BEFORE, AFTER = "scenes/source-only", "scenes/multi-level"

@@ -28,7 +28,8 @@ from .tables import append_csv, append_result, current_commit, measured, results
 from ..training.evaluation import Evaluation, evaluate
 from ..training.fit import RunOptions, Stage, fit, make_fabric, peak_gib
 from ..training.reports import write_report
-from ..training.runs import RunDirectory, read_log, write_text
+from ..core.files import write_text
+from ..training.runs import RunDirectory, read_log
 
 # %% ../../nbs/papers/30_running.ipynb #1891abdc
 def run_stages(plan:Plan, stages:list[Stage], names:list[str], config:dict, fabric, after_first=None) -> float:

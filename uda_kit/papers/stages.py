@@ -38,7 +38,7 @@ from .tables import current_commit
 from ..training.evaluation import evaluate
 from ..training.fit import Feed, RunOptions, Stage, check_stage
 from ..training.objective import several_processes
-from ..training.runs import file_hash
+from ..core.files import file_hash
 
 # %% ../../nbs/papers/22_stages.ipynb #69dbf291
 def find_root(name:str, roots:dict[str, str]|None=None) -> str|None:

@@ -24,7 +24,7 @@ from ..data.streams import quiet_worker, unchanged
 from ..data.transforms import JointTransform
 from ..errors import InputError
 from .metrics import ConfusionMatrix, nan_mean
-from .runs import write_text
+from ..core.files import write_text
 from .tabular import Table, percent
 
 # %% ../../nbs/training/60_evaluation.ipynb #71140425

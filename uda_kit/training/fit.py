@@ -25,7 +25,8 @@ from ..data.transforms import JointTransform
 from ..errors import InputError
 from ..models.pyramid_segmenters import sync_batch_norms
 from .objective import Domain, NonFiniteError, Term, View, several_processes, train_step
-from .runs import RunDirectory, append_log, newest_checkpoint, read_log, rewind_log, save_checkpoint, write_text
+from ..core.files import write_text
+from .runs import RunDirectory, append_log, newest_checkpoint, read_log, rewind_log, save_checkpoint
 
 # %% ../../nbs/training/40_fit.ipynb #ffdd9c36
 def poly_lr(step:int,         # steps taken so far, i

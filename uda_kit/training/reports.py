@@ -17,7 +17,8 @@ from PIL import Image
 from ..data.labels import colorize, translate
 from ..errors import InputError
 from .evaluation import Evaluation, load_evaluation, spread_out
-from .runs import RunDirectory, read_log, write_text
+from ..core.files import write_text
+from .runs import RunDirectory, read_log
 from .tabular import Table, percent
 
 # %% ../../nbs/training/70_reports.ipynb #d7135efd

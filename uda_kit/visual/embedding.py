@@ -25,7 +25,7 @@ from ..methods.contrastive import class_prototypes
 from ..methods.label_expansion import cells_of
 from ..methods.patch_modes import patch_grid, patch_histograms
 from ..methods.pseudo_labels import IGNORE
-from ..models.checkpoints import atomic_write
+from ..core.files import atomic_write
 from ..models.segmenters import upsample
 from ..training.evaluation import evaluation_mode, resized, space_of
 from ..training.metrics import nan_mean
