@@ -21,7 +21,7 @@ class StopAt(Term):
         super().__init__()
         self.n = n
 
-    def forward(self, src, tgt):
+    def forward(self, src):
         if self.age + 1 == self.n: StopRequest.current.note(15, None)
         return src.image.sum() * 0
 

@@ -21,16 +21,16 @@ from uda_kit.methods.contrastive_terms import joint_mean
 from uda_kit.methods.label_expansion import LabelExpansion
 from uda_kit.methods.teacher import Teacher
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.training.objective import Domain
+from uda_kit.training.objective import Batch
 def labelled(image, rank):
     "What a teacher with label expansion says of a share of the images, twice; the student's batch statistics differ between processes, the teacher must not."
     torch.manual_seed(0)
     net = deeplab_v2(7, "tiny", multi_level=False)
     for norm in net.norms(): norm.running_mean += rank
     teacher = Teacher(scales=(1,), share=0.3, augmentation=None, expansion=LabelExpansion(7, net.channels["features"], quantile=0.5))
-    for _ in range(2): new = teacher(None, Domain(image, None, net), None)[1]
+    for _ in range(2): new = teacher({"target": Batch(image, None, net)}, None)["target"]
     teacher.follow(net)
-    return {"said": new.label, "weight": new.keep("weight", None), "sums": teacher.expansion.sums, "histogram": teacher.expansion.histogram, "mean": [m for m in teacher.net.norms()][-1].running_mean}
+    return {"said": new.label, "weight": new.weight, "sums": teacher.expansion.sums, "histogram": teacher.expansion.histogram, "mean": [m for m in teacher.net.norms()][-1].running_mean}
 def parts(path, rank, world):
     "What one of `world` processes makes of its share of a joint batch."
     given = torch.load(path)

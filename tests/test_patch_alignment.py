@@ -86,7 +86,8 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, twins):
 def test_terms_run_on_other_grids_of_the_target():
     "A target of another size has its own patches; a batch of one image works."
     from uda_kit.methods.patch_alignment import patch_terms
-    from uda_kit.training.objective import Domain
+    from uda_kit.training.objective import Batch
     net, modes = deeplab_v2(5, "tiny", multi_level=False), PatchModes(torch.rand(4, 20), tuple("abcde"), (64, 96), (8, 12))
-    src, tgt = Domain(torch.rand(1, 3, 64, 96), torch.randint(0, 5, (1, 64, 96)), net), Domain(torch.rand(1, 3, 96, 128), None, net)
-    for term in patch_terms(net, modes, target_patch=(12, 32), start=0).values(): assert torch.isfinite(term(src, tgt)) and isinstance(term.update(src.detach(), tgt.detach()), dict)
+    batches = {"source": Batch(torch.rand(1, 3, 64, 96), torch.randint(0, 5, (1, 64, 96)), net), "target": Batch(torch.rand(1, 3, 96, 128), None, net)}
+    cut = {side: b.detach() for side, b in batches.items()}
+    for term in patch_terms(net, modes, target_patch=(12, 32), start=0).values(): assert torch.isfinite(term.loss(batches)) and isinstance(term.update(cut), dict)

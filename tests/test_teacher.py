@@ -12,7 +12,7 @@ from uda_kit.methods.output_space import supervised_terms
 from uda_kit.methods.teacher import AugmentSource, PseudoSupervised, Teacher
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.fit import SGD, Feed, Interrupted, Stage, fit
-from uda_kit.training.objective import Domain
+from uda_kit.training.objective import Batch
 from uda_kit.training.runs import RunDirectory, read_log
 
 SIZE, STEPS, SCALES = (40, 56), 5, (0.5, 1, 1.5)
@@ -77,14 +77,14 @@ def test_labels_stay_with_their_images():
     paint = net.colours.detach()[truth].permute(0, 3, 1, 2)
     geometry = StrongAugmentation(jitter=(0., 0., 0., 0.), grey=0., cutout=(0, 0))
     teacher = Teacher(scales=(1,), share=1, augmentation=geometry)
-    _, new = teacher(None, Domain(paint, None, net), torch.Generator().manual_seed(0))
+    new = teacher({"target": Batch(paint, None, net)}, torch.Generator().manual_seed(0))["target"]
     assert teacher.look(paint).confident.equal(truth)  # every pixel is confident
     seen = new.label != 255
     assert 0.3 < seen.float().mean() < 1
     read = net(new.image).logits.argmax(1)
     share = [(read.roll((dy, dx), (1, 2)) == new.label)[seen].float().mean().item() for dy, dx in ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))]
     assert share[0] > 0.92 and share[0] == max(share)  # blended colours at borders are read differently
-    weight = new.keep("weight", lambda: None)
+    weight = new.weight
     assert ((weight > 0) == seen).all()
 
 
@@ -92,6 +92,7 @@ def test_crop_without_a_confident_pixel(tmp_path):
     "Nothing labelled: the loss is 0, the step goes on, and the log counts the classes."
     truth = torch.full((2, *SIZE), 255)
     net = deeplab_v2(19, "tiny")
-    tgt = Domain(torch.rand(2, 3, *SIZE), truth, net, [], {"predicted_pixels": torch.ones(19), "confident_pixels": torch.zeros(19), "expanded_pixels": torch.zeros(19)})
+    counts = {"predicted_pixels": torch.ones(19), "confident_pixels": torch.zeros(19), "expanded_pixels": torch.zeros(19)}
+    tgt = Batch(torch.rand(2, 3, *SIZE), truth, net, counts=counts)
     term = PseudoSupervised()
-    assert term(None, tgt) == 0 and term.update(None, tgt)["classes_without"] == 19
+    assert term(tgt) == 0 and term.update({"target": tgt})["classes_without"] == 19

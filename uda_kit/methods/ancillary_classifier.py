@@ -19,7 +19,7 @@ from .output_space import domain_loss, supervised_terms
 from ..models.ancillary import AncillaryClassifier
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample
-from ..training.objective import Domain, Term, critic_step
+from ..training.objective import Batch, Term, critic_step
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #e98cc8fd
 def cosine_distance_map(p1:Tensor,      # [B,C,h,w] raw scores of the classifier
@@ -40,7 +40,7 @@ def weighted_domain_loss(score:Tensor,   # [B,1,H,W] raw output of a discriminat
     return (weight * F.softplus(-score.float() if source else score.float())).mean()  # -log sigma(d) = softplus(-d)
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #83dfd202
-def distance_of(domain:Domain,         # one side of a step
+def distance_of(domain:Batch,         # one side of a step
                 gradient:bool=True,    # may the network be trained through it?
                ) -> Tensor:            # [B,1,H,W] in [0, 1]
     "R of a `domain` at the image's size, computed once a step. InputError where the network has no ancillary classifier."
@@ -48,7 +48,7 @@ def distance_of(domain:Domain,         # one side of a step
     def compute():
         with torch.set_grad_enabled(torch.is_grad_enabled() and gradient):
             return cosine_distance_map(domain.out.primary, domain.out.ancillary, domain.image.shape[-2:])
-    return domain.keep(("cosine distance", gradient), compute)
+    return domain.cached(("cosine distance", gradient), compute)
 
 def check_weighting(lambda_cos, eps, warmup, damping, total) -> None:
     "Raise InputError for options of `CosineWeightedAdversarial` that make no sense."
@@ -80,16 +80,17 @@ class CosineWeightedAdversarial(Term):
         self.critic = OutputDiscriminator(channels, width=width, upsample=True).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
-    def pixel_weight(self, tgt:Domain) -> Tensor|float:
+    def pixel_weight(self, tgt:Batch) -> Tensor|float:
         "lambda_cos R + eps, [B,1,H,W]; one number where it is the same for all pixels: 1 in the warm-up, eps for lambda_cos = 0."
         if self.age < self.start + self.warmup: return 1.
         return self.lambda_cos * distance_of(tgt, self.grad_through_distance) + self.eps if self.lambda_cos else self.eps
 
-    def forward(self, src:Domain, tgt:Domain) -> Tensor:
+    def forward(self, tgt:Batch) -> Tensor:
         fade = max(0., 1 - self.age / self.total) if self.damping else 1.
         return fade * weighted_domain_loss(self.critic(tgt.probabilities()), True, self.pixel_weight(tgt))
 
-    def update(self, src:Domain, tgt:Domain, autocast=nullcontext) -> dict[str, Tensor]:
+    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+        src, tgt = batches["source"], batches["target"]
         plain = []
         def half(domain, source):
             with torch.no_grad(): seen, weight = domain.probabilities(), 1. if source else self.pixel_weight(tgt)
@@ -116,7 +117,7 @@ class WeightDiscrepancy(Term):
         if getattr(net, "ancillary", None) is None: raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
         self.nets = (net,)                 # in a tuple, which hides it from nn.Module
 
-    def forward(self, src:Domain|None=None, tgt:Domain|None=None) -> Tensor:
+    def forward(self, src:Batch|None=None) -> Tensor:
         net, = self.nets
         w, w_ = (torch.cat([p.flatten() for p in classifier.parameters() if p.ndim > 1]) for classifier in (net.main, net.ancillary.classifier))
         return F.cosine_similarity(w, w_, dim=0) + 1

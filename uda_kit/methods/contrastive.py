@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import InputError
 from .pseudo_labels import IGNORE
-from ..training.objective import gather_rows, several_processes, summed
+from ..core.distributed import gather_rows, several_processes, summed
 
 # %% ../../nbs/methods/90_contrastive.ipynb #9f04121d
 def plain_contrastive_loss(anchors:Tensor,   # [N,D] unit features

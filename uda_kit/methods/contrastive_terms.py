@@ -21,7 +21,8 @@ from .contrastive import FeatureQueue, class_prototypes, contrastive_sum, plain_
 from .label_expansion import cells_of
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
-from ..training.objective import Domain, NonFiniteError, Term, several_processes, summed
+from ..core.distributed import several_processes, summed
+from ..training.objective import Batch, NonFiniteError, Term
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #fe44aaa4
 class ProjectionHead(nn.Module):
@@ -73,20 +74,19 @@ class ContrastiveSpace(nn.Module):
         return {"dims": self.head.dims, "hidden": self.head.hidden, "size": self.size, "temperature": self.temperature, "anchor_seed": self.seed, "bf16": self.bf16}
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #1ef2d42f
-def _cells(self:ContrastiveSpace, domain:Domain, side:str) -> tuple[Tensor, Tensor, Tensor]: # [B,h,w] labels, [B,h,w] weights, [n,F] features of the labelled ones
+def _cells(self:ContrastiveSpace, domain:Batch, side:str) -> tuple[Tensor, Tensor, Tensor]: # [B,h,w] labels, [B,h,w] weights, [n,F] features of the labelled ones
     "What of a domain is embedded."
     features = domain.out.features
     if domain.label is None: raise InputError(f"the {side} of a contrastive term", "has no labels", "let a view put pseudo-labels there (Teacher), or give labels with the data")
     label, weight = cells_of(domain.label, features.shape[-2:]).long(), None
     if side == "target":
-        kept = domain.keep("weight", lambda: None)
         own = lambda: domain.out.logits.detach().float().softmax(1).gather(1, torch.where(label < self.classes, label, 0)[:, None])[:, 0]
-        weight = own() if kept is None else cells_of(kept, features.shape[-2:])
+        weight = own() if domain.weight is None else cells_of(domain.weight, features.shape[-2:])
     label = torch.where((label >= 0) & (label < self.classes), label, IGNORE)
     rows = features.movedim(1, -1)[label != IGNORE]
     return label, torch.ones_like(label, dtype=torch.float32) if weight is None else weight.float(), rows
 
-def _embed(self:ContrastiveSpace, domain:Domain, side:str, age:int) -> Embedded: # age: step of the term that asks
+def _embed(self:ContrastiveSpace, domain:Batch, side:str, age:int) -> Embedded: # age: step of the term that asks
     "Anchors and prototypes of a domain, computed once in a step. `NonFiniteError` for features that are not finite."
     def compute():
         label, weight, features = self._cells(domain, side)
@@ -98,19 +98,19 @@ def _embed(self:ContrastiveSpace, domain:Domain, side:str, age:int) -> Embedded:
         there = (mass > 0) & (mean.detach().norm(dim=1) > 1e-6)
         kinds = torch.arange(self.classes, device=label.device).where(there, IGNORE)
         return Embedded(rows, label[known], anchors[known], F.normalize(mean, dim=1), kinds)
-    return domain.keep(("embedded", id(self), side), compute)
+    return domain.cached(("embedded", id(self), side), compute)
 
 ContrastiveSpace._cells, ContrastiveSpace.embed = _cells, _embed
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #dda75be0
-def _remember(self:ContrastiveSpace, domain:Domain, side:str, age:int) -> None:
+def _remember(self:ContrastiveSpace, domain:Batch, side:str, age:int) -> None:
     "Push a domain's anchors and prototypes into the memories of its side; does so once in a step."
     def push():
         e = self.embed(domain, side, age).detach()
         if f"{side}_pixel" in self.queues: self.queues[f"{side}_pixel"].push(e.rows[e.anchors], e.labels[e.anchors])
         if f"{side}_prototype" in self.queues: self.queues[f"{side}_prototype"].push(e.prototypes, e.kinds, joint=True)
         return e.kinds
-    domain.keep(("remembered", id(self), side), push)
+    domain.cached(("remembered", id(self), side), push)
 
 def _partners(self:ContrastiveSpace, e:Embedded, side:str, level:str) -> tuple[Tensor, Tensor, Tensor, Tensor]: # [Q,D], [Q], [R,D], [R]
     "What anchors are compared with: this batch's prototypes, which are trained, and the memory, which is not."
@@ -141,16 +141,16 @@ class ContrastiveTerm(Term):
         self.reads = tuple(side for side in ("source", "target") if side in (anchors, partners))
         self.memories = [space.keep(partners, l) for l in LEVELS[level]]
 
-    def forward(self, src:Domain, tgt:Domain) -> Tensor:
-        a, b = (self.space.embed(src if side == "source" else tgt, side, self.age) for side in (self.anchors, self.partners))
+    def forward(self, *batches:Batch) -> Tensor:
+        named = dict(zip(self.reads, batches))
+        a, b = (self.space.embed(named[side], side, self.age) for side in (self.anchors, self.partners))
         v, y = a.rows[a.anchors], a.labels[a.anchors]
         return joint_mean(*contrastive_sum(v, y, *self.space.partners(b, self.partners, self.level), self.space.temperature, bf16=self.space.bf16))
 
-    def update(self, src:Domain, tgt:Domain, autocast=nullcontext) -> dict[str, Tensor]:
-        "Remember the batch. Logs anchors, classes without one, cells left out because their features are zero, and what the memories hold."
-        for side, domain in (("source", src), ("target", tgt)):
-            if side in self.reads: self.space.remember(domain, side, self.age)
-        a = self.space.embed(src if self.anchors == "source" else tgt, self.anchors, self.age)
+    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+        "Remember the batches. Logs anchors, classes without one, cells left out because their features are zero, and what the memories hold."
+        for side in self.reads: self.space.remember(batches[side], side, self.age)
+        a = self.space.embed(batches[self.anchors], self.anchors, self.age)
         with torch.no_grad(): number = summed(torch.bincount(torch.where(a.anchors, a.labels, self.space.classes), minlength=IGNORE + 1))[:self.space.classes]
         return {"anchors": number.sum(), "classes_without": (number == 0).sum(), "zero_features": summed((a.labels == IGNORE).sum()),
                 "memory": sum(self.space.queues[m].counts.sum() for m in self.memories)}

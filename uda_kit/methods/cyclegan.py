@@ -11,6 +11,7 @@ __all__ = ['CYCLEGAN_ADAM', 'translated_source', 'translated_target', 'cycled_so
 # %% ../../nbs/methods/70_cyclegan.ipynb #69640e93
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -18,29 +19,29 @@ from torch import Tensor, nn
 
 from ..data.streams import generator_at
 from ..errors import InputError
-from .output_space import GAN_KINDS, domain_loss, masked_cross_entropy
+from .output_space import GAN_KINDS, domain_loss
 from .translation import about_translator, translator
 from ..models.segmenters import upsample
 from ..models.translators import CycleTranslator, ImageDiscriminator, fingerprint
 from ..training.fit import Adam
-from ..training.objective import Domain, Term, View, critic_step
+from ..training.objective import Batch, BatchTransform, Term, critic_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #d570b5b2
-def translated_source(src:Domain) -> Tensor: # x_s of the source -> G(x_s), [B,3,H,W] in [0, 1]
+def translated_source(src:Batch) -> Tensor: # x_s of the source -> G(x_s), [B,3,H,W] in [0, 1]
     "The source's images in the target's style."
-    return src.keep("translated", lambda: src.net.G(src.image))
+    return src.cached("translated", lambda: src.net.G(src.image))
 
-def translated_target(tgt:Domain) -> Tensor: # x_t of the target -> F(x_t)
+def translated_target(tgt:Batch) -> Tensor: # x_t of the target -> F(x_t)
     "The target's images in the source's style."
-    return tgt.keep("translated", lambda: tgt.net.F(tgt.image))
+    return tgt.cached("translated", lambda: tgt.net.F(tgt.image))
 
-def cycled_source(src:Domain) -> Tensor: # -> F(G(x_s))
+def cycled_source(src:Batch) -> Tensor: # -> F(G(x_s))
     "The source's images, there and back."
-    return src.keep("cycled", lambda: src.net.F(translated_source(src)))
+    return src.cached("cycled", lambda: src.net.F(translated_source(src)))
 
-def cycled_target(tgt:Domain) -> Tensor: # -> G(F(x_t))
+def cycled_target(tgt:Batch) -> Tensor: # -> G(F(x_t))
     "The target's images, there and back."
-    return tgt.keep("cycled", lambda: tgt.net.G(translated_target(tgt)))
+    return tgt.cached("cycled", lambda: tgt.net.G(translated_target(tgt)))
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #0cdfc1e3
 class ImagePool(nn.Module):
@@ -91,11 +92,12 @@ class CycleAdversarial(Term):
         self.pools = nn.ModuleDict({side: ImagePool(pool) for side in self.critics})
         self.adams = {side: torch.optim.Adam(D.parameters(), lr=lr, betas=betas) for side, D in self.critics.items()}
 
-    def forward(self, src:Domain, tgt:Domain) -> Tensor:
+    def forward(self, src:Batch, tgt:Batch) -> Tensor:
         D_S, D_T = self.critics["source"], self.critics["target"]
         return domain_loss(D_T(translated_source(src)), True, self.kind) + domain_loss(D_S(translated_target(tgt)), True, self.kind) # true: an original
 
-    def update(self, src:Domain, tgt:Domain, autocast=nullcontext) -> dict[str, Tensor]:
+    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+        src, tgt = batches["source"], batches["target"]
         with torch.no_grad(): pairs = {"source": (src.image, translated_target(tgt)), "target": (tgt.image, translated_source(src))}
         log = {}
         for side, (real, fake) in pairs.items():
@@ -116,14 +118,14 @@ class CycleConsistency(Term):
     "There and back again shall be the image one started with (content-invariant paper, Eq. 3; CycleGAN, Eq. 2)."
     def __init__(self, weight:float=10.0, start:int=0): super().__init__(weight, start) # lambda of CycleGAN
 
-    def forward(self, src:Domain, tgt:Domain) -> Tensor:
+    def forward(self, src:Batch, tgt:Batch) -> Tensor:
         return distance(cycled_source(src), src.image) + distance(cycled_target(tgt), tgt.image)
 
 class Identity(Term):
     "Images that have the wanted style already shall stay (CycleGAN, section 5.2)."
     def __init__(self, weight:float=5.0, start:int=0): super().__init__(weight, start) # half of the cycle's
 
-    def forward(self, src:Domain, tgt:Domain) -> Tensor:
+    def forward(self, src:Batch, tgt:Batch) -> Tensor:
         return distance(tgt.net.G(tgt.image), tgt.image) + distance(src.net.F(src.image), src.image)
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #3a552b3f
@@ -149,10 +151,10 @@ class SemanticConsistency(Term):
     @property
     def segmenter(self) -> nn.Module: return self._frozen[0]
 
-    def forward(self, src:Domain, tgt:Domain|None=None) -> Tensor:
+    def forward(self, src:Batch) -> Tensor:
         if src.label is None: raise InputError("semantic consistency", "the source images have no labels", "give a labelled source, or leave this term out")
         P_S = upsample(self.segmenter(translated_source(src)).logits, src.image.shape[-2:])
-        return masked_cross_entropy(P_S, src.label)
+        return weighted_cross_entropy(P_S, src.label)
 
     def _apply(self, *args, **options): # `to` and its kin reach it all the same
         self.segmenter._apply(*args, **options)
@@ -211,17 +213,18 @@ def cyclegan_step(G, F_, D_S, D_T, optimiser, critic_optimisers, pools, x_s, x_t
     return log
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #b60fc91e
-class TranslateSource(View):
+class TranslateSource(BatchTransform):
     "Source images as a translator draws them, without gradient; the reference of the i-th is the batch's i-th target image. Not saved with a run; resuming with another translator is refused."
     def __init__(self, translate): # CycleTranslator (copied), function (image, reference) -> image of [3,H,W], or a name `translator` knows
         translate = translator(translate) if isinstance(translate, str) else translate
         self.net = copy.deepcopy(translate).requires_grad_(False).eval() if isinstance(translate, CycleTranslator) else None
         self.translate, self.about = translate, {"name": "CycleGAN", "weights": fingerprint(translate)} if self.net else about_translator(translate)
 
-    def __call__(self, src:Domain, tgt:Domain, generator:torch.Generator|None=None) -> tuple[Domain, Domain]:
+    def __call__(self, batches:dict[str, Batch], generator:torch.Generator|None=None) -> dict[str, Batch]:
+        src, tgt = batches["source"], batches["target"]
         if self.net: image = self.net.to(src.image.device).translate(src.image)
         else: image = torch.stack([self.translate(x, tgt.image[i % len(tgt.image)]) for i, x in enumerate(src.image)])
-        return Domain(image, src.label, src.net, src.keys), tgt
+        return batches | {"source": replace(src, image=image, _cache={})}
 
     def settings(self) -> dict: return super().settings() | {"translator": self.about}
     def state_dict(self) -> dict: return {"translator": self.about}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..training.objective import summed
+from ..core.distributed import summed
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
 

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .output_space import domain_loss, masked_cross_entropy
+from .output_space import domain_loss
 from .patch_modes import PatchModes, patch_grid
 from ..models.discriminators import PatchDiscriminator
 from ..models.segmenters import upsample
-from ..training.objective import Domain, Term, critic_step
+from ..training.objective import Batch, Term, critic_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #fc278769
 class Patches(nn.Module):
@@ -29,7 +29,7 @@ class Patches(nn.Module):
         if reads not in ("probabilities", "logits"): raise InputError(f"reads={reads!r}", "is not what a patch is made of", "use 'probabilities' or 'logits'")
         self.patch, self.level, self.reads, self.cells = {"source": tuple(patch), "target": tuple(target_patch or patch)}, level, reads, cells
 
-    def pooled(self, domain:Domain, side:str) -> Tensor: # [B,C,U*cells,V*cells]
+    def pooled(self, domain:Batch, side:str) -> Tensor: # [B,C,U*cells,V*cells]
         "Mean output over each cell of each patch. `InputError` where the patches do not fit the image."
         U, V = patch_grid(domain.image.shape[-2:], self.patch[side], self.cells)
         O = domain.probabilities(self.level) if self.reads == "probabilities" else domain.logits(self.level)
@@ -50,10 +50,10 @@ class ClusteredSpace(Patches):
         self.channels, self.width, self.kernel = k, width, kernel
         self.H = nn.Sequential(nn.Conv2d(num_classes, width, kernel, padding=kernel // 2), nn.ReLU(), nn.Conv2d(width, k, kernel, padding=kernel // 2))
 
-    def scores(self, domain:Domain, side:str) -> Tensor: # [B,K,U,V] fp32, before the softmax; computed once for a domain and step
-        return domain.keep(("mode scores", id(self), side), lambda: self.H(self.pooled(domain, side)).float())
+    def scores(self, domain:Batch, side:str) -> Tensor: # [B,K,U,V] fp32, before the softmax; computed once for a domain and step
+        return domain.cached(("mode scores", id(self), side), lambda: self.H(self.pooled(domain, side)).float())
 
-    def forward(self, domain:Domain, side:str) -> Tensor: # [B,K,U,V] probabilities of the modes: the paper's F
+    def forward(self, domain:Batch, side:str) -> Tensor: # [B,K,U,V] probabilities of the modes: the paper's F
         return self.scores(domain, side).softmax(1)
 
     def settings(self): return super().settings() | {"space": "clustered", "k": self.channels, "width": self.width, "kernel": self.kernel}
@@ -69,10 +69,10 @@ class ModePrediction(Term):
         modes.check(patch=space.patch["source"])
         self.space, self.modes = space, modes
 
-    def forward(self, src:Domain, tgt:Domain|None=None) -> Tensor:
+    def forward(self, src:Batch) -> Tensor:
         scores = self.space.scores(src, "source")
         self.modes = self.modes.to(scores.device)
-        return masked_cross_entropy(scores, self.modes.assign(src.label), self.modes.ignore)
+        return weighted_cross_entropy(scores, self.modes.assign(src.label), ignore=self.modes.ignore)
 
     def joint_parameters(self): return self.space.parameters()
     def settings(self): return super().settings() | self.space.settings() | {"found_in": self.modes.found_in}
@@ -84,7 +84,7 @@ class HistogramSpace(Patches):
         super().__init__(patch, target_patch, level, "probabilities", cells)
         self.channels = cells * cells * num_classes
 
-    def forward(self, domain:Domain, side:str) -> Tensor: # [B,cells*cells*C,U,V], a cell's C numbers sum to 1
+    def forward(self, domain:Batch, side:str) -> Tensor: # [B,cells*cells*C,U,V], a cell's C numbers sum to 1
         p, n = self.pooled(domain, side), self.cells
         B, C, h, w = p.shape
         return p.view(B, C, h // n, n, w // n, n).permute(0, 3, 5, 1, 2, 4).reshape(B, n * n * C, h // n, w // n)
@@ -103,10 +103,11 @@ class PatchAdversarial(Term):
         self.critic = PatchDiscriminator(space.channels, widths).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
-    def forward(self, src:Domain, tgt:Domain) -> Tensor:
+    def forward(self, tgt:Batch) -> Tensor:
         return domain_loss(self.critic(self.space(tgt, "target")), True)
 
-    def update(self, src:Domain, tgt:Domain, autocast=nullcontext) -> dict[str, Tensor]:
+    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+        src, tgt = batches["source"], batches["target"]
         # F_s is the one that L_d looked at; without L_d nobody has asked for it yet, and H has taken its step already
         with torch.no_grad(), autocast(): F_s, F_t = self.space(src, "source"), self.space(tgt, "target")
         losses = [lambda: domain_loss(self.critic(F_s), True) / 2, lambda: domain_loss(self.critic(F_t), False) / 2]
@@ -126,7 +127,7 @@ class PatchEntropy(Term):
         if not temperature > 0: raise InputError(f"temperature {temperature}", "is not positive", "give a number above 0")
         self.space, self.temperature = space, float(temperature)
 
-    def forward(self, src:Domain, tgt:Domain) -> Tensor:
+    def forward(self, tgt:Batch) -> Tensor:
         log_p = (self.space.scores(tgt, "target") / self.temperature).log_softmax(1)
         return -(log_p.exp() * log_p).sum(1).mean() / torch.log(torch.tensor(float(log_p.shape[1])))
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
-from .output_space import masked_cross_entropy
+
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample
-from ..training.objective import Domain, Term, critic_step
+from ..training.objective import Batch, Term, critic_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #fc8adde4
 def one_hot(label:Tensor,  # [B,H,W] class ids below `classes`, 255 = ignore
@@ -83,15 +83,16 @@ class SemiSupervised(Term):
         self.critic = OutputDiscriminator(channels, width=width, upsample=True).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
-    def forward(self, src:Domain|None, tgt:Domain) -> Tensor:
+    def forward(self, tgt:Batch) -> Tensor:
         score = self.critic(tgt.probabilities(self.level))   # with its gradient for L_adv, without for the choice of pixels
         sure, L = confidence(score), self.adv * realism_loss(score, True)
         self.chosen = (sure > self.threshold).float().mean()
         if self.age < self.self_start: return L
         logits = tgt.logits(self.level)
-        return L + self.self_training * masked_cross_entropy(logits, pseudo_label(logits, sure, self.threshold))
+        return L + self.self_training * weighted_cross_entropy(logits, pseudo_label(logits, sure, self.threshold))
 
-    def update(self, src:Domain, tgt:Domain, autocast=nullcontext) -> dict[str, Tensor]:
+    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+        src, tgt = batches["source"], batches["target"]
         return {"critic": critic_step(self.critic, self.optimiser, critic_losses(self, src, tgt), autocast)} | ({"chosen": self.chosen} if hasattr(self, "chosen") else {})
 
     def optimisers(self): return {"critic": self.optimiser}
@@ -99,7 +100,7 @@ class SemiSupervised(Term):
         return super().settings() | {k: getattr(self, k) for k in ("channels", "level", "adv", "self_training", "threshold", "self_start", "fakes", "lr", "betas", "width")}
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #eadee912
-def critic_losses(term:SemiSupervised, src:Domain, tgt:Domain) -> list:
+def critic_losses(term:SemiSupervised, src:Batch, tgt:Batch) -> list:
     "The parts of the critic's loss, each computed when called: real and fake, a half each."
     def scores(domain):
         with torch.no_grad(): p = domain.probabilities(term.level)
@@ -125,7 +126,7 @@ class SourceRealism(Term):
     @property
     def partner(self) -> SemiSupervised: return self._partner[0]
 
-    def forward(self, src:Domain, tgt:Domain|None=None) -> Tensor:
+    def forward(self, src:Batch) -> Tensor:
         score = self.partner.critic(src.probabilities(self.partner.level))
         return realism_loss(score, True, src.label)
 

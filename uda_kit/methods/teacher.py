@@ -20,11 +20,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
 from ..errors import InputError
 from .contrastive import confidence_thresholds
-from .output_space import masked_cross_entropy
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
 from ..training.metrics import ConfusionMatrix, divide
-from ..training.objective import Domain, NonFiniteError, Term, View, several_processes, summed
+from ..core.distributed import several_processes, summed
+from ..training.objective import Batch, BatchTransform, NonFiniteError, Term, weighted_cross_entropy
 
 # %% ../../nbs/methods/82_teacher.ipynb #84c68f48
 SCALES = (0.5, 0.75, 1, 1.25, 1.5, 1.75)
@@ -98,26 +98,26 @@ def label_batch(net:nn.Module, image:Tensor, scales=SCALES, cap:float=0.9, share
     return Labelling(initial, confidence, tau, confident, confident, features)
 
 # %% ../../nbs/methods/82_teacher.ipynb #46c02dbb
-def augmented(domain:Domain, how:StrongAugmentation, generator:torch.Generator)->Domain:
-    "The domain strongly augmented: image, label if there is one, and the map kept as 'weight' alike."
-    a = draw_augmentation((len(domain.image), *domain.image.shape[-2:]), None, generator, how)
-    image = a.image(domain.image)
-    if domain.image.is_contiguous(memory_format=torch.channels_last): image = image.contiguous(memory_format=torch.channels_last)
-    kept = {k: v for k, v in domain._kept.items() if k in COUNTS}
-    if "weight" in domain._kept: kept["weight"] = a.label(domain._kept["weight"], outside=0)
-    return Domain(image, None if domain.label is None else a.label(domain.label), domain.net, domain.keys, kept)
+def augmented(batch:Batch, how:StrongAugmentation, generator:torch.Generator)->Batch:
+    "The batch strongly augmented: image, label and weight alike, where there are such."
+    a = draw_augmentation((len(batch.image), *batch.image.shape[-2:]), None, generator, how)
+    image = a.image(batch.image)
+    if batch.image.is_contiguous(memory_format=torch.channels_last): image = image.contiguous(memory_format=torch.channels_last)
+    label = None if batch.label is None else a.label(batch.label)
+    weight = None if batch.weight is None else a.label(batch.weight, outside=0)
+    return Batch(image, label, batch.net, batch.keys, weight, batch.counts)
 
-class AugmentSource(View):
+class AugmentSource(BatchTransform):
     "The source strongly augmented; the paper augments the images of both domains for the student (section 5, figure 2)."
     reads = ("source",)
     def __init__(self, how:StrongAugmentation=StrongAugmentation()): self.how = how
-    def __call__(self, src:Domain, tgt:Domain, generator:torch.Generator)->tuple[Domain, Domain]: return augmented(src, self.how, generator), tgt
-    def settings(self)->dict: return {"view": type(self).__name__, **asdict(self.how)}
+    def __call__(self, batches:dict[str, Batch], generator:torch.Generator)->dict[str, Batch]: return batches | {"source": augmented(batches["source"], self.how, generator)}
+    def settings(self)->dict: return {"transform": type(self).__name__, **asdict(self.how)}
 
 COUNTS = ("predicted_pixels", "confident_pixels", "expanded_pixels") # [C] each, of the crop before augmentation
 
 # %% ../../nbs/methods/82_teacher.ipynb #8f4f6ca0
-class Teacher(View):
+class Teacher(BatchTransform):
     "Labels the target with a copy of the student, then augments image and label alike (contrastive, sections 5.1 and 5.4)."
     reads = ("target",)
 
@@ -142,7 +142,7 @@ class Teacher(View):
         return json.loads(json.dumps(self._settings()))
 
     def _settings(self):
-        return {"view": "Teacher", "every": self.every, "average": self.average, "scales": self.scales, "cap": self.cap, "share": self.share, "precision": self.precision,
+        return {"transform": "Teacher", "every": self.every, "average": self.average, "scales": self.scales, "cap": self.cap, "share": self.share, "precision": self.precision,
                 "augmentation": None if self.augmentation is None else asdict(self.augmentation), "expansion": None if self.expansion is None else self.expansion.settings()}
 
 # %% ../../nbs/methods/82_teacher.ipynb #683d9822
@@ -183,17 +183,18 @@ def _look(self:Teacher, image:Tensor, student:nn.Module|None=None)->Labelling: #
     if self.expansion is not None: said.expanded = self.expansion.to(image.device).expand(said.confident, said.features)
     return said
 
-def _call(self:Teacher, src:Domain, tgt:Domain, generator:torch.Generator)->tuple[Domain, Domain]:
+def _call(self:Teacher, batches:dict[str, Batch], generator:torch.Generator)->dict[str, Batch]:
+    tgt = batches["target"]
     said = label_batch(self.network(tgt.net), tgt.image, self.scales, self.cap, self.share, self.precision)
     weight = torch.where(said.confident == IGNORE, 0., said.confidence)
     if self.expansion is not None:
         self.expansion.to(tgt.image.device).gather(said.confident, said.confidence, said.features)
         said.expanded = self.expansion.expand(said.confident, said.features)
-    kept = {k: torch.bincount(y.flatten(), minlength=256)[:len(said.thresholds)] for k, y in zip(COUNTS, (said.initial, said.confident, said.expanded))}
-    self.without = self.without + (kept["confident_pixels"] == 0).long() # steps in which a class had no confident pixel
+    counts = {k: torch.bincount(y.flatten(), minlength=256)[:len(said.thresholds)] for k, y in zip(COUNTS, (said.initial, said.confident, said.expanded))}
+    self.without = self.without + (counts["confident_pixels"] == 0).long() # steps in which a class had no confident pixel
     self.age += 1
-    new = Domain(tgt.image, said.expanded, tgt.net, tgt.keys, kept | {"weight": weight})
-    return src, new if self.augmentation is None else augmented(new, self.augmentation, generator)
+    new = Batch(tgt.image, said.expanded, tgt.net, tgt.keys, weight, counts)
+    return batches | {"target": new if self.augmentation is None else augmented(new, self.augmentation, generator)}
 
 Teacher.look, Teacher.__call__ = _look, _call
 
@@ -232,13 +233,13 @@ class PseudoSupervised(Term):
         super().__init__(weight, start)
         self.level = level
 
-    def forward(self, src:Domain, tgt:Domain)->Tensor:
+    def forward(self, tgt:Batch)->Tensor:
         if tgt.label is None: raise InputError("PseudoSupervised", "the target has no pseudo-labels", "give the stage a Teacher among its views, or a pseudo-labelled target")
-        return masked_cross_entropy(tgt.logits(self.level), tgt.label)
+        return weighted_cross_entropy(tgt.logits(self.level), tgt.label)
 
-    def update(self, src, tgt, autocast=None)->dict:
+    def update(self, batches:dict[str, Batch], autocast=None)->dict:
         "Shares of the crop that are confident and labelled, and how many classes had no confident pixel."
-        predicted, confident, expanded = (tgt.keep(k, lambda: None) for k in COUNTS)
+        predicted, confident, expanded = map(batches["target"].counts.get, COUNTS)
         if predicted is None: return {} # labels from elsewhere
         total = predicted.sum()
         return {"confident": confident.sum() / total, "labelled": expanded.sum() / total, "classes_without": (confident == 0).sum()}

@@ -19,7 +19,7 @@ from ..methods.output_space import output_space_terms, paper_step
 from ..models.segmenters import deeplab_v2
 from .tables import append_timing
 from ..training.fit import RunOptions, SGD, Stage, make_optimiser, peak_gib
-from ..training.objective import Domain, train_step
+from ..training.objective import Batch, Objective, Plain, train_step
 
 # %% ../../nbs/papers/60_benchmarks.ipynb #79fd9a00
 CASES = {  # name: network, source size, target size, batch
@@ -54,8 +54,9 @@ def fast_stepper(name:str, device="cpu"):
     x_s, x_t = (x.contiguous(memory_format=torch.channels_last) for x in (x_s, x_t))
     names = {"loss/seg": "seg", "loss/seg_aux": "seg_aux", "loss/adv": "adv", "loss/adv_aux": "adv_aux", "adv/critic": "critic", "adv_aux/critic": "critic_aux"}
     autocast = lambda: torch.autocast(torch.device(device).type, torch.bfloat16)
+    objective = Objective(net, terms)
     def step():
-        log = train_step(net, optimiser, terms, Domain(x_s, y_s, net), Domain(x_t, None, net), autocast=autocast)
+        log = train_step(objective, optimiser, {"source": Batch(x_s, y_s, net), "target": Batch(x_t, None, net)}, Plain(autocast))
         return {new: float(log[old]) for old, new in names.items()}
     return step
 

@@ -32,7 +32,7 @@ from .contrastive_recipes import NETWORKS
 from .patch_benchmarks import extra_gib
 from .tables import append_csv, append_timing, current_commit, results_folder
 from .translation_benchmarks import all_cores, timed
-from ..training.fit import SGD, Feed, RunOptions, Stage, Training, make_domain, peak_gib, read_steps
+from ..training.fit import SGD, Feed, RunOptions, Stage, Training, make_batch, peak_gib, read_steps
 
 # %% ../../nbs/papers/66_contrastive_benchmarks.ipynb #cd026e1a
 LOSSES = {  # name: classes C, anchors and memories of each K, dimensions D, the two ways to compare
@@ -163,17 +163,17 @@ def step_training(name:str, kind:str, precision:str="bf16-mixed") -> tuple[Train
     stage, options = Stage(name, net, terms, *feeds, steps=25000, optimiser=SGD(lr=1e-3, weight_decay=1e-4), views=views), RunOptions(precision=precision, progress=False)
     training, batches = Training.setup(stage, options), list(islice(read_steps(stage, options, 0), 3))
     fill_memories({k: t for k, t in terms.items() if hasattr(t, "space")})
-    set_norms(net, make_domain(batches[0][0], net, training.fabric.device).image)
+    set_norms(net, make_batch(batches[0][0], net, training.fabric.device).image)
     return training, batches
 
 # %% ../../nbs/papers/66_contrastive_benchmarks.ipynb #87d00fa2
 def step_parts(training:Training, batches, runs:int, one_core:bool=False) -> dict[str, float]:
     "Median seconds of what a step does besides the student's pass and the contrastive terms."
     teacher, source = training.stage.views
-    src, tgt = (make_domain(b, training.stage.net, training.fabric.device) for b in batches[0])
+    src, tgt = (make_batch(b, training.stage.net, training.fabric.device) for b in batches[0])
     wait = torch.cuda.synchronize if src.image.is_cuda else lambda: None
     p, features = average_prediction(teacher.network(tgt.net), tgt.image, teacher.scales, teacher.precision)
-    labelled, generator = teacher(src, tgt, torch.Generator().manual_seed(0))[1], torch.Generator().manual_seed(0)
+    labelled, generator = teacher({"source": src, "target": tgt}, torch.Generator().manual_seed(0))["target"], torch.Generator().manual_seed(0)
     def label():
         confidence, initial = p.max(1)
         tau = confidence_thresholds(confidence, initial, p.shape[1], teacher.cap, teacher.share)

@@ -23,7 +23,7 @@ from ..models.segmenters import deeplab_v2
 from .benchmarks import CASES, fresh
 from .tables import append_timing
 from ..training.fit import SGD, Stage, make_optimiser, peak_gib
-from ..training.objective import Domain, train_step
+from ..training.objective import Batch, Objective, Plain, train_step
 
 # %% ../../nbs/papers/62_patch_benchmarks.ipynb #5a7d48ad
 def extra_gib(function:Callable) -> float:
@@ -98,7 +98,8 @@ def patch_stepper(name:str, patch:bool) -> Callable:
     x_s, x_t = (torch.rand(batch, 3, *size).to(device, memory_format=torch.channels_last) for size in (source, target))
     y_s = torch.randint(0, 19, (batch, *source), device=device)
     autocast = lambda: torch.autocast(device, torch.bfloat16)
-    return lambda: float(train_step(net, optimiser, terms, Domain(x_s, y_s, net), Domain(x_t, None, net), autocast=autocast)["gradient"])
+    objective = Objective(net, terms)
+    return lambda: float(train_step(objective, optimiser, {"source": Batch(x_s, y_s, net), "target": Batch(x_t, None, net)}, Plain(autocast))["gradient"])
 
 def time_patch_step(name:str, patch:bool, steps:int) -> dict:
     "Median seconds of a step (the first is warm-up) and the process's peak memory."

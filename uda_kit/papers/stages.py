@@ -37,7 +37,7 @@ from .recipes import Data, Recipe, StageConfig, TranslationConfig, describe, kno
 from .tables import current_commit
 from ..training.evaluation import evaluate
 from ..training.fit import Feed, RunOptions, Stage, check_stage
-from ..training.objective import several_processes
+from ..core.distributed import several_processes
 from ..core.files import file_hash
 
 # %% ../../nbs/papers/22_stages.ipynb #69dbf291

@@ -30,7 +30,7 @@ from .benchmarks import fresh, same_losses
 from .patch_benchmarks import extra_gib
 from .tables import append_csv, append_timing, current_commit, results_folder
 from ..training.fit import peak_gib
-from ..training.objective import Domain, train_step
+from ..training.objective import Batch, Objective, Plain, train_step
 
 # %% ../../nbs/papers/64_translation_benchmarks.ipynb #ab3b927a
 def all_cores() -> int:
@@ -134,8 +134,9 @@ def kit_stepper(name:str, bf16:bool, device="cpu") -> Callable:
     for module in (net, *terms.values()): module.to(**last)
     x_s, x_t = (x.contiguous(**last) for x in (x_s, x_t))
     autocast = lambda: torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
+    objective = Objective(net, terms)
     def step():
-        log = train_step(net, optimiser, terms, Domain(x_s, y_s, net), Domain(x_t, None, net), autocast=autocast)
+        log = train_step(objective, optimiser, {"source": Batch(x_s, y_s, net), "target": Batch(x_t, None, net)}, Plain(autocast))
         return {k.split("/")[1]: float(v) for k, v in log.items() if "/" in k}
     return step
 

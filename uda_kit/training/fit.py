@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'poly_lr', 'Feed', 'SGD', 'Adam', 'Stage', 'make_optimiser', 'set_lr', 'Interrupted', 'StopRequest',
-           'stage_state', 'load_stage_state', 'make_domain', 'sides_read', 'RunOptions', 'make_fabric', 'Training',
+           'stage_state', 'load_stage_state', 'make_batch', 'sides_read', 'RunOptions', 'make_fabric', 'Training',
            'peak_gib', 'check_stage', 'read_steps', 'fit', 'run_loop', 'log_step', 'save', 'restore', 'Board']
 
 # %% ../../nbs/training/40_fit.ipynb #f9ec0bd8
@@ -24,7 +24,8 @@ from ..data.streams import Stream, generator_at
 from ..data.transforms import JointTransform
 from ..errors import InputError
 from ..models.pyramid_segmenters import sync_batch_norms
-from .objective import Domain, NonFiniteError, Term, View, several_processes, train_step
+from ..core.distributed import several_processes
+from .objective import Batch, BatchTransform, NonFiniteError, Objective, Term, train_step
 from ..core.files import write_text
 from .runs import RunDirectory, append_log, newest_checkpoint, read_log, rewind_log, save_checkpoint
 
@@ -96,7 +97,7 @@ class Stage:
     steps: int = 1000
     schedule: int | None = None           # length I of the polynomial schedule; None = `steps`
     optimiser: SGD | Adam = SGD()
-    views: list[View] = field(default_factory=list)
+    views: list[BatchTransform] = field(default_factory=list)
     validate: Callable | None = None      # net -> mIoU, for the log only
     fix_backbone: bool = False            # only the heads learn
 
@@ -163,12 +164,12 @@ def load_stage_state(stage:Stage, optimiser, state:dict) -> None:
     if "random_cuda" in state and torch.cuda.is_initialized(): torch.cuda.set_rng_state(state["random_cuda"])
 
 # %% ../../nbs/training/40_fit.ipynb #87790425
-def make_domain(batch, net, device, channels_last:bool=True) -> Domain:
-    "A `Domain` on `device` from a batch of bytes."
+def make_batch(batch, net, device, channels_last:bool=True) -> Batch:
+    "A `Batch` on `device` from a stream's batch of bytes."
     image = batch.image.to(device, non_blocking=True).float().div_(255)
     if channels_last: image = image.contiguous(memory_format=torch.channels_last)
     label = None if batch.label is None else batch.label.to(device, non_blocking=True).long()
-    return Domain(image, label, net, batch.keys)
+    return Batch(image, label, net, batch.keys)
 
 def sides_read(stage:Stage) -> set:
     "The domains, 'source' and 'target', that any term or view looks at. Of the others no image is opened."
@@ -203,7 +204,7 @@ def make_fabric(options:RunOptions):
     strategy = options.strategy
     if isinstance(options.devices, int) and options.devices > 1:  # one process may translate or label for hours while the others wait
         from lightning_fabric.strategies import DDPStrategy
-        strategy = DDPStrategy(timeout=timedelta(days=7))
+        strategy = DDPStrategy(timeout=timedelta(days=7), broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True)
     fabric = Fabric(accelerator=options.accelerator, devices=options.devices, strategy=strategy, precision=options.precision)
     if fabric.world_size > 1: fabric.launch()
     return fabric
@@ -212,7 +213,7 @@ def make_fabric(options:RunOptions):
 @dataclass
 class Training:
     "A stage set up on a device: what the loop works on."
-    stage: Stage; fabric: object; optimiser: object; options: RunOptions
+    stage: Stage; fabric: object; objective: object; optimiser: object; options: RunOptions
 
     @classmethod
     def setup(cls, stage:Stage, options:RunOptions, fabric=None) -> "Training":
@@ -221,18 +222,18 @@ class Training:
         stage.net.zero_grad()  # an earlier stage may have left gradients of parts that are fixed now
         stage.net.to(fabric.device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format).train()
         for t in stage.terms.values(): t.to(fabric.device).train()
-        for m in (stage.net, *stage.terms.values()):  # all processes start from the first one's weights
-            for v in [*m.parameters(), *m.buffers()] if several_processes() else (): v.data.copy_(fabric.broadcast(v.data))
-        return cls(stage, fabric, make_optimiser(stage), options)
+        objective, optimiser = fabric.setup(Objective(stage.net, stage.terms), make_optimiser(stage), move_to_device=False)  # all processes start from the first one's weights
+        return cls(stage, fabric, objective, optimiser, options)
 
     def step(self, step:int, source, target) -> dict:
         "Take step number `step` (from 0) on two batches; returns logged values as tensors."
         s, o, f = self.stage, self.options, self.fabric
-        lr = set_lr([self.optimiser, *(c for t in s.terms.values() for c in t.optimisers().values())], step, s.schedule or s.steps, s.optimiser.power, s.optimiser.hold)
-        src, tgt = (make_domain(b, s.net, f.device, o.channels_last) if b is not None else None for b in (source, target))
+        lr = set_lr([self.optimiser.optimizer, *(c for t in s.terms.values() for c in t.optimisers().values())], step, s.schedule or s.steps, s.optimiser.power, s.optimiser.hold)
+        read = {"source": source, "target": target}
+        batches = {name: make_batch(b, s.net, f.device, o.channels_last) for name, b in read.items() if b is not None}
         generator = generator_at("views", o.seed, step, f.global_rank)
-        for view in s.views: src, tgt = view(src, tgt, generator)
-        log = train_step(s.net, self.optimiser, s.terms, src, tgt, autocast=f.autocast)
+        for view in s.views: batches = view(batches, generator)
+        log = train_step(self.objective, self.optimiser, batches, f)
         for view in s.views: view.after(s.net, step)
         return {"lr": lr, **log}
 
