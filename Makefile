@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-browser browser lab check samples notebooks screenshots clean help
+.PHONY: demo test gpu-check test-browser browser lab check samples notebooks screenshots clean help
 
 help:
 	@echo "make demo       adapt a small network from rendered to camera-like scenes; report in runs/demo"
 	@echo "make test       all that CI runs: check, notebooks, tests, tutorials in a browser"
 	@echo "make test-browser   the tutorials in JupyterLab alone; screenshots in build/screenshots"
+	@echo "make gpu-check  what only a GPU can show, in a few minutes; figures go to results/bench_gpu.csv"
 	@echo "make browser    Chromium for the tests that drive JupyterLab (Debian or Ubuntu, as root)"
 	@echo "make lab        JupyterLab on nbs/"
 	@echo "make check      notebooks and modules in step, house rules kept"
@@ -32,6 +33,10 @@ test: check browser
 
 test-browser: $(READY) browser
 	$(BIN)/python -m pytest -v tests/test_jupyterlab.py
+
+# Needs a GPU and the base install alone: PYTHON=python3 uses an environment that is there already.
+gpu-check:
+	$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) tests/gpu_check.py
 
 # Never fails: without a browser the tutorials run in a kernel alone, and the tests say so.
 browser:
