@@ -80,7 +80,7 @@ def load_or_run_stage(plan: Plan, stages: list[Stage], index: int, name: str, co
         save_stage(stage, path, took)
     return took
 
-
+# %% ../../nbs/papers/30_running.ipynb #234a069b
 @contextmanager
 def only_maker(plan: Plan, name: str, fabric) -> Iterator[None]:
     "Context in which no other process makes the shared stage `name`; waits for one that does."
@@ -124,7 +124,7 @@ def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|N
         in_first_process(fabric, lambda: keep_modes(recipe, stages, plan.kept))
         return train_and_score(plan, run, stages, test, config, fabric, report)
 
-
+# %% ../../nbs/papers/30_running.ipynb #9c4bb710
 def run_config(plan: Plan, stages: list[Stage], shared: list[str]) -> dict:
     "config.json of a recipe's run: all that decides its result."
     data = {s.name: {"source": s.source.settings(), "target": s.target and s.target.settings()} for s in stages}
@@ -211,6 +211,7 @@ def append_critics(benchmark:str, paper:str, recipe:str, seed:int, steps:int, lo
             plain = mean("plain" if f"{term}/plain" in half[-1] else "critic")
             append_csv(path, CRITIC_COLUMNS, (benchmark, recipe, seed, steps, stage, term, f"{mean('critic'):.4f}", f"{plain:.4f}", commit))
 
+# %% ../../nbs/papers/30_running.ipynb #b838e865
 LABEL_COLUMNS = ("benchmark", "recipe", "seed", "steps", "labels", "class", *LABEL_MEASURES, "commit")
 
 def append_labels(benchmark:str, paper:str, recipe:str, seed:int, steps:int, run:RunDirectory, commit:str, root=None) -> None:

@@ -227,6 +227,7 @@ class RunOptions:
 
     def deciding(self) -> dict: return {k: getattr(self, k) for k in ("seed", "precision", "channels_last", "devices")}
 
+# %% ../../nbs/training/40_fit.ipynb #195c979f
 def check_options(options: RunOptions) -> None:
     "`InputError` for what this loop does not do: before anything is written."
     if options.precision not in PRECISIONS:
@@ -488,7 +489,7 @@ def leaving_together(fabric) -> Iterator[None]:
             print(f"uda-kit: {line}", file=sys.stderr, flush=True)
         raise line from None
 
-
+# %% ../../nbs/training/40_fit.ipynb #2efc3071
 def end_others(fabric, patience: float) -> None:
     "Kill the processes that this one started and that have not ended after `patience` seconds."
     for thread in threading.enumerate():

@@ -365,7 +365,7 @@ def read_log(run: RunDirectory, warn: Callable[[str], object] | None = None) -> 
     "All records of the log. Lines that were cut short by a kill, or are damaged, are left out; `warn` is told of each."
     return read_json_lines(run.log, LogRecord, warn, check_record)
 
-
+# %% ../../nbs/training/20_runs.ipynb #6200a986
 def sync_log(run: RunDirectory) -> None:
     "Make sure that what was logged has reached the disk. `WriteError` where it cannot."
     if not run.log.exists():
