@@ -11,6 +11,7 @@ __all__ = ['MODES', 'Length', 'divisors', 'patch_grid', 'loop_histograms', 'one_
 # %% ../../nbs/methods/20_patch_modes.ipynb #72fe5108
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import numpy as np
@@ -221,6 +222,8 @@ def save_modes(modes: PatchModes, path) -> None:
 def load_modes(path, classes=None, size=None, patch=None) -> PatchModes:
     "Read modes, and make sure that they were fitted for these classes and sizes; `InputError` for a missing, damaged or unfitting file."
     again = "delete the file, and fit them again"
+    if not Path(path).is_file():
+        raise InputError(path, "does not exist", "fit patch modes first")
     try:
         tensors, about = load_tensors(path, checksum=True)
     except InputError as error:

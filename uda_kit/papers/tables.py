@@ -441,7 +441,7 @@ TIMING_COLUMNS = ("name", "plain", "fast", "ratio", "peak_plain_gib", "peak_fast
 
 def _git(*args) -> str: # output of git in the package's own folder, "" where that fails
     import uda_kit
-    try: done = subprocess.run(["git", *args], cwd=Path(uda_kit.__file__).parent, capture_output=True, text=True, timeout=30)
+    try: done = subprocess.run(["git", "--no-optional-locks", *args], cwd=Path(uda_kit.__file__).parent, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError): return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 

@@ -7,8 +7,8 @@ __all__ = ['PRECISIONS', 'MOST_STEPS', 'LARGEST_SEED', 'FIRST_ERROR', 'LOST', 'p
            'make_optimiser', 'set_lr', 'Interrupted', 'stop_signals', 'StopRequest', 'stage_state', 'load_stage_state',
            'make_domain', 'sides_read', 'is_whole', 'RunOptions', 'check_options', 'make_fabric', 'Training',
            'peak_gib', 'check_stage', 'read_steps', 'fit', 'run_loop', 'Progress', 'next_batch', 'take_step',
-           'log_step', 'save', 'restore', 'lost_another', 'leaving_together', 'end_others', 'orphaned',
-           'summary_writer', 'Board']
+           'log_step', 'save', 'restore', 'lost_another', 'leaving_together', 'tell', 'only_here', 'end_others',
+           'orphaned', 'summary_writer', 'Board']
 
 # %% ../../nbs/training/40_fit.ipynb #f9ec0bd8
 import logging
@@ -28,10 +28,10 @@ from tqdm.auto import tqdm
 
 from ..data.streams import Stream, generator_at
 from ..data.transforms import JointTransform
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..models.pyramid_segmenters import sync_batch_norms
 from .objective import Domain, NonFiniteError, Term, View, several_processes, train_step
-from ..core.files import FULL_DISK, write_error, writing
+from ..core.files import writing
 from ..core.records import write_json
 from uda_kit.training.runs import (
     RunDirectory, append_log, newest_checkpoint, read_log, rewind_log, save_checkpoint, saying_how_to_resume,
@@ -245,7 +245,8 @@ def check_options(options: RunOptions) -> None:
 def make_fabric(options:RunOptions):
     "Lightning Fabric for the options, with its processes launched where there are several devices. `InputError` for what this loop does not do."
     check_options(options)
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)  # no word for every run that it uses bf16
+    for name in ("rank_zero", "distributed"):  # no word for every run that it uses bf16, or how many processes
+        logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)
     from lightning_fabric import Fabric
     strategy = options.strategy
     if isinstance(options.devices, int) and options.devices > 1:  # one process may translate or label for hours while the others wait
@@ -395,6 +396,10 @@ def next_batch(t: Training, run: RunDirectory, progress: Progress, batches: Iter
         progress.batch = () if last else next(batches)
     except InputError as unreadable:
         error = unreadable
+    except OSError as unreadable:
+        if not unreadable.filename:
+            raise
+        error = InputError(unreadable.filename, f"cannot be read ({unreadable.strerror})", "check the file and its permissions")
     asked = t.agree(stop.number, error)
     if asked:
         if progress.saved < progress.step:
@@ -479,15 +484,30 @@ def leaving_together(fabric) -> Iterator[None]:
         if not several_processes():
             raise
         first = fabric.is_global_zero
+        process = f"process {fabric.global_rank + 1} of {fabric.world_size}"
         lost = lost_another(error)
         if first:
             end_others(fabric, patience=0.0 if lost else 2.0)
         if not lost:
+            if not first and only_here(error):
+                tell(f"{process}: {error}")
             raise
-        line = InputError(f"process {fabric.global_rank + 1} of {fabric.world_size}", "another process of this run has ended", "see what it said, or whether the system ended it; then go on with --resume")
+        line = InputError(process, "another process of this run has ended", "see what it said, or whether the system ended it; then go on with --resume")
         if not first and orphaned():
-            print(f"uda-kit: {line}", file=sys.stderr, flush=True)
+            tell(line)
         raise line from None
+
+
+def tell(message: object) -> None:
+    "One line on standard error, from a process that otherwise leaves talking to the first."
+    print("uda-kit: " + " ".join(printable(message).split()), file=sys.stderr, flush=True)
+
+
+def only_here(error: BaseException) -> bool:
+    "Is this an error that the other processes do not have, too?"
+    if isinstance(error, NonFiniteError):
+        return not str(error).startswith("gradient")  # gradients are those of all
+    return isinstance(error, Exception) and not isinstance(error, (InputError, Interrupted))
 
 # %% ../../nbs/training/40_fit.ipynb #2efc3071
 def end_others(fabric, patience: float) -> None:
