@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['BEFORE', 'AFTER', 'STEP_SHARE', 'TRAIN_SCENES', 'TEST_SCENES', 'CACHE_MB', 'MARK', 'demo_recipe', 'good_precision',
-           'make_room', 'run_demo']
+           'check_room', 'make_room', 'run_demo', 'adapt_scenes']
 
 # %% ../../nbs/papers/50_demo.ipynb #9f99d53f
-import json
 import re
 import shutil
 import time
@@ -23,9 +22,10 @@ from .recipes import Recipe, describe
 from .running import run_recipe
 from .stages import locate
 from ..training.evaluation import Evaluation
-from ..training.fit import RunOptions, peak_gib
+from ..training.fit import RunOptions, check_options, peak_gib
 from ..training.reports import write_report
-from ..core.files import write_text
+from ..core.files import FULL_DISK, LOCK, WriteError, is_leftover, locked, write_error
+from ..core.records import write_json
 
 # %% ../../nbs/papers/50_demo.ipynb #55dd27eb
 BEFORE, AFTER = "scenes/source-only", "scenes/multi-level"
@@ -51,31 +51,60 @@ def good_precision() -> str: # "bf16-mixed" or "32-true"
 # %% ../../nbs/papers/50_demo.ipynb #49f2d47f
 MARK = "demo.json"  # what tells a demo's folder
 
-def make_room(out, overwrite:bool) -> Path:
-    "An empty folder for the demo. `InputError` where files are in the way that may not be deleted."
+
+def check_room(out: Path, overwrite: bool) -> None:
+    "`InputError` where a demo may not be written to a folder: something is in the way that may not be deleted."
+    if out.exists() and not out.is_dir():
+        raise InputError(out, "is a file", "name a folder for the demo")
+    if not out.is_dir() or all(f.name == LOCK or is_leftover(f) for f in out.iterdir()):
+        return
+    if not (out / MARK).is_file():
+        raise InputError(out, "holds files that are not the demo's", "name another folder with --out")
+    if not overwrite:
+        raise InputError(out, "already holds a demo", "allow it to be replaced with --overwrite, or name another folder with --out")
+
+
+def make_room(out, overwrite: bool) -> Path:
+    "An empty folder for the demo. `InputError` where files are in the way that may not be deleted, or another process is at work there."
     out = Path(out)
-    if out.exists() and not out.is_dir(): raise InputError(out, "is a file", "name a folder for the demo")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / MARK).is_file(): raise InputError(out, "holds files that are not the demo's", "name another folder with --out")
-        if not overwrite: raise InputError(out, "already holds a demo", "allow it to be replaced with --overwrite, or name another folder with --out")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / MARK, json.dumps({"demo": [BEFORE, AFTER]}))
+    check_room(out, overwrite)
+    with locked(out):
+        for left in out.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            elif left.name not in (LOCK, MARK):
+                left.unlink()
+        write_json(out / MARK, {"demo": [BEFORE, AFTER]})
     return out
 
 # %% ../../nbs/papers/50_demo.ipynb #7f0edf49
 def run_demo(out="runs/demo", seed:int=0, steps:int|None=None, overwrite:bool=False, progress:bool=True, precision:str|None=None) -> tuple[Evaluation, Evaluation, dict]:
-    "Adapt rendered street scenes to camera-like ones; returns the scores before and after, and the record for the last line of output."
+    "Adapt rendered street scenes to camera-like ones; returns the scores before and after, and the record for the last line of output. `WriteError` where the disk is full."
     recipes = [demo_recipe(name, steps) for name in (BEFORE, AFTER)]
-    began, out = time.time(), make_room(out, overwrite)
     options = RunOptions(seed=seed, precision=precision or good_precision(), progress=progress)
+    check_options(options)
+    check_room(Path(out), overwrite)
+    try:
+        with locked(out):
+            return adapt_scenes(recipes, make_room(out, overwrite), options)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise write_error(error, out) from None
+    except WriteError as error:
+        raise WriteError(error.where, error.problem, "make room on the disk, or name a folder on another one with --out; then start the demo again with --overwrite") from None
+
+
+def adapt_scenes(recipes: list[Recipe], out: Path, options: RunOptions) -> tuple[Evaluation, Evaluation, dict]:
+    "The body of `run_demo`, in a folder of its own."
+    began = time.time()
     before, after = (run_recipe(r, out / r.name.split("/")[1], options, share=out / "shared", cache_mb=CACHE_MB)[0] for r in recipes)
     stages = "; ".join(f"{s.name} {s.steps} steps" for s in recipes[1].stages)
     notes = [f"Before: trained on labelled rendered scenes alone. After: the same warm-up and as many steps, while predictions on unlabelled camera scenes were aligned with those on rendered scenes (output-space adaptation, two levels). Each: {stages}.",
-             f"A demonstration, {STEP_SHARE:g} of the steps of the `scenes` benchmark and fewer images; one run, seed {seed}."]
+             f"A demonstration, {STEP_SHARE:g} of the steps of the `scenes` benchmark and fewer images; one run, seed {options.seed}."]
     test = locate(recipes[0].test, recipes[0].space, labelled=True)
     write_report(out, before, after, dataset=test, title="Rendered to camera: what adaptation changes", notes=notes)
     record = {"miou": after.record()["miou"], "miou_before": before.record()["miou"], "iou": after.record()["iou"], "iou_before": before.record()["iou"],
-              "seed": seed, "steps": sum(s.steps for s in recipes[1].stages), "precision": options.precision, "seconds": round(time.time() - began, 1), "peak_gib": round(peak_gib(), 3)}
-    write_text(out / "result.json", json.dumps(record, indent=1))
+              "seed": options.seed, "steps": sum(s.steps for s in recipes[1].stages), "precision": options.precision, "seconds": round(time.time() - began, 1), "peak_gib": round(peak_gib(), 3)}
+    write_json(out / "result.json", record)
     return before, after, record
