@@ -6,8 +6,8 @@
 __all__ = ['SYNONYMS', 'CITYSCAPES_COLOURS', 'BORROWED_COLOURS', 'CITYSCAPES19', 'SYNTHIA16', 'SYNTHIA13', 'CROSSCITY13',
            'ROBOTCAR9', 'CAMVID11', 'SPACES', 'PART_OF', 'UNKNOWN', 'CITYSCAPES_IDS', 'GTA5_IDS', 'SYNSCAPES_IDS',
            'CROSSCITY_IDS', 'CITYSCAPES_TO_ROBOTCAR', 'SYNTHIA_IDS', 'CAMVID_IDS', 'ROBOTCAR_IDS', 'VISTAS_HE2020',
-           'VISTAS_EDAPS', 'VISTAS_MAPPINGS', 'canonical', 'LabelSpace', 'colour_of', 'label_space', 'colorize',
-           'translate', 'protocols', 'IdTable', 'id_table']
+           'VISTAS_EDAPS', 'VISTAS_MAPPINGS', 'canonical', 'brief', 'LabelSpace', 'colour_of', 'label_space',
+           'colorize', 'translate', 'protocols', 'IdTable', 'id_table']
 
 # %% ../../nbs/data/10_labels.ipynb #81a651fe
 import unicodedata
@@ -29,13 +29,21 @@ def canonical(name:str # a class name as some data set spells it
     name = unicodedata.normalize("NFC", name).strip().lower().replace("_", " ")
     return SYNONYMS.get(name, name)
 
+# %% ../../nbs/data/10_labels.ipynb #7c1d20ae
+def brief(value: object) -> str:
+    "The beginning of what a user wrote, for a message."
+    try:
+        return str(value)[:40]
+    except (ValueError, RecursionError):  # Python does not write out numbers of thousands of digits
+        return "too long to show"
+
 # %% ../../nbs/data/10_labels.ipynb #de64e890
 MOST_CLASSES = 250  # ids above are kept for pixels without a class
 
 def _check_word(word: object, where: str, what: str) -> None:
     "`InputError` unless `word` is a text that a terminal and a table can show."
     if not isinstance(word, str) or not word.strip():
-        raise InputError(where, f"{what} is {str(word)[:40]!r}", "write a word in quotes")
+        raise InputError(where, f"{what} is {brief(word)!r}", "write a word in quotes")
     if printable(word) != word:
         raise InputError(where, f"{what} {word[:40]!r} holds control codes", "write it in plain characters")
 
@@ -43,7 +51,7 @@ def _check_word(word: object, where: str, what: str) -> None:
 def _check_classes(classes: object, where: str) -> tuple[str, ...]:
     "The class names as a tuple. `InputError` where they are no names, too many, or two mean the same."
     if isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise InputError(where, f"its classes are {str(classes)[:40]!r}", "list the class names")
+        raise InputError(where, f"its classes are {brief(classes)!r}", "list the class names")
     classes = tuple(classes)
     if not 0 < len(classes) <= MOST_CLASSES:
         raise InputError(where, f"has {len(classes)} classes", f"list between 1 and {MOST_CLASSES}")
@@ -69,12 +77,12 @@ def _check_palette(palette: object, count: int, where: str) -> tuple:
     "One (red, green, blue) for each of `count` classes. `InputError` where that is not what was given."
     remedy = "give one [red, green, blue] of whole numbers from 0 to 255 per class"
     if isinstance(palette, str) or not isinstance(palette, Iterable):
-        raise InputError(where, f"its palette is {str(palette)[:40]!r}", remedy)
+        raise InputError(where, f"its palette is {brief(palette)!r}", remedy)
     colors = []
     for color in palette:
         values = () if isinstance(color, str) or not isinstance(color, Iterable) else tuple(color)
         if len(values) != 3 or not all(_is_number(value, 255) for value in values):
-            raise InputError(where, f"its palette holds {str(color)[:40]!r}, which is no color", remedy)
+            raise InputError(where, f"its palette holds {brief(color)!r}, which is no color", remedy)
         colors.append(tuple(int(value) for value in values))
     if len(colors) != count:
         raise InputError(where, f"its palette holds {len(colors)} colors for {count} classes", remedy)
@@ -93,7 +101,7 @@ class LabelSpace:
         _check_word(self.name, "label space", "its name")
         classes = _check_classes(self.classes, self.name)
         if not _is_number(self.ignore, 255) or self.ignore != 255:
-            raise InputError(self.name, f"its ignored id is {str(self.ignore)[:40]!r}", "use 255")
+            raise InputError(self.name, f"its ignored id is {brief(self.ignore)!r}", "use 255")
         given = isinstance(self.palette, str) or not hasattr(self.palette, "__len__") or len(self.palette) > 0
         palette = _check_palette(self.palette, len(classes), self.name) if given else tuple(map(colour_of, classes))
         object.__setattr__(self, "classes", classes)
