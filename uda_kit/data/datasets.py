@@ -6,8 +6,9 @@
 __all__ = ['CONVERTED', 'GTA5_MISMATCHED', 'FOLDER_OPTIONS', 'PUBLISHED_IDS', 'DATASETS', 'SPLIT_SEEDS', 'Sample', 'NotThere',
            'natural', 'by_key', 'listed', 'nearest', 'unpaired', 'fingerprint', 'PairedFiles', 'read_plain',
            'choose_split', 'from_list', 'FileDataset', 'GTA5', 'Synthia', 'Synscapes', 'Cityscapes', 'CrossCity',
-           'RobotCar', 'Vistas', 'CamVid', 'read_toml', 'check_options', 'folder_table', 'has_folder_wildcards',
-           'globbed', 'FolderDataset', 'parse_spec', 'Relabelled', 'open_scenes', 'open_dataset']
+           'RobotCar', 'Vistas', 'CamVid', 'read_toml', 'check_options', 'check_description', 'folder_splits',
+           'folder_table', 'has_folder_wildcards', 'globbed', 'FolderDataset', 'parse_spec', 'Relabelled',
+           'open_scenes', 'open_dataset']
 
 # %% ../../nbs/data/40_datasets.ipynb #be50e81c
 import fnmatch
@@ -589,7 +590,7 @@ def check_options(given: dict, known: dict, where) -> None: # options, name -> t
             raise InputError(where, f"option {option!r} is {value[:60]!r}", "write it in plain characters")
 
 # %% ../../nbs/data/40_datasets.ipynb #d1e0b991
-def _check_description(options: dict, where) -> None: # a folder's options, where they come from
+def check_description(options: dict, where) -> None: # a folder's options, where they come from
     "`InputError` for a description that is incomplete, or says one thing twice."
     check_options(options, FOLDER_OPTIONS, where)
     parts = options.get("splits", {})
@@ -699,7 +700,7 @@ class FolderDataset(FileDataset):
         in_file = where.suffix.lower() == ".toml"
         if in_file: options = read_toml(where) | options
         elif not options and where.is_dir(): raise InputError(root, "is a folder without a description", "give the TOML file that describes it, or options as keywords")
-        _check_description(options, root)
+        check_description(options, root)
         self.parts = options.pop("splits", {})
         self.options, self.tables, self.encoding = options, (folder_table(options, root),), options.get("encoding", "ids")
         self.name, self.splits = options.get("name", "folder"), folder_splits(options | {"splits": self.parts})
