@@ -182,6 +182,22 @@ def protocols(space:LabelSpace # the network's label space
         if names >= set(s.classes): result.setdefault(str(len(s)), [space.index(c) for c in s.classes])
     return result
 
+# %% ../../nbs/data/10_labels.ipynb #7e7ffbb0
+MOST_IDS = 65536  # raw ids have at most 16 bits
+
+
+def _check_range(raw: np.ndarray, where) -> None:
+    "`InputError` for raw ids that no table can look up."
+    if raw.dtype in (np.uint8, np.uint16) or not raw.size:
+        return
+    if not 0 <= raw.min() <= raw.max() < MOST_IDS:
+        raise InputError(where, f"holds ids from {raw.min()} to {raw.max()}", f"save whole numbers of 0 to {MOST_IDS - 1}")
+
+
+def _shortened(ids: list[int]) -> str:
+    "The first eight ids in words."
+    return ", ".join(map(str, ids[:8])) + (" ..." if len(ids) > 8 else "")
+
 # %% ../../nbs/data/10_labels.ipynb #eb88b2bc
 UNKNOWN = 254  # marks raw ids outside a table while encoding; no label space has that many classes
 
@@ -194,7 +210,7 @@ class IdTable:
     ignored:frozenset = field(hash=False, default=frozenset({255})) # raw ids that become 255
 
     def __post_init__(self):
-        table = np.full(65536, UNKNOWN, np.uint8)
+        table = np.full(MOST_IDS, UNKNOWN, np.uint8)
         table[sorted(self.ignored)] = self.space.ignore
         for raw, c in self.ids.items(): table[raw] = c
         object.__setattr__(self, "_table", table)
@@ -214,14 +230,11 @@ class IdTable:
                where="label"    # the file, for the error message
               ): # uint8 [H,W] class ids
         "Map raw ids to class ids; InputError names ids outside the table."
-        if raw.dtype not in (np.uint8, np.uint16) and raw.size and not 0 <= raw.min() <= raw.max() < len(self._table):
-            raise InputError(where, f"holds ids from {raw.min()} to {raw.max()}", f"save whole numbers of 0 to {len(self._table) - 1}")
+        _check_range(raw, where)
         label = self._table[:256][raw] if raw.dtype == np.uint8 else self._table[raw]
         if (label == UNKNOWN).any():
-            unknown = self.unmapped(raw)
-            listed = ", ".join(map(str, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
-            remedy = "check that these are id labels of this data set, or add the ids to the table"
-            raise InputError(where, f"holds ids {listed} that the {self.name} table does not know", remedy)
+            raise InputError(where, f"holds ids {_shortened(self.unmapped(raw))} that the {self.name} table does not know",
+                             "check that these are id labels of this data set, or add the ids to the table")
         return label
 
     def to(self, space:LabelSpace # space wanted

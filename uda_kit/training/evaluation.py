@@ -70,23 +70,35 @@ class Comparison:
     scored: tuple        # indices of `space` that both sides know
     mapping: str         # the matching, in words
 
+# %% ../../nbs/training/60_evaluation.ipynb #7c1d20b0
 def reconcile(
     network, # LabelSpace the network was trained in
     data,    # LabelSpace of the data set
 ) -> Comparison:
-    "Match two label spaces by class name. InputError when they share no class."
+    "Match two label spaces by class name; `mapping` names the classes of the data set that are not scored. InputError when they share no class."
     there, back = translate(data, network)[:len(data)], translate(network, data)[:len(network)]
-    if network.classes == data.classes: mapping = f"same classes ({network.name})"
     kept, kept_back = set(there[there < len(network)].tolist()), set(back[back < len(data)].tolist())
-    if not kept and not kept_back: raise InputError(data.name, f"shares no class with the network's {network.name}", "name the label space the network was trained in")
+    if not kept and not kept_back:
+        raise InputError(data.name, f"shares no class with the network's {network.name}", "name the label space the network was trained in")
     labels = np.full(256, 255, np.uint8)
     if int((there < len(network)).sum()) >= len(kept_back):
         labels[:len(data)] = there
-        if network.classes != data.classes: mapping = f"labels by name, {data.name} → {network.name}, {len(kept)} of {len(network)} classes"
+        mapping = f"labels by name, {data.name} → {network.name}, {len(kept)} of {len(network)} classes"
+        mapping += _left_out(data, there < len(network))
+        if network.classes == data.classes: mapping = f"same classes ({network.name})"
         return Comparison(network, labels, None, tuple(sorted(kept)), mapping)
     labels[:len(data)] = np.arange(len(data))
     mapping = f"predictions by name, {network.name} → {data.name}, {len(kept_back)} of {len(data)} classes"
+    mapping += _left_out(data, np.isin(np.arange(len(data)), sorted(kept_back)))
     return Comparison(data, labels, np.where(back < len(data), back, len(data)).astype(np.uint8), tuple(sorted(kept_back)), mapping)
+
+def _left_out(
+    data,   # LabelSpace of the data set
+    scored, # bool [C]: is the class scored?
+) -> str:
+    "The classes of a data set that are not scored, in words; nothing where all are."
+    names = [name for name, yes in zip(data.classes, scored) if not yes]
+    return f"; not scored: {', '.join(names)}" if names else ""
 
 # %% ../../nbs/training/60_evaluation.ipynb #fbe8b9d2
 @dataclass(frozen=True)
@@ -116,72 +128,186 @@ class Evaluation:
     def miou(self) -> float: return nan_mean(list(self.iou().values()))
 
 # %% ../../nbs/training/60_evaluation.ipynb #b941e472
-def _means(self) -> dict: # number of classes, as text -> mean IoU over them
+from uda_kit.errors import printable
+from uda_kit.training.metrics import MISSING, subset_iou
+
+
+def _protocol_sets(self) -> dict: # number of classes, as text -> their indices, widest set first
+    "The sets of classes that a mean may be taken over."
+    sets = {str(len(self.scored)): list(self.scored)}
+    for name, classes in protocols(self.space).items():
+        if set(classes) <= set(self.scored): sets[name] = list(classes)
+    return dict(sorted(sets.items(), key=lambda item: -int(item[0])))
+
+def _means(self,
+           missing=MISSING[0], # pixels of true classes outside the set: "counted" as false positives, or "dropped"
+          ) -> dict: # number of classes, as text -> mean IoU over them
     "Mean IoU over every protocol the comparison allows, widest first."
+    return {k: nan_mean(subset_iou(self.matrix, v, missing)) for k, v in self.protocol_sets().items()}
+
+def _classes_present(self) -> dict: # number of classes, as text -> how many of them occur
+    "How many classes each mean has: those in the labels or the predictions."
     iou = self.confusion.iou()
-    sets = {str(len(self.scored)): list(self.scored)} | {k: v for k, v in protocols(self.space).items() if set(v) <= set(self.scored)}
-    return {k: nan_mean(iou[sets[k]]) for k in sorted(sets, key=int, reverse=True)}
+    return {k: int((~np.isnan(iou[v])).sum()) for k, v in self.protocol_sets().items()}
+
+Evaluation.protocol_sets, Evaluation.means, Evaluation.classes_present = _protocol_sets, _means, _classes_present
+
+# %% ../../nbs/training/60_evaluation.ipynb #da0365b1
+def _mean_names(self) -> dict: # number of classes, as text -> "mIoU over ..."
+    "What each mean is called: over how many classes, and how many of them are present where some are not."
+    present = self.classes_present()
+    return {k: f"mIoU over {k}" if n == int(k) else f"mIoU over {n} of {k} classes present" for k, n in present.items()}
 
 def _record(self, **more) -> dict: # JSON-able; nan becomes None
     "The scores for a command's last line of output: miou, miou over each protocol, IoU by class, seconds, and whatever `more` holds."
     def number(x): return None if np.isnan(x) else round(x, 6)
-    return {"miou": number(self.miou), **more, "miou_over": {k: number(v) for k, v in self.means().items()}, "trained_classes": self.width,
-            "iou": {k: number(v) for k, v in self.iou().items()}, "dataset": self.dataset, "split": self.split, "mapping": self.mapping,
-            "images": self.images, "seconds": round(self.seconds, 2)}
+    def numbers(values): return {k: number(v) for k, v in values.items()}
+    record = {"miou": number(self.miou), **more, "miou_over": numbers(self.means()), "classes_present": self.classes_present()}
+    record |= {"missing_classes": MISSING[0], "miou_over_dropped": numbers(self.means("dropped"))}
+    return record | {"trained_classes": self.width, "iou": numbers(self.iou()), "dataset": self.dataset, "split": self.split, "mapping": self.mapping,
+                     "images": self.images, "seconds": round(self.seconds, 2)}
 
-Evaluation.means, Evaluation.record = _means, _record
+Evaluation.mean_names, Evaluation.record = _mean_names, _record
 
 # %% ../../nbs/training/60_evaluation.ipynb #24cce5e3
 def _conditions(self) -> str:
     "What was evaluated and how, in one line."
     seen = "its own size" if self.size is None else f"{self.size[0]}x{self.size[1]}"
-    return (f"{self.dataset} {self.split}".strip() + f": {self.images} images, network sees {seen}, scored at the labels' full size; "
+    text = (f"{self.dataset} {self.split}".strip() + f": {self.images} images, network sees {seen}, scored at the labels' full size; "
             f"trained with {self.width} classes ({self.trained}); {self.mapping}")
+    narrower = list(self.protocol_sets())[1:]
+    if narrower: text += f"; means over {' and '.join(narrower)} count pixels of the other classes as errors, unless they are said to be dropped"
+    return printable(text)
 
+def _table_rows(self) -> list: # (key, label, value): the key is the same for every evaluation, the label says what is present
+    "Every score of the table: IoU by class, and the means, those with dropped pixels where they differ."
+    rows = [(name, printable(name), value) for name, value in self.iou().items()]
+    means, dropped, names = self.means(), self.means("dropped"), self.mean_names()
+    for k, value in means.items():
+        rows.append((f"mIoU over {k}", names[k], value))
+        if dropped[k] != value and not np.isnan(value):
+            rows.append((f"dropped {k}", f"{names[k]}, pixels of other classes dropped", dropped[k]))
+    return rows
+
+Evaluation.conditions, Evaluation.table_rows = _conditions, _table_rows
+
+# %% ../../nbs/training/60_evaluation.ipynb #44ee4ce9
 def _table(self,
            oracle=None, # Evaluation, or mean IoU as a fraction, of a network trained on labelled target images
           ) -> Table:
     "IoU by class and every mean, in percent; with an oracle, the gap to it (negative: below the oracle)."
-    theirs = oracle.iou() | {f"mIoU over {k}": v for k, v in oracle.means().items()} if isinstance(oracle, Evaluation) else {}
-    rows = list(self.iou().items()) + [(f"mIoU over {k}", v) for k, v in self.means().items()]
+    theirs = {}
+    if isinstance(oracle, Evaluation): theirs = {key: value for key, _, value in oracle.table_rows()}
     if isinstance(oracle, (int, float)): theirs = {f"mIoU over {len(self.scored)}": oracle}
-    if not theirs: return Table(("class", "IoU"), [(k, percent(v)) for k, v in rows], self.conditions())
-    nan = float("nan")
-    return Table(("class", "IoU", "oracle", "gap"), [(k, percent(v), percent(theirs.get(k, nan)), percent(v - theirs.get(k, nan), sign=True)) for k, v in rows],
-                 self.conditions())
+    if not theirs: return Table(("class", "IoU"), [(label, percent(value)) for _, label, value in self.table_rows()], self.conditions())
+    rows = []
+    for key, label, value in self.table_rows():
+        best = theirs.get(key, float("nan"))
+        rows.append((label, percent(value), percent(best), percent(value - best, sign=True)))
+    return Table(("class", "IoU", "oracle", "gap"), rows, self.conditions())
 
-Evaluation.conditions, Evaluation.table = _conditions, _table
+def _in_short(self) -> str:
+    "Data set, mean IoU, and over how many classes and images."
+    present = int((~np.isnan(list(self.iou().values()))).sum())
+    over = f"{present} classes" if present == len(self.scored) else f"{present} of {len(self.scored)} classes present"
+    where = " ".join(filter(None, (self.dataset, self.split)))
+    return f"<Evaluation of {printable(where)}: mIoU {percent(self.miou)} over {over}, {self.images} images>"
+
+Evaluation.table, Evaluation.__repr__ = _table, _in_short
 Evaluation.__str__ = lambda self: str(self.table())
-Evaluation.__repr__ = lambda self: f"<Evaluation of {' '.join(filter(None, (self.dataset, self.split)))}: mIoU {percent(self.miou)} over {len(self.scored)} classes, {self.images} images>"
 
 # %% ../../nbs/training/60_evaluation.ipynb #3901a01e
+from typing import NotRequired, TypedDict
+
+from uda_kit.core.records import check_json, json_able, read_json, write_json
+
+
+class _Space(TypedDict):
+    "A label space as JSON."
+    name: str
+    classes: list[str]
+    palette: list[list[int]]
+    ignore: NotRequired[int]
+
+
+class _Saved(TypedDict):
+    "An evaluation as JSON."
+    dataset: str
+    split: str
+    space: _Space
+    scored: list[int]
+    matrix: list[list[int]]
+    trained: str
+    width: int
+    mapping: str
+    size: list[int] | None
+    images: int
+    seconds: float
+
+
+REMEDY = "write it again with `evaluate`"
+MOST_COUNTS = 2**53  # in a whole matrix: what JSON readers keep exactly
+
+# %% ../../nbs/training/60_evaluation.ipynb #206bbbf2
+def _check_counts(matrix: list, space: LabelSpace, where) -> None:
+    "`InputError` unless `matrix` is square, of one row per class or one more, and holds counts."
+    rows = len(matrix)
+    if rows - len(space) not in (0, 1):
+        raise InputError(where, f"its matrix has {rows} rows for {len(space)} classes", REMEDY)
+    if any(len(row) != rows for row in matrix):
+        raise InputError(where, f"its matrix has rows of other lengths than {rows}", REMEDY)
+    if any(count < 0 for row in matrix for count in row):
+        raise InputError(where, "its matrix holds negative counts", REMEDY)
+    if sum(map(sum, matrix)) > MOST_COUNTS:
+        raise InputError(where, f"its matrix counts more than {MOST_COUNTS} pixels", REMEDY)
+
+
+def _check_saved(data: dict, space: LabelSpace, where) -> None:
+    "`InputError` where the numbers of a saved evaluation do not fit each other."
+    _check_counts(data["matrix"], space, where)
+    scored, size = data["scored"], data["size"]
+    if not scored or len(set(scored)) < len(scored) or not all(0 <= c < len(space) for c in scored):
+        raise InputError(where, f"its field scored does not list classes of 0 to {len(space) - 1}, each once", REMEDY)
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise InputError(where, "its field size is no height and width", REMEDY)
+    for name in ("width", "images", "seconds"):
+        if not 0 <= data[name] < MOST_COUNTS:
+            raise InputError(where, f"its field {name} is {data[name]}", REMEDY)
+
+# %% ../../nbs/training/60_evaluation.ipynb #e95522c1
+def load_evaluation(
+    source,            # JSON file, or the dict of `to_dict`
+    where="evaluation" # what holds the dict, for messages
+) -> Evaluation:
+    "Read an evaluation back. InputError naming the field where it is not one."
+    if isinstance(source, dict):
+        data = check_json(source, _Saved, where, REMEDY)
+    else:
+        data, where = read_json(source, _Saved, REMEDY), source
+    try:
+        space = LabelSpace(**{field: data["space"][field] for field in ("name", "classes", "palette", "ignore") if field in data["space"]})
+    except InputError as error:
+        raise InputError(where, f"its field space is none ({error.where}: {error.problem})", REMEDY) from None
+    _check_saved(data, space, where)
+    matrix = tuple(tuple(map(int, row)) for row in data["matrix"])
+    size = None if data["size"] is None else tuple(map(int, data["size"]))
+    return Evaluation(data["dataset"], data["split"], space, tuple(data["scored"]), matrix, data["trained"], data["width"], data["mapping"],
+                      size, data["images"], data["seconds"])
+
+
 def _save(self,
           path, # JSON file to write
          ) -> Path:
-    "Write the evaluation as JSON, whole or not at all."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False))
-    return path
+    "Write the evaluation as JSON, whole or not at all. `WriteError` where that is impossible."
+    write_json(path, self.to_dict())
+    return Path(path)
 
 def _to_dict(self) -> dict:
     "Everything but the kept predictions, JSON-able, with the scores added for readers."
     s = self.space
-    kept = {k: getattr(self, k) for k in ("dataset", "split", "scored", "matrix", "trained", "width", "mapping", "size", "images", "seconds")}
-    return kept | {"space": {"name": s.name, "classes": s.classes, "palette": s.palette, "ignore": s.ignore}, "scores": self.record()}
-
-def load_evaluation(
-    source, # JSON file, or the dict of `to_dict`
-) -> Evaluation:
-    "Read an evaluation back. InputError when the file is not one."
-    try:
-        d = dict(source if isinstance(source, dict) else json.loads(Path(source).read_text(encoding="utf-8")))
-        d.pop("scores", None)
-        d["space"] = LabelSpace(**d["space"])
-        d |= {"scored": tuple(d["scored"]), "matrix": tuple(tuple(r) for r in d["matrix"]), "size": d["size"] and tuple(d["size"])}
-        return Evaluation(**d)
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError("evaluation" if isinstance(source, dict) else source, f"is no evaluation ({type(e).__name__}: {e})", "write it again with `evaluate`") from None
+    fields = ("dataset", "split", "scored", "matrix", "trained", "width", "mapping", "size", "images", "seconds")
+    space = {"name": s.name, "classes": s.classes, "palette": s.palette, "ignore": s.ignore}
+    return json_able({name: getattr(self, name) for name in fields} | {"space": space, "scores": self.record()})
 
 Evaluation.save, Evaluation.to_dict = _save, _to_dict
 
