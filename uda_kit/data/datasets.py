@@ -370,7 +370,7 @@ class FileDataset(PairedFiles):
         self.label_paths = [labels[k] for k in self.keys] if self.labelled else []
 
     def find_root(self, root:Path)->Path:
-        if not root.is_dir(): raise NotThere(root, "no such folder", f"give the folder that holds {self.layout}")
+        if not os.path.isdir(root): raise NotThere(root, "no such folder", f"give the folder that holds {self.layout}")
         return root
     def has_labels(self)->bool: return True
     def drops(self, key:str)->bool: return False
@@ -427,8 +427,8 @@ class GTA5(FileDataset):
 
     def find(self, kind:str)->dict: # "images" or "labels" -> key -> path
         "Files of one kind, in one folder or in those of the archive's parts."
-        parts = [] if (self.root/kind).is_dir() else [self.root/name for name in _names(self.root) if re.fullmatch(f"[0-9]+_{kind}", name)]
-        folders = [part/kind if (part/kind).is_dir() else part for part in parts] or [self.root/kind]
+        parts = [] if os.path.isdir(self.root/kind) else [self.root/name for name in _names(self.root) if re.fullmatch(f"[0-9]+_{kind}", name)]
+        folders = [part/kind if os.path.isdir(part/kind) else part for part in parts] or [self.root/kind]
         named = [(key, Path(path)) for folder in folders for key, path in listed(folder).items()]
         return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
 
@@ -442,7 +442,7 @@ class Synthia(FileDataset):
 
     def find_root(self, root):
         root = super().find_root(root)
-        return root/"RAND_CITYSCAPES" if not (root/"RGB").is_dir() and (root/"RAND_CITYSCAPES").is_dir() else root
+        return root/"RAND_CITYSCAPES" if not os.path.isdir(root/"RGB") and os.path.isdir(root/"RAND_CITYSCAPES") else root
     def find_images(self): return listed(self.root/"RGB")
     def find_labels(self): return listed(self.root/"GT"/"LABELS")
 
@@ -474,7 +474,7 @@ class Cityscapes(FileDataset):
     def find_images(self):
         clear, foggy = self.root/"leftImg8bit", self.root/"leftImg8bit_foggy"
         if self.beta is not None: return listed(foggy/self.subfolder(), f"_leftImg8bit_foggy_beta_{self.beta}", "*/*")
-        if foggy.is_dir() and not clear.is_dir():
+        if os.path.isdir(foggy) and not os.path.isdir(clear):
             raise InputError(self.root, "holds Foggy Cityscapes, each image in three densities of fog", f"say which: ?beta={' or ?beta='.join(self.fogs)}")
         return listed(clear/self.subfolder(), "_leftImg8bit", "*/*")
 
@@ -492,7 +492,7 @@ class CrossCity(FileDataset):
 
     def find_root(self, root):
         root = super().find_root(root)
-        if self.city is None: self.folders = [root] if (root/"Images").is_dir() else [root/c for c in self.cities if (root/c).is_dir()]
+        if self.city is None: self.folders = [root] if os.path.isdir(root/"Images") else [root/c for c in self.cities if os.path.isdir(root/c)]
         else:
             city = str(self.city).capitalize()
             if city not in self.cities: raise InputError(self.name, f"has no city {self.city!r}", nearest(city, self.cities))
@@ -534,8 +534,8 @@ class Vistas(FileDataset):
     def find_images(self): return listed(self.folder()/"images")
     def find_labels(self):
         deeper, plain, newer = (self.folder()/part for part in ("v1.2/labels", "labels", "v2.0/labels"))
-        if deeper.is_dir(): return listed(deeper)
-        if newer.is_dir() and not plain.is_dir():
+        if os.path.isdir(deeper): return listed(deeper)
+        if os.path.isdir(newer) and not os.path.isdir(plain):
             raise InputError(newer, "holds labels of version 2.0, which number other classes", f"unpack those of version 1.2 to {deeper}")
         return listed(plain)
 
@@ -546,8 +546,8 @@ class CamVid(FileDataset):
 
     def find_root(self, root):
         root = super().find_root(root)
-        pairs = [part for part in ("train", "val", "test") if (root/part).is_dir() and (root/f"{part}annot").is_dir()]
-        self.pairs = [] if (root/"images").is_dir() else pairs
+        pairs = [part for part in ("train", "val", "test") if os.path.isdir(root/part) and os.path.isdir(root/f"{part}annot")]
+        self.pairs = [] if os.path.isdir(root/"images") else pairs
         self.splits = ("all", *self.pairs)
         return root
 
@@ -699,7 +699,7 @@ class FolderDataset(FileDataset):
         where = Path(root)
         in_file = where.suffix.lower() == ".toml"
         if in_file: options = read_toml(where) | options
-        elif not options and where.is_dir(): raise InputError(root, "is a folder without a description", "give the TOML file that describes it, or options as keywords")
+        elif not options and os.path.isdir(where): raise InputError(root, "is a folder without a description", "give the TOML file that describes it, or options as keywords")
         check_description(options, root)
         self.parts = options.pop("splits", {})
         self.options, self.tables, self.encoding = options, (folder_table(options, root),), options.get("encoding", "ids")
