@@ -482,3 +482,23 @@ def test_saved_evaluations_come_back_and_others_are_refused(tmp_path):
 def test_folder_by_keywords(camvid):
     dataset = FolderDataset(camvid, images="images/*.png", labels="labels/*.png", classes=("a", "b"), ids={3: "a", "4": 1})
     assert [int(dataset[i].label.unique()) for i in range(2)] == [0, 1] and torch.equal(dataset.label(0), dataset[0].label)
+
+
+def test_lists_of_files_beside_the_list(tmp_path):
+    for name in "ab":
+        image(tmp_path / f"{name}_rgb.png"); label(tmp_path / f"{name}_ids.png", ord(name) - ord("a"))
+    spec = describe(tmp_path, 'classes = ["a", "b"]\n', "*_rgb.png", "*_ids.png")
+    for text in ("a", "a_rgb.png", "a_rgb.png a_ids.png", f"{tmp_path}/a_rgb.png {tmp_path}/a_ids.png", "./a_rgb.png\t./a_ids.png"):
+        (tmp_path / "my.txt").write_text(text + "\n")
+        assert open_dataset(spec, "my").keys == ["a"], text
+    for text in ("a_rgb.png x/b_rgb.png", "x/a_rgb.png", "a_rgb.png b_ids.png", "a_rgb.png x/a_ids.png"):
+        (tmp_path / "my.txt").write_text(text + "\n")
+        line(lambda: open_dataset(spec, "my"), "my.txt, line 1")
+
+
+def test_pattern_in_another_unicode_form(tmp_path):
+    image(tmp_path / unicodedata.normalize("NFD", "Straße ü") / "é1.png")
+    for form in ("NFC", "NFD"):
+        text = unicodedata.normalize(form, 'images = "Straße ü/é*.png"\nclasses = ["a"]\n')
+        (tmp_path / "set.toml").write_text(text, encoding="utf-8")
+        assert open_dataset(f"folder:{tmp_path / 'set.toml'}").keys == ["1"]

@@ -47,6 +47,11 @@ def _visible(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in SYSTEM_NAMES
 
 
+def nfc(text: str) -> str:
+    "A name in Unicode's composed form, in which names are compared."
+    return unicodedata.normalize("NFC", text)
+
+
 def _names(folder: Path) -> list[str]:
     "What lies in a folder, in alphabetical order. `InputError` where it may not be read."
     try:
@@ -92,6 +97,13 @@ def _is_literal(folder: Path, part: str) -> bool:
     return "*" not in part and os.path.lexists(folder / part)
 
 
+def _spelled(folder: Path, part: str) -> str:
+    "A literal name as the folder spells it: the same one in another Unicode form, if that is there and it is not."
+    if part == ".." or part.isascii() or os.path.lexists(folder / part) or not os.path.isdir(folder):
+        return part
+    return next((name for name in _names(folder) if nfc(name) == nfc(part)), part)
+
+
 def _matching(folder: Path, parts: list[str], wild: tuple[str, ...] = ()) -> Iterator[tuple[Path, tuple[str, ...]]]:
     "Paths below a folder that match the parts of a pattern, each with what the wildcards of its folders stand for."
     part, *rest = parts
@@ -100,14 +112,14 @@ def _matching(folder: Path, parts: list[str], wild: tuple[str, ...] = ()) -> Ite
             yield from _matching(below, rest, (*wild, *names))
         return
     literal = _is_literal(folder, part)
-    for name in [part] if literal else _names(folder):
-        if not literal and not (_visible(name) and fnmatch.fnmatchcase(name, part)):
+    for name in [_spelled(folder, part)] if literal else _names(folder):
+        if not literal and not (_visible(name) and fnmatch.fnmatchcase(nfc(name), nfc(part))):
             continue
         path = folder / name
         if not rest and (not literal or os.path.lexists(path)):
             yield path, wild
         if rest and os.path.isdir(path):
-            yield from _matching(path, rest, wild if literal else (*wild, _stands_for(name, part)))
+            yield from _matching(path, rest, wild if literal else (*wild, _stands_for(nfc(name), nfc(part))))
 
 # %% ../../nbs/data/40_datasets.ipynb #9e202141
 def _image_files(
@@ -148,9 +160,9 @@ def by_key(
     "Files by their keys. `InputError` where two files share one."
     paths = {}
     for key, path in named:
-        key = unicodedata.normalize("NFC", key)
+        key = nfc(key)
         if key in paths:
-            alike = unicodedata.normalize("NFC", paths[key]) == unicodedata.normalize("NFC", str(path))
+            alike = nfc(paths[key]) == nfc(str(path))
             form = " (in another Unicode form)" if alike else ""
             raise InputError(path, f"{problem} {paths[key]}{form}", remedy)
         paths[key] = str(path)
@@ -258,9 +270,9 @@ def choose_split(
     if split in published:
         return split, None
     paths = sorted(path for path in root.glob("*.txt") if _visible(path.name))
-    lists = {path.stem: path for path in paths if "readme" not in path.stem.lower()}
-    if split in lists:
-        return split, lists[split]
+    lists = {nfc(path.stem): path for path in paths if "readme" not in path.stem.lower()}
+    if nfc(str(split)) in lists:
+        return split, lists[nfc(str(split))]
     alias = {"training": "train", "validation": "val", "valid": "val"}.get(split)
     if alias in published:
         return alias, None
@@ -269,8 +281,7 @@ def choose_split(
 # %% ../../nbs/data/40_datasets.ipynb #81114122
 def _path_parts(name: str) -> list[str]:
     "Folders and name of a path as a list file writes it; the extension of an image is left out."
-    name = unicodedata.normalize("NFC", name).replace("\\", "/")
-    parts = [part for part in name.split("/") if part not in ("", ".")]
+    parts = [part for part in nfc(name).replace("\\", "/").split("/") if part not in ("", ".")]
     if parts and parts[-1].lower().endswith(SUFFIXES):
         parts[-1] = parts[-1].rpartition(".")[0]
     return parts
@@ -281,20 +292,24 @@ class _Names:
 
     def __init__(self, files: dict, root: Path):  # key -> path, the data set's folder
         self.files, self.by_name = files, {}
+        whole = _path_parts(os.path.abspath(root))
         for key, path in files.items():
-            below = path[len(str(root)):] if path.startswith(str(root)) else path
-            *folders, name = _path_parts(below)
-            self.by_name.setdefault(name, []).append((key, folders))
+            *folders, name = _path_parts(os.path.relpath(path, root))
+            self.by_name.setdefault(name, []).append((key, folders, [*whole, *folders]))
+
+    def called(self, name: str) -> set[str]:
+        "Keys of the files of a name, whatever their folders."
+        return {key for key, _, _ in self.by_name.get((_path_parts(name) or [""])[-1], ())}
 
     def find(self, text: str) -> set[str]:
-        "Keys of the files that `text` may mean: a key, a file's name, or a path that agrees with the file's as far as both go."
+        "Keys of the files that `text` may mean: a key, a file's name, or a path of which one ends with the other, from the data set's folder on."
         *folders, name = _path_parts(text) or [""]
         keys = set()
-        for key, others in self.by_name.get(name, ()):
-            shared = min(len(folders), len(others))
-            if folders[len(folders) - shared:] == others[len(others) - shared:]:
+        for key, below, whole in self.by_name.get(name, ()):
+            longer = below and folders[len(folders) - len(below):] == below and len(folders) >= len(below)
+            if longer or len(folders) <= len(whole) and whole[len(whole) - len(folders):] == folders:
                 keys.add(key)
-        plain = unicodedata.normalize("NFC", text)
+        plain = nfc(text)
         if plain.lower().endswith(SUFFIXES):
             return keys or {key for key in (plain, name) if key in self.files and not folders}
         return keys | ({plain} & self.files.keys())
@@ -313,8 +328,9 @@ def _line_key(
         keys = images.find(image)
         if len(keys) != 1:
             continue
-        theirs = labels.find(label) if labels else {key for key, _ in images.by_name.get((_path_parts(label) or [""])[-1], ())} or keys
-        if theirs != keys or not labels and not label.lower().endswith(SUFFIXES):
+        theirs = labels.find(label) if labels else images.called(label) or keys
+        is_file = bool(labels) or label.lower().endswith(SUFFIXES)
+        if theirs != keys or not is_file:
             raise InputError(where, f"puts {label!r} beside {image!r}, which is not its label", "write one image a line; labels are paired by name")
         break
     if len(keys) > 1:
@@ -680,10 +696,11 @@ def globbed(
     folders: bool = False # put what stands for wildcards of folders into the key
 ) -> dict[str, str]:      # key -> path
     "Files of a pattern; the key is what its wildcards stand for, in the file's name and, where wanted, in its folders' names."
-    name_pattern = Path(pattern).stem
+    name_pattern = nfc(Path(pattern).stem)
     named = []
     for path, wild in _image_files(Path(root), pattern):
-        name = _stands_for(path.stem, name_pattern) if "*" in name_pattern else path.stem
+        stem = nfc(path.stem)
+        name = _stands_for(stem, name_pattern) if "*" in name_pattern else stem
         named.append(("/".join((*wild, name)) if folders else name, path))
     if not named:
         raise InputError(Path(root)/pattern, "matches no image files", "correct the pattern; it is relative to the description's folder")
