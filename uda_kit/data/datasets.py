@@ -339,7 +339,7 @@ def _line_key(
         raise InputError(where, f"names {line!r}, but there is no such image", "correct the list, or finish unpacking the images")
     return keys.pop()
 
-
+# %% ../../nbs/data/40_datasets.ipynb #7c1d20b1
 def from_list(
     images: dict,              # key -> path of all images
     list_file,                 # file with one image a line, or an image and its label

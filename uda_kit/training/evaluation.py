@@ -176,7 +176,7 @@ def _conditions(self) -> str:
     text = (f"{self.dataset} {self.split}".strip() + f": {self.images} images, network sees {seen}, scored at the labels' full size; "
             f"trained with {self.width} classes ({self.trained}); {self.mapping}")
     narrower = list(self.protocol_sets())[1:]
-    if narrower: text += f"; means over {' and '.join(narrower)} count pixels of the other classes as errors, unless they are said to be dropped"
+    if narrower: text += f"; means over {' and '.join(narrower)} count pixels of other classes as errors, unless marked: others dropped"
     return printable(text)
 
 def _table_rows(self) -> list: # (key, label, value): the key is the same for every evaluation, the label says what is present
@@ -186,7 +186,7 @@ def _table_rows(self) -> list: # (key, label, value): the key is the same for ev
     for k, value in means.items():
         rows.append((f"mIoU over {k}", names[k], value))
         if dropped[k] != value and not np.isnan(value):
-            rows.append((f"dropped {k}", f"{names[k]}, pixels of other classes dropped", dropped[k]))
+            rows.append((f"dropped {k}", f"{names[k]} (others dropped)", dropped[k]))
     return rows
 
 Evaluation.conditions, Evaluation.table_rows = _conditions, _table_rows
