@@ -29,7 +29,7 @@ def looks_like_train_ids(
     if not goes_further or not seen or max(seen) not in TRAIN_IDS or max(seen) < 8:
         return False
     low = sum(pixels for raw, pixels in seen.items() if raw < 7)
-    return low > sum(seen.values())/4 and seen.get(7, 0) < low
+    return low > sum(seen.values())/10 and seen.get(7, 0) < low
 
 # %% ../../nbs/data/70_check.ipynb #6b5bda99
 @dataclass
