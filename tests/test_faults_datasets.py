@@ -475,6 +475,8 @@ def test_saved_evaluations_come_back_and_others_are_refused(tmp_path):
     path.write_bytes(b"\xff\xfe{}")
     line(lambda: load_evaluation(path), path, "UTF-8")
     line(lambda: load_evaluation(tmp_path), tmp_path)
+    odd = evaluation(np.eye(19, dtype=int), split="caf\udce9\x1b")  # as a list file may be called
+    assert load_evaluation(odd.save(path)).split == "caf\\xe9\\x1b" and "\x1b" not in str(odd) + repr(odd) + json.dumps(odd.record())
     path.write_text(json.dumps(good | {"scores": "anything", "more": 1}))
     assert load_evaluation(path) == one
 

@@ -129,7 +129,7 @@ def _image_files(
     "Image files that match. `InputError` for a pattern that is none, and for folders that cannot be read."
     remedy = "give one relative to the description's folder, as photos/*.jpg"
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
-    if "\0" in pattern or os.path.isabs(pattern):
+    if "\0" in pattern or pattern.startswith(("/", "\\")) or os.path.isabs(pattern):
         raise InputError(folder, f"{pattern!r} is no usable pattern", remedy)
     if any("**" in part and part != "**" for part in parts):
         raise InputError(folder, f"{pattern!r} is no usable pattern: ** stands alone between slashes", remedy)

@@ -164,7 +164,7 @@ def _record(self, **more) -> dict: # JSON-able; nan becomes None
     def numbers(values): return {k: number(v) for k, v in values.items()}
     record = {"miou": number(self.miou), **more, "miou_over": numbers(self.means()), "classes_present": self.classes_present()}
     record |= {"missing_classes": MISSING[0], "miou_over_dropped": numbers(self.means("dropped"))}
-    return record | {"trained_classes": self.width, "iou": numbers(self.iou()), "dataset": self.dataset, "split": self.split, "mapping": self.mapping,
+    return record | {"trained_classes": self.width, "iou": numbers(self.iou()), "dataset": printable(self.dataset), "split": printable(self.split), "mapping": self.mapping,
                      "images": self.images, "seconds": round(self.seconds, 2)}
 
 Evaluation.mean_names, Evaluation.record = _mean_names, _record
@@ -307,7 +307,8 @@ def _to_dict(self) -> dict:
     s = self.space
     fields = ("dataset", "split", "scored", "matrix", "trained", "width", "mapping", "size", "images", "seconds")
     space = {"name": s.name, "classes": s.classes, "palette": s.palette, "ignore": s.ignore}
-    return json_able({name: getattr(self, name) for name in fields} | {"space": space, "scores": self.record()})
+    names = {"dataset": printable(self.dataset), "split": printable(self.split)}  # a list file's name need not be UTF-8
+    return json_able({name: getattr(self, name) for name in fields} | names | {"space": space, "scores": self.record()})
 
 Evaluation.save, Evaluation.to_dict = _save, _to_dict
 
