@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 
 from ..data.datasets import Sample, fingerprint, nearest
 from ..data.files import SUFFIXES, image_size, opened
-from ..data.streams import Guarded, quiet_worker, unchanged
 from ..data.twins import image_settings
+from ..data.workers import read_in_order
 from ..errors import InputError
 from ..core.files import atomic_write
 from ..training.evaluation import best_classes, evaluation_mode, image_source, resized, space_of
@@ -214,13 +214,7 @@ class Blocks:
 
 def read_blocks(blocks:Blocks, chosen:list, workers:int): # numbers of blocks, worker processes; yields (number, block)
     "Blocks by number, in order, read by worker processes where there are any. InputError for an image that cannot be read."
-    items = Guarded(blocks)
-    loader = map(items.__getitem__, chosen) if not workers else torch.utils.data.DataLoader(
-        items, batch_size=None, sampler=chosen, num_workers=workers, collate_fn=unchanged, worker_init_fn=quiet_worker,
-        generator=torch.Generator()) # or it would draw from the global one
-    for k, block in zip(chosen, loader):
-        if isinstance(block, InputError): raise block
-        yield k, block
+    yield from zip(chosen, read_in_order(blocks, chosen, workers))
 
 def block_scores(net, block:list, precision:str): # yields (index, (H, W), float32 [C,h',w'] raw scores)
     "The network's scores for a block; neighbours of one size share a forward pass. InputError names the image whose scores are not finite."

@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 from ..data.files import SUFFIXES, read_image
 from ..data.labels import LabelSpace, colorize, label_space, protocols, translate
-from ..data.streams import quiet_worker, unchanged
 from ..data.transforms import JointTransform
+from ..data.workers import read_in_order
 from ..errors import InputError
 from .metrics import ConfusionMatrix, nan_mean
 from ..core.files import write_text
@@ -235,25 +235,27 @@ def class_scores(
 # %% ../../nbs/training/60_evaluation.ipynb #220f1749
 class _Items:
     "Images at the network's size, labels as they are: what workers prepare."
-    def __init__(self, dataset, size): self.dataset, self.size = dataset, size
-    def __len__(self): return len(self.dataset)
+
+    def __init__(self, dataset, size):
+        self.dataset, self.size = dataset, size
+
+    def __len__(self):
+        return len(self.dataset)
+
     def __getitem__(self, i):
-        try: sample = self.dataset[i]
-        except InputError as e: return e
+        sample = self.dataset[i]
         return resized(sample.image, self.size), sample.label, sample.key
 
+
 def _read_all(
-    items,      # _Items
-    workers,    # worker processes
-    progress,   # show a bar
-    what,       # its title
-):              # yields (index, item)
-    loader = map(items.__getitem__, range(len(items))) if not workers else torch.utils.data.DataLoader(
-        items, batch_size=None, num_workers=workers, collate_fn=unchanged, worker_init_fn=quiet_worker,
-        generator=torch.Generator())  # or it would draw from the global one, and evaluating would change a run
-    for i, item in enumerate(tqdm(loader, total=len(items), desc=what, unit="image", disable=not progress)):
-        if isinstance(item, InputError): raise item
-        yield i, item
+    items: _Items,
+    workers: int,    # worker processes
+    progress: bool,  # show a bar
+    what: str,       # its title
+):                   # yields (index, item)
+    "All items in order. `InputError` for what cannot be read."
+    reader = read_in_order(items, range(len(items)), workers)
+    yield from enumerate(tqdm(reader, total=len(items), desc=what, unit="image", disable=not progress))
 
 # %% ../../nbs/training/60_evaluation.ipynb #fd751340
 def spread_out(
