@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,9 +32,14 @@ def json_able(value: object) -> object:
     return value
 
 
+def _escape(match: re.Match) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
 def to_json(value: object, indent: int | None = None) -> str:
-    "One JSON text, on one line unless `indent` is given."
-    return json.dumps(json_able(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    "One JSON text, on one line unless `indent` is given; bytes of file names that are no UTF-8 are written as escapes, and read back as they were."
+    text = json.dumps(json_able(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return re.sub("[\ud800-\udfff]", _escape, text)
 
 # %% ../../nbs/core/30_records.ipynb #40e3b474
 SEAL = "sha256"
