@@ -6,10 +6,11 @@
 __all__ = ['MAX_PIXELS', 'FORMATS', 'SUFFIXES', 'SYSTEM_NAMES', 'ENCODINGS', 'NOT_PNG', 'visible', 'image_files', 'check_regular',
            'check_content', 'quiet_library', 'opened', 'explain', 'orientation', 'turned', 'size_of', 'image_size',
            'stored_bits', 'wide_gray', 'rgb_pixels', 'read_image', 'LabelFormat', 'png_header', 'check_exact',
-           'label_format', 'whole_ids', 'read_single_channel', 'read_sixteen_bits', 'read_first_channel', 'read_ids']
+           'label_format', 'whole_ids', 'read_single_channel', 'read_sixteen_bits', 'read_first_channel', 'read_ids',
+           'whole_png', 'is_whole']
 
 # %% ../../nbs/data/30_files.ipynb #1e9c2f67
-import errno, logging, os, stat, struct, sys, warnings, zlib
+import errno, hashlib, logging, os, stat, struct, sys, warnings, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -335,3 +336,31 @@ def read_ids(
     if encoding == "ids":
         return read_single_channel(path, fmt)
     return read_first_channel(path, fmt, 16 if encoding == "channel0_16bit" else 8)
+
+# %% ../../nbs/data/30_files.ipynb #ce14642c
+def whole_png(data: bytes) -> bool:
+    "Are these the bytes of a PNG that is neither cut nor changed? Nothing is decoded."
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return False
+    view, start = memoryview(data), 8
+    while start + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", view[start:start + 8])
+        end = start + 12 + length
+        if end > len(data) or zlib.crc32(view[start + 4:end - 4]) != int.from_bytes(view[end - 4:end], "big"):
+            return False
+        if kind == b"IEND":
+            return end == len(data)
+        start = end
+    return False
+
+
+def is_whole(
+    path,              # a PNG
+    sha256: str = "",  # of its bytes, as 64 hexadecimal digits; "": not known
+) -> bool:
+    "Is a file what was written? By its hash, or where that is not known by the checksums that a PNG carries."
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(data).hexdigest() == sha256 if sha256 else whole_png(data)
