@@ -108,7 +108,8 @@ def clear_leftovers(
     folder = Path(folder)
     if not folder.is_dir():
         return
-    for leftover in sorted(folder.glob(".*")):
+    start = f".{_short(name)}." if name else "."
+    for leftover in [folder / entry for entry in os.listdir(folder) if entry.startswith(start)]:  # quick, folders may hold thousands of files
         match = LEFTOVER.fullmatch(leftover.name)
         if not match or (name and _short(name) != match["name"]) or not _abandoned(leftover, int(match["pid"])):
             continue
@@ -149,10 +150,7 @@ def _sync(path: Path) -> None:
 
 # %% ../../nbs/core/20_files.ipynb #36481ec7
 @contextmanager
-def replacing(
-    path,               # the file or folder to appear
-    tidy: bool = True,  # look for what killed writers of `path` left; whoever writes thousands of files clears their folder once
-) -> Iterator[Path]:
+def replacing(path) -> Iterator[Path]:  # the file or folder to appear
     """Path to write to (a file or a folder) instead of `path`: it takes the place of `path` if the block ends well, and vanishes if not.
 
     `WriteError` where the disk or the folder does not allow it."""
@@ -160,8 +158,7 @@ def replacing(
     part, old = beside(path), beside(path, "old")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if tidy:
-            clear_leftovers(path.parent, path.name)
+        clear_leftovers(path.parent, path.name)
         try:
             yield part
             _sync(part)
@@ -176,9 +173,9 @@ def replacing(
             _remove(old)
 
 # %% ../../nbs/core/20_files.ipynb #ea6c47b8
-def atomic_write(path, data: bytes, tidy: bool = True) -> None:
+def atomic_write(path, data: bytes) -> None:
     "Write `data` to `path` so that nobody ever sees a part of it. `WriteError` where that is impossible."
-    with replacing(path, tidy) as part:
+    with replacing(path) as part:
         part.write_bytes(data)
 
 

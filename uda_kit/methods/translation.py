@@ -192,7 +192,7 @@ def write_twins(source,        # data set to translate
             twin = translate(image, target.image(reference_index(seed, i, len(target))) if getattr(translate, "reads_reference", True) else None)
             if twin.shape != image.shape: raise InputError(source.key(i), f"was {tuple(image.shape)} and became {tuple(twin.shape)}", "use a translator that keeps an image's size")
             data = png(twin)
-            atomic_write(folder/names[i], data, tidy=False)
+            atomic_write(folder/names[i], data)
             entries[names[i]] = entry_of(data)
         whole = about | {"files": {name: entries[name] for name in names}}
         if left or "files" not in read_twins_json(folder): write_json(folder/ABOUT, whole, seal=True)
