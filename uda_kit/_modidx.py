@@ -280,6 +280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'uda_kit.data.files.LabelFormat.__str__': ( 'data/files.html#labelformat.__str__',
                                                                                 'uda_kit/data/files.py'),
                                     'uda_kit.data.files._late_notes': ('data/files.html#_late_notes', 'uda_kit/data/files.py'),
+                                    'uda_kit.data.files.check_checksums': ('data/files.html#check_checksums', 'uda_kit/data/files.py'),
                                     'uda_kit.data.files.check_content': ('data/files.html#check_content', 'uda_kit/data/files.py'),
                                     'uda_kit.data.files.check_exact': ('data/files.html#check_exact', 'uda_kit/data/files.py'),
                                     'uda_kit.data.files.check_regular': ('data/files.html#check_regular', 'uda_kit/data/files.py'),

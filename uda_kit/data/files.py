@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'SUFFIXES', 'SYSTEM_NAMES', 'ENCODINGS', 'NOT_PNG', 'visible', 'image_files', 'check_regular',
-           'check_content', 'quiet_library', 'opened', 'explain', 'orientation', 'turned', 'size_of', 'image_size',
-           'stored_bits', 'wide_gray', 'rgb_pixels', 'read_image', 'LabelFormat', 'png_header', 'check_exact',
-           'label_format', 'whole_ids', 'read_single_channel', 'read_sixteen_bits', 'read_first_channel', 'read_ids',
-           'whole_png', 'is_whole']
+           'check_content', 'check_checksums', 'quiet_library', 'opened', 'explain', 'orientation', 'turned', 'size_of',
+           'image_size', 'stored_bits', 'wide_gray', 'rgb_pixels', 'read_image', 'LabelFormat', 'png_header',
+           'check_exact', 'label_format', 'whole_ids', 'read_single_channel', 'read_sixteen_bits', 'read_first_channel',
+           'read_ids', 'whole_png', 'is_whole']
 
 # %% ../../nbs/data/30_files.ipynb #1e9c2f67
 import errno, hashlib, logging, os, stat, struct, sys, warnings, zlib
@@ -75,6 +75,19 @@ def check_content(image: Image.Image, path) -> None:
     if image.format in ("PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
         raise InputError(path, f"holds {image.n_frames} pictures in one file", "save the one that is meant as a file of its own")
 
+
+def check_checksums(path) -> None:
+    "`InputError` for a PNG whose header, palette or pixels are not what their checksums say: Pillow decodes some of these without a word."
+    data = Path(path).read_bytes()
+    view, start = memoryview(data), 8
+    while data[:4] == b"\x89PNG" and start + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", view[start:start + 8])
+        end = start + 12 + length
+        critical = kind in (b"IHDR", b"PLTE", b"IDAT")  # notes may be damaged
+        if critical and end <= len(data) and zlib.crc32(view[start + 4:end - 4]) != int.from_bytes(view[end - 4:end], "big"):
+            raise InputError(path, f"is damaged or cut short (a checksum of {kind.decode()} does not fit)", "copy or download it again")
+        start = end
+
 # %% ../../nbs/data/30_files.ipynb #d1a75c8e
 @contextmanager
 def quiet_library(image: Image.Image):
@@ -94,10 +107,15 @@ def quiet_library(image: Image.Image):
 
 
 @contextmanager
-def opened(path):  # image file; yields a Pillow image
+def opened(
+    path,                 # image file
+    pixels: bool = False,  # they will be decoded: check the checksums of a PNG first
+):                        # yields a Pillow image
     "A Pillow image whose size has been checked; errors of opening and decoding inside the block become `InputError`s."
     try:
         check_regular(path)
+        if pixels:
+            check_checksums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore") # of large sizes, for which our own limit follows, and of odd notes in a header
             with Image.open(path, formats=FORMATS) as image, quiet_library(image):
@@ -217,7 +235,7 @@ def read_image(
     path,  # image file
 ):         # uint8 tensor [3,H,W], RGB, turned as EXIF says
     "Decode an image; `InputError` if it is missing, damaged, too large or of a kind without defined colors."
-    with opened(path) as image:
+    with opened(path, pixels=True) as image:
         array = rgb_pixels(image, path)
         array = turned(array, orientation(image, path))
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
@@ -289,7 +307,7 @@ def read_single_channel(path, fmt: LabelFormat) -> np.ndarray:  # label file, it
     if fmt.channels != 1:
         problem = "holds colours (RGB) where class ids are expected" if fmt.channels > 2 else "holds two channels where one of class ids is expected"
         raise InputError(path, problem, "use the data set's id labels, not its colour pictures")
-    with opened(path) as image:
+    with opened(path, pixels=True) as image:
         if fmt.bits < 8 and not fmt.palette:
             ids = np.array(image.convert("L")) // np.uint8(255 // (2 ** fmt.bits - 1))
         else:
@@ -302,7 +320,7 @@ def read_sixteen_bits(path) -> np.ndarray:  # uint16 [H,W]
     "The first channel of a 16-bit PNG, exactly. `InputError` where it is damaged."
     halves = []
     for order in ("16B", "16L"):  # the upper byte of each number, and the lower one
-        with opened(path) as image:
+        with opened(path, pixels=True) as image:
             if len(image.getbands()) == 1:
                 ids = np.array(image)
                 return whole_ids(turned(ids, orientation(image, path)), path)
@@ -322,7 +340,7 @@ def read_first_channel(path, fmt: LabelFormat, bits: int) -> np.ndarray:  # labe
         raise InputError(path, f"holds {fmt.bits}-bit labels where {bits}-bit ones are expected", remedy)
     if bits == 16:
         return read_sixteen_bits(path)
-    with opened(path) as image:
+    with opened(path, pixels=True) as image:
         array = turned(np.array(image), orientation(image, path))
     return array if array.ndim == 2 else np.ascontiguousarray(array[..., 0])
 
