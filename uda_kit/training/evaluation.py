@@ -414,9 +414,9 @@ def _staged(
 ):             # yields a folder to write into
     "Write beside `out`; move the files in when the block ends well, remove them when it does not."
     out = Path(out)
-    check_output(out, overwrite)
     stage = beside(Path(os.path.abspath(out)))
     with writing(out):
+        check_output(out, overwrite)
         stage.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(stage.parent, Path(os.path.abspath(out)).name)
         try:
