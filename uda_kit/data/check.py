@@ -155,13 +155,12 @@ def check_split(dataset,       # an opened data set
                 progress=True  # show a progress bar
                )->SplitReport:
     "Read every sample of one split."
-    from torch.utils.data import DataLoader
     from tqdm.auto import tqdm
-    from uda_kit.data.streams import quiet_worker, unchanged
+    from uda_kit.data.workers import read_in_order
     report = SplitReport(dataset.split, dataset.space.classes, dataset.labelled, len(dataset), len(getattr(dataset, "dropped", ())), pixels=[0] * len(dataset.space))
     report.problems += [str(p) for p in getattr(dataset, "problems", ())]
-    findings = DataLoader(Inspector(dataset), batch_size=None, num_workers=workers, collate_fn=unchanged, worker_init_fn=quiet_worker)
-    for i, found in enumerate(tqdm(findings, desc=f"{dataset.name} {dataset.split}", disable=not progress, leave=False)): report.add(found, dataset, i)
+    findings = read_in_order(Inspector(dataset), range(len(dataset)), workers)
+    for i, found in enumerate(tqdm(findings, total=len(dataset), desc=f"{dataset.name} {dataset.split}", disable=not progress, leave=False)): report.add(found, dataset, i)
     report.own_classes = dataset.space.classes != getattr(SPACES.get(dataset.space.name), "classes", None)
     report.doubts = doubts(report, dataset)
     return report

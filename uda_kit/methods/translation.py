@@ -6,10 +6,10 @@
 # %% auto #0
 __all__ = ['OPPONENT', 'QUANTUM', 'TRANSLATORS', 'to_unit', 'from_unit', 'match_statistics', 'check_beta', 'low_frequencies',
            'swap_amplitude', 'fourier_transfer', 'CycleGAN', 'translator', 'about_translator', 'reference_index',
-           'start_folder', 'png', 'write_twins']
+           'check_folder', 'start_folder', 'entry_of', 'png', 'write_twins']
 
 # %% ../../nbs/methods/50_translation.ipynb #9aef9975
-import inspect, io, json, math
+import hashlib, inspect, io, json, math
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from torch import Tensor
 from ..data.datasets import nearest
 from ..data.streams import generator_at
 from ..data.transforms import resize_pair
-from ..data.twins import ABOUT, image_settings, read_about, twin_files
+from ..data.files import is_whole
+from ..data.twins import ABOUT, image_settings, read_twins_json, twin_files
 from ..errors import InputError
-from ..core.files import atomic_write
+from ..core.files import atomic_write, clear_leftovers
+from ..core.records import write_json
 from ..models.translators import fingerprint, load_translator
 
 # %% ../../nbs/methods/50_translation.ipynb #2e5d032a
@@ -137,18 +139,30 @@ def reference_index(seed:int, i:int, n:int)->int: # seed, source index, number o
     "The target image that source image `i` is translated with."
     return int(torch.randint(n, (), generator=generator_at("twin", seed, i)))
 
-def start_folder(folder:Path, about:dict, names:set)->set: # where twins go, what twins.json shall say, names of all twins -> names that are there
-    "Make a folder of twins, or check that it holds the same ones. InputError where it does not; nothing is written then."
+def check_folder(folder:Path, about:dict, names:set)->dict: # where twins go, what twins.json shall say, names of all twins -> what it says
+    "InputError where a folder of twins is, or belongs to, something else."
     if folder.exists() and not folder.is_dir(): raise InputError(folder, "is a file", "name a folder")
     there = {Path(p).relative_to(folder).as_posix() for p in twin_files(folder).values()} if folder.exists() else set()
-    said = read_about(folder)
-    if said and said != about:
-        other = ", ".join(sorted(k for k in said.keys() | about.keys() if said.get(k) != about.get(k)))
-        raise InputError(folder/ABOUT, f"describes other twins ({other} differs)", "give the settings it was started with, or another folder")
-    stray = sorted(there if not said else there - names)
+    written = read_twins_json(folder)
+    differ = sorted(k for k in (written.keys() | about.keys()) - {"files"} if written.get(k) != about.get(k)) if written else []
+    if differ:
+        raise InputError(folder/ABOUT, f"describes other twins ({', '.join(differ)} differs)", "give the settings it was started with, or another folder")
+    stray = sorted(there if not written else there - names)
     if stray: raise InputError(folder/stray[0], "is not one of the twins to be written" + (f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""), "give an empty folder, or one that this translation was started in")
-    if not said: atomic_write(folder/ABOUT, json.dumps(about, indent=1, sort_keys=True).encode())
-    return there
+    return written
+
+def start_folder(folder:Path, about:dict, names:list)->dict: # where twins go, what twins.json shall say, names of all twins -> name -> (bytes, SHA-256) of those that are whole
+    "Make a folder of twins, or check that it holds the same ones and which of them are whole. InputError where it does not; nothing is written then."
+    written = check_folder(folder, about, set(names))
+    for parent in {(folder/name).parent for name in names}: clear_leftovers(parent)
+    if not written: write_json(folder/ABOUT, about, seal=True)
+    listed = written.get("files", {})
+    whole = [name for name in names if (folder/name).is_file() and is_whole(folder/name, listed.get(name, (0, ""))[1])]
+    return {name: list(listed[name]) if name in listed else entry_of((folder/name).read_bytes()) for name in whole}
+
+def entry_of(data:bytes)->list: # bytes, SHA-256
+    "What twins.json says of one file."
+    return [len(data), hashlib.sha256(data).hexdigest()]
 
 def png(image:Tensor)->bytes: # uint8 [3,H,W]
     "A PNG, compressed quickly: it is read back exactly, and a tenth larger than at its smallest."
@@ -171,12 +185,16 @@ def write_twins(source,        # data set to translate
     about = {"source": image_settings(source), "target": image_settings(target), "translator": about_translator(translate), "seed": seed}
     folder, names = Path(folder), [f"{source.key(i)}.png" for i in range(len(source))]
     try:
-        there = start_folder(folder, about, set(names))
-        left = [i for i, name in enumerate(names) if name not in there]
+        entries = start_folder(folder, about, names)
+        left = [i for i, name in enumerate(names) if name not in entries]
         for i in tqdm(left, desc=f"{source.name} -> {target.name}", disable=not progress, leave=False):
             image = source.image(i)
             twin = translate(image, target.image(reference_index(seed, i, len(target))) if getattr(translate, "reads_reference", True) else None)
             if twin.shape != image.shape: raise InputError(source.key(i), f"was {tuple(image.shape)} and became {tuple(twin.shape)}", "use a translator that keeps an image's size")
-            atomic_write(folder/names[i], png(twin))
+            data = png(twin)
+            atomic_write(folder/names[i], data)
+            entries[names[i]] = entry_of(data)
+        whole = about | {"files": {name: entries[name] for name in names}}
+        if left or "files" not in read_twins_json(folder): write_json(folder/ABOUT, whole, seal=True)
     except OSError as e: raise InputError(folder, f"cannot be written ({e.strerror or e})", "make room or choose another folder; start again to go on, whatever is there is whole") from None
     return len(left)
