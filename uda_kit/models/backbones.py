@@ -6,8 +6,8 @@
 __all__ = ['BACKBONES', 'FOREIGN', 'PREFIXES', 'HEADS', 'VGG_LAYERS', 'IMAGENET', 'shown', 'check_count', 'check_counts',
            'check_choice', 'check_flag', 'check_fraction', 'conv', 'conv_norm', 'normalised', 'norm_relu_conv',
            'Bottleneck', 'still_statistics', 'recomputed', 'BasicBlock', 'ResNet', 'init_backbone', 'Tiny', 'vgg_group',
-           'VGG16', 'pools_up', 'make_backbone', 'check_content', 'check_archive', 'unpickled', 'tensors_in',
-           'is_plain', 'state_dict_in', 'read_tensors', 'backbone_key', 'renamed_tensors', 'check_names',
+           'VGG16', 'pools_up', 'make_backbone', 'content_of', 'check_content', 'check_archive', 'unpickled',
+           'tensors_in', 'is_plain', 'state_dict_in', 'read_tensors', 'backbone_key', 'renamed_tensors', 'check_names',
            'check_values', 'fill', 'downloaded', 'load_backbone']
 
 # %% ../../nbs/models/10_backbones.ipynb #98770a53
@@ -284,21 +284,26 @@ FOREIGN = (  # how files begin that hold no weights
 )
 
 
-def check_content(path) -> None:
-    "`InputError` where a file is not what its name says: safetensors under another name, torch's under .safetensors, or neither."
-    path = Path(path)
+def content_of(path) -> str:
+    "What a file holds by its first bytes: 'torch' (from torch.save), 'safetensors', or '' for what is not told. `InputError` for what is none of them."
     try:
         with open(path, "rb") as file: start = file.read(40)
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "give a file that you may read") from None
-    named = path.suffix.lower() == ".safetensors"
-    zipped, pickled = start.startswith(b"PK\x03\x04"), start[:1] == b"\x80" and start[8:9] != b"{"
-    if named and (zipped or pickled):
-        raise InputError(path, "is named .safetensors but was written by torch.save", "let its name end in .pth")
-    if not named and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8:
-        raise InputError(path, "holds safetensors under another name", "let its name end in .safetensors")
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8: return "safetensors"
+    if start.startswith((b"PK\x03\x04", b"\x80")): return "torch"
     for beginning, problem, remedy in FOREIGN:
         if start.startswith(beginning): raise InputError(path, problem, remedy)
+    return ""
+
+
+def check_content(path) -> None:
+    "`InputError` where a file is not what its name says: safetensors under another name, torch's under .safetensors, or neither."
+    content, named = content_of(path), Path(path).suffix.lower() == ".safetensors"
+    if named and content == "torch":
+        raise InputError(path, "is named .safetensors but was written by torch.save", "let its name end in .pth")
+    if not named and content == "safetensors":
+        raise InputError(path, "holds safetensors under another name", "let its name end in .safetensors")
 
 # %% ../../nbs/models/10_backbones.ipynb #b123fe80
 def check_archive(path:Path) -> None:
