@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .backbones import fill
+from .backbones import check_count, check_flag, fill
 from ..core.tensors import load_tensors, read_about
-from .checkpoints import save_net
+from .checkpoints import as_described, save_net
 
 # %% ../../nbs/models/50_translators.ipynb #5aa9850b
 def instance_norm(x:Tensor) -> Tensor: # [B,C,H,W] -> the same, each channel of each image with mean 0 and variance 1
@@ -112,9 +112,7 @@ class CycleTranslator(nn.Module):
     "Generators G: source -> target and F: target -> source (CycleGAN, section 3). `config`: its options."
     def __init__(self, width:int=64, blocks:int=9, residual:bool=False): # channels at full resolution, residual blocks; does a generator draw the change alone?
         super().__init__()
-        for name, value in (("width", width), ("blocks", blocks)):
-            if int(value) != value or value < 1: raise InputError(f"{name}={value!r}", "is no size of a generator", "give a whole number from 1 on; the paper's are width 64, blocks 9")
-        self.config = {"width": int(width), "blocks": int(blocks), "residual": bool(residual)}
+        self.config = {"width": check_count("width", width, 1, 1_024), "blocks": check_count("blocks", blocks, 1, 100), "residual": check_flag("residual", residual)}
         self.G, self.F = (Generator(**self.config) for _ in range(2))
 
     def forward(self, image): # [B,3,H,W] float RGB in [0, 1] -> the same, in the target's style
@@ -162,8 +160,5 @@ def translator_header(path) -> dict: # {'config': options, 'extra': ...}
 
 def load_translator(path) -> CycleTranslator: # on the CPU; torch's random state stays as it is
     "Load a translator. InputError for damaged files and files that hold anything else."
-    config = translator_header(path)["config"]
-    try:
-        with torch.random.fork_rng(devices=[]): net = CycleTranslator(**config)
-    except (TypeError, InputError) as e: raise InputError(path, f"has a broken header ({e})", "take another checkpoint") from None
-    return fill(net, load_tensors(path, checksum=True)[0], path)
+    config, (tensors, _) = translator_header(path)["config"], load_tensors(path, checksum=True)
+    return fill(as_described(CycleTranslator, config, path, tensors), tensors, path)
