@@ -259,6 +259,7 @@ def make_backbone(
     late_dilation:bool=False,  # ResNets
    ) -> nn.Module:
     "Build a backbone by name; it maps [B,3,H,W] to features for the aux and the main classifier. `InputError` for other names."
+    check_choice("recompute", recompute, ("none", "norms", "blocks"))
     up = pools_up(name, ceil_pool)
     if name == "tiny": return Tiny()
     if name == "resnet50": return ResNet((3, 4, 6, 3), stride_in_1x1, recompute, up, late_dilation)
@@ -290,6 +291,7 @@ def content_of(path) -> str:
         with open(path, "rb") as file: start = file.read(40)
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "give a file that you may read") from None
+    if not start: raise InputError(path, "is an empty file", "copy or download it again")
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8: return "safetensors"
     if start.startswith((b"PK\x03\x04", b"\x80")): return "torch"
     for beginning, problem, remedy in FOREIGN:
@@ -308,12 +310,10 @@ def check_content(path) -> None:
 # %% ../../nbs/models/10_backbones.ipynb #b123fe80
 def check_archive(path:Path) -> None:
     "`InputError` for a zip archive that would unpack to more bytes than the file has; torch.save packs nothing."
-    if not zipfile.is_zipfile(path):
-        return
     try:
         with zipfile.ZipFile(path) as archive: claimed = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # torch's own reader says what is wrong
+    except Exception:  # no archive, or a damaged one, of which zipfile can say anything
+        return         # torch's own reader says what is wrong
     if claimed > path.stat().st_size:
         raise InputError(path, f"would unpack to {claimed:,} bytes, more than the file holds", "give a file as torch.save writes it, not packed")
 
@@ -437,7 +437,7 @@ def downloaded(backbone:str) -> dict:
     url = getattr(torchvision.models, IMAGENET[backbone]).IMAGENET1K_V1.url
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError):
+    except Exception:  # of the network, of the disk, or of a file that is not what its hash says
         raise InputError("weights='imagenet'", f"could not download {url}", "download that file elsewhere and give its path as weights") from None
 
 

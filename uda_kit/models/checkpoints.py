@@ -21,7 +21,7 @@ from ..core.records import check_json
 from ..core.tensors import load_tensors, read_about, save_tensors
 from ..errors import InputError
 from ..data.labels import LabelSpace
-from .backbones import PREFIXES, backbone_key, check_names, content_of, fill, read_tensors, renamed_tensors, shown
+from .backbones import PREFIXES, backbone_key, check_count, check_names, content_of, fill, read_tensors, renamed_tensors, shown
 from .pyramid_segmenters import deeplab_v3, pspnet
 from .segmenters import Segmenter, deeplab_v2
 
@@ -211,6 +211,8 @@ def published_network(names:set[str], num_classes:int, aspp_branches:int|None, p
         if aspp_branches: raise InputError(path, "is torchvision's DeepLab-v3, which has no branches to sum", "leave aspp_branches out")
         multi_level = "aux_classifier.4.weight" in names
         return lambda: deeplab_v3(num_classes, depth, multi_level, as_torchvision=True), torchvision_key
+    if any(name.startswith(("main.", "neck.")) for name in names):
+        raise InputError(path, "is a weight file of the kit already", "use it as it is")
     heads = {name.split(".")[0] for name in names if ".conv2d_list." in name}
     if not heads & {"layer5", "layer6", "classifier"}:
         raise InputError(path, "has no classifiers named layer5, layer6 or classifier", "give a backbone's file as `weights`, or the kit's own files to `load_weights`")
@@ -227,6 +229,8 @@ def load_released(
     aspp_branches:int|None=None,# branches that are summed: 2 as in AdaptSegNet's code, or all 4 as in ADVENT's; None: 4 where there is `layer6` alone, else 2
    ) -> Segmenter:
     "A segmenter from a published checkpoint: DeepLab-v2 of AdaptSegNet or ADVENT, or torchvision's DeepLab-v3. Code in the file is not run. Raises InputError where it does not fit."
+    check_count("num_classes", num_classes)
+    if aspp_branches not in (None, 2, 4): raise InputError(shown("aspp_branches", aspp_branches), "is not 2 or 4", "use 2 (AdaptSegNet) or 4 (ADVENT)")
     tensors = read_tensors(path)
     build_net, key = published_network(set(map(bare, tensors)), num_classes, aspp_branches, path)
     named = renamed_tensors(tensors, key, path)
