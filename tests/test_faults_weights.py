@@ -77,7 +77,7 @@ def test_a_header_that_describes_no_network_of_these_tensors_is_refused_before_m
         save_tensors(path, tiny.state_dict(), {"format": FORMAT, "config": config, "space": None, "extra": {}})
         one_line(path, load_weights, path)
     space = {"name": "x", "classes": ["a", "b", "c"], "palette": [], "ignore": 255}
-    for wrong in ({"name": "a"}, [], space | {"classes": 3}, space | {"classes": ["a", "b"]}, space | {"classes": ["a", "a", "c"]}, space | {"palette": [[1, 2]]}): one_line(path, load_weights, write_header(path, tiny, space=wrong))
+    for wrong in ({"name": "a"}, [], space | {"classes": 3}, space | {"classes": ["a", "b"]}, space | {"classes": ["a", "a", "c"]}, space | {"palette": [[1, 2]]}, space | {"ignore": 1}, space | {"ignore": 10**9}): one_line(path, load_weights, write_header(path, tiny, space=wrong))
     net = pspnet(3, "tiny")
     for config in ({"width": 10**9}, {"width": 4096}, {"bins": list(range(1, 100_000))}, {"dropout": "x"}): one_line(path, load_weights, write_header(path, net, net.config | config))
     translation = CycleTranslator(width=4, blocks=1)

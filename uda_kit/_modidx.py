@@ -1326,6 +1326,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'uda_kit/models/checkpoints.py'),
                                             'uda_kit.models.checkpoints.convert': ( 'models/checkpoints.html#convert',
                                                                                     'uda_kit/models/checkpoints.py'),
+                                            'uda_kit.models.checkpoints.in_words': ( 'models/checkpoints.html#in_words',
+                                                                                     'uda_kit/models/checkpoints.py'),
                                             'uda_kit.models.checkpoints.load_released': ( 'models/checkpoints.html#load_released',
                                                                                           'uda_kit/models/checkpoints.py'),
                                             'uda_kit.models.checkpoints.load_weights': ( 'models/checkpoints.html#load_weights',

@@ -425,11 +425,11 @@ class Convert:
         if dst.suffix != ".safetensors": raise InputError(dst, "is not the name of a weight file", "let it end in .safetensors")
         if dst.exists() and not self.overwrite: raise InputError(dst, "exists", "allow it to be replaced with --overwrite, or name another file")
         from uda_kit.data.labels import label_space
-        from uda_kit.models.checkpoints import architecture, convert, read_header
+        from uda_kit.models.checkpoints import convert, in_words, read_header
         space = label_space(self.space or {19: "cityscapes19", 16: "synthia16"}.get(self.classes))
         config = read_header(convert(self.src, dst, self.classes, self.aspp_branches, space))["config"]
-        branches = f", the sum of {config['aspp_branches']} branches" if "aspp_branches" in config else ""
-        print(f"wrote {dst}: {architecture(config)} on {config['backbone']}, {self.classes} classes{branches}")
+        advent = self.aspp_branches is None and config["multi_level"] and "aspp_branches" in config  # a two-level file may be of either
+        print(f"wrote {dst}: {in_words(config)}{'; a network of ADVENT sums 4, give --aspp-branches 4' if advent else ''}")
         return 0
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def check_adam(where:str, lr:float, betas:tuple) -> None:
     if not pair or not all(isinstance(b, Real) and 0 <= b < 1 for b in betas):
         raise InputError(f"{where}(betas={betas!r})", "are no betas of Adam", "give two numbers from 0 to under 1")
 
-
+# %% ../../nbs/methods/10_output_space.ipynb #e9a63ff4
 def domain_loss(score:Tensor,   # raw output of a discriminator, any shape
                 source:bool,    # the side the score should say: source (1) or target (0)
                 kind:str="vanilla") -> Tensor:
@@ -173,7 +173,7 @@ def normalized_entropy(logits:Tensor) -> Tensor: # [B,C,...] -> [B,...], from 0 
     log_p = logits.log_softmax(1).clamp(min=-200)  # e^-200 is 0 in float32, so that 0 log 0 is 0 even for infinite logits
     return -(log_p.exp() * log_p).sum(1) / math.log(max(logits.shape[1], 2))
 
-
+# %% ../../nbs/methods/10_output_space.ipynb #d7e96259
 class EntropyMinimization(Term):
     "Mean normalised entropy of the target's predictions at one level (MinEnt: Vu et al., CVPR 2019, section 3.1)."
     reads = ("target",)

@@ -66,13 +66,13 @@ def check_beta(beta:float, where="fourier")->float:
     if not 0 <= beta <= 0.5: raise InputError(where, f"beta is {beta}", "give a number from 0 (nothing) to 0.5 (all frequencies); the paper uses 0.01 to 0.09")
     return float(beta)
 
-
+# %% ../../nbs/methods/50_translation.ipynb #3010c72b
 def check_window(window:str, where="fourier")->str:
     "InputError for a window of another name."
     if window not in WINDOWS: raise InputError(where, f"{str(window)[:40]!r} is no window", f"write {' or '.join(WINDOWS)}, as in fourier:0.01:square")
     return window
 
-
+# %% ../../nbs/methods/50_translation.ipynb #1f50c67f
 def window_size(H:int, W:int, beta:float, window:str="rectangle")->tuple[int, int]:
     "How many frequencies from 0 on the window holds along height and width (FDA, Eq. 2; the square: utils of the released code)."
     if window == "rectangle": return math.ceil(beta * H), math.ceil(beta * W)
@@ -84,12 +84,12 @@ def both_signs(n:int, size:int)->Tensor: # frequencies 0 .. n-1 -> int64 indices
     "Where in a discrete spectrum of `size` values the frequencies |u| < n lie."
     return torch.cat((torch.arange(n), torch.arange(max(size - n + 1, n), size))) if n else torch.arange(0)
 
-
+# %% ../../nbs/methods/50_translation.ipynb #2637774b
 def low_frequencies(size:int, beta:float)->Tensor: # length of the axis -> int64 indices into its spectrum
     "Where in a discrete spectrum the frequencies |u| < beta * size lie."
     return both_signs(math.ceil(beta * size), size)
 
-
+# %% ../../nbs/methods/50_translation.ipynb #7c49f2bd
 def swap_amplitude(x:Tensor,   # float [3,H,W]
                    r:Tensor,   # float [3,H,W], the same size
                    beta:float, # half the window's height and width, as a fraction of the image's
@@ -147,7 +147,7 @@ def fourier_translator(name:str):
     options = {"beta": check_beta(beta, name)} | ({"window": check_window(window, name)} if colon else {})
     return partial(fourier_transfer, **options)
 
-
+# %% ../../nbs/methods/50_translation.ipynb #651180c9
 def translator(name:str): # "statistics", "fourier", "fourier:0.05", "fourier:0.05:square", or "cyclegan:FILE"
     "A function (image, reference) -> translated image. InputError for other names, and for a file that holds no translator."
     kind, colon, value = str(name).partition(":")

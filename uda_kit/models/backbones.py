@@ -29,7 +29,7 @@ def shown(name:str, value:object) -> str:
         text = f"a very long {type(value).__name__}"
     return f"{name}={text if len(text) <= 60 else text[:57] + '...'}"
 
-
+# %% ../../nbs/models/10_backbones.ipynb #a648f0fa
 def check_count(name:str, value:object, least:int=1, most:int=10_000) -> int:
     "`value` as a whole number from `least` to `most`. `InputError` naming the option for anything else; texts, fractions and bools are none."
     whole = isinstance(value, Integral) and not isinstance(value, bool)
@@ -37,7 +37,7 @@ def check_count(name:str, value:object, least:int=1, most:int=10_000) -> int:
         return int(value)
     raise InputError(shown(name, value), f"is no whole number from {least} to {most}", "give one")
 
-
+# %% ../../nbs/models/10_backbones.ipynb #4a49b71c
 def check_counts(name:str, values:object, most:int=1_000) -> list[int]:
     "`values` as a list of 1 to 16 whole numbers from 1. `InputError` naming the option for anything else."
     listed = isinstance(values, Sequence) and not isinstance(values, str)
@@ -51,14 +51,14 @@ def check_choice(name:str, value:object, known:tuple) -> None:
     if not isinstance(value, str) or value not in known:
         raise InputError(shown(name, value), "is unknown", f"choose one of {', '.join(known)}")
 
-
+# %% ../../nbs/models/10_backbones.ipynb #7002d346
 def check_flag(name:str, value:object) -> bool:
     "`InputError` for an option that is neither True nor False: the text 'no' would count as yes."
     if not isinstance(value, bool):
         raise InputError(shown(name, value), "is neither True nor False", "give one of them")
     return value
 
-
+# %% ../../nbs/models/10_backbones.ipynb #f8ab3708
 def check_fraction(name:str, value:object) -> float:
     "`InputError` for a share that is no number from 0 to under 1."
     if isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1:
@@ -218,7 +218,7 @@ def vgg_group(inputs:int, outputs:int, n:int, dilation:int=1) -> list[nn.Module]
         layers += [nn.Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=dilation, dilation=dilation), nn.ReLU(inplace=True)]
     return layers
 
-
+# %% ../../nbs/models/10_backbones.ipynb #7e5286f7
 class VGG16(nn.Module):
     "VGG-16 at output stride 8, fully connected layers as dilated 3x3 convolutions (DeepLab-v2; output_space section 5)."
     def __init__(self, ceil_pool:bool=False): # poolings round sizes up instead of down
@@ -250,7 +250,7 @@ def pools_up(backbone:str, ceil_pool:bool|None=None) -> bool:
     if backbone == "tiny": raise InputError(shown("ceil_pool", ceil_pool), "means nothing for tiny, which has no max-pool", "leave it out")
     return check_flag("ceil_pool", ceil_pool)
 
-
+# %% ../../nbs/models/10_backbones.ipynb #f2933409
 def make_backbone(
     name:str,                  # one of `BACKBONES`
     stride_in_1x1:bool=False,  # ResNets: see `ResNet`
@@ -298,7 +298,7 @@ def content_of(path) -> str:
         if start.startswith(beginning): raise InputError(path, problem, remedy)
     return ""
 
-
+# %% ../../nbs/models/10_backbones.ipynb #a24d0805
 def check_content(path) -> None:
     "`InputError` where a file is not what its name says: safetensors under another name, torch's under .safetensors, or neither."
     content, named = content_of(path), Path(path).suffix.lower() == ".safetensors"
@@ -317,7 +317,7 @@ def check_archive(path:Path) -> None:
     if claimed > path.stat().st_size:
         raise InputError(path, f"would unpack to {claimed:,} bytes, more than the file holds", "give a file as torch.save writes it, not packed")
 
-
+# %% ../../nbs/models/10_backbones.ipynb #c05e89b2
 def unpickled(path:Path) -> object:
     "What torch.save put into a file. Nothing in it is run, and torch's warnings are not shown: one line says what is wrong."
     check_archive(path)
@@ -335,13 +335,13 @@ def tensors_in(value:object) -> bool:
     "Whether something read from a file is a dictionary of tensors."
     return isinstance(value, dict) and any(torch.is_tensor(v) for v in value.values())
 
-
+# %% ../../nbs/models/10_backbones.ipynb #e88d9cdc
 def is_plain(tensor:torch.Tensor) -> bool:
     "Whether a tensor simply holds its numbers, on the CPU."
     usual = not tensor.is_nested and tensor.layout == torch.strided and tensor.device.type == "cpu"
     return usual and not tensor.is_quantized and not tensor.is_complex()
 
-
+# %% ../../nbs/models/10_backbones.ipynb #ebd8e7b3
 def state_dict_in(value:object, path) -> dict:
     "The named tensors in what a file holds: itself, its 'state_dict' or 'model', or the one dictionary of tensors in it. `InputError` where there is none, or several."
     for key in ("state_dict", "model"):
@@ -355,7 +355,7 @@ def state_dict_in(value:object, path) -> dict:
         raise InputError(path, "holds no named tensors", "give a file holding a plain state dict")
     return value[inner[0]]
 
-
+# %% ../../nbs/models/10_backbones.ipynb #a0b4a1a6
 def read_tensors(
     path, # a .safetensors file, or a file written by torch.save
    ) -> dict: # tensors by name, on the CPU
@@ -387,7 +387,7 @@ def backbone_key(name:str, backbone:str) -> str|None:
             if name.startswith(theirs): return ours + name[len(theirs):]
     return None if name.startswith(HEADS) else name
 
-
+# %% ../../nbs/models/10_backbones.ipynb #ba4f79e4
 def renamed_tensors(tensors:dict, key, where) -> dict:
     "Tensors under the names that `key` gives them, None for those not used. `InputError` where two would get the same name."
     named = {}
@@ -408,7 +408,7 @@ def check_names(own:dict, tensors:dict, where, optional:tuple=()) -> None:
         if names: problems.append(f"{what} {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
     if problems: raise InputError(where, f"holds weights of another network: tensors {', '.join(problems)}", "check the backbone and its options")
 
-
+# %% ../../nbs/models/10_backbones.ipynb #77270067
 def check_values(own:dict, tensors:dict, where) -> None:
     "`InputError` naming `where` and the first tensor that is not of floating-point numbers where the network's `own` is, or not finite."
     for name, tensor in tensors.items():
@@ -417,7 +417,7 @@ def check_values(own:dict, tensors:dict, where) -> None:
         if not torch.isfinite(tensor.float()).all():
             raise InputError(where, f"holds NaN or infinite values in {name}", "take a checkpoint from before training diverged")
 
-
+# %% ../../nbs/models/10_backbones.ipynb #1b2b33da
 def fill(net:nn.Module, tensors:dict, where, optional:tuple=()) -> nn.Module:
     "Copy named tensors into `net`; InputError naming `where` unless names, shapes and values fit. Names starting with one of `optional` may be absent."
     own = net.state_dict()
@@ -440,7 +440,7 @@ def downloaded(backbone:str) -> dict:
     except Exception:  # of the network, of the disk, or of a file that is not what its hash says
         raise InputError("weights='imagenet'", f"could not download {url}", "download that file elsewhere and give its path as weights") from None
 
-
+# %% ../../nbs/models/10_backbones.ipynb #2f050dde
 def load_backbone(
     net:nn.Module, # from `make_backbone`
     weights,       # "imagenet" (torchvision's, downloaded once), or a local file

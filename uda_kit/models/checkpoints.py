@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'OLD_FORMATS', 'ARCHITECTURES', 'TRAINING', 'BRANCH', 'TORCHVISION_PARTS', 'save_net', 'save_weights',
            'SpaceRecord', 'HeaderRecord', 'read_header', 'as_described', 'architecture', 'build', 'check_same',
            'load_weights', 'bare', 'released_key', 'torchvision_key', 'classifier_classes', 'published_network',
-           'load_released', 'convert']
+           'load_released', 'convert', 'in_words']
 
 # %% ../../nbs/models/40_checkpoints.ipynb #5aa0faab
 import inspect
@@ -62,7 +62,7 @@ class SpaceRecord(TypedDict):
     palette: list[list[int]]
     ignore: int
 
-
+# %% ../../nbs/models/40_checkpoints.ipynb #6651b328
 class HeaderRecord(TypedDict):
     "What the header of a segmenter's file holds."
     format: str
@@ -70,7 +70,7 @@ class HeaderRecord(TypedDict):
     space: SpaceRecord | None
     extra: dict[str, Any]
 
-
+# %% ../../nbs/models/40_checkpoints.ipynb #7bdf7f46
 def read_header(path) -> dict:
     "What a kit weight file says about itself: 'config', 'space' (a LabelSpace or None), 'extra', 'kit'; only `load_weights` compares it with the checksum. Raises InputError for other files."
     if isfile(path) and content_of(path) == "torch":
@@ -87,6 +87,8 @@ def read_header(path) -> dict:
         raise InputError(path, f"has a broken header ({error})", "take another checkpoint") from None
     if space and len(space) != config.get("num_classes"):
         raise InputError(path, f"has a broken header ({len(space)} class names for {shown('num_classes', config.get('num_classes'))})", "take another checkpoint")
+    if space and not len(space) <= space.ignore <= 255:
+        raise InputError(path, f"has a broken header ({shown('ignore', space.ignore)} beside {len(space)} classes)", "take another checkpoint")
     return dict(format=record["format"], config=config, space=space, extra=record["extra"], kit=record.get("kit"))
 
 # %% ../../nbs/models/40_checkpoints.ipynb #3956e097
@@ -111,7 +113,7 @@ def as_described(
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(path, f"has a broken header ({error})", "take another checkpoint") from None
 
-
+# %% ../../nbs/models/40_checkpoints.ipynb #cd5e01b2
 ARCHITECTURES = {"deeplab_v2": deeplab_v2, "deeplab_v3": deeplab_v3, "pspnet": pspnet}
 
 
@@ -119,7 +121,7 @@ def architecture(config:dict) -> str: # a key of `ARCHITECTURES`, or what a head
     "The name of the network that has these options."
     return config.get("architecture", "deeplab_v2")
 
-
+# %% ../../nbs/models/40_checkpoints.ipynb #7b5c9ff5
 def build(config:dict, path, tensors:dict|None=None) -> Segmenter:
     "The network that the options in the header of `path` describe, see `as_described`. Raises InputError where there is none."
     name = architecture(config)
@@ -139,7 +141,7 @@ def check_same(config:dict, net:Segmenter, path) -> None:
     other = [f"{shown(key, config.get(key))} there, {net.config.get(key)} here" for key in keys if config.get(key) != net.config.get(key)]
     if other: raise InputError(path, f"belongs to another network: {', '.join(other[:4])}", "use the same options for both")
 
-
+# %% ../../nbs/models/40_checkpoints.ipynb #90185dd0
 def load_weights(
     path,                # a .safetensors file written by `save_weights`
     net:Segmenter|None=None, # fill this network; None: build the one the file describes
@@ -168,7 +170,7 @@ def bare(name:str) -> str:
     while name.startswith(PREFIXES): name = name.split(".", 1)[1]
     return name
 
-
+# %% ../../nbs/models/40_checkpoints.ipynb #d29e1989
 def released_key(name:str, multi_level:bool, aspp_branches:int=2) -> str|None:
     "Name in a kit segmenter of the tensor that released checkpoints call `name`; None for what is not used."
     name = bare(name)
@@ -203,7 +205,7 @@ def classifier_classes(tensors:dict) -> set[int]:
     biases = [t for name, t in tensors.items() if name in heads or re.fullmatch(r"(main|aux)\.convs\.\d\.bias", name)]
     return {t.shape[0] for t in biases if t.ndim}
 
-
+# %% ../../nbs/models/40_checkpoints.ipynb #5b974324
 def published_network(names:set[str], num_classes:int, aspp_branches:int|None, path) -> tuple[Callable, Callable]:
     "What a published checkpoint with tensors of these `names` is: a function that builds its network, and one from its names to ours. `InputError` where it is none."
     depth = "resnet101" if any(name.startswith("layer3.22.") for name in names) else "resnet50"
@@ -252,3 +254,9 @@ def convert(
     if Path(dst).suffix != ".safetensors": raise InputError(dst, "is not the name of a weight file", "let it end in .safetensors")
     net = load_released(src, num_classes, aspp_branches)
     return save_weights(net, dst, space, extra={"converted_from": Path(src).name})
+
+# %% ../../nbs/models/40_checkpoints.ipynb #ae08942c
+def in_words(config:dict) -> str:
+    "A network in a few words, by its options."
+    words = f"{architecture(config)} on {config['backbone']}, {config['num_classes']} classes"
+    return f"{words}, the sum of {config['aspp_branches']} branches" if "aspp_branches" in config else words

@@ -142,7 +142,7 @@ def check_options(config:dict, weights:str|None=None) -> None:
     if weights == "imagenet" and (config["stride_in_1x1"] or config["normalise"] != "imagenet"):
         raise InputError("weights='imagenet'", "torchvision's weights have the stride on the 3x3 and take RGB", "leave stride_in_1x1=False and normalise='imagenet'")
 
-
+# %% ../../nbs/models/20_segmenters.ipynb #12859082
 def pooling_option(backbone:str, ceil_pool:bool|None) -> dict:
     "What a network's options say of its poolings. ResNets that round up say nothing: files and runs from before the option stay what they are."
     up = pools_up(backbone, ceil_pool)
