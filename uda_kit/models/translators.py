@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .backbones import check_count, check_flag, fill
+from .backbones import fill
 from ..core.tensors import load_tensors, read_about
-from .checkpoints import as_described, save_net
+from .checkpoints import save_net
 
 # %% ../../nbs/models/50_translators.ipynb #5aa9850b
 def instance_norm(x:Tensor) -> Tensor: # [B,C,H,W] -> the same, each channel of each image with mean 0 and variance 1
@@ -106,6 +106,8 @@ class ImageDiscriminator(nn.Module):
         return self.convs[-1](x)
 
 # %% ../../nbs/models/50_translators.ipynb #592bd363
+from .backbones import check_count, check_flag
+
 SMALL = {"width": 16, "blocks": 4, "residual": True} # for images of about 128x256 on a processor
 
 class CycleTranslator(nn.Module):
@@ -160,5 +162,8 @@ def translator_header(path) -> dict: # {'config': options, 'extra': ...}
 
 def load_translator(path) -> CycleTranslator: # on the CPU; torch's random state stays as it is
     "Load a translator. InputError for damaged files and files that hold anything else."
-    config, (tensors, _) = translator_header(path)["config"], load_tensors(path, checksum=True)
-    return fill(as_described(CycleTranslator, config, path, tensors), tensors, path)
+    config = translator_header(path)["config"]
+    try:
+        with torch.random.fork_rng(devices=[]): net = CycleTranslator(**config)
+    except (TypeError, InputError) as e: raise InputError(path, f"has a broken header ({e})", "take another checkpoint") from None
+    return fill(net, load_tensors(path, checksum=True)[0], path)
