@@ -20,7 +20,7 @@ from uda_kit.errors import InputError, expect_error
 from uda_kit.methods.output_space import EntropyMinimization, OutputAdversarial, Supervised, min_entropy_terms, normalized_entropy
 from uda_kit.methods.translation import about_translator, fourier_transfer, swap_amplitude, translator, window_size
 from uda_kit.models.backbones import load_backbone, make_backbone, read_tensors
-from uda_kit.models.checkpoints import FORMAT, convert, load_released, load_weights, save_weights
+from uda_kit.models.checkpoints import FORMAT, convert, load_released, load_weights, read_header, save_weights
 from uda_kit.models.discriminators import OutputDiscriminator, PatchDiscriminator
 from uda_kit.models.pyramid_segmenters import deeplab_v3, pspnet
 from uda_kit.models.segmenters import deeplab_v2
@@ -95,6 +95,12 @@ def test_options_on_either_side_alone_make_another_network(tmp_path):
     assert "as_torchvision=True there" in message and "ceil_pool=False there" in message
 
 
+def test_a_backbone_of_another_stride_or_input_is_refused(tmp_path):
+    path = save_weights(deeplab_v2(3, normalise="caffe", stride_in_1x1=True), tmp_path / "caffe.safetensors")
+    assert "normalise='caffe'" in one_line(path, deeplab_v2, 3, stride_in_1x1=True, weights=path) and "stride_in_1x1=True" in one_line(path, pspnet, 3, "tiny", normalise="caffe", weights=str(path))
+    assert deeplab_v2(5, normalise="caffe", stride_in_1x1=True, weights=path).num_classes == 5
+
+
 def test_every_flipped_bit_of_a_weight_file_is_noticed_and_the_umask_is_honoured(tmp_path, tiny):
     before = os.umask(0o027)
     try: path = save_weights(tiny, tmp_path / "w.safetensors")
@@ -166,6 +172,11 @@ def test_damaged_and_packed_archives_are_one_line(tmp_path):
             one_line(path, load_released, path)
         path.write_bytes(whole[:len(whole) // 2])
         one_line(path, load_released, path)
+    torch.save({"a": torch.ones(10), "b": torch.ones(5)}, path)
+    with zipfile.ZipFile(path) as archive: records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:  # a storage that is shorter than its tensor
+        for name, data in records.items(): archive.writestr(name, data[:8] if name.endswith("data/0") else data)
+    one_line(path, load_released, path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive: archive.writestr("x/data.pkl", bytes(10**7))
     assert path.stat().st_size < 20_000 and "would unpack to 10,000,000 bytes" in one_line(path, load_released, path)
 
@@ -218,7 +229,7 @@ def test_released_vgg_checkpoints_give_the_released_scores(tmp_path, capsys):
     backbone = load_backbone(make_backbone("vgg16"), tmp_path / "vgg.pth", "vgg16")
     assert torch.equal(backbone.fc[2].weight, ours.backbone.fc[2].weight)
     config = {key: value for key, value in ours.config.items() if key != "ceil_pool"}  # as such files were written before
-    assert load_weights(write_header(tmp_path / "old.safetensors", ours, config)).config["ceil_pool"] is True
+    assert read_header(write_header(tmp_path / "old.safetensors", ours, config))["config"]["ceil_pool"] is True
 
 
 @torch.no_grad()

@@ -1267,6 +1267,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'uda_kit/models/backbones.py'),
                                           'uda_kit.models.backbones.check_names': ( 'models/backbones.html#check_names',
                                                                                     'uda_kit/models/backbones.py'),
+                                          'uda_kit.models.backbones.check_origin': ( 'models/backbones.html#check_origin',
+                                                                                     'uda_kit/models/backbones.py'),
                                           'uda_kit.models.backbones.check_values': ( 'models/backbones.html#check_values',
                                                                                      'uda_kit/models/backbones.py'),
                                           'uda_kit.models.backbones.content_of': ( 'models/backbones.html#content_of',

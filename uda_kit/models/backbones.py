@@ -7,8 +7,8 @@ __all__ = ['BACKBONES', 'FOREIGN', 'PREFIXES', 'HEADS', 'VGG_LAYERS', 'IMAGENET'
            'check_choice', 'check_flag', 'check_fraction', 'conv', 'conv_norm', 'normalised', 'norm_relu_conv',
            'Bottleneck', 'still_statistics', 'recomputed', 'BasicBlock', 'ResNet', 'init_backbone', 'Tiny', 'vgg_group',
            'VGG16', 'pools_up', 'make_backbone', 'content_of', 'check_content', 'check_archive', 'unpickled',
-           'tensors_in', 'is_plain', 'state_dict_in', 'read_tensors', 'backbone_key', 'renamed_tensors', 'check_names',
-           'check_values', 'fill', 'downloaded', 'load_backbone']
+           'tensors_in', 'is_plain', 'state_dict_in', 'read_tensors', 'backbone_key', 'renamed_tensors', 'check_origin',
+           'check_names', 'check_values', 'fill', 'downloaded', 'load_backbone']
 
 # %% ../../nbs/models/10_backbones.ipynb #98770a53
 from collections.abc import Sequence
@@ -274,7 +274,7 @@ import zipfile
 from os import PathLike
 from os.path import isfile
 from pathlib import Path
-from ..core.tensors import load_tensors
+from ..core.tensors import load_tensors, read_about
 
 # %% ../../nbs/models/10_backbones.ipynb #e6ab502f
 FOREIGN = (  # how files begin that hold no weights
@@ -350,7 +350,7 @@ def state_dict_in(value:object, path) -> dict:
         return value
     inner = [key for key, v in value.items() if tensors_in(v)] if isinstance(value, dict) else []
     if len(inner) > 1:
-        raise InputError(path, f"holds several networks ({', '.join(map(str, inner[:6]))})", "give a file holding a plain state dict of one")
+        raise InputError(path, f"holds several networks ({', '.join(str(key)[:40] for key in inner[:6])})", "give a file holding a plain state dict of one")
     if not inner:
         raise InputError(path, "holds no named tensors", "give a file holding a plain state dict")
     return value[inner[0]]
@@ -397,6 +397,17 @@ def renamed_tensors(tensors:dict, key, where) -> dict:
         if ours is not None: named[ours] = tensor
     return named
 
+# %% ../../nbs/models/10_backbones.ipynb #2496d5a7
+def check_origin(weights, config:dict) -> None:
+    "`InputError` where the kit's file `weights` was trained with another stride or input than a network with the options `config` has."
+    if Path(weights).suffix.lower() != ".safetensors":
+        return
+    theirs = read_about(weights).get("config")
+    if not isinstance(theirs, dict):
+        return
+    other = [shown(key, theirs[key]) for key in ("stride_in_1x1", "normalise") if key in theirs and theirs[key] != config[key]]
+    if other: raise InputError(weights, f"was trained with {' and '.join(other)}", "build the network with the same")
+
 # %% ../../nbs/models/10_backbones.ipynb #7402b2ce
 def check_names(own:dict, tensors:dict, where, optional:tuple=()) -> None:
     "`InputError` naming `where` unless names and shapes of `tensors` are those of the network's `own`. Names starting with one of `optional` may be absent."
@@ -405,7 +416,7 @@ def check_names(own:dict, tensors:dict, where, optional:tuple=()) -> None:
     other = [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
     problems = []
     for what, names in (("missing", missing), ("unexpected", unknown), ("of another size", other)):
-        if names: problems.append(f"{what} {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+        if names: problems.append(f"{what} {len(names)} ({', '.join(name[:80] for name in names[:3])}{', ...' if len(names) > 3 else ''})")
     if problems: raise InputError(where, f"holds weights of another network: tensors {', '.join(problems)}", "check the backbone and its options")
 
 # %% ../../nbs/models/10_backbones.ipynb #77270067
@@ -445,9 +456,11 @@ def load_backbone(
     net:nn.Module, # from `make_backbone`
     weights,       # "imagenet" (torchvision's, downloaded once), or a local file
     backbone:str,  # the backbone's name
+    config:dict|None=None, # options of the network it belongs to, compared with those in a file of the kit
    ) -> nn.Module:
     "Fill a backbone with pretrained weights. Raises InputError for files that do not fit, or when there is no network to download through."
     if not isinstance(weights, (str, PathLike)): raise InputError(shown("weights", weights), "names no file", "give 'imagenet' or the path of a weight file")
     tensors = downloaded(backbone) if weights == "imagenet" else read_tensors(weights)
+    if config and weights != "imagenet": check_origin(weights, config)
     named = renamed_tensors(tensors, lambda name: backbone_key(name, backbone), weights)
     return fill(net, named, weights, optional=("fc.",) if backbone == "vgg16" else ())

@@ -105,7 +105,7 @@ def assemble(
     main = PointClassifier(between.channels, classes, 0. if torchvisions else dropout)
     aux = aux_head(body.dimensions["aux"], classes, dropout) if config["multi_level"] else None
     net = Segmenter(body, config, main, aux, neck=between)
-    if weights is not None: load_backbone(net.backbone, weights, config["backbone"])
+    if weights is not None: load_backbone(net.backbone, weights, config["backbone"], config)
     return net
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #54a2127e

@@ -195,5 +195,5 @@ def deeplab_v2(
     # built last: the other weights are those of a network without it
     second = None if ancillary is None else AncillaryClassifier(ASPP(body.dimensions["main"], num_classes, rates), body.dimensions["main"], ancillary, centred=centred_attention)
     net = Segmenter(body, config, main, aux, second)
-    if weights is not None: load_backbone(net.backbone, weights, backbone)
+    if weights is not None: load_backbone(net.backbone, weights, backbone, config)
     return net
