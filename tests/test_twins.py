@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from uda_kit.core.records import write_json
 from uda_kit.data.datasets import open_dataset
 from uda_kit.data.streams import Stream
 from uda_kit.data.transforms import JointTransform
@@ -52,6 +53,8 @@ def test_resumed_with_other_twins(folder, tmp_path):
     other, moved = shutil.copytree(folder, tmp_path / "other"), shutil.copytree(folder, tmp_path / "moved")
     about = json.loads((other / "twins.json").read_text())
     (other / "twins.json").write_text(json.dumps(about | {"seed": 99}))
+    with pytest.raises(InputError, match="twins.json: does not match"): Twins(open_dataset(RENDERED), other)  # edited by hand
+    write_json(other / "twins.json", about | {"seed": 99}, seal=True)
     with pytest.raises(InputError, match="another configuration .*data.adapt.source"): run_recipe(recipe(), tmp_path / "run", QUIET, {"scenes-as-camera": str(other)}, resume=True)
     run_recipe(recipe(), tmp_path / "run", QUIET, {"scenes-as-camera": str(moved)}, resume=True)
 
@@ -81,7 +84,10 @@ def test_streams_over_both(folder, options):
 def test_a_broken_twin_is_named_through_a_worker(folder, tmp_path):
     path = shutil.copytree(folder, tmp_path / "cut")
     victim = path / "seed0-000002.png"
-    victim.write_bytes(victim.read_bytes()[:500])
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:500])
+    with pytest.raises(InputError, match="seed0-000002.png: has 500 bytes"): Twins(open_dataset(RENDERED), path)
+    victim.write_bytes(whole[:500] + bytes(len(whole) - 500))
     stream = iter(Stream(Twins(open_dataset(RENDERED), path), 4, workers=1))
     with pytest.raises(InputError, match="seed0-000002.png"): next(stream)
 

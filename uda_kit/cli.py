@@ -411,11 +411,11 @@ class CheckData:
 
 @dataclass(frozen=True)
 class Convert:
-    "Rewrite a published DeepLab-v2 checkpoint (.pth) as a weight file of the kit; code in the file is not run."
+    "Rewrite a published checkpoint (.pth) as a weight file of the kit: DeepLab-v2 of AdaptSegNet or ADVENT, or torchvision's DeepLab-v3. Code in the file is not run."
     src: Positional[str]       # published checkpoint
     dst: Positional[str]       # .safetensors file to write
     classes: int = 19          # classes the checkpoint has
-    aspp_branches: Literal[2, 4] = 2  # classifier branches that are summed: 2 in the released code, 4 in the paper
+    aspp_branches: Literal[2, 4] | None = None  # classifier branches that are summed: 2 in AdaptSegNet's code, 4 in ADVENT's (default: 4 where there is layer6 alone, else 2)
     space: Text = None   # label space of its classes (default: cityscapes19 for 19, synthia16 for 16, and so on where it is clear)
     overwrite: bool = False    # replace the file
 
@@ -425,9 +425,11 @@ class Convert:
         if dst.suffix != ".safetensors": raise InputError(dst, "is not the name of a weight file", "let it end in .safetensors")
         if dst.exists() and not self.overwrite: raise InputError(dst, "exists", "allow it to be replaced with --overwrite, or name another file")
         from uda_kit.data.labels import label_space
-        from uda_kit.models.checkpoints import convert
+        from uda_kit.models.checkpoints import convert, in_words, read_header
         space = label_space(self.space or {19: "cityscapes19", 16: "synthia16"}.get(self.classes))
-        print(f"wrote {convert(self.src, dst, self.classes, self.aspp_branches, space)}")
+        config = read_header(convert(self.src, dst, self.classes, self.aspp_branches, space))["config"]
+        advent = self.aspp_branches is None and config["multi_level"] and "aspp_branches" in config  # a two-level file may be of either
+        print(f"wrote {dst}: {in_words(config)}{'; a network of ADVENT sums 4, give --aspp-branches 4' if advent else ''}")
         return 0
 
 @dataclass(frozen=True)

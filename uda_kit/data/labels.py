@@ -6,14 +6,18 @@
 __all__ = ['SYNONYMS', 'CITYSCAPES_COLOURS', 'BORROWED_COLOURS', 'CITYSCAPES19', 'SYNTHIA16', 'SYNTHIA13', 'CROSSCITY13',
            'ROBOTCAR9', 'CAMVID11', 'SPACES', 'PART_OF', 'UNKNOWN', 'CITYSCAPES_IDS', 'GTA5_IDS', 'SYNSCAPES_IDS',
            'CROSSCITY_IDS', 'CITYSCAPES_TO_ROBOTCAR', 'SYNTHIA_IDS', 'CAMVID_IDS', 'ROBOTCAR_IDS', 'VISTAS_HE2020',
-           'VISTAS_EDAPS', 'VISTAS_MAPPINGS', 'canonical', 'LabelSpace', 'colour_of', 'label_space', 'colorize',
-           'translate', 'protocols', 'IdTable', 'id_table']
+           'VISTAS_EDAPS', 'VISTAS_MAPPINGS', 'canonical', 'brief', 'LabelSpace', 'colour_of', 'label_space',
+           'colorize', 'translate', 'protocols', 'IdTable', 'id_table']
 
 # %% ../../nbs/data/10_labels.ipynb #81a651fe
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+
 import numpy as np
-from ..errors import InputError
+
+from ..errors import InputError, printable
 
 # %% ../../nbs/data/10_labels.ipynb #c31f1cfa
 SYNONYMS = {"light": "traffic light", "sign": "traffic sign", "pavement": "sidewalk", "tree": "vegetation", "pedestrian": "person",
@@ -22,26 +26,86 @@ SYNONYMS = {"light": "traffic light", "sign": "traffic sign", "pavement": "sidew
 def canonical(name:str # a class name as some data set spells it
              )->str: # the Cityscapes word for it, if there is one
     "Bring a class name to Cityscapes' word for the same class."
-    name = name.strip().lower().replace("_", " ")
+    name = unicodedata.normalize("NFC", name).strip().lower().replace("_", " ")
     return SYNONYMS.get(name, name)
+
+# %% ../../nbs/data/10_labels.ipynb #7c1d20ae
+def brief(value: object) -> str:
+    "The beginning of what a user wrote, for a message."
+    try:
+        return str(value)[:40]
+    except (ValueError, RecursionError):  # Python does not write out numbers of thousands of digits
+        return "too long to show"
+
+# %% ../../nbs/data/10_labels.ipynb #de64e890
+MOST_CLASSES = 250  # ids above are kept for pixels without a class
+
+def _check_word(word: object, where: str, what: str) -> None:
+    "`InputError` unless `word` is a text that a terminal and a table can show."
+    if not isinstance(word, str) or not word.strip():
+        raise InputError(where, f"{what} is {brief(word)!r}", "write a word in quotes")
+    if printable(word) != word:
+        raise InputError(where, f"{what} {word[:40]!r} holds control codes", "write it in plain characters")
+
+
+def _check_classes(classes: object, where: str) -> tuple[str, ...]:
+    "The class names as a tuple. `InputError` where they are no names, too many, or two mean the same."
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise InputError(where, f"its classes are {brief(classes)!r}", "list the class names")
+    classes = tuple(classes)
+    if not 0 < len(classes) <= MOST_CLASSES:
+        raise InputError(where, f"has {len(classes)} classes", f"list between 1 and {MOST_CLASSES}")
+    meanings = {}
+    for name in classes:
+        _check_word(name, where, "a class name")
+        word = canonical(name)
+        if word in meanings:
+            both = f"{meanings[word]!r} and {name!r}"
+            raise InputError(where, f"a class is named twice: {both} both mean {word!r}", "give every class a name of its own, synonyms count")
+        meanings[word] = name
+    return classes
+
+# %% ../../nbs/data/10_labels.ipynb #2f0be996
+def _is_number(value: object, most: int) -> bool:
+    "Is it a whole number of 0 to `most`? A truth value is none."
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    return isinstance(value, (int, np.integer)) and 0 <= value <= most
+
+
+def _check_palette(palette: object, count: int, where: str) -> tuple:
+    "One (red, green, blue) for each of `count` classes. `InputError` where that is not what was given."
+    remedy = "give one [red, green, blue] of whole numbers from 0 to 255 per class"
+    if isinstance(palette, str) or not isinstance(palette, Iterable):
+        raise InputError(where, f"its palette is {brief(palette)!r}", remedy)
+    colors = []
+    for color in palette:
+        values = () if isinstance(color, str) or not isinstance(color, Iterable) else tuple(color)
+        if len(values) != 3 or not all(_is_number(value, 255) for value in values):
+            raise InputError(where, f"its palette holds {brief(color)!r}, which is no color", remedy)
+        colors.append(tuple(int(value) for value in values))
+    if len(colors) != count:
+        raise InputError(where, f"its palette holds {len(colors)} colors for {count} classes", remedy)
+    return tuple(colors)
 
 # %% ../../nbs/data/10_labels.ipynb #41d21500
 @dataclass(frozen=True)
 class LabelSpace:
-    "An ordered list of classes; class `i` is output channel `i` of a network trained in this space."
+    "An ordered list of classes; class `i` is output channel `i` of a network trained in this space. InputError where names, colours or ids are none."
     name:str             # short name, as in run records
     classes:tuple        # class names, in order
     palette:tuple = ()   # one (r, g, b) per class, 0-255; left out: Cityscapes colours where the names match
     ignore:int = 255     # the id of pixels that are neither trained on nor scored
 
     def __post_init__(self):
-        object.__setattr__(self, "classes", tuple(self.classes))
-        if len(set(map(canonical, self.classes))) < len(self.classes): raise InputError(self.name, "a class is named twice", "give every class its own name")
-        if not 0 < len(self.classes) <= 250: raise InputError(self.name, f"has {len(self.classes)} classes", "list between 1 and 250")
-        colours = tuple(tuple(int(v) for v in c) for c in self.palette) or tuple(map(colour_of, self.classes))
-        if len(colours) != len(self.classes) or any(len(c) != 3 or min(c) < 0 or max(c) > 255 for c in colours):
-            raise InputError(self.name, f"its palette does not hold {len(self.classes)} colours", "give one (red, green, blue) of 0-255 per class")
-        object.__setattr__(self, "palette", colours)
+        _check_word(self.name, "label space", "its name")
+        classes = _check_classes(self.classes, self.name)
+        if not _is_number(self.ignore, 255) or self.ignore != 255:
+            raise InputError(self.name, f"its ignored id is {brief(self.ignore)!r}", "use 255")
+        given = isinstance(self.palette, str) or not hasattr(self.palette, "__len__") or len(self.palette) > 0
+        palette = _check_palette(self.palette, len(classes), self.name) if given else tuple(map(colour_of, classes))
+        object.__setattr__(self, "classes", classes)
+        object.__setattr__(self, "palette", palette)
 
     def __len__(self): return len(self.classes)
 
@@ -80,7 +144,7 @@ def label_space(space # a LabelSpace, the name of one ("synthia16"), or None
                ): # the LabelSpace, or None
     "Look a label space up by name; InputError names the nearest one."
     if space is None or isinstance(space, LabelSpace): return space
-    if space in SPACES: return SPACES[space]
+    if isinstance(space, str) and space in SPACES: return SPACES[space]
     near = get_close_matches(str(space), SPACES, 1, 0.3) or ["cityscapes19"]
     raise InputError(space, "is no label space", f"did you mean {near[0]!r}? known: {', '.join(SPACES)}")
 
@@ -118,6 +182,22 @@ def protocols(space:LabelSpace # the network's label space
         if names >= set(s.classes): result.setdefault(str(len(s)), [space.index(c) for c in s.classes])
     return result
 
+# %% ../../nbs/data/10_labels.ipynb #7e7ffbb0
+MOST_IDS = 65536  # raw ids have at most 16 bits
+
+
+def _check_range(raw: np.ndarray, where) -> None:
+    "`InputError` for raw ids that no table can look up."
+    if raw.dtype in (np.uint8, np.uint16) or not raw.size:
+        return
+    if not 0 <= raw.min() <= raw.max() < MOST_IDS:
+        raise InputError(where, f"holds ids from {raw.min()} to {raw.max()}", f"save whole numbers of 0 to {MOST_IDS - 1}")
+
+
+def _shortened(ids: list[int]) -> str:
+    "The first eight ids in words."
+    return ", ".join(map(str, ids[:8])) + (" ..." if len(ids) > 8 else "")
+
 # %% ../../nbs/data/10_labels.ipynb #eb88b2bc
 UNKNOWN = 254  # marks raw ids outside a table while encoding; no label space has that many classes
 
@@ -130,7 +210,7 @@ class IdTable:
     ignored:frozenset = field(hash=False, default=frozenset({255})) # raw ids that become 255
 
     def __post_init__(self):
-        table = np.full(65536, UNKNOWN, np.uint8)
+        table = np.full(MOST_IDS, UNKNOWN, np.uint8)
         table[sorted(self.ignored)] = self.space.ignore
         for raw, c in self.ids.items(): table[raw] = c
         object.__setattr__(self, "_table", table)
@@ -150,10 +230,11 @@ class IdTable:
                where="label"    # the file, for the error message
               ): # uint8 [H,W] class ids
         "Map raw ids to class ids; InputError names ids outside the table."
+        _check_range(raw, where)
         label = self._table[:256][raw] if raw.dtype == np.uint8 else self._table[raw]
         if (label == UNKNOWN).any():
-            unknown = self.unmapped(raw); listed = ", ".join(map(str, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
-            raise InputError(where, f"holds ids {listed} that the {self.name} table does not know", "check that these are id labels of this data set, or add the ids to the table")
+            raise InputError(where, f"holds ids {_shortened(self.unmapped(raw))} that the {self.name} table does not know",
+                             "check that these are id labels of this data set, or add the ids to the table")
         return label
 
     def to(self, space:LabelSpace # space wanted

@@ -16,6 +16,8 @@ from PIL import Image
 from .labels import (CAMVID11, CAMVID_IDS, CITYSCAPES19, CITYSCAPES_IDS, CROSSCITY_IDS, GTA5_IDS, ROBOTCAR_IDS, SYNSCAPES_IDS, SYNTHIA_IDS,
                                  VISTAS_HE2020, IdTable, translate)
 from .scenes import CAMERA, RENDERED, StreetScenes
+from ..core.files import writing
+from .files import visible
 from ..errors import InputError
 
 SIZE = (128, 256) # height, width of all samples
@@ -205,20 +207,25 @@ def sample_files()->dict:
     return files | {"README.md": (README + "".join(rows)).encode()}
 
 # %% ../../nbs/data/80_samples.ipynb #fba25b28
-def write_samples(root # folder to write
-                 )->list: # the paths written
-    "Write all samples; InputError if the folder holds something else."
+def write_samples(
+    root,    # folder to write
+) -> list:   # the paths written
+    "Write all samples; `InputError` if the folder holds something else or cannot be written."
     root = Path(root)
-    if root.is_file(): raise InputError(root, "is a file", "give a folder")
-    there = [p for p in root.rglob("*") if p.is_file()]
+    if root.is_file():
+        raise InputError(root, "is a file", "give a folder")
+    there = [p for p in root.rglob("*") if p.is_file() and visible(p, root)]
     ours = (root/"README.md").is_file() and (root/"README.md").read_bytes().startswith(README[:14].encode())
-    if there and not ours: raise InputError(root, "already holds other files", "give a new or empty folder")
+    if there and not ours:
+        raise InputError(root, "already holds other files", "give a new or empty folder")
     files = sample_files()
-    for p in there:
-        if p.relative_to(root).as_posix() not in files: p.unlink() # from an older version
-    for path, data in files.items():
-        (root/path).parent.mkdir(parents=True, exist_ok=True)
-        (root/path).write_bytes(data)
+    with writing(root):
+        for p in there:
+            if p.relative_to(root).as_posix() not in files:
+                p.unlink() # from an older version
+        for path, data in files.items():
+            (root/path).parent.mkdir(parents=True, exist_ok=True)
+            (root/path).write_bytes(data)
     return [root/path for path in files]
 
 if __name__ == "__main__" and "__file__" in globals(): # python -m uda_kit.data.samples DIR; not in a notebook

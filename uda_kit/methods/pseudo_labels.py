@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['IGNORE', 'RULES', 'DROPPED', 'LOWEST', 'BINS', 'SUMMARY', 'FORMAT', 'DECIDES', 'ConfidenceRule', 'confidence_rule',
            'doubt_bins', 'largest_doubt', 'class_histogram', 'allowed_doubt', 'keep_confident', 'network_hash',
-           'about_labels', 'read_summary', 'encode_label', 'note_of', 'read_note', 'read_label', 'label_files',
-           'clear_folder', 'start_folder', 'finished', 'Blocks', 'read_blocks', 'block_scores', 'Predictions',
-           'find_thresholds', 'write_labels', 'summarise', 'label_images', 'make_pseudo_labels', 'check_summary',
-           'PseudoLabelled', 'pseudo_label_quality']
+           'about_labels', 'SpaceNote', 'AboutLabels', 'ClassNote', 'Summary', 'read_summary', 'write_summary',
+           'encode_label', 'LabelNote', 'note_of', 'read_note', 'read_label', 'label_files', 'clear_folder',
+           'start_folder', 'finished', 'Blocks', 'read_blocks', 'block_scores', 'Predictions', 'find_thresholds',
+           'write_labels', 'summarise', 'label_images', 'make_pseudo_labels', 'check_summary', 'PseudoLabelled',
+           'pseudo_label_quality']
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #f0fd04fc
 import hashlib, io, itertools, json, math, zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np, torch
 from PIL import Image, PngImagePlugin
@@ -21,14 +23,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.datasets import Sample, fingerprint, nearest
-from ..data.files import SUFFIXES, image_size, opened
-from ..data.streams import Guarded, quiet_worker, unchanged
+from ..data.files import image_files, image_size, is_whole, opened, visible
 from ..data.twins import image_settings
+from ..data.workers import read_in_order
 from ..errors import InputError
-from ..core.files import atomic_write
+from ..core.files import atomic_write, clear_leftovers, file_hash
+from ..core.records import SEAL, check_json, parse_json, read_json, write_json
 from ..training.evaluation import best_classes, evaluation_mode, image_source, resized, space_of
 from ..training.metrics import ConfusionMatrix, divide
-from ..core.files import write_text
 
 IGNORE = 255
 
@@ -119,15 +121,63 @@ def about_labels(net, dataset, rule:ConfidenceRule, size, space, precision:str)-
     return {"format": FORMAT, "network": network_hash(net), "space": {"name": space.name, "classes": list(space.classes)}, "rule": str(rule),
             "size": size and list(size), "precision": precision, "images": image_settings(dataset)}
 
-def read_summary(folder)->dict|None: # folder of pseudo-labels
-    "What its `summary.json` says, None without one; InputError for another or a broken file."
+# %% ../../nbs/methods/80_pseudo_labels.ipynb #5ec44eab
+class SpaceNote(TypedDict):
+    name: str
+    classes: list[str]
+
+
+class AboutLabels(TypedDict):
+    "What decides the pseudo-labels, as `about_labels` gives it."
+    format: str
+    network: str
+    space: SpaceNote
+    rule: str
+    size: list[int] | None
+    precision: str
+    images: dict[str, Any]
+
+
+class ClassNote(TypedDict):
+    "One class in a finished summary: its threshold, and its pixels before and after the rule."
+    threshold: float | None
+    predicted: int
+    kept: int
+    share: float | None
+
+
+class Summary(TypedDict):
+    "What a `summary.json` holds; from `samples` on once all labels are written."
+    about: AboutLabels
+    thresholds: dict[str, float | None] | None
+    samples: NotRequired[int]
+    kept_share: NotRequired[float | None]
+    without_confident_pixel: NotRequired[list[str]]
+    classes: NotRequired[dict[str, ClassNote]]
+    files: NotRequired[dict[str, str]]  # label file -> SHA-256
+
+# %% ../../nbs/methods/80_pseudo_labels.ipynb #a758d48c
+def read_summary(folder) -> dict | None:  # folder of pseudo-labels
+    "What its `summary.json` says, None without one; `InputError` for another or a broken file."
     path = Path(folder)/SUMMARY
-    if not path.exists(): return None
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said["about"]["format"] == FORMAT: return said
-    except (OSError, ValueError, KeyError, TypeError): pass
-    raise InputError(path, "does not describe pseudo-labels of this kit", "get it again, or write into a new folder")
+    if not path.exists():
+        return None
+    remedy = "get it again, or write into a new folder"
+    summary = read_json(path, Summary, remedy, plain=True)
+    if summary["about"]["format"] != FORMAT:
+        raise InputError(path, f"does not describe pseudo-labels of this kit (format {summary['about']['format']!r})", remedy)
+    classes = summary["about"]["space"]["classes"]
+    for field in ("thresholds", "classes"):
+        if summary.get(field) is not None and list(summary[field]) != classes:
+            raise InputError(path, f"is not what it should be (the classes under $.{field} are not those of $.about.space)", remedy)
+    if "classes" in summary and summary["thresholds"] is None:
+        raise InputError(path, "is not what it should be ($.classes are there and $.thresholds are not)", remedy)
+    return {k: v for k, v in summary.items() if k != SEAL}
+
+
+def write_summary(folder: Path, summary: dict) -> None:
+    "Write `summary.json`, sealed. `WriteError` where that is impossible."
+    write_json(folder/SUMMARY, summary, seal=True)
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #e1e16a67
 def encode_label(label:np.ndarray,     # uint8 [H,W] pseudo-label
@@ -141,11 +191,19 @@ def encode_label(label:np.ndarray,     # uint8 [H,W] pseudo-label
     Image.fromarray(label).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
+class LabelNote(TypedDict):
+    "What a pseudo-label's file says of itself."
+    mark: str             # stands for the summary it belongs to
+    predicted: list[int]  # pixels of each class before the rule
+    kept: list[int]       # and after it
+    crc: int              # of the pixels
+
 def note_of(image)->dict: # an opened image
     "The note of a pseudo-label; {} for other images."
-    try: note = json.loads(image.info.get("uda_kit", ""))
-    except (ValueError, TypeError): return {}
-    return note if isinstance(note, dict) else {}
+    text = image.info.get("uda_kit", "")
+    if not isinstance(text, str): return {}
+    try: return check_json(parse_json(text, "note"), LabelNote, "note")
+    except InputError: return {}
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #ad3de8f6
 def read_note(path)->dict|None: # image file
@@ -167,12 +225,11 @@ def read_label(path, mark:str)->Tensor: # file, its summary's mark -> uint8 [H,W
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #8347f6d0
 def label_files(folder:Path)->set: # names below the folder, '/' between parts
     "Every image file below a folder; hidden ones, such as a killed process leaves, do not count."
-    names = (p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    return {n.as_posix() for n in names if not any(part.startswith(".") for part in n.parts)}
+    return {path.relative_to(folder).as_posix() for path in image_files(folder)}
 
 def clear_folder(folder:Path)->None:
     "Delete the pseudo-labels of this kit in a folder, and their summary. InputError, with nothing deleted, where it holds anything else."
-    files = [p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    files = [p for p in folder.rglob("*") if p.is_file() and visible(p, folder)]
     labels = [p for p in files if p.suffix == ".png" and (read_note(p) or {}).get("mark")]
     other = sorted(set(files) - {*labels, folder/SUMMARY if read_summary(folder) else None})
     if other: raise InputError(other[0], "is no pseudo-label, and would be in the way" + (f" (and {len(other) - 1} more)" if len(other) > 1 else ""), "move it elsewhere, or name another folder")
@@ -187,7 +244,7 @@ def start_folder(folder:Path, about:dict, names:set)->dict: # where labels go, f
     if said is None:
         if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()): raise InputError(folder, "already holds other files", "name an empty or a new folder")
         said = {"about": about, "thresholds": None}
-        write_text(folder/SUMMARY, json.dumps(said, indent=1, ensure_ascii=False))
+        write_summary(folder, said)
     if said["about"] != about:
         other = ", ".join(f"another {word}" for k, word in DECIDES.items() if said["about"].get(k) != about[k])
         raise InputError(folder/SUMMARY, f"belongs to other pseudo-labels ({other})", "give the settings it was started with, name another folder, or allow overwriting")
@@ -195,12 +252,13 @@ def start_folder(folder:Path, about:dict, names:set)->dict: # where labels go, f
     if stray: raise InputError(folder/stray[0], "is not one of the labels to be written" + (f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""), "move it elsewhere, or name another folder")
     return said
 
-def finished(folder:Path, names:list, mark:str)->dict: # folder, names in order, mark of the summary -> index -> note
-    "The labels that need not be written again. InputError for a file of such a name that is no label of this summary; what cannot be read is written again."
+def finished(folder:Path, names:list, mark:str, hashes:dict, width:int)->dict: # folder, names in order, mark of the summary, name -> SHA-256, number of classes -> index -> note
+    "The labels that need not be written again. InputError for a file of such a name that is no label of this summary; what is cut, changed or cannot be read is written again."
+    for parent in {(folder/name).parent for name in names}: clear_leftovers(parent)
     notes = {i: read_note(folder/name) for i, name in enumerate(names) if (folder/name).exists()}
     foreign = next((i for i, note in notes.items() if note is not None and note.get("mark") != mark), None)
     if foreign is not None: raise InputError(folder/names[foreign], f"is no pseudo-label that {SUMMARY} describes", "move it elsewhere, or name another folder")
-    return {i: note for i, note in notes.items() if note}
+    return {i: note for i, note in notes.items() if note and len(note["predicted"]) == len(note["kept"]) == width and is_whole(folder/names[i], hashes.get(names[i], ""))}
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #e19ca42a
 class Blocks:
@@ -214,13 +272,7 @@ class Blocks:
 
 def read_blocks(blocks:Blocks, chosen:list, workers:int): # numbers of blocks, worker processes; yields (number, block)
     "Blocks by number, in order, read by worker processes where there are any. InputError for an image that cannot be read."
-    items = Guarded(blocks)
-    loader = map(items.__getitem__, chosen) if not workers else torch.utils.data.DataLoader(
-        items, batch_size=None, sampler=chosen, num_workers=workers, collate_fn=unchanged, worker_init_fn=quiet_worker,
-        generator=torch.Generator()) # or it would draw from the global one
-    for k, block in zip(chosen, loader):
-        if isinstance(block, InputError): raise block
-        yield k, block
+    yield from zip(chosen, read_in_order(blocks, chosen, workers))
 
 def block_scores(net, block:list, precision:str): # yields (index, (H, W), float32 [C,h',w'] raw scores)
     "The network's scores for a block; neighbours of one size share a forward pass. InputError names the image whose scores are not finite."
@@ -294,15 +346,15 @@ def summarise(said:dict, notes:list)->dict: # about and thresholds, every image'
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #cafdd8bf
 def label_images(predictions:Predictions, said:dict, rule, space, folder:Path, names:list, say)->dict: # -> summary, and "written"
     "Both passes in a folder that has been claimed; network in evaluation mode."
-    save = lambda: write_text(folder/SUMMARY, json.dumps(said, indent=1, ensure_ascii=False))
     mark = lambda: fingerprint(json.dumps([said["about"], said["thresholds"]]))
-    there = finished(folder, names, mark())
+    there = finished(folder, names, mark(), said.get("files", {}), len(space))
     if said["thresholds"] is None:
         said["thresholds"] = find_thresholds(predictions, rule, space)
-        save()
+        write_summary(folder, said)
     notes = there | write_labels(predictions, [i for i in range(len(names)) if i not in there], said["thresholds"], folder, names, mark())
     said = summarise({k: said[k] for k in ("about", "thresholds")}, [notes[i] for i in range(len(names))])
-    save()
+    said["files"] = {name: file_hash(folder/name) for name in names}
+    write_summary(folder, said)
     bare = said["without_confident_pixel"]
     if bare: say(f"no confident pixel of {', '.join(bare)}: the labels hold {len(space) - len(bare)} of {len(space)} classes")
     return said | {"written": len(names) - len(there)}

@@ -23,7 +23,10 @@ class AncillaryClassifier(nn.Module):
                 ):
         "Raises InputError where `k` is not a whole number from 0."
         super().__init__()
-        if not isinstance(k, int) or isinstance(k, bool) or k < 0: raise InputError(f"ancillary={k!r}", "is no number of attention modules", "give a whole number from 0 (no attention); the paper uses 2")
+        if not isinstance(k, int) or isinstance(k, bool) or not 0 <= k <= 64:
+            raise InputError(f"ancillary={k!r}"[:60], "is no number of attention modules", "give a whole number from 0 (no attention) to 64; the paper uses 2")
+        if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
+            raise InputError(f"width={width!r}"[:60], "is no number of channels", "give a whole number from 1")
         self.classifier, self.k, self.centred, width = classifier, k, centred, width or max(16, channels // 32)
         if k: self.hidden, self.maps = nn.Conv2d(channels, k * width, 3, padding=1), nn.Conv2d(k * width, k, 1, groups=k, bias=not centred)
 

@@ -9,6 +9,7 @@ __all__ = ['OutputDiscriminator', 'PatchDiscriminator']
 from torch import nn
 import torch.nn.functional as F
 from ..errors import InputError
+from .backbones import check_count, check_counts
 from .segmenters import upsample
 
 # %% ../../nbs/models/30_discriminators.ipynb #39e2d99d
@@ -20,7 +21,7 @@ class OutputDiscriminator(nn.Module):
                  upsample:bool=False, # resize the answers to the input's size (in the paper's text, not in its released code)
                 ):
         super().__init__()
-        if width < 1: raise InputError(f"width={width}", "is no number of channels", "give a whole number from 1 on; the paper's is 64")
+        in_channels, width = check_count("in_channels", in_channels), check_count("width", width, 1, 2_048)
         self.upsample, self.in_channels = upsample, in_channels
         widths = [in_channels, width, 2 * width, 4 * width, 8 * width, 1]
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 4, stride=2, padding=1) for i, o in zip(widths, widths[1:]))
@@ -41,6 +42,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, in_channels:int,   # K: numbers that describe a patch
                  widths:tuple=(256, 512)): # of the hidden layers
         super().__init__()
+        in_channels, widths = check_count("in_channels", in_channels), check_counts("widths", widths, 10_000)
         self.in_channels, sizes = in_channels, [in_channels, *widths, 1]
         self.layers = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(sizes, sizes[1:]))
 

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'ATROUS', 'conv_norm_relu', 'few_cells', 'PointClassifier', 'aux_head', 'PyramidPooling', 'AtrousPyramid',
-           'whole_numbers', 'assemble', 'pspnet', 'deeplab_v3', 'sync_batch_norms']
+           'TorchvisionPyramid', 'assemble', 'pspnet', 'deeplab_v3', 'sync_batch_norms']
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #17acf990
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..errors import InputError
-from .backbones import conv, init_backbone, load_backbone, make_backbone
-from .segmenters import Segmenter, check_options, upsample
+from .backbones import check_count, check_counts, check_flag, check_fraction, conv, init_backbone, load_backbone, make_backbone
+from .segmenters import Segmenter, check_options, pooling_option, upsample
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #828ade6c
 def conv_norm_relu(inputs:int, outputs:int, kernel:int=1, dilation:int=1) -> nn.Sequential:
@@ -78,34 +78,34 @@ class AtrousPyramid(nn.Module):
         maps = [branch(x) for branch in self.convs]
         return self.project(torch.cat([*maps, image.expand_as(maps[0])], 1))
 
+# %% ../../nbs/models/22_pyramid_segmenters.ipynb #3506242b
+class TorchvisionPyramid(AtrousPyramid):
+    "Neck of torchvision's DeepLab-v3: `AtrousPyramid`, dropout of a half, and a 3x3 convolution with its norm. `channels`: what it returns."
+    def __init__(self, inputs:int, channels:int=256, rates:tuple=(12, 24, 36)):
+        super().__init__(inputs, channels, rates)
+        self.refine = init_backbone(conv_norm_relu(channels, channels, 3))
+
+    def forward(self, x): # [B,inputs,h,w] -> [B,channels,h,w]
+        return self.refine(F.dropout(super().forward(x), 0.5, self.training))
+
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #557e82e8
 WIDTH = {"tiny": 64}
 ATROUS = {"tiny": (4, 8, 12)}
 
-def whole_numbers(name:str, values) -> list:
-    "`values` as a list of whole numbers from 1; InputError for anything else."
-    try:
-        found = [int(v) for v in values]
-        if found and min(found) >= 1 and found == list(values): return found
-    except (TypeError, ValueError): pass
-    raise InputError(f"{name}={values!r}", "is no list of whole numbers from 1", "give something like (1, 2, 3, 6)")
 
 def assemble(
     config:dict,      # options, by which the network is also built again
     neck,             # channels of `layer4` -> the neck
     weights:str|None, # as in `pspnet`
    ) -> Segmenter:
-    "Backbone, neck, classifier and auxiliary head. Raises InputError on bad options or weight files."
-    check_options(config["bn"], config["normalise"], config["recompute"], weights, config["stride_in_1x1"])
-    dropout, classes, width = config["dropout"], config["num_classes"], config["width"]
-    if not isinstance(width, int) or width < 1: raise InputError(f"width={width!r}", "is no number of channels", "give a whole number from 1")
-    if not 0 <= dropout < 1: raise InputError(f"dropout={dropout}", "is no share of the features", "give a number from 0 to under 1")
-    body = make_backbone(config["backbone"], config["stride_in_1x1"], config["recompute"])
+    "Backbone, neck, classifier and auxiliary head, whose options have been checked. Raises InputError on bad weight files."
+    dropout, classes, torchvisions = config["dropout"], config["num_classes"], config.get("as_torchvision", False)
+    body = make_backbone(config["backbone"], config["stride_in_1x1"], config["recompute"], config.get("ceil_pool"), torchvisions)
     between = neck(body.dimensions["main"])
-    main = PointClassifier(between.channels, classes, dropout)
+    main = PointClassifier(between.channels, classes, 0. if torchvisions else dropout)
     aux = aux_head(body.dimensions["aux"], classes, dropout) if config["multi_level"] else None
     net = Segmenter(body, config, main, aux, neck=between)
-    if weights is not None: load_backbone(net.backbone, weights, config["backbone"])
+    if weights is not None: load_backbone(net.backbone, weights, config["backbone"], config)
     return net
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #54a2127e
@@ -121,12 +121,15 @@ def pspnet(
     width:int|None=None,       # channels of the features; None: 512, for tiny 64
     bins:tuple=(1, 2, 3, 6),   # regions along a side, by level
     dropout:float=0.1,         # share of the features that a classifier drops in training
+    ceil_pool:bool|None=None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
    ) -> Segmenter:
     "PSPNet (Zhao et al. 2017). Random weights come from torch's global generator. Raises InputError on bad options or weight files."
     # differs from paper: the backbone's first layers are torchvision's 7x7 convolution, for which there are weights; no rate of dropout is given there
-    width, bins = WIDTH.get(backbone, 512) if width is None else width, whole_numbers("bins", bins)
-    config = dict(architecture="pspnet", num_classes=int(num_classes), backbone=backbone, multi_level=bool(multi_level), bn=bn, stride_in_1x1=bool(stride_in_1x1),
-                  normalise=normalise, recompute=recompute, width=width, bins=bins, dropout=float(dropout))
+    config = dict(architecture="pspnet", num_classes=num_classes, backbone=backbone, multi_level=multi_level, bn=bn, stride_in_1x1=stride_in_1x1,
+                  normalise=normalise, recompute=recompute)
+    check_options(config, weights)
+    width, bins = WIDTH.get(backbone, 512) if width is None else check_count("width", width, 1, 4_096), check_counts("bins", bins, 100)
+    config |= dict(width=width, bins=bins, dropout=check_fraction("dropout", dropout)) | pooling_option(backbone, ceil_pool)
     return assemble(config, lambda inputs: PyramidPooling(inputs, width, bins), weights)
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #2a9b7831
@@ -142,13 +145,23 @@ def deeplab_v3(
     width:int|None=None,       # channels of the features; None: 256, for tiny 64
     rates:tuple|None=None,     # dilations; None: (12, 24, 36) as for output stride 8, for tiny (4, 8, 12)
     dropout:float=0.1,         # share of the features that a classifier drops in training
+    ceil_pool:bool|None=None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
+    as_torchvision:bool=False, # ResNets: torchvision's network, for its weights: poolings round down, late dilation, one more convolution
    ) -> Segmenter:
     "DeepLab-v3 (Chen et al. 2017). Random weights come from torch's global generator. Raises InputError on bad options or weight files."
     # differs from paper: no multi-grid within layer4; an auxiliary head and dropout as in PSPNet, of which it has no word
-    width, rates = WIDTH.get(backbone, 256) if width is None else width, whole_numbers("rates", rates or ATROUS.get(backbone, (12, 24, 36)))
-    config = dict(architecture="deeplab_v3", num_classes=int(num_classes), backbone=backbone, multi_level=bool(multi_level), bn=bn, stride_in_1x1=bool(stride_in_1x1),
-                  normalise=normalise, recompute=recompute, width=width, rates=rates, dropout=float(dropout))
-    return assemble(config, lambda inputs: AtrousPyramid(inputs, width, rates), weights)
+    config = dict(architecture="deeplab_v3", num_classes=num_classes, backbone=backbone, multi_level=multi_level, bn=bn, stride_in_1x1=stride_in_1x1,
+                  normalise=normalise, recompute=recompute)
+    check_options(config, weights)
+    if check_flag("as_torchvision", as_torchvision):
+        if not backbone.startswith("resnet"): raise InputError(f"backbone={backbone!r}", "is none of torchvision's for DeepLab-v3", "use resnet50 or resnet101, or as_torchvision=False")
+        ceil_pool = False if ceil_pool is None else ceil_pool
+    width = WIDTH.get(backbone, 256) if width is None else check_count("width", width, 1, 4_096)
+    rates = check_counts("rates", ATROUS.get(backbone, (12, 24, 36)) if rates is None else rates)
+    config |= dict(width=width, rates=rates, dropout=check_fraction("dropout", dropout)) | pooling_option(backbone, ceil_pool)
+    if as_torchvision: config["as_torchvision"] = True  # absent otherwise: files from before it stay what they are
+    neck = TorchvisionPyramid if as_torchvision else AtrousPyramid
+    return assemble(config, lambda inputs: neck(inputs, width, rates), weights)
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #07b7735d
 def sync_batch_norms(

@@ -109,15 +109,15 @@ class ImageDiscriminator(nn.Module):
         return self.convs[-1](x)
 
 # %% ../../nbs/models/50_translators.ipynb #592bd363
+from .backbones import check_count, check_flag
+
 SMALL = {"width": 16, "blocks": 4, "residual": True} # for images of about 128x256 on a processor
 
 class CycleTranslator(nn.Module):
     "Generators G: source -> target and F: target -> source (CycleGAN, section 3). `config`: its options."
     def __init__(self, width:int=64, blocks:int=9, residual:bool=False): # channels at full resolution, residual blocks; does a generator draw the change alone?
         super().__init__()
-        for name, value in (("width", width), ("blocks", blocks)):
-            if int(value) != value or value < 1: raise InputError(f"{name}={value!r}", "is no size of a generator", "give a whole number from 1 on; the paper's are width 64, blocks 9")
-        self.config = {"width": int(width), "blocks": int(blocks), "residual": bool(residual)}
+        self.config = {"width": check_count("width", width, 1, 1_024), "blocks": check_count("blocks", blocks, 1, 100), "residual": check_flag("residual", residual)}
         self.G, self.F = (Generator(**self.config) for _ in range(2))
 
     def forward(self, image): # [B,3,H,W] float RGB in [0, 1] -> the same, in the target's style

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CITYSCAPES_VAL', 'single_level', 'multi_level',
-           'feature_level', 'least_squares', 'main_only', 'SWEEP', 'TINY', 'SMALL', 'PAPER_ADV', 'ROWS', 'BASELINES',
-           'SCENES', 'CAMVID', 'PASSED_ON', 'SET_BY', 'Data', 'Clustering', 'StageConfig', 'TranslationConfig',
-           'Recipe', 'full_size', 'synthetic_recipes', 'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes',
-           'SmallScale', 'SmallBenchmark', 'small_recipes', 'scenes_benchmark', 'camvid_benchmark',
-           'output_space_recipes', 'override', 'known_keys', 'options_of', 'default_of', 'describe']
+           'feature_level', 'least_squares', 'main_only', 'RELEASED_VGG', 'SWEEP', 'TINY', 'SMALL', 'PAPER_ADV', 'ROWS',
+           'BASELINES', 'SCENES', 'CAMVID', 'MIN_ENTROPY', 'PASSED_ON', 'SET_BY', 'Data', 'Clustering', 'StageConfig',
+           'TranslationConfig', 'Recipe', 'full_size', 'one_rate', 'synthetic_recipes', 'sweep_recipes',
+           'crosscity_recipes', 'synscapes_recipes', 'SmallScale', 'SmallBenchmark', 'small_recipes',
+           'scenes_benchmark', 'camvid_benchmark', 'min_entropy_recipes', 'output_space_recipes', 'override',
+           'known_keys', 'options_of', 'default_of', 'describe']
 
 # %% ../../nbs/papers/20_recipes.ipynb #0c2321fe
 import ast
@@ -102,7 +103,7 @@ class Recipe:
 # %% ../../nbs/papers/20_recipes.ipynb #92164cf2
 RESNET = partial(deeplab_v2, backbone="resnet101", multi_level=True, aspp_branches=2, bn="affine_frozen", weights="imagenet")
 RESNET_SINGLE = partial(RESNET, multi_level=False)
-VGG = partial(deeplab_v2, backbone="vgg16", multi_level=False, aspp_branches=4, weights="imagenet")
+VGG = partial(deeplab_v2, backbone="vgg16", multi_level=False, aspp_branches=2, weights="imagenet")  # the released classifier sums two branches, too
 FULL = dict(optimiser=SGD(), steps=150_000, schedule=250_000)
 SIZES = {"gta5": (720, 1280), "synthia": (760, 1280), "synscapes": (720, 1440), "cityscapes": (512, 1024), "crosscity": (512, 1024)}
 CITYSCAPES = Data("cityscapes", "train", SIZES["cityscapes"])
@@ -117,6 +118,15 @@ def full_size(name, rows, source, terms, net, space="cityscapes19", target=CITYS
     "A recipe at the paper's size."
     return Recipe(name, (StageConfig(source, terms, net, target, **FULL),), test, space, rows=tuple(rows), about=about, protocol=protocol)
 
+# %% ../../nbs/papers/20_recipes.ipynb #c8a98078
+RELEASED_VGG = "as released: two of the classifier's four branches, one learning rate for all layers; torchvision's ImageNet weights, not Caffe's"
+
+
+def one_rate(recipe:Recipe) -> Recipe:
+    "The recipe with a classifier that learns no faster than the backbone, as the released code trains VGG-16."
+    stages = tuple(replace(stage, optimiser=replace(stage.optimiser, head_multiplier=1.0)) for stage in recipe.stages)
+    return replace(recipe, stages=stages, about="; ".join(filter(None, (recipe.about, RELEASED_VGG))))
+
 # %% ../../nbs/papers/20_recipes.ipynb #7f33ec5e
 def synthetic_recipes(source:str, table:int, gap:int, gan:int) -> list[Recipe]:
     "Rows of the tables for one synthetic `source` -> Cityscapes: `table` (ablation), `gap` (to the oracle), `gan` (appendix A)."
@@ -129,10 +139,10 @@ def synthetic_recipes(source:str, table:int, gap:int, gan:int) -> list[Recipe]:
         row("single-level", [t + "Ours (single-level)", f"Table {gan}: Vanilla-GAN", *sweep("Output Space")], single_level),
         row("multi-level", [t + "Ours (multi-level)", f"Table {gap}: Ours (multi-level)"], multi_level, RESNET),
         row("least-squares", [f"Table {gan}: LS-GAN"], least_squares),
-        row("vgg-source-only", [], main_only, VGG, target=None, about="not in the paper"),
-        row("vgg-single-level", [t + "Ours (single-level, VGG-16)", f"Table {gap}: Ours (single-level)"], single_level, VGG),
+        one_rate(row("vgg-source-only", [], main_only, VGG, target=None, about="not in the paper")),
+        one_rate(row("vgg-single-level", [t + "Ours (single-level, VGG-16)", f"Table {gap}: Ours (single-level)"], single_level, VGG)),
         row("oracle", [f"Table {gap}: oracle, ResNet-101"], main_only, data=CITYSCAPES, target=None, about="trained on labelled Cityscapes"),
-        row("vgg-oracle", [f"Table {gap}: oracle, VGG-16"], main_only, VGG, data=CITYSCAPES, target=None, about="trained on labelled Cityscapes"),
+        one_rate(row("vgg-oracle", [f"Table {gap}: oracle, VGG-16"], main_only, VGG, data=CITYSCAPES, target=None, about="trained on labelled Cityscapes")),
     ]
 
 # %% ../../nbs/papers/20_recipes.ipynb #2e83ba2d
@@ -233,10 +243,23 @@ def camvid_benchmark() -> SmallBenchmark:
 
 SCENES, CAMVID = scenes_benchmark("scenes", "camera"), camvid_benchmark()
 
+# %% ../../nbs/papers/20_recipes.ipynb #c02b27b4
+from ..methods.output_space import min_entropy_terms
+
+MIN_ENTROPY = "not in the paper: Vu et al. 2019"
+
+
+def min_entropy_recipes() -> list[Recipe]:
+    "Pixel-wise entropy minimisation on the small benchmarks and from GTA5 to Cityscapes."
+    terms = partial(min_entropy_terms)
+    small = [Recipe(f"{b.name}/min-entropy", b.scale.stages(terms, b.source, b.target), b.test, b.space, b.val, about=f"{MIN_ENTROPY}; {SMALL}") for b in (SCENES, CAMVID)]
+    large = full_size("gta5/min-entropy", [], Data("gta5", "all", SIZES["gta5"]), terms, partial(RESNET, aspp_branches=4), about=MIN_ENTROPY)
+    return [*small, replace(large, stages=tuple(replace(stage, steps=120_000) for stage in large.stages))]
+
 # %% ../../nbs/papers/20_recipes.ipynb #26656cd7
 def output_space_recipes() -> list[Recipe]:
     "All recipes of the output-space paper."
-    return [*small_recipes(SCENES), *small_recipes(CAMVID), *synthetic_recipes("gta5", 1, 2, 7), *sweep_recipes(), *synthetic_recipes("synthia", 4, 5, 8), *crosscity_recipes(), *synscapes_recipes()]
+    return [*small_recipes(SCENES), *small_recipes(CAMVID), *synthetic_recipes("gta5", 1, 2, 7), *sweep_recipes(), *synthetic_recipes("synthia", 4, 5, 8), *crosscity_recipes(), *synscapes_recipes(), *min_entropy_recipes()]
 
 # %% ../../nbs/papers/20_recipes.ipynb #5343c0e2
 def override(recipe:Recipe, settings:list[str]) -> Recipe:

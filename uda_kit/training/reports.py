@@ -158,7 +158,7 @@ def comparison_table(
     main = after if after is not None else before
     def scores(e):
         if not isinstance(e, Evaluation): return {f"mIoU over {len(main.scored)}": float(e)}
-        return e.iou() | {f"mIoU over {k}": v for k, v in e.means().items()}
+        return {key: value for key, _, value in e.table_rows()}
     by, columns, nan = {k: scores(e) for k, e in shown.items()}, ["class", *shown], float("nan")
     changes = [(a, b, name) for a, b, name in (("before", "after", "change"), ("oracle", "after" if after is not None else "before", "gap")) if a in by and b in by]
     for a, b, name in changes: columns.insert(columns.index(b if name == "change" else a) + 1, name)
@@ -166,7 +166,7 @@ def comparison_table(
         for a, b, name in changes:
             if name == column: return percent(by[b].get(row, nan) - by[a].get(row, nan), sign=True)
         return percent(by[column].get(row, nan))
-    return Table(columns, [[row, *(cell(row, c) for c in columns[1:])] for row in scores(main)])
+    return Table(columns, [[label, *(cell(row, c) for c in columns[1:])] for row, label, _ in main.table_rows()])
 
 # %% ../../nbs/training/70_reports.ipynb #5e60ac5f
 def log_series(
