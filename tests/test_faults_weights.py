@@ -26,7 +26,7 @@ from uda_kit.models.pyramid_segmenters import deeplab_v3, pspnet
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import CycleTranslator
 from uda_kit.papers.catalogue import find_recipe
-from uda_kit.training.objective import Domain, backward_groups
+from uda_kit.training.objective import Batch, backward_groups
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def test_entropy_is_that_of_the_formula_and_stable_where_a_probability_is_zero()
 
 def test_entropy_minimisation_reads_the_target_alone_and_is_a_recipe(tiny):
     image = torch.rand(1, 3, 32, 32)
-    target = Domain(image, net=tiny)
+    target = Batch(image, net=tiny)
     term = EntropyMinimization(weight=1e-3)
     torch.testing.assert_close(term(None, target), normalized_entropy(F.interpolate(tiny(image).logits, (32, 32), mode="bilinear", align_corners=True)).mean())
     assert backward_groups(min_entropy_terms(deeplab_v2(3))) == [["seg", "seg_aux"], ["ent", "ent_aux"]] and set(min_entropy_terms(tiny)) == {"seg", "ent"}

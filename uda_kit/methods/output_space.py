@@ -177,7 +177,7 @@ class EntropyMinimization(Term):
         check_choice("level", level, LEVELS)
         self.level = level
 
-    def forward(self, src:Domain|None, tgt:Domain) -> Tensor:
+    def forward(self, tgt:Batch) -> Tensor:
         return normalized_entropy(tgt.logits(self.level)).mean()  # differs from paper: its text sums; the weight is that of its code's mean
 
     def settings(self): return super().settings() | {"level": self.level}

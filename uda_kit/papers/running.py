@@ -31,7 +31,7 @@ from uda_kit.papers.stages import (
 from .tables import append_csv, append_result, current_commit, measured, results_folder
 from ..training.evaluation import Evaluation, evaluate
 from ..training.fit import RunOptions, Stage, fit, leaving_together, make_fabric, peak_gib
-from ..training.objective import several_processes
+from ..core.distributed import several_processes
 from ..training.reports import write_report
 from ..core.files import FULL_DISK, locked, write_error
 from ..core.records import read_json, write_json
