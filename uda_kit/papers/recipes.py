@@ -34,7 +34,7 @@ from ..training.fit import SGD, Adam
 class Data:
     "A data set by name, how it is resized, and how many images a step takes of it."
     name: str                          # as in `open_dataset`, without the root
-    split: str = "train"
+    split: str | None = "train"        # None: the data set's first
     size: tuple[int, int] | None = None  # (height, width) whole images are resized to
     batch_size: int = 1
     flip: bool = False

@@ -19,7 +19,7 @@ import msgspec
 
 from ..data.labels import LabelSpace, label_space, protocols
 from ..errors import InputError
-from .recipes import PASSED_ON, Recipe, StageConfig, known_keys
+from .recipes import PASSED_ON, Recipe, StageConfig, brief, known_keys
 
 # %% ../../nbs/papers/21_values.ipynb #acc970b4
 LARGEST_SEED = 2**32 - 1  # the clustering's random state takes no larger one
