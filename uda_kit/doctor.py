@@ -40,6 +40,8 @@ REQUIRED = {  # module: (distribution, how to mend it)
     "torchvision": ("torchvision", "pip install -U torch torchvision   (both in one command, so that they fit)"),
     "lightning_fabric": ("lightning-fabric", 'pip install "lightning-fabric>=2.6.4"'),
     "safetensors": ("safetensors", "pip install safetensors"),
+    "filelock": ("filelock", "pip install filelock"),
+    "msgspec": ("msgspec", "pip install msgspec"),
     "tqdm": ("tqdm", "pip install tqdm"),
     "tyro": ("tyro", "pip install tyro"),
     "matplotlib": ("matplotlib", "pip install matplotlib"),

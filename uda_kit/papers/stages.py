@@ -162,7 +162,7 @@ def start_from(net, weights, space: LabelSpace) -> None:
     if theirs is not None and theirs.classes != space.classes:
         raise InputError(weights, f"was trained on the classes {', '.join(theirs.classes)}, this run on {', '.join(space.classes)}", "give a checkpoint of the same classes in the same order")
 
-
+# %% ../../nbs/papers/22_stages.ipynb #835e56dd
 def build_nets(recipe:Recipe, seed:int, weights=None) -> list:
     "The network of every stage, the first segmenter filled from the file `weights`."
     nets, segmenter, options = [], None, None
