@@ -875,6 +875,8 @@ def check_given_once(argv: list[str]) -> None:
             raise InputError(option, "is given twice", f"write all values behind one {option}" if several else "leave one of the two out")
         seen.add(option)
         text = value if equals else following
+        if kinds[option] is Text and not text:
+            raise InputError(option, "is empty", "give it a value, or leave it out")
         if kinds[option] in (int, Count) and re.fullmatch(r"[-+]?[\d_]+", text) and not re.fullmatch("-?[0-9]+", text):
             raise InputError(f"{option} {short(text)}", "is no whole number", "write it in the digits 0-9")
 
@@ -994,15 +996,17 @@ def stopped_status(error: BaseException, again: str) -> int | None:
 def failed_status(error: BaseException, again: str) -> int | None:
     "Say what ran out or is missing; None for other errors."
     if type(error).__name__ == "WriteError":
-        complain(f"{error}; then {again}")
+        complain(f"{error}; {again}")
     elif isinstance(error, InputError):
         complain(error)
     elif missing_package(error):
         complain(missing_package(error))
     elif full_disk(error):
-        complain(f"{getattr(error, 'filename', None) or 'disk'}: cannot be written ({short(str(error).splitlines()[0])}); make room on the disk, then {again}")
+        complain(f"{getattr(error, 'filename', None) or 'disk'}: cannot be written ({short(str(error).splitlines()[0])}); make room on the disk; {again}")
+    elif isinstance(error, OSError) and error.filename:
+        complain(f"{short(error.filename)}: {error.strerror}; check the path, its permissions and the room on the disk")
     elif isinstance(error, OSError):
-        complain(f"{short(error.filename or 'file')}: {error.strerror or short(error)}; check the path, its permissions and the room on the disk, then {again}")
+        complain(f"the system says: {error.strerror or short(error)}; {again}")
     else:
         return None
     return 2

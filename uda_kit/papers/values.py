@@ -152,6 +152,8 @@ def check_values(recipe: Recipe) -> None:
     check_part(recipe, "")
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", recipe.name):
         raise InputError("name", f"cannot be {brief(recipe.name)}", "write BENCHMARK/ROW in letters, digits, - and _")
+    if not recipe.papers:
+        raise InputError("papers", "cannot be empty", "name a paper")
     if recipe.protocol not in ("", *protocols(label_space(recipe.space))):
         raise InputError("protocol", f"{recipe.protocol!r} is no mean over classes of {label_space(recipe.space).name}", f"known: {', '.join(protocols(label_space(recipe.space)))}")
     for index, stage in enumerate(stages):
