@@ -968,12 +968,12 @@ EXTRAS = {"notebooks": ("sklearn", "umap", "jscatter", "seaborn", "ipywidgets", 
 
 
 def missing_package(error: BaseException) -> str:
-    "What to say of a package that is not installed; '' for any other error."
-    if not isinstance(error, ModuleNotFoundError) or not error.name:
+    "What to say of a package that is not installed or does not work; '' for any other error."
+    if not isinstance(error, ImportError) or not error.name or error.name.split(".")[0] == "uda_kit":
         return ""
     package = error.name.split(".")[0]
-    if package == "uda_kit":
-        return ""
+    if not isinstance(error, ModuleNotFoundError):
+        return f"{package}: cannot be imported ({short(error)}); install it again, and see `uda-kit doctor`"
     extra = next((extra for extra, names in EXTRAS.items() if package in names), "")
     remedy = f'pip install "uda_kit[{extra}]"' if extra else "see `uda-kit doctor`"
     return f"{package}: this needs a package that is not installed; {remedy}"
