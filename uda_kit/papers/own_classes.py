@@ -11,6 +11,7 @@ import os
 import sys
 from dataclasses import replace
 
+from ..data.datasets import DATASETS
 from ..data.labels import SPACES, LabelSpace, label_space, protocols, translate
 from ..errors import InputError, printable
 from .recipes import Data, Recipe
@@ -112,8 +113,10 @@ def say_dropped(recipe: Recipe, roots: dict | None = None) -> None:
     for data in {data.name: data for data in labelled_sources(recipe).values()}.values():
         if is_own(data) or "space" in options_in(data) or not is_given(data, roots):
             continue
+        published = DATASETS.get(data.name.replace("?", ":").partition(":")[0])
+        if any(table.space == space for table in getattr(published, "tables", ())):
+            continue
         dataset = locate(replace(data, twins=""), None, roots)
-        tables = getattr(dataset, "tables", ())
         lost = [c for c, i in zip(dataset.space.classes, translate(dataset.space, space)) if i >= len(space)]
-        if lost and not any(table.space == space for table in tables):
+        if lost:
             say(f"{data.name}: {space.name} has no {listed(lost)}: these pixels are not trained (?space={dataset.space.name} in its name trains its own classes)")

@@ -38,7 +38,7 @@ from ..models.checkpoints import load_weights, read_header, save_weights
 from ..models.translators import load_translator, save_translator, translator_header
 from .recipes import Data, Recipe, StageConfig, TranslationConfig, describe, known_keys
 from .tables import current_commit
-from .values import check_values
+from .values import check_limits, check_values
 from ..training.evaluation import class_scores, evaluate, evaluation_mode, spread_out
 from ..training.fit import Feed, RunOptions, Stage, check_stage, make_optimiser, sides_read
 from ..training.objective import Domain, NonFiniteError, several_processes, train_step
@@ -233,6 +233,7 @@ def validator(plan:Plan):
 def build_stages(plan: Plan) -> list[Stage]:
     "All stages of a recipe, with their data found and opened as far as it exists. `InputError` before anything is written."
     check_values(plan.recipe)
+    check_limits(plan.options.seed, "seed", "seed")
     recipe, nets = plan.recipe, build_nets(plan.recipe, plan.options.seed, plan.weights)
     check_recipe(recipe, nets)
     stages = [build_stage(plan, i, net, segmenter_before(recipe, nets, i), validator(plan)) for i, net in enumerate(nets)]
