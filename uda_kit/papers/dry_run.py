@@ -17,7 +17,7 @@ from pathlib import Path
 from ..data.datasets import Relabelled
 from ..data.scenes import CAMERA, RENDERED, StreetScenes
 from ..errors import InputError
-from .own_classes import settle
+from .own_classes import settle, tell
 from .recipes import Data, Recipe
 from .stages import MADE, Plan, build_nets, build_terms, build_views, check_recipe, check_room, is_given, locate, segmenter_before, stage_modes, transform_of
 from ..training.fit import Feed, RunOptions, Stage, Training, check_stage, peak_gib, read_steps
@@ -69,7 +69,8 @@ def dry_run(recipe:Recipe, steps:int=3, options:RunOptions=RunOptions(), roots:d
     """Take `steps` steps of every stage at full size; nothing is written. Returns stage by stage and in all: seconds per step, hours of the whole recipe, peak memory in GiB.
 
     `say` is told what stands in for what. Raises what `fit` raises."""
-    recipe = settle(recipe, roots, dry=True)
+    notes = []
+    recipe = settle(recipe, roots, dry=True, say=notes.append)
     began, stages, hours = time.time(), {}, 0.0
     download = any(s.net.keywords.get("weights") == "imagenet" for s in recipe.stages)
     if download: say("ImageNet weights are left out of a dry run: the network starts from random ones")
@@ -78,6 +79,7 @@ def dry_run(recipe:Recipe, steps:int=3, options:RunOptions=RunOptions(), roots:d
     recipe = replace(recipe, stages=tuple(replace(s, net=partial(s.net, weights=None)) if s.net.keywords.get("weights") == "imagenet" else s for s in recipe.stages))
     plan, nets = Plan(recipe, options, None, None, roots, workers, cache_mb), build_nets(recipe, options.seed, weights)
     check_recipe(recipe, nets)
+    for note in notes: tell(note)
     for index, (config, short) in enumerate(zip(recipe.stages, capped(recipe, steps).stages)):
         stage = dry_stage(plan, index, nets)
         check_stage(stage)
