@@ -268,3 +268,9 @@ def test_precision_says_what_this_machine_has(monkeypatch, capsys):
         assert cli.read_precision("bf16-mixed") == "bf16-mixed" and ("emulated" in capsys.readouterr().err) is not there
     from uda_kit.papers.tables import machine_name
     assert machine_name().endswith("avx512_bf16, no amx")
+
+
+def test_explorer_of_a_run_in_ones_own_classes():
+    from uda_kit.visual.explorers.training import known_space
+    space = known_space({"name": "field", "classes": list(FIELD), "palette": [[0, 0, 0], [1, 1, 1], [2, 2, 2]], "ignore": 255})
+    assert space.classes == FIELD and known_space({"name": "x"}) is None and known_space("cityscapes19").name == "cityscapes19" and known_space("mars") is None

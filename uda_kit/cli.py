@@ -32,7 +32,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, Optional, Union
 
-from .errors import InputError, printable, whole_number
+from .errors import InputError, printable
 
 try:
     import tyro
