@@ -23,6 +23,7 @@ from .catalogue import find_recipe, table_protocol
 from .recipes import Recipe, TranslationConfig, describe
 from ..data.transforms import Resized
 from ..methods.teacher import Teacher, precision_and_coverage, teacher_quality
+from .own_classes import settle, tell
 from .stages import Plan, begin_stage, build_stages, finish_stage, keep_modes, load_stage, locate, marks, save_stage
 from .tables import append_csv, append_result, current_commit, measured, results_folder
 from ..training.evaluation import Evaluation, evaluate
@@ -68,6 +69,8 @@ def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|N
 
     Returns the evaluation and the record that the command line prints as JSON. `share`: folder of what runs of a table have in common; `weights`: a file the first network starts from;
     `report`: write report.md, with the score after the warm-up as "before" where there is one. Raises what `fit` raises; nothing is written before all data has been found."""
+    notes = []
+    recipe = settle(recipe, roots, say=notes.append)
     run, commit = RunDirectory(out), current_commit()
     plan = Plan(recipe, options, out, share, roots, workers, cache_mb, weights)
     test = locate(recipe.test, recipe.space, roots, True)
@@ -76,6 +79,7 @@ def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|N
     data = {s.name: {"source": s.source.settings(), "target": s.target and s.target.settings()} for s in stages}
     config = {"recipe": describe(recipe), "options": options.deciding(), "weights": str(weights or ""), "data": data, "shared": shared_marks(run, plan, stages, resume)}
     run.check(config, resume)
+    for note in notes: tell(note)
     fabric.barrier()
     if fabric.is_global_zero:
         run.open(config, resume)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+from ..doctor import instructions
 from ..errors import InputError
 from ..training.tabular import Table
 
@@ -453,8 +454,8 @@ def current_commit() -> str: # "0982868abcde", "0982868abcde+changes", or "v0.1.
     return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
 
 # %% ../../nbs/papers/10_tables.ipynb #7a654fb4
-def machine_name() -> str: # "Xeon ..., 2 cores, torch 2.15.0"
-    "The hardware that times and rounding depend on: accelerator if there is one, processor, cores in use, torch. No host name."
+def machine_name() -> str: # "Xeon ..., 2 cores, torch 2.15.0, avx512_bf16, no amx"
+    "The hardware that times and rounding depend on: accelerator if there is one, processor, cores in use, torch, instructions for bfloat16. No host name."
     import torch
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -463,7 +464,7 @@ def machine_name() -> str: # "Xeon ..., 2 cores, torch 2.15.0"
         cpu = names[0] if names else cpu
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    return ", ".join([*gpu, " ".join(cpu.replace(",", " ").split()), f"{cores} cores", f"torch {torch.__version__}"])
+    return ", ".join([*gpu, " ".join(cpu.replace(",", " ").split()), f"{cores} cores", f"torch {torch.__version__}", instructions()])
 
 def results_folder() -> Path: # the checkout's results/, or ./results where the package is installed elsewhere
     "Where measured runs are kept."

@@ -24,7 +24,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ...data.datasets import Sample
-from ...data.labels import colorize, label_space, translate
+from ...data.labels import LabelSpace, colorize, label_space, translate
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
 from ...errors import InputError
 from ...models.backbones import fill, read_tensors
@@ -248,9 +248,9 @@ def network_options(config:dict, stage:str): # of config.json -> options for `bu
     options.pop("weights", None)
     return {"architecture": name, "num_classes": len(space), **options} if name in ARCHITECTURES and space else None
 
-def known_space(name): # -> LabelSpace, or None for one that the kit does not know
-    try: return label_space(name)
-    except InputError: return None
+def known_space(named): # a name, or the fields of a user's own label space; -> LabelSpace, or None for one that the kit does not know
+    try: return LabelSpace(**named) if isinstance(named, dict) else label_space(named)
+    except (InputError, TypeError, ValueError): return None
 
 def run_network(file, stage, config:dict, before=None): # weight file, stage or None for final weights; -> Segmenter; `before`: a network that may be filled anew
     "The network of a checkpoint. `InputError` where it is broken, or none that segments."
