@@ -26,6 +26,7 @@ from uda_kit.models.translators import CycleTranslator, load_translator, save_tr
 from uda_kit.papers import demo, running, tables
 from uda_kit.papers.alignment_benchmarks import run_of
 from uda_kit.papers.catalogue import find_recipe
+from uda_kit.papers.comparisons import read_results
 from uda_kit.papers.lessons import check_same, report_line
 from uda_kit.papers.recipes import override
 from uda_kit.training.fit import MOST_STEPS, SGD, Feed, Interrupted, RunOptions, Stage, check_options, check_stage, fit, stop_signals
@@ -501,6 +502,9 @@ def test_results_tables(tmp_path):
     for bad, where in (("b,r,0,10,nan,1,a,m", "line 3"), ("b,r,0,10,1.5,1,a,m", "line 3"), ("b,r,x,10,0.5,1,a,m", "line 3"), ("b,r,0,²,0.5,1,a,m", "line 3"), ("b,r,0,10,0.5,inf,a,m", "line 3"), ("b,r,0", "line 3"), ('b,"r', ""), ("b,r,0,1e400,0.5,1,a,m", "line 3")):
         file.write_text(f"{header}\n{line}\n{bad}\n")
         one_line(expect_error(tables.measured, "b", "p", tmp_path), file, where)
+    for bad in ("b,r,x,10,0.5,1,a,m", "b,r,0", 'b,"r', "b,r,0,-1,0.5,1,a,m"):
+        file.write_text(f"{header}\n{line}\n{bad}\n")
+        one_line(expect_error(read_results, "b", "p", root=tmp_path), file)
     for data in (b"", b"x,y\n", (header + "\n").encode("utf-16"), (header + "\nb\xff\n").encode("latin-1")):
         file.write_bytes(data)
         one_line(expect_error(tables.append_result, "b", "p", "r", 0, 1, 0.5, 1.0, tmp_path, "abc", "m"), file)

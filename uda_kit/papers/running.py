@@ -84,8 +84,17 @@ def load_or_run_stage(plan: Plan, stages: list[Stage], index: int, name: str, co
 @contextmanager
 def only_maker(plan: Plan, name: str, fabric) -> Iterator[None]:
     "Context in which no other process makes the shared stage `name`; waits for one that does."
+    lock = f".{name}.lock"
+
+    def take_turn() -> None:
+        try:
+            held.enter_context(locked(plan.share, lock))
+        except InputError:
+            print(f"{name}: another process is making this stage; waiting for it", file=sys.stderr)
+            held.enter_context(locked(plan.share, lock, wait=-1))
+
     with ExitStack() as held:
-        in_first_process(fabric, lambda: held.enter_context(locked(plan.share, f".{name}.lock", wait=-1)))
+        in_first_process(fabric, take_turn)
         yield
 
 # %% ../../nbs/papers/30_running.ipynb #6c7caea9

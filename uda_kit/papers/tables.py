@@ -479,7 +479,7 @@ PATIENCE = 120                 # seconds to wait for another process that append
 
 def read_csv(
     path,     # CSV file, or one that does not exist yet
-    columns,  # the header it must have
+    columns=None,  # the header it must have; None: any
 ) -> list[dict]:  # by column; empty for a missing file
     "Lines of a results file. InputError naming the line where the header or a line does not fit."
     if not Path(path).exists():
@@ -488,13 +488,14 @@ def read_csv(
         lines = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
     except csv.Error as error:
         raise InputError(path, f"is not a CSV file ({error})", "restore it, or move it away") from None
-    if not lines or tuple(lines[0]) != tuple(columns):
-        header = ", ".join(lines[0])[:200] if lines else "missing"
-        raise InputError(path, f"columns are {header}", f"expected {', '.join(columns)}: move the file away")
+    header = lines[0] if lines else []
+    if not header or tuple(header) != tuple(columns or header):
+        expected = f"expected {', '.join(columns)}: move the file away" if columns else "restore it, or move it away"
+        raise InputError(path, f"columns are {', '.join(header)[:200] or 'missing'}", expected)
     for number, line in enumerate(lines[1:], 2):
-        if len(line) != len(columns):
-            raise InputError(path, f"line {number} has {len(line)} cells, not {len(columns)}", "restore or delete that line")
-    return [dict(zip(columns, line)) for line in lines[1:]]
+        if len(line) != len(header):
+            raise InputError(path, f"line {number} has {len(line)} cells, not {len(header)}", "restore or delete that line")
+    return [dict(zip(header, line)) for line in lines[1:]]
 
 
 def read_number(
