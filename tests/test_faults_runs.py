@@ -1,4 +1,5 @@
 """What a run leaves on disk, damaged, cut short, fought over or short of room: refused in one line, or resumed to the same bits."""
+import dataclasses
 import errno
 import json
 import os
@@ -29,7 +30,7 @@ from uda_kit.papers.catalogue import find_recipe
 from uda_kit.papers.comparisons import read_results
 from uda_kit.papers.lessons import check_same, report_line
 from uda_kit.papers.recipes import override
-from uda_kit.training.fit import MOST_STEPS, SGD, Feed, Interrupted, RunOptions, Stage, check_options, check_stage, fit, stop_signals
+from uda_kit.training.fit import MOST_STEPS, SGD, Feed, Interrupted, RunOptions, Stage, StopRequest, check_options, check_stage, fit, stop_signals
 from uda_kit.training.runs import (
     RunDirectory, append_log, config_difference, newest_checkpoint, read_checkpoint, read_log, resumable, rewind_log, save_checkpoint,
     stage_checkpoints, write_checkpoint,
@@ -332,6 +333,18 @@ def test_systems_without_a_hang_up_signal(monkeypatch):
 
 
 def test_a_stop_during_the_last_step_and_before_the_first(alone, tmp_path):
+    class Early(StreetScenes):
+        def __getitem__(self, i):
+            StopRequest.current.note(signal.SIGINT, None)
+            return super().__getitem__(i)
+
+    stage = make_stage()
+    stage.source = dataclasses.replace(stage.source, dataset=Early(RENDERED, 4, (32, 48)))
+    with pytest.raises(Interrupted) as error:
+        fit(stage, tmp_path / "first", options(), CONFIG)
+    assert error.value.status == 130 and "before the first step" in str(error.value) and resumable(tmp_path / "first")
+    fit(make_stage(), tmp_path / "first", options(), CONFIG, resume=True)
+    same_end(alone, tmp_path / "first")
     run = stopped(tmp_path / "last", at=6)
     assert stage_checkpoints(run, "adapt")[-1].name == "adapt-0000006"
     fit(make_stage(), run.path, options(), CONFIG, resume=True)
