@@ -6,14 +6,13 @@
 __all__ = ['Text', 'Count', 'MOST', 'COMMANDS', 'DESCRIPTION', 'BENCHES', 'SIGNALS', 'EXTRAS', 'nearest', 'short', 'read_size',
            'read_roots', 'exists', 'memory_mb', 'at_least', 'read_devices', 'device_count', 'read_out',
            'read_precision', 'show', 'finish', 'Demo', 'command_line', 'Recipes', 'recipe_list', 'check_recipe_name',
-           'Train', 'can_resume', 'chosen_recipe', 'given_roots', 'run_options', 'train', 'dry', 'first_process',
-           'Evaluate', 'read_evaluation', 'read_oracle', 'empty_folder', 'load_network', 'evaluation_record',
-           'write_evaluation', 'Predict', 'find_images', 'Translate', 'PseudoLabel', 'CheckData', 'Convert', 'Doctor',
-           'BenchTable', 'once', 'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality', 'BenchAlignment',
-           'BenchExplorers', 'BenchEmbedding', 'BenchTranslation', 'BenchContrastive', 'Bench', 'parse', 'usage_error',
-           'command_class', 'check_given_once', 'unknown_option', 'Terminated', 'terminable', 'Interrupts', 'complain',
-           'out_of_memory', 'full_disk', 'missing_package', 'stopped_status', 'failed_status', 'status_of',
-           'never_fail', 'main']
+           'Train', 'chosen_recipe', 'given_roots', 'run_options', 'train', 'dry', 'first_process', 'Evaluate',
+           'read_evaluation', 'read_oracle', 'empty_folder', 'load_network', 'evaluation_record', 'write_evaluation',
+           'Predict', 'find_images', 'Translate', 'PseudoLabel', 'CheckData', 'Convert', 'Doctor', 'BenchTable', 'once',
+           'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality', 'BenchAlignment', 'BenchExplorers',
+           'BenchEmbedding', 'BenchTranslation', 'BenchContrastive', 'Bench', 'parse', 'usage_error', 'command_class',
+           'check_given_once', 'unknown_option', 'Terminated', 'terminable', 'Interrupts', 'complain', 'out_of_memory',
+           'full_disk', 'missing_package', 'stopped_status', 'failed_status', 'status_of', 'never_fail', 'main']
 
 # %% ../nbs/cli.ipynb #25e7fb53
 import difflib
@@ -295,17 +294,10 @@ class Train:
     def folder(self) -> Path: return Path(self.out or f"runs/{self.recipe.replace('/', '-')}-seed{self.seed}")
     def again(self, argv) -> str:
         if self.dry_run: return "start it again"
-        return f"go on with: {command_line(argv, '--resume')}" if can_resume(self.folder()) else "nothing was saved yet: start it again"
+        from uda_kit.training.runs import resumable
+        return f"go on with: {command_line(argv, '--resume')}" if resumable(self.folder()) else "nothing was saved yet: start it again"
 
 # %% ../nbs/cli.ipynb #61b1b409
-def can_resume(folder: Path) -> bool:
-    "Does a folder hold a run that --resume accepts?"
-    try:
-        return isinstance(json.loads((folder / "config.json").read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError, RecursionError):
-        return False
-
-
 def chosen_recipe(args:Train):
     "The recipe with overrides applied, at its full number of steps."
     check_recipe_name(args.recipe)

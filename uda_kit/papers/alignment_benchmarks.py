@@ -6,15 +6,15 @@
 __all__ = ['SCORES', 'COLUMNS', 'run_of', 'bench_alignment', 'alignment_table']
 
 # %% ../../nbs/papers/67_alignment_benchmarks.ipynb #4886dd49
-import csv
-import json
 import math
 import statistics
 from pathlib import Path
 
+from ..core.records import read_json
 from ..errors import InputError
 from ..models.checkpoints import load_weights
-from .tables import append_csv, current_commit, results_folder
+from .tables import append_csv, current_commit, read_csv, read_number, results_folder
+from ..training.runs import ResultRecord
 from ..training.tabular import Table
 from ..visual.embedding import alignment_scores, join, sample_features
 
@@ -24,11 +24,7 @@ COLUMNS = ("recipe", "seed", *(s.replace(" ", "_") for s in SCORES), "cells", "s
 
 def run_of(folder) -> dict: # folder of a finished run -> its result.json
     "What a run says of itself. `InputError` where it is not finished."
-    file = Path(folder)/"result.json"
-    try: said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e: raise InputError(file, f"cannot be read ({type(e).__name__})", "name the folder of a finished run") from None
-    if not {"recipe", "seed"} <= said.keys(): raise InputError(file, "does not say which recipe and seed it is of", "name the folder of a run of `uda-kit train` or `bench table`")
-    return said
+    return read_json(Path(folder) / "result.json", ResultRecord, "name the folder of a finished run of `uda-kit train` or `bench table`")
 
 def bench_alignment(runs,           # folders of finished runs
                     source, target, # labelled data sets that no run was trained on
@@ -49,8 +45,13 @@ def alignment_table(recipes, # title -> recipe
                     root=None, caption="MEASURED HERE") -> Table:
     "Mean and standard deviation over seeds of what results/alignment.csv holds; the last line of a run counts."
     file = Path(root or results_folder())/"alignment.csv"
-    lines = {(l["recipe"], l["seed"]): l for l in csv.DictReader(file.open(encoding="utf-8"))} if file.is_file() else {}
+    numbers = [s.replace(" ", "_") for s in SCORES]
+    lines = {}
+    for n, line in enumerate(read_csv(file, COLUMNS), 2):
+        values = {c: math.nan if line[c] in ("", "nan") else read_number(line[c], file, n, least=-math.inf) for c in numbers}
+        lines[line["recipe"], line["seed"]] = values
+
     def cell(recipe, column):
-        values = [v for (r, _), l in lines.items() if r == recipe and not math.isnan(v := float(l[column]))]
+        values = [l[column] for (r, _), l in lines.items() if r == recipe and not math.isnan(l[column])]
         return "–" if not values else f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
     return Table(("run", *SCORES), [(title, *(cell(recipe, s.replace(" ", "_")) for s in SCORES)) for title, recipe in recipes.items()], caption)

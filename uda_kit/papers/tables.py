@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['CLASSES19', 'CLASSES16', 'CLASSES13', 'CLASSES9', 'SHORT', 'HARD_CLASSES', 'PUBLISHED', 'RESULT_COLUMNS',
-           'TIMING_COLUMNS', 'PublishedRow', 'published', 'discrepancies', 'published_table', 'current_commit',
-           'machine_name', 'results_folder', 'append_csv', 'append_result', 'MeasuredRow', 'measured', 'side_by_side',
-           'append_timing', 'timings']
+           'TIMING_COLUMNS', 'ONE_THREAD', 'PATIENCE', 'PublishedRow', 'published', 'discrepancies', 'published_table',
+           'current_commit', 'machine_name', 'results_folder', 'read_csv', 'read_number', 'append_csv', 'append_result',
+           'MeasuredRow', 'measured', 'side_by_side', 'append_timing', 'timings']
 
 # %% ../../nbs/papers/10_tables.ipynb #d5c6d3c8
-import csv, io, math, os, platform, statistics, subprocess
-from contextlib import contextmanager
+import csv, io, math, os, platform, statistics, subprocess, threading
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+from ..core.files import locked, write_text
+from ..core.records import read_text
 from ..doctor import instructions
 from ..errors import InputError
 from ..training.tabular import Table
@@ -441,7 +442,7 @@ TIMING_COLUMNS = ("name", "plain", "fast", "ratio", "peak_plain_gib", "peak_fast
 
 def _git(*args) -> str: # output of git in the package's own folder, "" where that fails
     import uda_kit
-    try: done = subprocess.run(["git", *args], cwd=Path(uda_kit.__file__).parent, capture_output=True, text=True, timeout=30)
+    try: done = subprocess.run(["git", "--no-optional-locks", *args], cwd=Path(uda_kit.__file__).parent, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError): return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -473,46 +474,61 @@ def results_folder() -> Path: # the checkout's results/, or ./results where the 
     return (root if (root/"settings.ini").exists() else Path.cwd())/"results"
 
 # %% ../../nbs/papers/10_tables.ipynb #649744af
-@contextmanager
-def _locked(folder):
-    "Hold the folder's lock; where the system has none (Windows), go on without."
-    try: import fcntl
-    except ImportError: yield; return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally: os.close(handle)  # closing releases the lock
+ONE_THREAD = threading.Lock()  # threads of one process share the folder's lock
+PATIENCE = 120                 # seconds to wait for another process that appends a line
 
-def _read_csv(
-    path,    # CSV file, or one that does not exist yet
-    columns, # the header it must have
-) -> list:   # of dicts; empty for a missing file
-    "Lines of a results file. InputError where the header or a line does not fit."
-    if not Path(path).exists(): return []
-    lines = list(csv.reader(io.StringIO(Path(path).read_text(encoding="utf-8"))))
-    if not lines or tuple(lines[0]) != tuple(columns):
-        raise InputError(path, f"columns are {', '.join(lines[0]) if lines else 'missing'}", f"expected {', '.join(columns)}: move the file away")
-    for n, line in enumerate(lines[1:], 2):
-        if len(line) != len(columns): raise InputError(path, f"line {n} has {len(line)} cells, not {len(columns)}", "restore or delete that line")
-    return [dict(zip(columns, line)) for line in lines[1:]]
+
+def read_csv(
+    path,     # CSV file, or one that does not exist yet
+    columns=None,  # the header it must have; None: any
+) -> list[dict]:  # by column; empty for a missing file
+    "Lines of a results file. InputError naming the line where the header or a line does not fit."
+    if not Path(path).exists():
+        return []
+    try:
+        lines = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
+    except csv.Error as error:
+        raise InputError(path, f"is not a CSV file ({error})", "restore it, or move it away") from None
+    header = lines[0] if lines else []
+    if not header or tuple(header) != tuple(columns or header):
+        expected = f"expected {', '.join(columns)}: move the file away" if columns else "restore it, or move it away"
+        raise InputError(path, f"columns are {', '.join(header)[:200] or 'missing'}", expected)
+    for number, line in enumerate(lines[1:], 2):
+        if len(line) != len(header):
+            raise InputError(path, f"line {number} has {len(line)} cells, not {len(header)}", "restore or delete that line")
+    return [dict(zip(header, line)) for line in lines[1:]]
+
+
+def read_number(
+    text: str,    # a cell
+    path,         # of the file, for the message
+    line: int,    # counted from 1, for the message
+    kind: type = float,  # or int
+    least: float = 0,
+    most: float = math.inf,
+) -> float | int:
+    "A number of a results file. InputError naming the line where it is none, not finite, or out of range."
+    try:
+        value = kind(text) if text.isascii() else math.nan
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or not least <= value <= most:
+        raise InputError(path, f"line {line} holds {text[:40]!r} where a number from {least} to {most} belongs", "restore or delete that line")
+    return value
 
 # %% ../../nbs/papers/10_tables.ipynb #5161a23f
 def append_csv(
-    path,    # CSV file, made with a header when missing
-    columns, # its header
-    values,  # the new line, one value per column
+    path,     # CSV file, made with a header when missing
+    columns,  # its header
+    values,   # the new line, one value per column
 ) -> Path:
-    "Append one line: all of it or nothing, safe beside other writers."
+    "Append one line: all of it or nothing, safe beside other writers. InputError where the file is damaged, or cannot be written."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.parent):
-        rows = [tuple(r.values()) for r in _read_csv(path, columns)] + [values]
+    with ONE_THREAD, locked(path.parent, wait=PATIENCE):
+        rows = [tuple(r.values()) for r in read_csv(path, columns)] + [values]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        beside.write_text(text.getvalue(), encoding="utf-8", newline="\n")
-        os.replace(beside, path)
+        write_text(path, text.getvalue())
     return path
 
 # %% ../../nbs/papers/10_tables.ipynb #770e6852
@@ -562,10 +578,10 @@ def measured(
     "Mean and spread per recipe from results/<benchmark>_<paper>.csv. InputError on a damaged file."
     path = Path(root or results_folder())/f"{benchmark}_{paper}.csv"
     groups = {}
-    for r in _read_csv(path, RESULT_COLUMNS):
-        try: run = int(r["seed"]), float(r["miou"]), float(r["seconds"]), r["commit"], r["machine"]
-        except ValueError as e: raise InputError(path, f"unreadable number ({e})", "restore or delete that line") from None
-        groups.setdefault((r["recipe"], int(r["steps"])), {})[run[0]] = run  # newest line of a seed wins
+    for line, r in enumerate(read_csv(path, RESULT_COLUMNS), 2):
+        seed, steps = (read_number(r[name], path, line, int) for name in ("seed", "steps"))
+        run = seed, read_number(r["miou"], path, line, most=1), read_number(r["seconds"], path, line), r["commit"], r["machine"]
+        groups.setdefault((r["recipe"], steps), {})[seed] = run  # newest line of a seed wins
     rows = []
     for (recipe, steps), runs in groups.items():
         seeds, scores, seconds, commits, machines = zip(*(runs[s] for s in sorted(runs)))
@@ -616,5 +632,9 @@ def timings(
     root=None, # results folder; None: `results_folder()`
 ) -> list:     # of dicts by column, numbers as floats (nan where not measured)
     "The recorded timings, oldest first."
-    rows = _read_csv(Path(root or results_folder())/f"bench_{bench}.csv", TIMING_COLUMNS)
-    return [{k: (float(v) if v else math.nan) if k in TIMING_COLUMNS[1:6] else v for k, v in r.items()} for r in rows]
+    path = Path(root or results_folder())/f"bench_{bench}.csv"
+    numbers = TIMING_COLUMNS[1:6]
+    rows = []
+    for line, r in enumerate(read_csv(path, TIMING_COLUMNS), 2):
+        rows.append(r | {k: read_number(r[k], path, line) if r[k] else math.nan for k in numbers})
+    return rows
