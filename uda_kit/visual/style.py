@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['LINES', 'SCRIPTS', 'FONTS', 'MISSING', 'line_styles', 'picture', 'Drawing', 'Chart', 'new_figure', 'axes_or_new',
-           'tidy', 'letters_of', 'letters_in', 'font_with', 'drawn_letter', 'add_fonts', 'drawn_name', 'drawn_text']
+           'tidy', 'letters_of', 'letters_in', 'font_with', 'drawn_letter', 'add_fonts', 'drawn_name', 'drawn_text',
+           'needs']
 
 # %% ../../nbs/visual/10_style.ipynb #b08e8f09
 import io
 import re
 import sys
 from functools import lru_cache
+from importlib import import_module
 from itertools import cycle, islice
 
 from matplotlib import font_manager, rcParams
@@ -188,3 +190,14 @@ def drawn_text(text: object) -> str:
     if "$" in text:
         return text
     return "\n".join(drawn_name(line, 80) if line else "" for line in lines)
+
+# %% ../../nbs/visual/10_style.ipynb #46896c0f
+def needs(
+    module: str,   # to import
+    package: str,  # it is part of
+):
+    "A module of a package that only notebooks need. `InputError` where it is not installed."
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise InputError(package, f"is not installed ({error})", 'pip install "uda_kit[notebooks]"') from None
