@@ -429,6 +429,9 @@ def check_options(method: str, options: dict, count: int) -> None:
             raise InputError(name, f"{value!r:.40} is no map", "maps have two dimensions: leave it out")
         elif name == "init" and method != "pca":
             check_start(value, method, count)
+    least, spread = options.get("min_dist", .1), options.get("spread", 1.)
+    if method == "umap" and spread is not None and least > spread:
+        raise InputError("min_dist", f"{least:g} is larger than spread, {spread:g}", "give a smaller one")
 
 # %% ../../nbs/visual/20_embedding.ipynb #afa88b7c
 def embed(
