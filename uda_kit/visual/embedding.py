@@ -31,6 +31,7 @@ from ..core.files import atomic_write
 from ..models.segmenters import upsample
 from ..training.evaluation import evaluation_mode, resized, space_of
 from ..training.metrics import nan_mean
+from .checks import check_dataset, check_network, check_precision, checked_patch, checked_size, taking
 from .style import axes_or_new, drawn_name, drawn_text, needs, new_figure, tidy
 
 # %% ../../nbs/visual/20_embedding.ipynb #96c6c3d7
@@ -186,7 +187,7 @@ def feature_maps(net, images:list, keys:list, precision:str) -> tuple: # uint8 [
     "Penultimate features, and the classes predicted at their cells. `InputError` where features or scores are not finite."
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     x = torch.stack(images).to(device).float()/255
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"): out = net(x)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"), taking(x, keys[0]): out = net(x)
     if out.features is None: raise InputError("network", "returns no features", "give a segmenter of the kit")
     f = out.features.float()
     fine = torch.isfinite(f).flatten(1).all(1) & torch.isfinite(out.logits).flatten(1).all(1)
@@ -249,7 +250,12 @@ def sample_features(
     patch=None,          # (height, width) in pixels of the images: sample patches, not cells
 ) -> FeatureTable:       # rows by class
     "Class-balanced random cells, or patches, of the penultimate features over a data set (contrastive paper, Fig. 4). `InputError` where nothing can be sampled or features are not finite."
-    if per_class < 1 or batch < 1: raise InputError("sample_features", f"per_class {per_class}, batch {batch}", "give at least 1 of both")
+    check_network(net, "sample_features")
+    check_dataset(dataset, "sample_features")
+    per_class, batch = (whole_number(n, f"sample_features: {name}", 1) for name, n in (("per_class", per_class), ("batch", batch)))
+    seed, size = whole_number(seed, "sample_features: seed"), checked_size(size, "sample_features")
+    check_precision(precision, "sample_features")
+    if patch is not None: patch = checked_patch(patch, "sample_features")
     space = space_of(net, space, dataset.space)
     wanted, table, reservoir = wanted_classes(classes, space), np.full(256, IGNORE, np.uint8), Reservoir(per_class)
     table[:len(dataset.space)] = translate(dataset.space, space)[:len(dataset.space)]

@@ -7,7 +7,6 @@ __all__ = ['ADDED', 'COLOURS', 'Said', 'say', 'ask', 'instant_network', 'SortedC
            'hatched', 'painted', 'additions', 'LabelExpansionExplorer', 'scaled', 'enlarged']
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #93fb690f
-import html
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,7 +22,9 @@ from ...methods.teacher import SCALES, average_prediction, label_quality, precis
 from ...models.segmenters import Segmenter, deeplab_v2
 from ...training.evaluation import evaluation_mode, space_of, spread_out
 from .patch_clusters import chosen_images, picture_and_label
-from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatch
+from ...training.tabular import html_text
+from ..checks import check_dataset, check_network, check_precision, checked_numbers, checked_size, taking
+from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatch, word_for
 from ..panels import expansion_panels
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #955e948f
@@ -41,7 +42,7 @@ class Said:
 def say(net, image, scales, precision, where) -> tuple: # network in evaluation mode, uint8 [3,H,W] -> classes, confidence [H,W], features [F,h,w], on the CPU
     "The teacher's average over scales for one image. `InputError` where it is not finite or there are no features."
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    probabilities, features = average_prediction(net, image[None].to(device).float()/255, scales, precision)
+    with taking(image, where): probabilities, features = average_prediction(net, image[None].to(device).float()/255, scales, precision)
     if features is None: raise InputError("network", "returns no features", "give a segmenter of the kit")
     confidence, initial = probabilities[0].max(0)
     if not (torch.isfinite(confidence).all() and torch.isfinite(features).all()): raise InputError(where, "the network's scores or features are not finite", "check the checkpoint, or use 32-bit precision")
@@ -208,6 +209,10 @@ class LabelExpansionExplorer(Explorer):
                  precision="32-true", # or "bf16-mixed"
                  seed:int=0,          # of the choice of images
                  progress=True):
+        check_network(net, self.title)
+        check_dataset(dataset, self.title)
+        check_precision(precision, self.title)
+        size, scales = checked_size(size, self.title), checked_numbers(scales, f"{self.title}: scales", .1, 4)
         self.space = space_of(net, space, dataset.space)
         self.said = ask(net, dataset, images, scales, size, self.space, precision, seed, progress)
         self.indices, C, (B, H, W) = self.said.indices, len(self.space), self.said.initial.shape
@@ -217,15 +222,16 @@ class LabelExpansionExplorer(Explorer):
         self.sample, self.shown = Sample(self.said, int(np.ceil(max(1, B*H*W/2**16)**.5))), Sample(self.said, int(np.ceil(max(1, W/512, (H*W/180_000)**.5))))
         self.shown.truth = [None]*B if self.shown.truth is None else self.shown.truth
         classes = [self.space.classes[c] for c in np.flatnonzero(self.sorted.number.numpy() + (0 if self.said.truth is None else np.bincount(self.said.truth.flatten(), minlength=256)[:C]))]
+        self.all = word_for("all", classes)
         super().__init__(image=Choice("image", tuple(self.indices), self.indices[0]), cap=Number("confidence cap", .05, 1., .01, cap), share=Number("share of a class confident anyway", .01, 1., .01, share),
                          quantile=Number("limit: quantile of distances", .05, 1., .01, quantile), common_limit=Switch("one limit for all classes", common_limit),
-                         only=Choice("class", ("all", *classes), "all"), scope=Choice("table over", self.SCOPES, self.SCOPES[0]))
+                         only=Choice("class", (self.all, *classes), self.all), scope=Choice("table over", self.SCOPES, self.SCOPES[0]))
         self.set(cap=cap, share=share, quantile=quantile, common_limit=common_limit)
 
     @property
     def b(self) -> int: return self.indices.index(self.values.image) # place of the image shown
     @property
-    def c(self): return None if self.values.only == "all" else self.space.index(self.values.only) # class singled out
+    def c(self): return None if self.values.only == self.all else self.space.index(self.values.only) # class singled out
 
     def once(self, name, key, compute): # what was computed last under a name, as long as its key is the same
         if self.known.get(name, (None,))[0] != key: self.known[name] = (key, compute())
@@ -306,7 +312,7 @@ def _rows(self:LabelExpansionExplorer) -> tuple: # head, rows
         value = lambda n, k, j, c: q[n]["overall"][j] if isinstance(c, slice) else q[n][k][c]
         cells = lambda c: [bar(value(n, k, j, c), n) for j, k in enumerate(("precision", "coverage")) for n in self.MAPS]
     there = [c for c in range(len(self.space)) if q["initial"]["labels"][c] or q["expanded"]["labels"][c] or (self.said.truth is not None and np.isfinite(q["initial"]["coverage"][c]))]
-    name = lambda c: Markup(swatch(self.space.palette[c]) + html.escape(self.space.classes[c]))
+    name = lambda c: Markup(swatch(self.space.palette[c]) + html_text(self.space.classes[c]))
     rows = [(name(c), f"{tau[c]:.2f}", int(cells_of_class[c]), f"{limits[c]:.3f}" if limits[c] > 0 else "none", *cells(c)) for c in there if self.c in (None, c)]
     return ("class", "threshold", "cells", "limit", *head), [*rows, ("all", "", int(cells_of_class.sum()), "", *cells(slice(None)))]
 
