@@ -30,7 +30,7 @@ def checked_size(size, where: str) -> tuple | None:
         return None
     if isinstance(size, str) or not hasattr(size, "__len__") or len(size) != 2:
         raise InputError(where, f"size={short(size)} is no size", "give (height, width) in pixels, or None")
-    return tuple(whole_number(n, f"{where}: size", 1, 20_000) for n in size)
+    return tuple(whole_number(n, f"{where}: size", 2, 20_000) for n in size)
 
 
 def checked_patch(patch, where: str) -> tuple:

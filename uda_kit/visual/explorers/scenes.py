@@ -52,7 +52,7 @@ class SceneExplorer(Explorer):
                  seed:int=0):     # streets
         size, n, seed = checked_patch(size, self.title), whole_number(n, f"{self.title}: n", 1, 10**9), whole_number(seed, f"{self.title}: seed", 0, 10**9)
         styles = (styles,) if isinstance(styles, SceneStyle) else styles
-        if not isinstance(styles, (list, tuple)) or not all(isinstance(s, SceneStyle) for s in styles): raise InputError("styles", f"{short(styles)} are none", "give SceneStyles")
+        if not isinstance(styles, (list, tuple)) or not all(isinstance(s, SceneStyle) for s in styles): raise InputError("styles", f"{short(styles)} are none", "give a SceneStyle, or several")
         for s in styles: StreetScenes(s, n, size, seed) # refuses what it could not draw
         self.styles, self.frequency, self.kept = {s.name: s for s in styles}, {}, {}
         if len(self.styles) != len(styles) or not styles: raise InputError("styles", f"are {', '.join(s.name for s in styles) or 'none'}", "give at least one, each with a name of its own")
