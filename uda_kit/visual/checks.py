@@ -79,7 +79,7 @@ def checked_numbers(
 
 def check_precision(precision: object, where: str) -> None:
     "`InputError` for a precision that pictures are not made in."
-    if precision not in ("32-true", "bf16-mixed"):
+    if not isinstance(precision, str) or precision not in ("32-true", "bf16-mixed"):
         raise InputError(where, f"precision={short(precision)} is unknown", "choose 32-true or bf16-mixed")
 
 # %% ../../nbs/visual/15_checks.ipynb #c78fb69a

@@ -226,7 +226,8 @@ def expansion_panels(
     "Image, initial, confident and expanded labels, truth: how pseudo-labels come about (contrastive paper, Fig. 6). `InputError` where numbers of images differ."
     labels = dict(labels) if isinstance(labels, Mapping) else {k: getattr(labels, k, None) for k in ("initial", "confident", "expanded")}
     check_counts("expansion_panels", labels | ({} if truth is None else {"truth": truth}), count_of(images, "expansion_panels"))
-    for k, maps in labels.items(): check_sizes("expansion_panels", k, maps, images)
+    if not labels: raise InputError("expansion_panels", "no labels", "give name: class ids, at least one")
+    for k, maps in (labels | ({} if truth is None else {"truth": truth})).items(): check_sizes("expansion_panels", k, maps, images)
     columns = {"image": images}
     for k, maps in labels.items():
         said, right = label_shares(maps, truth)

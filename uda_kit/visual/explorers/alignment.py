@@ -124,7 +124,7 @@ class AlignmentExplorer(Explorer):
 def check_made_of(tables, datasets, methods, predictions, radius, options) -> tuple: # -> names of methods
     "`InputError` for arguments of other kinds than an explorer is made of."
     where = "AlignmentExplorer"
-    for what, value in (("tables", tables), ("datasets", datasets), ("predictions", predictions or {})):
+    for what, value in (("tables", tables), ("datasets", datasets), ("predictions", {} if predictions is None else predictions)):
         if not isinstance(value, Mapping) or not all(isinstance(n, str) for n in value): raise InputError(where, f"{what}={short(value)} are not given by name", f"give {what} as {{name: ...}}")
     if not all(isinstance(t, FeatureTable) for t in tables.values()): raise InputError(where, "a table is no FeatureTable", "give what `sample_features` or `revisit` returns")
     if NONE in tables: raise InputError(f"table {NONE!r}", "has a name that stands for no table", "give it another name")

@@ -23,7 +23,7 @@ from ...models.segmenters import Segmenter, deeplab_v2
 from ...training.evaluation import evaluation_mode, space_of, spread_out
 from .patch_clusters import chosen_images, picture_and_label
 from ...training.tabular import html_text
-from ..checks import check_dataset, check_network, check_precision, checked_numbers, checked_size, taking
+from ..checks import check_dataset, check_network, check_precision, checked_numbers, checked_size, short, taking
 from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatch, word_for
 from ..panels import expansion_panels
 
@@ -212,6 +212,7 @@ class LabelExpansionExplorer(Explorer):
         check_network(net, self.title)
         check_dataset(dataset, self.title)
         check_precision(precision, self.title)
+        if not isinstance(space, (str, LabelSpace, type(None))): raise InputError(self.title, f"space={short(space)} is no label space", "give a LabelSpace or its name")
         size, scales = checked_size(size, self.title), checked_numbers(scales, f"{self.title}: scales", .1, 4)
         self.space = space_of(net, space, dataset.space)
         self.said = ask(net, dataset, images, scales, size, self.space, precision, seed, progress)

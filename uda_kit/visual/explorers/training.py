@@ -275,6 +275,10 @@ def how_it_ended(path, config: dict, where: str, total, troubles: list | None = 
     "What is said of a run that took its last step; \"\" where nobody knows whether it did."
     result = read_record(Path(path)/"result.json", Result, troubles)
     miou = result.get("miou")
+    if miou is not None and not 0 <= miou <= 1:
+        miou = None
+        result = {}
+        if troubles is not None: troubles.append("result.json miou is no fraction from 0 to 1")
     if miou is not None:
         return f"Finished: {where}. Mean IoU {percent(miou)} % on its test images."
     if "miou" in result:
@@ -298,6 +302,7 @@ def run_state(
         return "Nothing has been logged yet."
     plan, stage, step = stages_planned(config), last.get("stage", ""), last["step"]
     total, seconds = plan.get(stage), last.get("seconds")
+    total = total if total and 0 < total < 10**15 else None
     where = f"{stage}, step {step}" + (f" of {total}" if total else "")
     try: silent = max(0., (time.time() if now is None else now) - (path/"log.jsonl").stat().st_mtime)
     except OSError: return f"The log is gone: the run's folder was moved or deleted after {where}."
