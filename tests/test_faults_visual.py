@@ -57,12 +57,15 @@ def test_a_figure_is_shown_once_with_and_without_the_inline_backend():
     cells = [
         "from uda_kit.visual.style import axes_or_new, new_figure\ndef drawn():\n    f = new_figure(2, 1)\n    f.add_subplot()\n    return f",
         "axes_or_new(None, 2, 1)", "drawn()", "%matplotlib inline", "axes_or_new(None, 2, 1)", "drawn()",
+        "from matplotlib_inline.backend_inline import set_matplotlib_formats\nset_matplotlib_formats('jpeg')", "drawn()",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     nbclient.NotebookClient(book, timeout=100, kernel_name="python3").execute()
     for k in (1, 2, 4, 5):
         pictures = [o for o in book.cells[k].outputs if "image/png" in o.get("data", {})]
         assert len(pictures) == 1, (k, book.cells[k].outputs)
+    (shown,) = book.cells[7].outputs
+    assert {k for k in shown["data"] if k.startswith("image/")} == {"image/jpeg"}
 
 
 def test_every_figure_of_the_kit_is_its_own_picture(tmp_path):

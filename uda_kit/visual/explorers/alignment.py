@@ -134,6 +134,7 @@ def check_made_of(tables, datasets, methods, predictions, radius, options) -> tu
     if options and len(methods) > 1: raise InputError(where, f"{', '.join(options)} for {len(methods)} methods", "give options with a single method")
     return tuple(methods)
 
+# %% ../../../nbs/visual/explorers/20_alignment.ipynb #0e51f19e
 def check_tables(tables, datasets, predictions, radius) -> None:
     "Raise `InputError` for tables that an explorer cannot show."
     if not tables: raise InputError("AlignmentExplorer", "no tables", "give at least one")
@@ -153,6 +154,7 @@ def check_tables(tables, datasets, predictions, radius) -> None:
         last = first.image[first.domain == d].max()
         if last >= len(datasets[d]): raise InputError(f"AlignmentExplorer: {d}", f"has a point in image {last} of {len(datasets[d])}", "give the data set that the table was sampled from")
 
+# %% ../../../nbs/visual/explorers/20_alignment.ipynb #9dc3443f
 def even(maps) -> list: # of float [N,2] on one map -> the same, centred, within [-1, 1]
     "All maps of one kind, moved and scaled together."
     everything = np.concatenate(maps)
@@ -313,6 +315,7 @@ def thinned(tables, most, seed) -> dict: # domain -> FeatureTable -> the same wi
     kept, first = np.sort(np.random.default_rng(seed).permutation(total)[:most]), np.cumsum([0, *map(len, tables.values())])
     return {d: t[kept[(kept >= a) & (kept < b)] - a] for (d, t), a, b in zip(tables.items(), first, first[1:])}
 
+# %% ../../../nbs/visual/explorers/20_alignment.ipynb #2b728ae5
 @classmethod
 def _from_networks(cls, networks,    # checkpoint name -> Segmenter
                    datasets,         # domain name -> data set

@@ -7,7 +7,8 @@ __all__ = ['SPANS', 'TITLES', 'PANELS', 'LogReader', 'parsed', 'Curves', 'span_n
            'styles_for', 'logged_in', 'draw_curves', 'svg_line', 'svg_text', 'svg_legend', 'svg_ticks', 'panel_svg',
            'svg_band', 'StagePlan', 'RecipePlan', 'RunConfig', 'Stopped', 'Result', 'read_record', 'read_config',
            'dict_in', 'stages_planned', 'duration', 'how_it_ended', 'run_state', 'checkpoint_files', 'network_options',
-           'known_space', 'run_network', 'check_run', 'TrainingExplorer', 'predict_samples', 'example_run']
+           'known_space', 'run_network', 'checked_run', 'check_run', 'TrainingExplorer', 'predict_samples',
+           'example_run']
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #d230f123
 import json
@@ -84,6 +85,10 @@ class Curves:
                 kept[0].extend(s + shift for s in steps)
                 kept[1].extend(values)
         self.end, self.last = shift + stages[-1][0] + records[-1]["step"], records[-1]
+
+    @property
+    def longest(self) -> int: # values of the curve that has most
+        return max((len(s) for panel in self.panels.values() for s, _ in panel.values()), default=0)
 
     def span(self, which:str) -> tuple: # one of `span_names` -> first and last step on the common axis
         for (first, name), (last, _) in zip(self.stages, [*self.stages[1:], (self.end, "")]):
@@ -235,7 +240,7 @@ class Result(TypedDict, total=False):
     "What it reads of result.json."
     miou: float | None
 
-
+# %% ../../../nbs/visual/explorers/70_training.ipynb #92a9f8b4
 def read_record(path, kind=dict, troubles: list | None = None) -> dict:  # {} where there is none, or none of this kind
     "A JSON file of a run; what is wrong with it is added to `troubles`."
     if not Path(path).exists():
@@ -288,7 +293,7 @@ def how_it_ended(path, config: dict, where: str, total, troubles: list | None = 
     waits = " Its result has not been written yet." if "recipe" in config else ""
     return f"Finished: {where}." + waits
 
-
+# %% ../../../nbs/visual/explorers/70_training.ipynb #70618e1d
 def run_state(
     path,           # the run's folder
     last: dict,     # its last record
@@ -352,6 +357,13 @@ def run_network(file, stage, config:dict, before=None): # weight file, stage or 
     return fill(net, read_tensors(file), file)
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #445e2a0f
+def checked_run(run) -> Path: # folder, or RunDirectory
+    "The run's folder. `InputError` for one that holds no log."
+    try: path = Path(getattr(run, "path", run))
+    except TypeError: raise InputError("run", f"{short(run)} is no run directory", "give the folder that a run writes") from None
+    check_run(path)
+    return path
+
 def check_run(path:Path) -> None:
     "`InputError` for a folder that holds no log."
     if not path.is_dir(): raise InputError(path, "is no run directory", "give the folder that a run writes")
@@ -371,10 +383,7 @@ class TrainingExplorer(Explorer):
                  size=(256, 512),  # (rows, columns) that images are scaled down to fit into; None: as they are
                  most=8,           # predictions of how many checkpoints to keep
                  progress=True):   # show a bar
-        try: self.path = Path(getattr(run, "path", run))
-        except TypeError: raise InputError("run", f"{short(run)} is no run directory", "give the folder that a run writes") from None
-        self.most, self.progress, self.troubles = whole_number(most, f"{self.title}: most", 1), progress, []
-        check_run(self.path)
+        self.path, self.most, self.progress = checked_run(run), whole_number(most, f"{self.title}: most", 1), progress
         if dataset is not None: check_dataset(dataset, self.title)
         count, size = whole_number(count, "count", 1, 4), checked_size(size, self.title)
         self.dataset = dataset
@@ -385,8 +394,7 @@ class TrainingExplorer(Explorer):
         if self.samples: controls |= {"checkpoint": Choice("checkpoint", ("newest",), "newest"), "image": Choice("image", tuple(self.samples), next(iter(self.samples)))}
         super().__init__(**controls)
         self.look()
-        lines = max((len(s) for panel in self.curves.panels.values() for s, _ in panel.values()), default=0)
-        self.set(smoothing=max(1, min(100, lines//20)))
+        self.set(smoothing=max(1, min(100, self.curves.longest//20)))
 
     def look(self) -> None:
         "See what is new in the folder: lines of the log, and checkpoints."

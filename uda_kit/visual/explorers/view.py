@@ -54,7 +54,7 @@ class Choice:
         known = ", ".join(map(str, self.options[:12])) + (" ..." if len(self.options) > 12 else "")
         raise InputError(f"{self.label} {short(value)}", "is not among the options", f"choose from {known}")
 
-
+# %% ../../../nbs/visual/explorers/10_view.ipynb #36b9e871
 @dataclass(frozen=True)
 class Number:
     "A number between two others; whole where the step is whole."
