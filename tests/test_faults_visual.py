@@ -20,6 +20,7 @@ from uda_kit.training import reports
 from uda_kit.training.evaluation import Evaluation
 from uda_kit.training.tabular import Table, html_text, markdown_text
 from uda_kit.visual import embedding, panels, plots, style
+from uda_kit.visual.drawing import Drawing
 from uda_kit.visual.embedding import FeatureTable, embed
 from uda_kit.visual.explorers import (
     AlignmentExplorer, AttentionExplorer, LabelExpansionExplorer, PatchClusterExplorer, SceneExplorer, TrainingExplorer,
@@ -84,7 +85,7 @@ def test_every_figure_of_the_kit_is_its_own_picture(tmp_path):
         embedding.plot_embedding(embed(t, "pca"), t), plots.adversarial_curves([{"step": 1, "loss/seg": 1.}]),
     ]
     for drawing in (*figures, *(ax.figure for ax in charts)):
-        assert isinstance(drawing, style.Drawing)
+        assert isinstance(drawing, Drawing)
     for shown in (figures[0], charts[0]):
         assert shown._repr_png_().startswith(b"\x89PNG")
 

@@ -646,7 +646,7 @@ def plot_embeddings(
     figure = new_figure(each*across, (each*.92 + (.35 if scores else 0))*down + .35, layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, sharex=joint, sharey=joint).ravel()
     for ax, (title, (points, table)) in zip(axes, maps.items()):
-        plot_embedding(points, table, chosen, ax, by, drawn_text(title), size, names, legend=False)
+        plot_embedding(points, table, chosen, ax, by, drawn_text(title, 36), size, names, legend=False)
         if scores and title in scores: ax.set_xlabel(scores_line(scores[title]), fontsize=8)
     for ax in axes[len(maps):]: ax.set_axis_off()
     handles = map_legend(everything, chosen, by)

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np, torch
-from matplotlib import colormaps
 
 from ..data.labels import LabelSpace, colorize
 from ..errors import InputError, whole_number
@@ -44,6 +43,7 @@ class Field:
         if values.ndim != 2 or not values.size: raise InputError("field", f"has shape {values.shape}", "give numbers [H,W]")
         if not np.isfinite(values).all(): raise InputError("field", "holds numbers that are not finite", "check the network, or mask them")
         if not all(isinstance(v, (int, float, np.number)) for v in (self.low, self.high)) or not -1e300 < self.low < self.high < 1e300: raise InputError("field", f"runs from {short(self.low)} to {short(self.high)}", "give low < high")
+        from matplotlib import colormaps
         if not isinstance(self.colours, str) or self.colours not in colormaps: raise InputError("field", f"colours={short(self.colours)} are unknown", "choose one of Matplotlib's, such as viridis")
 
 def _array(x) -> np.ndarray: return array_of(x)
@@ -119,7 +119,7 @@ def picture_grid(
         for c, (title, x) in enumerate(row.items()):
             ax = figure.add_subplot(grid[r, c])
             draw_panel(ax, on_scale(x, scales.get(title)), space, wide)
-            if r == 0: ax.set_title(drawn_text(title), fontsize=9, pad=3)
+            if r == 0: ax.set_title(drawn_text(title, max(12, int(each/.06))), fontsize=9, pad=3)
             if c == 0 and names: ax.text(-.03, .5, drawn_text(names[r]), transform=ax.transAxes, rotation=90, ha="right", va="center", fontsize=8)
             if title in scales and r == len(rows) - 1: add_colour_bar(figure, ax, low/total, bars/total)
     if present: add_legend(figure, space, present, low/total, columns, black)
