@@ -74,6 +74,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'uda_kit.cli.given_roots': ('cli.html#given_roots', 'uda_kit/cli.py'),
                              'uda_kit.cli.load_network': ('cli.html#load_network', 'uda_kit/cli.py'),
                              'uda_kit.cli.main': ('cli.html#main', 'uda_kit/cli.py'),
+                             'uda_kit.cli.matching_files': ('cli.html#matching_files', 'uda_kit/cli.py'),
                              'uda_kit.cli.memory_mb': ('cli.html#memory_mb', 'uda_kit/cli.py'),
                              'uda_kit.cli.missing_package': ('cli.html#missing_package', 'uda_kit/cli.py'),
                              'uda_kit.cli.nearest': ('cli.html#nearest', 'uda_kit/cli.py'),

@@ -8,11 +8,12 @@ __all__ = ['Text', 'Count', 'MOST', 'COMMANDS', 'DESCRIPTION', 'BENCHES', 'SIGNA
            'read_precision', 'show', 'finish', 'Demo', 'command_line', 'Recipes', 'recipe_list', 'check_recipe_name',
            'Train', 'chosen_recipe', 'given_roots', 'run_options', 'train', 'dry', 'first_process', 'Evaluate',
            'read_evaluation', 'read_oracle', 'empty_folder', 'load_network', 'evaluation_record', 'write_evaluation',
-           'Predict', 'find_images', 'Translate', 'PseudoLabel', 'CheckData', 'Convert', 'Doctor', 'BenchTable', 'once',
-           'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality', 'BenchAlignment', 'BenchExplorers',
-           'BenchEmbedding', 'BenchTranslation', 'BenchContrastive', 'Bench', 'parse', 'usage_error', 'command_class',
-           'check_given_once', 'unknown_option', 'Terminated', 'terminable', 'Interrupts', 'complain', 'out_of_memory',
-           'full_disk', 'missing_package', 'stopped_status', 'failed_status', 'status_of', 'never_fail', 'main']
+           'Predict', 'matching_files', 'find_images', 'Translate', 'PseudoLabel', 'CheckData', 'Convert', 'Doctor',
+           'BenchTable', 'once', 'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality', 'BenchAlignment',
+           'BenchExplorers', 'BenchEmbedding', 'BenchTranslation', 'BenchContrastive', 'Bench', 'parse', 'usage_error',
+           'command_class', 'check_given_once', 'unknown_option', 'Terminated', 'terminable', 'Interrupts', 'complain',
+           'out_of_memory', 'full_disk', 'missing_package', 'stopped_status', 'failed_status', 'status_of',
+           'never_fail', 'main']
 
 # %% ../nbs/cli.ipynb #25e7fb53
 import difflib
@@ -472,10 +473,19 @@ class Predict:
         finish({"images": len(names), "out": self.out, "seconds": round(time.time() - began, 2), "peak_gib": round(peak_gib(), 3)})
         return 0
 
+def matching_files(pattern: str) -> list[str]:
+    "Files of a pattern, without hidden ones and those that systems leave behind."
+    from uda_kit.data.files import visible
+    parts = Path(pattern).parts
+    literal = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:literal])
+    return sorted(path for path in glob.glob(pattern, recursive=True) if visible(Path(path), root))
+
+
 def find_images(text:str, split:str|None=None):
     "What `predict` reads: a path, a list of paths, or a data set."
     if exists(text): return text
-    if glob.has_magic(text) and (files := sorted(glob.glob(text, recursive=True))): return files
+    if glob.has_magic(text) and (files := matching_files(text)): return files
     if re.match(r"[a-z0-9]+:", text):
         from uda_kit.data.datasets import open_dataset
         return open_dataset(text, split, labelled=False)
@@ -488,7 +498,7 @@ class Translate:
     source: str                 # NAME:ROOT of the images to translate
     target: str                 # NAME:ROOT of the images whose look is wanted
     out: str                    # folder for the twins
-    how: str = "statistics"     # statistics, fourier, fourier:BETA, or cyclegan:WEIGHTS
+    how: str = "statistics"     # statistics, fourier, fourier:BETA, fourier:BETA:square, or cyclegan:WEIGHTS
     seed: int = 0               # decides which target image goes with which source image
     source_split: Text = None   # split of the source (default: the data set's first)
     target_split: Text = None   # split of the target (default: the data set's first)

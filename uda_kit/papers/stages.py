@@ -449,4 +449,4 @@ def load_stage(stage:Stage, path, device="cpu") -> float:
     if segmenter: load_weights(path, net=stage.net)
     else: stage.net.load_state_dict(load_translator(path).state_dict())
     stage.net.to(device)
-    return (read_header if segmenter else translator_header)(path)["extra"]["seconds"]
+    return (read_header if segmenter else translator_header)(path)["extra"].get("seconds", 0.0)
