@@ -11,6 +11,7 @@ from resuming import finish, interrupted, killed_and_resumed, same, start, undis
 from safetensors.torch import load_file
 
 from uda_kit.data.datasets import open_dataset
+from uda_kit.core.records import write_json
 from uda_kit.data.twins import Twins, read_about
 from uda_kit.errors import InputError
 from uda_kit.methods.pseudo_labels import PseudoLabelled
@@ -137,6 +138,8 @@ def test_folder_with_other_twins(tmp_path):
     run_recipe(small("cir-ass"), out, OPTIONS)
     about = out / "twins-translate" / "twins.json"
     about.write_text(about.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(InputError, match="twins.json: does not match the hash"): run_recipe(small("cir-ass"), out, OPTIONS, resume=True)
+    write_json(about, json.loads(about.read_text()), seal=True)
     with pytest.raises(InputError, match="describes other twins"): run_recipe(small("cir-ass"), out, OPTIONS, resume=True)
 
 

@@ -1,4 +1,5 @@
 """What a run leaves on disk, damaged, cut short, fought over or short of room: refused in one line, or resumed to the same bits."""
+import dataclasses
 import errno
 import json
 import os
@@ -26,9 +27,10 @@ from uda_kit.models.translators import CycleTranslator, load_translator, save_tr
 from uda_kit.papers import demo, running, tables
 from uda_kit.papers.alignment_benchmarks import run_of
 from uda_kit.papers.catalogue import find_recipe
+from uda_kit.papers.comparisons import read_results
 from uda_kit.papers.lessons import check_same, report_line
 from uda_kit.papers.recipes import override
-from uda_kit.training.fit import MOST_STEPS, SGD, Feed, Interrupted, RunOptions, Stage, check_options, check_stage, fit, stop_signals
+from uda_kit.training.fit import MOST_STEPS, SGD, Feed, Interrupted, RunOptions, Stage, StopRequest, check_options, check_stage, fit, stop_signals
 from uda_kit.training.runs import (
     RunDirectory, append_log, config_difference, newest_checkpoint, read_checkpoint, read_log, resumable, rewind_log, save_checkpoint,
     stage_checkpoints, write_checkpoint,
@@ -331,6 +333,18 @@ def test_systems_without_a_hang_up_signal(monkeypatch):
 
 
 def test_a_stop_during_the_last_step_and_before_the_first(alone, tmp_path):
+    class Early(StreetScenes):
+        def __getitem__(self, i):
+            StopRequest.current.note(signal.SIGINT, None)
+            return super().__getitem__(i)
+
+    stage = make_stage()
+    stage.source = dataclasses.replace(stage.source, dataset=Early(RENDERED, 4, (32, 48)))
+    with pytest.raises(Interrupted) as error:
+        fit(stage, tmp_path / "first", options(), CONFIG)
+    assert error.value.status == 130 and "before the first step" in str(error.value) and resumable(tmp_path / "first")
+    fit(make_stage(), tmp_path / "first", options(), CONFIG, resume=True)
+    same_end(alone, tmp_path / "first")
     run = stopped(tmp_path / "last", at=6)
     assert stage_checkpoints(run, "adapt")[-1].name == "adapt-0000006"
     fit(make_stage(), run.path, options(), CONFIG, resume=True)
@@ -501,6 +515,9 @@ def test_results_tables(tmp_path):
     for bad, where in (("b,r,0,10,nan,1,a,m", "line 3"), ("b,r,0,10,1.5,1,a,m", "line 3"), ("b,r,x,10,0.5,1,a,m", "line 3"), ("b,r,0,²,0.5,1,a,m", "line 3"), ("b,r,0,10,0.5,inf,a,m", "line 3"), ("b,r,0", "line 3"), ('b,"r', ""), ("b,r,0,1e400,0.5,1,a,m", "line 3")):
         file.write_text(f"{header}\n{line}\n{bad}\n")
         one_line(expect_error(tables.measured, "b", "p", tmp_path), file, where)
+    for bad in ("b,r,x,10,0.5,1,a,m", "b,r,0", 'b,"r', "b,r,0,-1,0.5,1,a,m"):
+        file.write_text(f"{header}\n{line}\n{bad}\n")
+        one_line(expect_error(read_results, "b", "p", root=tmp_path), file)
     for data in (b"", b"x,y\n", (header + "\n").encode("utf-16"), (header + "\nb\xff\n").encode("latin-1")):
         file.write_bytes(data)
         one_line(expect_error(tables.append_result, "b", "p", "r", 0, 1, 0.5, 1.0, tmp_path, "abc", "m"), file)

@@ -26,7 +26,7 @@ from typing import NamedTuple, Optional
 import torch
 
 from ..core.records import read_text
-from .files import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image
+from .files import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image, visible
 from .labels import (CAMVID_IDS, CITYSCAPES_IDS, CITYSCAPES_TO_ROBOTCAR, CROSSCITY_IDS, GTA5_IDS, ROBOTCAR_IDS, SYNSCAPES_IDS, SYNTHIA_IDS,
                                  VISTAS_MAPPINGS, IdTable, LabelSpace, brief, label_space, translate)
 from ..errors import InputError, printable, whole_number
@@ -38,13 +38,12 @@ class Sample(NamedTuple):
     key:str                        # names the sample within its data set
 
 # %% ../../nbs/data/40_datasets.ipynb #c506792f
-SYSTEM_NAMES = {"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information"}
 WILDCARD = re.compile(r"[*?]+|\[!?\]?[^\]]*\]")
 
 
 def _visible(name: str) -> bool:
     "Is a file or folder of this name the user's own, neither hidden nor the system's?"
-    return not name.startswith(".") and name.lower() not in SYSTEM_NAMES
+    return visible(Path(name), Path())
 
 
 def nfc(text: str) -> str:

@@ -6,19 +6,21 @@
 __all__ = ['GREY', 'read_results', 'longest', 'scores', 'spread', 'gains', 'paired', 'class_table', 'bars']
 
 # %% ../../nbs/papers/12_comparisons.ipynb #0bc3ccac
-import csv
 import statistics
 from pathlib import Path
 
-from .tables import results_folder
+from .tables import read_csv, read_number, results_folder
 from ..training.tabular import Table
 
 # %% ../../nbs/papers/12_comparisons.ipynb #695e940a
 def read_results(benchmark:str, paper:str, kind:str="", root=None) -> list[dict]:
-    "Lines of results/<benchmark>_<paper>.csv, or of its `kind` ('classes', 'critics'); [] where there is none."
+    "Lines of results/<benchmark>_<paper>.csv, or of its `kind` ('classes', 'critics'); [] where there is none. InputError naming a line that is damaged."
     path = Path(root or results_folder()) / f"{benchmark}_{paper}{'_' * bool(kind)}{kind}.csv"
-    if not path.exists(): return []
-    with path.open(newline="", encoding="utf-8") as f: return list(csv.DictReader(f))
+    rows = read_csv(path)
+    for line, row in enumerate(rows, 2):
+        for name in ("seed", "steps"):
+            read_number(row.get(name, ""), path, line, int)
+    return rows
 
 def longest(lines:list[dict], value:str, *more:str) -> dict[str, dict]: # lines, the column wanted, columns that tell apart what one run has several of
     "Row -> (seed, *more) -> number: of each row the runs with most steps, of each seed the newest line."

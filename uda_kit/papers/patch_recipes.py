@@ -16,7 +16,7 @@ from ..methods.output_space import output_space_terms, supervised_terms
 from ..methods.patch_alignment import patch_terms
 from ..methods.semi_supervised import semi_supervised_terms
 from .recipes import (BASELINES, CAMVID, CITYSCAPES, CITYSCAPES_VAL, FULL, RESNET_SINGLE, SCENES, SIZES, VGG, Clustering, Data, Recipe, SmallBenchmark,
-                                    SmallScale, StageConfig, scenes_benchmark, small_recipes)
+                                    SmallScale, StageConfig, one_rate, scenes_benchmark, small_recipes)
 
 # %% ../../nbs/papers/24_patch_recipes.ipynb #7d81e976
 def fusion_terms(net, modes=None,           # patch modes, for `patch`
@@ -66,7 +66,7 @@ def fusion_recipes(source:str, table:int, whole:int) -> list[Recipe]:
         if name == "fu-patch": rows.append(f"Table {whole}: Ours (ResNet-101)")
         if net: rows = [f"Table {whole}: Ours (VGG-16)"]
         return patch_recipe(f"{source}/{name}", data, combine(partners, patch, SINGLE, PSEUDO, patches), rows, clustering if patch else None, protocol=protocol, **net)
-    return [one(*cell) for cell in cells()] + [one("vgg-fu-patch", PARTNERS["fu"], True, net=VGG)]
+    return [one(*cell) for cell in cells()] + [one_rate(one("vgg-fu-patch", PARTNERS["fu"], True, net=VGG))]
 
 # %% ../../nbs/papers/24_patch_recipes.ipynb #cd08dae8
 ABLATIONS = {  # row: what `patch_terms` is given, whether output-space adaptation is there too, where the paper has it

@@ -8,8 +8,8 @@ __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CIT
            'BASELINES', 'SCENES', 'CAMVID', 'MIN_ENTROPY', 'PASSED_ON', 'SET_BY', 'Data', 'Clustering', 'StageConfig',
            'TranslationConfig', 'Recipe', 'full_size', 'one_rate', 'synthetic_recipes', 'sweep_recipes',
            'crosscity_recipes', 'synscapes_recipes', 'SmallScale', 'SmallBenchmark', 'small_recipes',
-           'scenes_benchmark', 'camvid_benchmark', 'min_entropy_recipes', 'output_space_recipes', 'override',
-           'known_keys', 'options_of', 'default_of', 'describe']
+           'scenes_benchmark', 'camvid_benchmark', 'min_entropy_recipes', 'output_space_recipes', 'literal', 'override',
+           'known_keys', 'options_of', 'default_of', 'brief', 'describe']
 
 # %% ../../nbs/papers/20_recipes.ipynb #0c2321fe
 import ast
@@ -18,6 +18,7 @@ import inspect
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from ..data.labels import LabelSpace
 from ..errors import InputError
 from ..methods.ancillary_classifier import CosineWeightedAdversarial, cirn_terms
 from ..methods.contrastive_terms import contrastive_terms
@@ -34,7 +35,7 @@ from ..training.fit import SGD, Adam
 class Data:
     "A data set by name, how it is resized, and how many images a step takes of it."
     name: str                          # as in `open_dataset`, without the root
-    split: str = "train"
+    split: str | None = "train"        # None: the data set's first
     size: tuple[int, int] | None = None  # (height, width) whole images are resized to
     batch_size: int = 1
     flip: bool = False
@@ -86,7 +87,7 @@ class Recipe:
     name: str                          # benchmark/row
     stages: tuple[StageConfig, ...]
     test: Data                         # labelled images that decide the score
-    space: str                         # label space that is trained, by name
+    space: str | LabelSpace            # label space that is trained: by name, or one of a user's own
     val: Data | None = None            # labelled target images for curves and for choosing settings; never test images
     papers: tuple[str, ...] = ("output_space",)  # whose tables it belongs to, the first being its own
     rows: tuple[str, ...] = ()         # rows of the paper's tables it reproduces: "Table 1: Ours (multi-level)"
@@ -262,16 +263,30 @@ def output_space_recipes() -> list[Recipe]:
     return [*small_recipes(SCENES), *small_recipes(CAMVID), *synthetic_recipes("gta5", 1, 2, 7), *sweep_recipes(), *synthetic_recipes("synthia", 4, 5, 8), *crosscity_recipes(), *synscapes_recipes(), *min_entropy_recipes()]
 
 # %% ../../nbs/papers/20_recipes.ipynb #5343c0e2
-def override(recipe:Recipe, settings:list[str]) -> Recipe:
-    "A recipe with `path=value` settings applied."
+def literal(text: str) -> object:
+    "A value as Python writes it, lists as tuples; any other text as it is."
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    return tuple(value) if isinstance(value, list) else value
+
+
+def override(recipe: Recipe, settings: list[str]) -> Recipe:
+    "A recipe with `path=value` settings applied. `InputError` for a path that is not there or is set twice; values are for `check_values` to judge."
+    paths = set()
     for setting in settings:
         path, sep, text = setting.partition("=")
-        if not sep: raise InputError(setting, "is not a setting", "write path=value, for example stages.0.optimiser.lr=0.001")
-        try: value = ast.literal_eval(text)
-        except (ValueError, SyntaxError): value = text
-        recipe = _set(recipe, path.split("."), value, path)
+        path = path.strip()
+        if not sep:
+            raise InputError(setting, "is not a setting", "write path=value, for example stages.0.optimiser.lr=0.001")
+        if path in paths:
+            raise InputError(path, "is set twice", "give it one value")
+        paths.add(path)
+        recipe = _set(recipe, path.split("."), literal(text), path)
     return recipe
 
+# %% ../../nbs/papers/20_recipes.ipynb #b39306b3
 PASSED_ON = {output_space_terms: OutputAdversarial, semi_supervised_terms: SemiSupervised, cyclegan_terms: CycleAdversarial, cirn_terms: CosineWeightedAdversarial, self_training_terms: contrastive_terms}  # where a function's further keywords go
 SET_BY = {output_space_terms: ("weight", "level"), cirn_terms: ("weight",), self_training_terms: ("weight",)}  # which of them the function sets itself
 
@@ -290,10 +305,19 @@ def default_of(function, name:str):
     for f in filter(None, (function, PASSED_ON.get(function))):
         if name in options_of(f): return inspect.signature(f).parameters[name].default
 
+# %% ../../nbs/papers/20_recipes.ipynb #d0168d0f
+def brief(value) -> str:
+    "A value as it is written, not too long."
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else text[:197] + "..."
+
 def _set(node, keys, value, path):
     if not keys:
         same = node is None or value is None or isinstance(value, type(node)) or (isinstance(node, float) and isinstance(value, int))
-        if not same or isinstance(node, partial) or dataclasses.is_dataclass(node): raise InputError(path, f"cannot be {value!r}", f"it is {node!r}")
+        if not same or isinstance(node, partial) or dataclasses.is_dataclass(node): raise InputError(path, f"cannot be {brief(value)}", f"it is {brief(node)}")
         return value
     key, rest = keys[0], keys[1:]
     if key not in known_keys(node): raise InputError(path, f"has no {key!r}", f"known here: {', '.join(known_keys(node)) or 'nothing below this'}")

@@ -25,6 +25,7 @@ from .catalogue import find_recipe, table_protocol
 from .recipes import Recipe, TranslationConfig, describe
 from ..data.transforms import Resized
 from ..methods.teacher import Teacher, precision_and_coverage, teacher_quality
+from .own_classes import settle, tell
 from uda_kit.papers.stages import (
     Plan, begin_stage, build_stages, finish_stage, in_first_process, keep_modes, load_stage, locate, marks, save_stage,
 )
@@ -84,8 +85,17 @@ def load_or_run_stage(plan: Plan, stages: list[Stage], index: int, name: str, co
 @contextmanager
 def only_maker(plan: Plan, name: str, fabric) -> Iterator[None]:
     "Context in which no other process makes the shared stage `name`; waits for one that does."
+    lock = f".{name}.lock"
+
+    def take_turn() -> None:
+        try:
+            held.enter_context(locked(plan.share, lock))
+        except InputError:
+            print(f"{name}: another process is making this stage; waiting for it", file=sys.stderr)
+            held.enter_context(locked(plan.share, lock, wait=-1))
+
     with ExitStack() as held:
-        in_first_process(fabric, lambda: held.enter_context(locked(plan.share, f".{name}.lock", wait=-1)))
+        in_first_process(fabric, take_turn)
         yield
 
 # %% ../../nbs/papers/30_running.ipynb #6c7caea9
@@ -112,6 +122,8 @@ def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|N
     Returns the evaluation and the record that the command line prints as JSON. `share`: folder of what runs of a table have in common; `weights`: a file the first network starts from;
     `report`: write report.md, with the score after the warm-up as "before" where there is one. Raises what `fit` raises; nothing is written before all data has been found,
     and no other process can write the folder until all is done."""
+    notes = []
+    recipe = settle(recipe, roots, say=notes.append)
     run = RunDirectory(out)
     plan = Plan(recipe, options, out, share, roots, workers, cache_mb, weights)
     test = locate(recipe.test, recipe.space, roots, True)
@@ -121,6 +133,8 @@ def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|N
         config = run_config(plan, stages, shared_marks(run, plan, stages, resume))
         fabric.barrier()  # all have looked before the first one writes
         in_first_process(fabric, lambda: claim(run, config, resume, held))
+        for note in notes:
+            tell(note)
         in_first_process(fabric, lambda: keep_modes(recipe, stages, plan.kept))
         return train_and_score(plan, run, stages, test, config, fabric, report)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..core.files import locked, write_text
 from ..core.records import read_text
+from ..doctor import instructions
 from ..errors import InputError
 from ..training.tabular import Table
 
@@ -454,8 +455,8 @@ def current_commit() -> str: # "0982868abcde", "0982868abcde+changes", or "v0.1.
     return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
 
 # %% ../../nbs/papers/10_tables.ipynb #7a654fb4
-def machine_name() -> str: # "Xeon ..., 2 cores, torch 2.15.0"
-    "The hardware that times and rounding depend on: accelerator if there is one, processor, cores in use, torch. No host name."
+def machine_name() -> str: # "Xeon ..., 2 cores, torch 2.15.0, avx512_bf16, no amx"
+    "The hardware that times and rounding depend on: accelerator if there is one, processor, cores in use, torch, instructions for bfloat16. No host name."
     import torch
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -464,7 +465,7 @@ def machine_name() -> str: # "Xeon ..., 2 cores, torch 2.15.0"
         cpu = names[0] if names else cpu
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    return ", ".join([*gpu, " ".join(cpu.replace(",", " ").split()), f"{cores} cores", f"torch {torch.__version__}"])
+    return ", ".join([*gpu, " ".join(cpu.replace(",", " ").split()), f"{cores} cores", f"torch {torch.__version__}", instructions()])
 
 def results_folder() -> Path: # the checkout's results/, or ./results where the package is installed elsewhere
     "Where measured runs are kept."
@@ -479,7 +480,7 @@ PATIENCE = 120                 # seconds to wait for another process that append
 
 def read_csv(
     path,     # CSV file, or one that does not exist yet
-    columns,  # the header it must have
+    columns=None,  # the header it must have; None: any
 ) -> list[dict]:  # by column; empty for a missing file
     "Lines of a results file. InputError naming the line where the header or a line does not fit."
     if not Path(path).exists():
@@ -488,13 +489,14 @@ def read_csv(
         lines = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
     except csv.Error as error:
         raise InputError(path, f"is not a CSV file ({error})", "restore it, or move it away") from None
-    if not lines or tuple(lines[0]) != tuple(columns):
-        header = ", ".join(lines[0])[:200] if lines else "missing"
-        raise InputError(path, f"columns are {header}", f"expected {', '.join(columns)}: move the file away")
+    header = lines[0] if lines else []
+    if not header or tuple(header) != tuple(columns or header):
+        expected = f"expected {', '.join(columns)}: move the file away" if columns else "restore it, or move it away"
+        raise InputError(path, f"columns are {', '.join(header)[:200] or 'missing'}", expected)
     for number, line in enumerate(lines[1:], 2):
-        if len(line) != len(columns):
-            raise InputError(path, f"line {number} has {len(line)} cells, not {len(columns)}", "restore or delete that line")
-    return [dict(zip(columns, line)) for line in lines[1:]]
+        if len(line) != len(header):
+            raise InputError(path, f"line {number} has {len(line)} cells, not {len(header)}", "restore or delete that line")
+    return [dict(zip(header, line)) for line in lines[1:]]
 
 
 def read_number(

@@ -100,7 +100,8 @@ class Interrupted(Exception):
 
     def __init__(self, number: int, run, step: int):
         self.status = 128 + number
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}, saved in {run}; resume it to go on")
+        where = f"after step {step}, saved in {run}" if step else f"before the first step of the run in {run}"
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}; resume it to go on")
 
 
 def stop_signals() -> list[int]:

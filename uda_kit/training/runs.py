@@ -184,7 +184,7 @@ def read_checkpoint(folder) -> Checkpoint:
     info = read_json(file, dict, OLDER)
     if SEAL not in info:
         raise InputError(file, "carries no hash of its own (an earlier version of the kit wrote it, or it is damaged)", OLDER)
-    info = read_json(file, CheckpointRecord, OLDER, seal=True)
+    check_json(info, CheckpointRecord, file, OLDER)
     if set(info["hashes"]) != set(HASHED):
         raise InputError(file, f"has hashes of {', '.join(info['hashes']) or 'nothing'}, not of {', '.join(HASHED)}", OLDER)
     weights, tensors = (read_hashed(folder / name, info["hashes"][name]) for name in HASHED)

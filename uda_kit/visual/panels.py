@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RIGHT', 'WRONG', 'UNKNOWN', 'CELLS', 'Field', 'as_picture', 'classes_in', 'draw_panel', 'column_scales', 'on_scale',
-           'picture_grid', 'add_colour_bar', 'check_counts', 'prediction_grid', 'verdict', 'label_shares',
-           'expansion_panels', 'attention_of', 'attention_panels', 'Patches', 'patches_of', 'members', 'cut',
-           'patch_strip', 'centroid_picture', 'common_modes', 'patch_gallery', 'legend_below', 'frame_mode',
-           'mode_histogram', 'mode_histograms', 'mode_shares']
+           'picture_grid', 'add_colour_bar', 'count_of', 'check_sizes', 'stacked_maps', 'check_counts',
+           'prediction_grid', 'verdict', 'label_shares', 'expansion_panels', 'attention_of', 'attention_panels',
+           'Patches', 'patches_of', 'members', 'cut', 'patch_strip', 'centroid_picture', 'common_modes',
+           'patch_gallery', 'legend_below', 'frame_mode', 'mode_histogram', 'mode_histograms', 'mode_shares']
 
 # %% ../../nbs/visual/30_panels.ipynb #8adc291a
 import math
@@ -17,16 +17,17 @@ from dataclasses import dataclass
 import numpy as np, torch
 
 from ..data.labels import LabelSpace, colorize
-from ..errors import InputError
+from ..errors import InputError, whole_number
 from ..methods.ancillary_classifier import cosine_distance_map
 from ..methods.patch_modes import PatchModes, patch_histograms
 from ..methods.pseudo_labels import IGNORE
 from ..models.segmenters import upsample
 from ..training.evaluation import evaluation_mode
-from ..training.reports import add_legend, class_handles, shrink
+from ..training.reports import add_legend, class_handles, legend_columns, shrink
 from ..training.tabular import percent
-from .embedding import BARS, SIDES
-from .style import axes_or_new, tidy
+from .checks import check_network, checked_numbers, short, taking
+from .embedding import BARS, SIDES, array_of
+from .style import axes_or_new, drawn_name, drawn_text, new_figure, tidy
 
 # %% ../../nbs/visual/30_panels.ipynb #9eea4f1f
 @dataclass(frozen=True, eq=False)
@@ -38,10 +39,14 @@ class Field:
     colours: str = "viridis"
 
     def __post_init__(self):
-        if not np.isfinite(_array(self.values)).all(): raise InputError("field", "holds numbers that are not finite", "check the network, or mask them")
-        if not self.low < self.high: raise InputError("field", f"runs from {self.low:g} to {self.high:g}", "give low < high")
+        values = _array(self.values)
+        if values.ndim != 2 or not values.size: raise InputError("field", f"has shape {values.shape}", "give numbers [H,W]")
+        if not np.isfinite(values).all(): raise InputError("field", "holds numbers that are not finite", "check the network, or mask them")
+        if not all(isinstance(v, (int, float, np.number)) for v in (self.low, self.high)) or not -1e300 < self.low < self.high < 1e300: raise InputError("field", f"runs from {short(self.low)} to {short(self.high)}", "give low < high")
+        from matplotlib import colormaps
+        if not isinstance(self.colours, str) or self.colours not in colormaps: raise InputError("field", f"colours={short(self.colours)} are unknown", "choose one of Matplotlib's, such as viridis")
 
-def _array(x) -> np.ndarray: return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+def _array(x) -> np.ndarray: return array_of(x)
 
 def as_picture(x,                      # photograph, class ids [H,W], booleans [H,W] or Field
                space:LabelSpace|None,  # what ids mean
@@ -49,12 +54,18 @@ def as_picture(x,                      # photograph, class ids [H,W], booleans [
     "A picture as Matplotlib draws it. `InputError` for a shape or type that is none of them, and for ids without a label space."
     if isinstance(x, Field): return _array(x.values).astype(np.float32)
     x = _array(x)
+    if not x.size: raise InputError("panels", f"an array {x.shape} is empty", "check what is shown")
     if x.ndim == 3 and 3 in (x.shape[0], x.shape[-1]):
         x = x if x.shape[-1] == 3 else x.transpose(1, 2, 0)
-        return x if x.dtype == np.uint8 else (x.clip(0, 1)*255).round().astype(np.uint8)
+        if x.dtype == np.uint8: return x
+        if x.dtype.kind in "iu" and 0 <= x.min() and x.max() <= 255: return x.astype(np.uint8)
+        if x.dtype.kind != "f" or not np.isfinite(x).all() or np.abs(x).max() > 2: raise InputError("panels", f"a photograph of {x.dtype} from {x.min():g} to {x.max():g} cannot be shown", "give uint8, or fractions from 0 to 1")
+        return (x.clip(0, 1)*255).round().astype(np.uint8)
     if x.ndim == 2 and x.dtype == bool: return np.repeat(x[..., None].astype(np.uint8)*255, 3, 2)
     if x.ndim == 2 and x.dtype.kind in "iu":
-        if space is None: raise InputError("panels", "class ids without a label space", "give space=")
+        if not isinstance(space, LabelSpace): raise InputError("panels", "class ids without a label space", "give space=")
+        wrong = (x < 0) | ((x > len(space)) & (x != IGNORE)) # len(space) is "other" in evaluations
+        if wrong.any(): raise InputError("panels", f"class id {x[wrong][0]} is none of {space.name}'s {len(space)} classes", f"give 0 to {len(space) - 1}, and 255 for none")
         return colorize(x, space)
     raise InputError("panels", f"an array {x.shape} of {x.dtype} is no picture", "give [3,H,W] or [H,W,3], class ids [H,W], or a Field for other numbers")
 
@@ -90,23 +101,26 @@ def picture_grid(
     wide=512,           # pixels of a panel, at most
 ):                      # Matplotlib Figure
     "Rows of pictures under common titles, with a legend of the classes that occur and colour bars for numbers. `InputError` where titles differ or there is nothing to show."
-    from matplotlib.figure import Figure
-    if not rows or not rows[0]: raise InputError("panels", "no pictures", "give at least one row")
+    rows = list(rows) if isinstance(rows, (list, tuple)) else []
+    if not rows or not all(isinstance(r, Mapping) for r in rows) or not rows[0]: raise InputError("panels", "no pictures", "give at least one row of {title: picture}")
+    names = tuple(names)
+    if names and len(names) != len(rows): raise InputError("panels", f"{len(names)} names for {len(rows)} rows", "give one for each row, or none")
+    wide, width = whole_number(wide, "panels: wide", 1), checked_numbers(width, "panels: width", .5, 100)[0]
     if any(list(r) != list(rows[0]) for r in rows): raise InputError("panels", "rows have different titles", "give every row the same ones, with None where there is nothing")
     shapes = [next((as_picture(x, space).shape for x in r.values() if x is not None), (1, 2)) for r in rows]
     left, present, scales = .24 if names else .03, classes_in(rows, space), column_scales(rows)
-    columns, each = max(2, int(width/1.4)), (width - left - .03)/len(rows[0])
-    heights, top = [each*h/w for h, w, *_ in shapes], .12 + .18*max(1 + t.count("\n") for t in rows[0])
+    columns, each = legend_columns(space, present, width) if present else 1, (width - left - .03)/len(rows[0])
+    heights, top = [each*h/w for h, w, *_ in shapes], .12 + .18*max(1 + str(t).count("\n") for t in rows[0])
     bars, low = (.34 if scales else 0), .05 + (.1 + .19*math.ceil(len({min(i, len(space)) for i in present})/columns) if present else 0)
-    figure = Figure(figsize=(width, top + sum(heights) + .04*len(rows) + bars + low))
+    figure = new_figure(width, top + sum(heights) + .04*len(rows) + bars + low)
     total = figure.get_figheight()
     grid = figure.add_gridspec(len(rows), len(rows[0]), left=left/width, right=1 - .03/width, top=1 - top/total, bottom=(low + bars)/total, wspace=.02, hspace=.04, height_ratios=heights)
     for r, row in enumerate(rows):
         for c, (title, x) in enumerate(row.items()):
             ax = figure.add_subplot(grid[r, c])
             draw_panel(ax, on_scale(x, scales.get(title)), space, wide)
-            if r == 0: ax.set_title(title, fontsize=9, pad=3)
-            if c == 0 and names: ax.text(-.03, .5, names[r], transform=ax.transAxes, rotation=90, ha="right", va="center", fontsize=8)
+            if r == 0: ax.set_title(drawn_text(title, max(12, int(each/.06))), fontsize=9, pad=3)
+            if c == 0 and names: ax.text(-.03, .5, drawn_text(names[r]), transform=ax.transAxes, rotation=90, ha="right", va="center", fontsize=8)
             if title in scales and r == len(rows) - 1: add_colour_bar(figure, ax, low/total, bars/total)
     if present: add_legend(figure, space, present, low/total, columns, black)
     return figure
@@ -123,11 +137,38 @@ def add_colour_bar(figure, ax, bottom:float, height:float) -> None: # fractions 
     bar.get_xticklabels()[0].set_ha("left")
     bar.get_xticklabels()[-1].set_ha("right")
 
+# %% ../../nbs/visual/30_panels.ipynb #4a32ec0d
+def count_of(images: object, where: str) -> int:
+    "How many images there are. `InputError` where they are not given as a list or one array."
+    if isinstance(images, (str, Mapping)) or not hasattr(images, "__len__") or getattr(images, "ndim", 4) not in (1, 4):
+        raise InputError(where, f"images are {short(getattr(images, 'shape', images))}", "give photographs [N,3,H,W], or a list of them")
+    return len(images)
+
+
+def check_sizes(where: str, name: str, maps: object, images: object) -> None:
+    "`InputError` for a map that is no [H,W], or of other proportions than its image."
+    for ids, image in zip(maps, images):
+        ids, image = _array(ids), _array(image)
+        h, w = image.shape[:2] if image.shape[-1:] == (3,) else image.shape[-2:]
+        if ids.ndim != 2 or not ids.size or abs(ids.shape[0]*w/(ids.shape[1]*h) - 1) > .02:
+            raise InputError(where, f"a map called {name!r:.60} is {ids.shape} for an image of {h}x{w}", "give [H,W] in the image's proportions")
+
+
+def stacked_maps(where: str, name: str, maps: object) -> np.ndarray:  # -> [N,H,W]
+    "Maps of one size as one array. `InputError` where there are none, or they are of several sizes."
+    if not hasattr(maps, "__len__") or not len(maps):
+        raise InputError(where, f"{name} are {short(maps)}", "give at least one map [H,W]")
+    maps = [_array(m) for m in maps]
+    if maps[0].ndim != 2 or any(m.shape != maps[0].shape for m in maps):
+        raise InputError(where, f"{name} have shapes {', '.join(str(m.shape) for m in maps[:4])}", "give maps [H,W] of one size")
+    return np.stack(maps)
+
 # %% ../../nbs/visual/30_panels.ipynb #43a23293
 def check_counts(where:str, columns:dict, n:int) -> None: # name -> maps, number of images
     "`InputError` where there are no images, or not as many maps as images."
     if not n: raise InputError(where, "no images", "give at least one")
     for name, maps in columns.items():
+        if not hasattr(maps, "__len__") or getattr(maps, "ndim", 1) == 0: raise InputError(where, f"{name!r:.60} are {short(maps)}", "give one map for each image")
         if len(maps) != n: raise InputError(where, f"{len(maps)} maps called {name!r} for {n} images", "give one for each image")
 
 def prediction_grid(
@@ -141,9 +182,11 @@ def prediction_grid(
     black="not scored", # what 255 means, for the legend
 ):               # Matplotlib Figure
     "Image, truth, and what each network says: the papers' qualitative figure, for any label space. `InputError` where numbers of images differ."
+    if not isinstance(predictions, Mapping): raise InputError("prediction_grid", f"predictions are {short(predictions)}", "give name: class ids")
     columns = ({} if truth is None else {"truth": truth}) | dict(predictions)
-    check_counts("prediction_grid", columns, len(images))
-    title = lambda k: f"{k}: {percent(scores[k])} mIoU" if scores and k in scores else k
+    check_counts("prediction_grid", columns, count_of(images, "prediction_grid"))
+    for k in columns: check_sizes("prediction_grid", k, columns[k], images)
+    title = lambda k: f"{drawn_name(k)}: {percent(scores[k])} mIoU" if scores and k in scores else drawn_name(k)
     return picture_grid([{"image": x} | {title(k): v[i] for k, v in columns.items()} for i, x in enumerate(images)], space, width, names, black)
 
 # %% ../../nbs/visual/30_panels.ipynb #9b8940d5
@@ -154,6 +197,7 @@ def verdict(labels, # class ids [H,W], 255 = none
            ) -> np.ndarray: # uint8 [H,W,3]
     "A label map by whether it is right: pale; wrong: red; silent: black; grey where the truth is unknown."
     labels, truth = _array(labels), _array(truth)
+    if labels.ndim != 2: raise InputError("verdict", f"labels are {labels.shape}", "give class ids [H,W]")
     if labels.shape != truth.shape: raise InputError("verdict", f"labels are {labels.shape}, the truth {truth.shape}", "bring them to one size")
     code = np.where(labels == IGNORE, 3, np.where(truth == IGNORE, 2, (labels != truth).astype(int)))
     return np.array([RIGHT, WRONG, UNKNOWN, (0, 0, 0)], np.uint8)[code]
@@ -161,10 +205,11 @@ def verdict(labels, # class ids [H,W], 255 = none
 # %% ../../nbs/visual/30_panels.ipynb #c13a1b20
 def label_shares(labels, truth=None) -> tuple: # class ids [N,H,W] each -> (share of pixels with a label, share of those that are right or nan)
     "How much a label map says, and how much of it is true (pixels of unknown truth left out)."
-    labels = np.stack([_array(x) for x in labels])
+    labels = stacked_maps("label_shares", "labels", labels)
     said = labels != IGNORE
     if truth is None: return float(said.mean()), math.nan
-    truth = np.stack([_array(x) for x in truth])
+    truth = stacked_maps("label_shares", "truth", truth)
+    if truth.shape != labels.shape: raise InputError("label_shares", f"labels are {labels.shape}, the truth {truth.shape}", "bring them to one size")
     known = truth != IGNORE
     return float(said.mean()), float((labels == truth)[said & known].mean()) if (said & known).any() else math.nan
 
@@ -179,12 +224,14 @@ def expansion_panels(
     width=10.,      # inches
 ):                  # Matplotlib Figure
     "Image, initial, confident and expanded labels, truth: how pseudo-labels come about (contrastive paper, Fig. 6). `InputError` where numbers of images differ."
-    labels = dict(labels) if isinstance(labels, Mapping) else {k: getattr(labels, k) for k in ("initial", "confident", "expanded")}
-    check_counts("expansion_panels", labels | ({} if truth is None else {"truth": truth}), len(images))
+    labels = dict(labels) if isinstance(labels, Mapping) else {k: getattr(labels, k, None) for k in ("initial", "confident", "expanded")}
+    check_counts("expansion_panels", labels | ({} if truth is None else {"truth": truth}), count_of(images, "expansion_panels"))
+    if not labels: raise InputError("expansion_panels", "no labels", "give name: class ids, at least one")
+    for k, maps in (labels | ({} if truth is None else {"truth": truth})).items(): check_sizes("expansion_panels", k, maps, images)
     columns = {"image": images}
     for k, maps in labels.items():
         said, right = label_shares(maps, truth)
-        columns[k + (f": {said:.0%}" + ("" if math.isnan(right) else f"\n{right:.0%} right") if numbers else "")] = maps
+        columns[drawn_name(k) + (f": {said:.0%}" + ("" if math.isnan(right) else f"\n{right:.0%} right") if numbers else "")] = maps
     columns = {f"({chr(97 + i)}) {k}": v for i, (k, v) in enumerate(columns.items())}
     if truth is not None: columns["truth"] = truth
     if truth is not None and verdicts: columns[f"({chr(97 + len(labels))}) right or wrong"] = [verdict(a, b) for a, b in zip(labels[list(labels)[-1]], truth)]
@@ -198,8 +245,10 @@ def attention_of(
     eps=.4,
 ) -> dict:          # on the CPU: "predicted" int64 [N,H,W], "attention" [N,K,H,W] in [0, 1], "distance" R and "weight" [N,H,W]
     "What an ancillary classifier makes of images (content-invariant paper, Eq. 7). `InputError` for a network without one."
+    check_network(net, "attention_of")
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or not len(images): raise InputError("attention_of", f"images are {short(getattr(images, 'shape', images))}", "give uint8 [N,3,H,W]")
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    with evaluation_mode(net): out = net(images.to(device).float()/255)
+    with evaluation_mode(net), taking(images, "attention_of"): out = net(images.to(device).float()/255)
     if getattr(out, "ancillary", None) is None: raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
     size = images.shape[-2:]
     R = cosine_distance_map(out.primary, out.ancillary, size)[:, 0].cpu()
@@ -220,10 +269,13 @@ def attention_panels(
     width=10.,        # inches
 ):                    # Matplotlib Figure
     "Attention maps, the classifiers' cosine distance and the weight of each pixel, with colour bars (content-invariant paper, section on ACM and Eq. 7)."
-    A, R, n = _array(attention), _array(distance), len(images)
+    A, R, n = _array(attention), _array(distance), count_of(images, "attention_panels")
+    if A.ndim != 4 or R.ndim != 3: raise InputError("attention_panels", f"attention is {A.shape}, distance {R.shape}", "give [N,K,H,W] and [N,H,W]")
     given = {"attention": A, "distance": R, "weight": weight, "predicted": predicted, "truth": truth}
     check_counts("attention_panels", {k: v for k, v in given.items() if v is not None}, n)
-    top = float(top or max(np.quantile(R, .99), 1e-3))
+    if predicted is not None and truth is not None and _array(predicted).shape != _array(truth).shape: raise InputError("attention_panels", f"predictions are {_array(predicted).shape}, the truth {_array(truth).shape}", "bring them to one size")
+    if not np.isfinite(R).all(): raise InputError("attention_panels", "distances are not finite", "check the network, or mask them")
+    top = checked_numbers(float(max(np.quantile(R, .99), 1e-3)) if top is None else top, "attention_panels: top", 1e-9, 1e9)[0]
     columns = {"image": images} | ({} if predicted is None else {"prediction": predicted})
     if predicted is not None and truth is not None: columns["wrong (white)"] = (_array(predicted) != _array(truth)) & (_array(truth) != IGNORE)
     columns |= {f"attention $A_{k + 1}$": [Field(a[k]) for a in A] for k in range(A.shape[1])}
@@ -256,7 +308,8 @@ def patches_of(
     probability=None, # [N,K,U,V] of module H; None: by label histograms
 ) -> Patches:
     "Cut images into the modes' patches. `InputError` where sizes do not fit."
-    image, label = _array(images), torch.as_tensor(labels)
+    image, label = _array(images), torch.from_numpy(_array(labels))
+    if label.ndim != 3: raise InputError("patches", f"labels are {tuple(label.shape)}", "give class ids [N,H,W]")
     modes.check(size=label.shape[-2:])
     if image.shape != (len(label), 3, *modes.size) or (probability is not None and tuple(probability.shape) != (len(label), modes.k, *modes.grid)):
         raise InputError("patches", f"images are {image.shape}" + ("" if probability is None else f", probabilities {tuple(probability.shape)}"), f"give {len(label)} images of {modes.size[0]}x{modes.size[1]}, and one probability for each of {modes.k} modes and {modes.grid[0]}x{modes.grid[1]} patches")
@@ -269,7 +322,7 @@ def patches_of(
 # %% ../../nbs/visual/30_panels.ipynb #5d7e99d7
 def members(patches:Patches, k:int, count:int) -> np.ndarray: # int64 [m,3]: image, row and column of at most `count` patches of mode k
     "The most typical patches of a mode, from as many images as possible."
-    if not 0 <= k < patches.fit.shape[-1]: raise InputError(f"mode {k}", f"there are {patches.fit.shape[-1]} modes", f"choose 0 to {patches.fit.shape[-1] - 1}")
+    if not isinstance(k, (int, np.integer)) or not 0 <= k < patches.fit.shape[-1]: raise InputError(f"mode {short(k)}", f"there are {patches.fit.shape[-1]} modes", f"choose 0 to {patches.fit.shape[-1] - 1}")
     place = np.argwhere(patches.mode == k)
     fit = patches.fit[(*place.T, np.full(len(place), k))]
     place = place[np.lexsort((-fit, place[:, 0]))]                                      # by image, best first
@@ -313,15 +366,15 @@ def patch_gallery(
     width=10.,   # inches
 ):               # Matplotlib Figure
     "For every chosen mode its centroid and its most typical patches, images over labels, one row a domain (patch paper, Fig. 1 and 4). `InputError` for modes that do not exist."
-    from matplotlib.figure import Figure
-    chosen = common_modes(sides, 8) if chosen is None else [int(k) for k in chosen]
-    if not chosen or not sides: raise InputError("patch_gallery", "no modes or no domains", "give at least one of both")
+    if not isinstance(sides, Mapping) or not sides or not all(isinstance(s, Patches) for s in sides.values()): raise InputError("patch_gallery", "no modes or no domains", "give name: Patches, at least one")
+    count, columns, width = whole_number(count, "patch_gallery: count", 1, 1000), whole_number(columns, "patch_gallery: columns", 1, 100), checked_numbers(width, "patch_gallery: width", .5, 100)[0]
+    chosen = common_modes(sides, 8) if chosen is None else list(checked_numbers(chosen, "patch_gallery: modes", 0, modes.k - 1, whole=True))
     strips = [[patch_strip(s, k, count, space) for s in sides.values()] for k in chosen]
     h, w = strips[0][0].shape[:2]
     gap = max(2, h//5)
     tall, down = len(sides)*h + (len(sides) - 1)*gap, math.ceil(len(chosen)/columns)
     each = width/columns - .35
-    figure = Figure(figsize=(width, down*(each*tall/w + .32) + .5), layout="constrained")
+    figure = new_figure(width, down*(each*tall/w + .32) + .5, layout="constrained")
     for ax in (axes := figure.subplots(down, columns, squeeze=False).ravel())[len(chosen):]: ax.set_axis_off()
     for ax, k, rows in zip(axes, chosen, strips):
         white = np.full((gap, w, 3), 255, np.uint8)
@@ -334,15 +387,15 @@ def patch_gallery(
 # %% ../../nbs/visual/30_panels.ipynb #aab2adee
 def legend_below(figure, space, present) -> None:
     "The classes that matter, in rows under a figure with constrained layout."
-    figure.legend(handles=class_handles(space, present), loc="outside lower center", ncols=max(2, int(figure.get_figwidth()/1.2)), frameon=False, fontsize=7.5, handlelength=1.2, columnspacing=1.1)
+    figure.legend(handles=class_handles(space, present), loc="outside lower center", ncols=legend_columns(space, present, figure.get_figwidth(), 1.2), frameon=False, fontsize=7.5, handlelength=1.2, columnspacing=1.1)
 
 def frame_mode(ax, modes, k, sides, space, middles) -> None:
     "Title, names of the rows and, in the title's line, the centroid of a mode."
-    ax.set_yticks(middles, list(sides), fontsize=8, rotation=90, va="center")
+    ax.set_yticks(middles, [drawn_name(n, 24) for n in sides], fontsize=8, rotation=90, va="center")
     ax.set_xticks([])
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set_visible(False)
-    ax.set_title(f"mode {k}: " + ", ".join(f"{n} {s.shares[k]:.1%}" for n, s in sides.items()), fontsize=8, loc="left", pad=4, x=.09)
+    ax.set_title(f"mode {k}: " + ", ".join(f"{drawn_name(n, 24)} {s.shares[k]:.1%}" for n, s in sides.items()), fontsize=8, loc="left", pad=4, x=.09)
     inset = ax.inset_axes([0, 1.02, .07, .13], transform=ax.transAxes)
     inset.imshow(centroid_picture(modes, k, space), interpolation="nearest", aspect="auto")
     inset.set(xticks=[], yticks=[])
@@ -359,7 +412,7 @@ def mode_histogram(ax, histogram:np.ndarray, space:LabelSpace, named:float=.22) 
         colour = np.array(space.palette[c])/255
         ax.barh(np.arange(len(histogram)), histogram[:, c], .86, left, color=colour, edgecolor="white", linewidth=.5)
         for y in np.flatnonzero(histogram[:, c] > named):
-            ax.text(left[y] + histogram[y, c]/2, y, space.classes[c], ha="center", va="center", fontsize=6.5, color="black" if colour @ (.2126, .7152, .0722) > .45 else "white")
+            ax.text(left[y] + histogram[y, c]/2, y, drawn_name(space.classes[c], 16), ha="center", va="center", fontsize=6.5, color="black" if colour @ (.2126, .7152, .0722) > .45 else "white")
         left += histogram[:, c]
     ax.set(xlim=(0, 1), ylim=(len(histogram) - .5, -.5), xticks=[])
     ax.spines[:].set_visible(False)
@@ -374,12 +427,11 @@ def mode_histograms(
     width=10.,   # inches
 ):               # Matplotlib Figure
     "The label histograms of modes, cell by cell (patch paper, section 3.2). `InputError` for modes that do not exist or another label space."
-    from matplotlib.figure import Figure
     modes.check(classes=space.classes)
-    chosen = list(range(min(8, modes.k))) if chosen is None else [int(k) for k in chosen]
-    if not chosen or not all(0 <= k < modes.k for k in chosen): raise InputError("mode_histograms", f"modes {chosen}", f"choose from 0 to {modes.k - 1}")
+    columns, width = whole_number(columns, "mode_histograms: columns", 1, 100), checked_numbers(width, "mode_histograms: width", .5, 100)[0]
+    chosen = list(range(min(8, modes.k))) if chosen is None else list(checked_numbers(chosen, "mode_histograms: modes", 0, modes.k - 1, whole=True))
     down = math.ceil(len(chosen)/columns)
-    figure, shown = Figure(figsize=(width, down*(.3 + .2*modes.cells**2) + .4), layout="constrained"), set()
+    figure, shown = new_figure(width, down*(.3 + .2*modes.cells**2) + .4, layout="constrained"), set()
     axes = figure.subplots(down, columns, squeeze=False)
     cells = CELLS.get(modes.cells) or tuple(f"{i + 1}, {j + 1}" for i in range(modes.cells) for j in range(modes.cells))
     for n, ax in enumerate(axes.ravel()):
@@ -397,15 +449,18 @@ def mode_shares(
     ax=None,     # Matplotlib axes; None: a new figure
 ):               # axes; `.figure` is the figure
     "Bars of the modes' shares by domain. `InputError` where lengths differ."
-    table = {n: np.asarray(v, dtype=float) for n, v in shares.items()}
-    if not table or len({v.shape for v in table.values()}) > 1: raise InputError("mode_shares", "domains have different numbers of modes, or there are none", "count the same modes in all")
-    at = np.arange(len(next(iter(table.values())))) if chosen is None else np.asarray(chosen)
-    if len(at) and at.max() >= len(next(iter(table.values()))): raise InputError("mode_shares", f"there is no mode {at.max()}", "choose among the modes counted")
+    if not isinstance(shares, Mapping): raise InputError("mode_shares", f"shares are {short(shares)}", "give name of the domain: [K]")
+    table = {n: _array(v).astype(float) for n, v in shares.items()}
+    counts = {v.shape for v in table.values()}
+    if len(counts) != 1 or len(next(iter(counts))) != 1 or not next(iter(counts))[0]: raise InputError("mode_shares", "domains have different numbers of modes, or there are none", "count the same modes in all")
+    if not all(np.isfinite(v).all() for v in table.values()): raise InputError("mode_shares", "shares are not finite", "count patches of at least one image")
+    K = next(iter(counts))[0]
+    at = np.arange(K) if chosen is None else np.array(checked_numbers(chosen, "mode_shares: modes", 0, K - 1, whole=True))
     ax = tidy(axes_or_new(ax, min(10, 1.5 + .28*len(at)*len(table)**.5), 2.4))
     width = .8/len(table)
     for d, (name, v) in enumerate(table.items()):
         colour, hatch = BARS[d % len(BARS)]
-        ax.bar(np.arange(len(at)) + (d - (len(table) - 1)/2)*width, 100*v[at], width, color=SIDES.get(name, colour), hatch=("", "///", "...", "xx")[d % 4], edgecolor="white", linewidth=.4, label=name)
+        ax.bar(np.arange(len(at)) + (d - (len(table) - 1)/2)*width, 100*v[at], width, color=SIDES.get(name, colour), hatch=("", "///", "...", "xx")[d % 4], edgecolor="white", linewidth=.4, label=drawn_name(name))
     step = max(1, len(at)//25)
     ax.set_xticks(np.arange(len(at))[::step], at[::step])
     ax.set_xlim(-.7, len(at) - .3)

@@ -4,22 +4,24 @@
 
 # %% auto #0
 __all__ = ['OUTSIDE', 'BY', 'NONE', 'MARKS', 'squares_of', 'id_colours', 'enlarged', 'cross', 'beside', 'cell_numbers', 'look_at',
-           'revisit', 'AlignmentExplorer', 'check_tables', 'even', 'try_scores', 'class_distances', 'read_patches',
-           'Some', 'thinned', 'AlignmentView', 'frame_of']
+           'revisit', 'AlignmentExplorer', 'check_made_of', 'check_tables', 'even', 'try_scores', 'class_distances',
+           'read_patches', 'Some', 'thinned', 'AlignmentView', 'frame_of']
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #53a4506e
-import html
+from collections.abc import Mapping
 
 import numpy as np, torch
 from numpy.lib.stride_tricks import sliding_window_view
 from tqdm.auto import tqdm
 
 from ...data.labels import colorize, translate
-from ...errors import InputError
+from ...errors import InputError, whole_number
 from ...models.segmenters import upsample
 from ...training.evaluation import evaluation_mode, resized, space_of
 from ..embedding import FeatureTable, alignment_scores, coloured, embed, ink, join, plot_embeddings, prototype_distances, sample_features
-from .view import Choice, Explorer, Markup, Number, View, bars, caption, swatch
+from ...training.tabular import html_text
+from ..checks import check_dataset, check_network, checked_size, short, taking
+from .view import Choice, Explorer, Markup, Number, View, bars, caption, swatch, word_for
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #489f9a2c
 OUTSIDE = 254 # in squares of class ids: beyond the image's edge
@@ -58,7 +60,10 @@ def cell_numbers(position, image_size, map_size) -> tuple: # int [n,2], (H, W), 
 
 def look_at(net, image, size, precision, device) -> tuple: # uint8 [3,H,W] -> float32 [F,h,w], uint8 [h,w] classes of its cells, uint8 [H,W] classes
     "Features and predictions of one image, or `None` where they are not finite."
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"): out = net(resized(image, size)[None].to(device).float()/255)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        seen = resized(image, size)[None]
+        with taking(seen, "AlignmentExplorer"): out = net(seen.to(device).float()/255)
+    if out.features is None: raise InputError("network", "returns no features", "give a segmenter of the kit")
     if not (torch.isfinite(out.features).all() and torch.isfinite(out.logits).all()): return None
     ids = lambda wanted: upsample(out.logits, wanted)[0].argmax(0).to(torch.uint8).cpu().numpy()
     return out.features[0].float().cpu().numpy(), ids(out.features.shape[-2:]), ids(image.shape[-2:])
@@ -94,7 +99,8 @@ class AlignmentExplorer(Explorer):
                  predictions=None,  # checkpoint name -> uint8 [N,2 radius + 1,2 radius + 1] classes around the points (see `revisit`); None: the predicted class alone is told
                  radius=24,         # of a square, pixels of the image
                  seed=0, cache=None, progress=True, **options): # as in `embed`: `cache`, a folder, saves the maps for the next time; options only with a single method
-        self.tables, self.predictions, self.radius, self.selected, self.drawn_map = dict(tables), predictions or {}, radius, [], False # drawn_map: the map is a part, not a widget
+        methods = check_made_of(tables, datasets, methods, predictions, radius, options)
+        self.tables, self.predictions, self.radius, self.selected, self.drawn_map = dict(tables), dict(predictions or {}), int(radius), [], False # drawn_map: the map is a part, not a widget
         check_tables(self.tables, datasets, self.predictions, radius)
         self.first, names, self.maps = next(iter(self.tables.values())), list(self.tables), {}
         for m in (bar := tqdm(methods, disable=not progress, leave=False)):
@@ -103,9 +109,10 @@ class AlignmentExplorer(Explorer):
         self.scores, self.distances = {n: try_scores(t) for n, t in self.tables.items()}, {n: class_distances(t) for n, t in self.tables.items()}
         self.patches, self.labels, self.labelled = read_patches(self.first, datasets, radius, progress)
         space = self.first.space
-        present = [space.classes[c] for c in np.unique(self.first.ids)]
+        present = [space.classes[c] for c in np.unique(self.first.ids) if c < len(space)]
+        self.all = word_for("all", present)
         super().__init__(checkpoint=Choice("checkpoint", tuple(names), names[0], slide=len(names) > 1), beside=Choice("beside it", (NONE, *names), names[-1] if len(names) > 1 else NONE),
-                         colour=Choice("colour by", BY, "class"), shown=Choice("classes", ("all", *present), "all"), method=Choice("map", tuple(self.maps), next(iter(self.maps))),
+                         colour=Choice("colour by", BY, "class"), shown=Choice("classes", (self.all, *present), self.all), method=Choice("map", tuple(self.maps), next(iter(self.maps))),
                          point=Number("point", 0, len(self.first) - 1, 1, 0))
 
     @property
@@ -114,6 +121,20 @@ class AlignmentExplorer(Explorer):
     def checkpoints(self): return [self.values.checkpoint] + ([self.values.beside] if self.values.beside not in (NONE, self.values.checkpoint) else [])
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #d65be46a
+def check_made_of(tables, datasets, methods, predictions, radius, options) -> tuple: # -> names of methods
+    "`InputError` for arguments of other kinds than an explorer is made of."
+    where = "AlignmentExplorer"
+    for what, value in (("tables", tables), ("datasets", datasets), ("predictions", {} if predictions is None else predictions)):
+        if not isinstance(value, Mapping) or not all(isinstance(n, str) for n in value): raise InputError(where, f"{what}={short(value)} are not given by name", f"give {what} as {{name: ...}}")
+    if not all(isinstance(t, FeatureTable) for t in tables.values()): raise InputError(where, "a table is no FeatureTable", "give what `sample_features` or `revisit` returns")
+    if NONE in tables: raise InputError(f"table {NONE!r}", "has a name that stands for no table", "give it another name")
+    methods = (methods,) if isinstance(methods, str) else methods
+    if not isinstance(methods, (list, tuple)) or not methods: raise InputError(where, f"methods={short(methods)} make no map", "give at least one of umap, tsne, pca")
+    whole_number(radius, f"{where}: radius", 1, 500)
+    if options and len(methods) > 1: raise InputError(where, f"{', '.join(options)} for {len(methods)} methods", "give options with a single method")
+    return tuple(methods)
+
+# %% ../../../nbs/visual/explorers/20_alignment.ipynb #0e51f19e
 def check_tables(tables, datasets, predictions, radius) -> None:
     "Raise `InputError` for tables that an explorer cannot show."
     if not tables: raise InputError("AlignmentExplorer", "no tables", "give at least one")
@@ -128,7 +149,12 @@ def check_tables(tables, datasets, predictions, radius) -> None:
     if len(first.domains) > 2: raise InputError("AlignmentExplorer", f"features are of {len(first.domains)} domains", "give one source and one target")
     missing = [d for d in first.domains if d not in datasets]
     if missing: raise InputError("AlignmentExplorer", f"no data set for domain {missing[0]!r}", f"give datasets={{{missing[0]!r}: ...}}")
+    for d in first.domains:
+        check_dataset(datasets[d], f"AlignmentExplorer: {d}")
+        last = first.image[first.domain == d].max()
+        if last >= len(datasets[d]): raise InputError(f"AlignmentExplorer: {d}", f"has a point in image {last} of {len(datasets[d])}", "give the data set that the table was sampled from")
 
+# %% ../../../nbs/visual/explorers/20_alignment.ipynb #9dc3443f
 def even(maps) -> list: # of float [N,2] on one map -> the same, centred, within [-1, 1]
     "All maps of one kind, moved and scaled together."
     everything = np.concatenate(maps)
@@ -151,6 +177,7 @@ def read_patches(table, datasets, radius, progress) -> tuple: # -> uint8 [N,s,s,
     for d, i in tqdm(sorted(set(zip(table.domain.tolist(), table.image.tolist()))), desc="images", unit="image", disable=not progress, leave=False):
         data, at = datasets[d], np.flatnonzero((table.domain == d) & (table.image == i))
         sample = data[i] if data.labelled else (data.image(i), None)
+        if (table.position[at] < 0).any() or (table.position[at] >= sample[0].shape[-2:]).any(): raise InputError(data.key(i), "is smaller than the image that was sampled", "give the data set that the table was sampled from")
         patches[at] = squares_of(sample[0].permute(1, 2, 0).numpy(), table.position[at], radius, 190)
         if sample[1] is None: continue
         labels[at], known[at] = squares_of(translate(data.space, table.space)[sample[1].numpy()], table.position[at], radius, OUTSIDE), True
@@ -161,18 +188,21 @@ def _colours(self:AlignmentExplorer, checkpoint) -> tuple: # -> code of each poi
     "What colour means just now."
     from matplotlib.colors import to_hex
     table, by = self.tables[checkpoint], self.values.colour
-    if by in ("class", "predicted"): return table.ids if by == "class" else table.predicted, [(n, to_hex(c)) for n, c in zip(table.space.classes, ink(table.space))]
+    if by in ("class", "predicted"):
+        names = [(n, to_hex(c)) for n, c in zip(table.space.classes, ink(table.space))]
+        return np.minimum(table.ids if by == "class" else table.predicted, len(names)), [*names, ("unknown", "#cccccc")]
     rgb, legend = coloured(table, by)
     names = [n for n in legend]
     return np.array([np.abs(rgb - legend[n]).sum(1) for n in names]).argmin(0), [(n, to_hex(legend[n])) for n in names]
 
 def _visible(self:AlignmentExplorer) -> np.ndarray: # int [n] points of the classes shown
     shown = self.values.shown
-    return np.arange(len(self.first)) if shown == "all" else np.flatnonzero(self.first.ids == self.first.space.index(shown))
+    return np.arange(len(self.first)) if shown == self.all else np.flatnonzero(self.first.ids == self.first.space.index(shown))
 
 def _select(self:AlignmentExplorer, points) -> None: # of a lasso
     "Select points by number; the first becomes the point looked at."
-    self.selected = [int(p) for p in points][:500]
+    if not hasattr(points, "__iter__"): raise InputError("selection", f"{short(points)} is no list", "give numbers of points")
+    self.selected = [self.controls["point"].check(p) for p in points][:500]
 
 AlignmentExplorer.colours, AlignmentExplorer.visible, AlignmentExplorer.select = _colours, _visible, _select
 
@@ -187,7 +217,7 @@ def _gallery(self:AlignmentExplorer, points, most:int=12) -> np.ndarray: # uint8
     t, points, squares = self.first, np.asarray(points)[np.unique(np.linspace(0, len(points) - 1, min(most, len(points))).round().astype(int))], []
     for p in points:
         square = enlarged(self.patches[p], max(1, round(80/(2*self.radius + 1))))
-        framed = np.full((len(square) + 8, len(square) + 8, 3), t.space.palette[t.ids[p]], np.uint8)
+        framed = np.full((len(square) + 8, len(square) + 8, 3), (*t.space.palette, *[(190,)*3]*256)[t.ids[p]], np.uint8)
         framed[4:-4, 4:-4] = square
         squares.append(framed)
     return beside(squares, 4)
@@ -195,7 +225,7 @@ def _gallery(self:AlignmentExplorer, points, most:int=12) -> np.ndarray: # uint8
 def _about(self:AlignmentExplorer, point) -> str: # HTML
     "A point in words."
     t, names = self.first, self.first.space.classes
-    row = lambda what, c: (what, Markup(swatch(t.space.palette[c]) + html.escape(names[c])) if c < len(names) else "unknown")
+    row = lambda what, c: (what, Markup(swatch(t.space.palette[c]) + html_text(names[c])) if c < len(names) else "unknown")
     said = [("point", f"{point}, {t.domain[point]} {t.key[point]}, row {t.position[point][0]}, column {t.position[point][1]}"), row("label", t.label[point])]
     return bars(("", ""), said + [row(f"{n} says", self.tables[n].predicted[point]) for n in self.checkpoints])
 
@@ -210,7 +240,7 @@ def _score_table(self:AlignmentExplorer) -> str: # HTML
     if len(reasons) == len(names): return said
     kinds = next(s for s in found if not isinstance(s, str))
     rows = [(k, *("–" if isinstance(s, str) else f"{s[k] + 0:.2f}" for s in found)) for k in kinds]
-    if self.values.shown != "all":
+    if self.values.shown != self.all:
         c = self.first.space.index(self.values.shown)
         far = [self.distances[n][c] for n in names]
         rows.append((f"prototype distance, {self.values.shown}", *("in one domain only" if np.isnan(d) else f"{d:.2f}" for d in far)))
@@ -220,8 +250,8 @@ def _score_table(self:AlignmentExplorer) -> str: # HTML
 def _legend(self:AlignmentExplorer) -> str: # HTML
     codes, names = self.colours(self.values.checkpoint)
     rgb = lambda colour: tuple(int(colour[k:k + 2], 16) for k in (1, 3, 5))
-    entries = "".join(f'<span style="display:inline-block;margin-right:12px">{swatch(rgb(names[c][1]))}{html.escape(names[c][0])}</span>' for c in np.unique(codes[self.visible()]))
-    sides = "; ".join(f"{size} points: {d}" for size, d in zip(("small", "large"), self.first.domains)) if not self.drawn_map else ""
+    entries = "".join(f'<span style="display:inline-block;margin-right:12px">{swatch(rgb(names[c][1]))}{html_text(names[c][0])}</span>' for c in np.unique(codes[self.visible()]))
+    sides = "; ".join(f"{size} points: {html_text(d)}" for size, d in zip(("small", "large"), self.first.domains)) if not self.drawn_map else ""
     return f'<div style="font-size:12px;line-height:1.5;max-width:1100px">{entries}<span style="opacity:.7">{sides}</span></div>'
 
 def _parts(self:AlignmentExplorer) -> dict:
@@ -259,7 +289,7 @@ AlignmentExplorer.drawn = _drawn
 
 def _figure(self:AlignmentExplorer):
     "The maps of the checkpoints shown, in print (contrastive paper, Fig. 4)."
-    classes = None if self.values.shown == "all" else [self.values.shown]
+    classes = None if self.values.shown == self.all else [self.values.shown]
     scores = {n: s for n in self.checkpoints if not isinstance(s := self.scores[n], str)}
     return plot_embeddings({n: (self.maps[self.values.method][n], self.tables[n]) for n in self.checkpoints}, classes, self.values.colour, scores, joint=True)
 
@@ -285,6 +315,7 @@ def thinned(tables, most, seed) -> dict: # domain -> FeatureTable -> the same wi
     kept, first = np.sort(np.random.default_rng(seed).permutation(total)[:most]), np.cumsum([0, *map(len, tables.values())])
     return {d: t[kept[(kept >= a) & (kept < b)] - a] for (d, t), a, b in zip(tables.items(), first, first[1:])}
 
+# %% ../../../nbs/visual/explorers/20_alignment.ipynb #2b728ae5
 @classmethod
 def _from_networks(cls, networks,    # checkpoint name -> Segmenter
                    datasets,         # domain name -> data set
@@ -295,8 +326,13 @@ def _from_networks(cls, networks,    # checkpoint name -> Segmenter
                    classes=None, seed=0, precision="32-true", progress=True, # as in `sample_features`
                    radius=24, **more): # of AlignmentExplorer
     "Sample cells with the first network, revisit them with all. `InputError` as in `sample_features`, and for networks of different label spaces."
-    if not networks: raise InputError("AlignmentExplorer", "no networks", "give at least one")
-    if images < 1: raise InputError("AlignmentExplorer", f"{images} images", "give at least one")
+    for what, value in (("networks", networks), ("datasets", datasets)):
+        if not isinstance(value, Mapping) or not value: raise InputError("AlignmentExplorer", f"no {what}", f"give at least one, as {{name: ...}}")
+    for n, net in networks.items(): check_network(net, f"AlignmentExplorer: {n}")
+    for d, data in datasets.items(): check_dataset(data, f"AlignmentExplorer: {d}")
+    check_made_of({}, datasets, more.get("methods", "pca"), None, radius, {})
+    images, size = whole_number(images, "AlignmentExplorer: images", 1), checked_size(size, "AlignmentExplorer")
+    if most is not None: most = whole_number(most, "AlignmentExplorer: most", 4)
     first, datasets = next(iter(networks.values())), {d: Some(data, images) for d, data in datasets.items()}
     cells = {d: sample_features(first, data, per_class, seed, size, d, classes, None, 4, precision, progress) for d, data in datasets.items()}
     cells, tables, predictions = thinned(cells, most, seed), {}, {}
@@ -376,12 +412,12 @@ def _place(self:AlignmentView) -> None:
     state = (v.method, tuple(e.checkpoints), v.colour, v.shown)
     if state == self.placed: return
     for scatter, title, column, name in zip(self.scatters, self.titles, self.columns, e.checkpoints):
-        title.value = f'<div style="text-align:center;font-weight:600">{html.escape(name)}</div>'
+        title.value = f'<div style="text-align:center;font-weight:600">{html_text(name)}</div>'
         codes, names = e.colours(name)
         used = np.unique(codes)
         scatter.xy(f"{v.method} {name} x", f"{v.method} {name} y", animate=self.placed is not None)
         scatter.color(by=np.searchsorted(used, codes).astype(float), map=[names[c][1] for c in used], norm=(0, max(1, len(used) - 1)))
-        scatter.filter(None if v.shown == "all" else e.visible())
+        scatter.filter(None if v.shown == e.all else e.visible())
     self.row.children = self.columns[:len(e.checkpoints)]
     self.placed = state
 

@@ -6,7 +6,6 @@
 __all__ = ['colours_of', 'shaded', 'scale_strip', 'with_scale', 'look_closely', 'class_sums', 'KnownAnswers', 'AttentionExplorer']
 
 # %% ../../../nbs/visual/explorers/50_attention.ipynb #0ea48f56
-import html
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -17,11 +16,13 @@ from tqdm.auto import tqdm
 
 from ...data.labels import colorize
 from ...data.scenes import CAMERA, StreetScenes
-from ...errors import InputError
+from ...errors import InputError, whole_number
 from ...methods.ancillary_classifier import cosine_distance_map
 from ...models.segmenters import Outputs, upsample
 from ...training.evaluation import evaluation_mode, overlay, space_of, spread_out
 from .patch_clusters import chosen_images, picture_and_label
+from ...training.tabular import html_text
+from ..checks import check_dataset, check_network, checked_size, short, taking
 from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatch
 from ..panels import attention_panels
 
@@ -56,7 +57,7 @@ def with_scale(picture, high:float, name:str="viridis") -> np.ndarray: # uint8 [
 def look_closely(net, image, label, key:str) -> SimpleNamespace: # uint8 [3,H,W], uint8 [H,W] in the network's classes or None; -> what is kept of it, arrays
     "A network with an ancillary classifier on one image, at its size. `InputError` for a network without one, or numbers that are not finite."
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    out = net(image[None].to(device).float()/255)
+    with taking(image, key): out = net(image[None].to(device).float()/255)
     if getattr(out, "ancillary", None) is None: raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
     size = tuple(image.shape[-2:])
     R = cosine_distance_map(out.primary, out.ancillary, size)[0, 0].cpu().numpy()
@@ -107,8 +108,10 @@ class AttentionExplorer(Explorer):
                  size=(256, 512),    # (rows, columns) that images are scaled down to fit into; None: as they are
                  progress=True):     # show a bar
         data = {"target": target} | ({} if source is None else {"source": source})
-        for side, d in data.items():
-            if not len(d): raise InputError(f"{side} {d.name}", "is empty", "check the folder and the split")
+        check_network(net, self.title)
+        for side, d in data.items(): check_dataset(d, f"{self.title}: {side}")
+        size, count = checked_size(size, self.title), whole_number(count, f"{self.title}: count", 0)
+        if indices is not None and (isinstance(indices, str) or not hasattr(indices, "__len__")): raise InputError(self.title, f"indices={short(indices)} are no list", "give the numbers of images")
         if not 1 <= (count if indices is None else len(indices)) <= 24: raise InputError(f"{count if indices is None else len(indices)} images", "are none or too many", "give 1 to 24")
         self.space, self.images, self.kept = space_of(net, None, target.space), {}, {}
         jobs = [(side, d, i) for side, d in data.items() for i in chosen_images(d, spread_out(len(d), count) if indices is None else indices)]
@@ -156,7 +159,7 @@ def _attention(self:AttentionExplorer): # -> float32 [H,W] in [0, 1], or None fo
 
 def _table(self:AttentionExplorer) -> str: # HTML
     "Classes in the order of the weight they get, and what right and wrong pixels get."
-    name = lambda c: Markup(swatch(self.space.palette[c]) + html.escape(self.space.classes[c])) if c < len(self.space) else "no label"
+    name = lambda c: Markup(swatch(self.space.palette[c]) + html_text(self.space.classes[c])) if c < len(self.space) else "no label"
     row = lambda head, s: (head, f"{100*s[0]:.1f}", f"{s[1]:.3f}", f"{s[2]:.2f}", (s[3], "#2a6f97"), f"{s[3]/s[0]:.1f} times")
     found = self.shares()
     rows = [row(name(c), found[c]) for c in sorted(found, key=lambda c: -found[c][3])]

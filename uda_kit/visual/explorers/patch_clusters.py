@@ -8,7 +8,8 @@ __all__ = ['chosen_images', 'fitting', 'picture_and_label', 'predicted_label', '
            'PatchClusterExplorer', 'share_bar']
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #31d92cdf
-import base64, html, math
+import base64
+import math
 from dataclasses import replace
 
 import numpy as np, torch
@@ -17,21 +18,24 @@ from tqdm.auto import tqdm
 from ...data.labels import colorize, translate
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
 from ...data.transforms import resize_label
-from ...errors import InputError
+from ...errors import InputError, whole_number
 from ...methods.patch_modes import PatchModes, cluster, patch_grid, patch_histograms
 from ...training.evaluation import best_classes, class_scores, evaluation_mode, resized, space_of
 from ..embedding import SIDES
+from ...training.tabular import html_text
+from ..checks import check_dataset, check_network, checked_numbers, checked_patch, checked_size, short, taking
 from .view import Choice, Explorer, Markup, Number, bars, caption, encoded, swatch
 from ..panels import Patches, cut, patch_gallery, patches_of
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #2dfc9fd3
 def chosen_images(dataset, images, seed:int=0) -> list: # data set, number of images or their indices -> indices, ascending
     "Which images to look at. `InputError` where that is none, or one that does not exist."
-    n = len(dataset)
+    n, seed = len(dataset), whole_number(seed, "seed")
+    if isinstance(images, (bool, float, str)) or not (isinstance(images, (int, np.integer)) or hasattr(images, "__iter__")): raise InputError(dataset.name, f"images={short(images)} is no number", "give how many, or a list of their indices")
     if isinstance(images, (int, np.integer)):
         if not n or images < 1: raise InputError(dataset.name, f"{images} of {n} images leave nothing to look at", "give at least one")
         return sorted(np.random.default_rng(seed).choice(n, min(int(images), n), replace=False).tolist())
-    chosen = sorted({int(i) for i in images})
+    chosen = sorted({int(i) if isinstance(i, (int, np.integer)) and not isinstance(i, bool) else whole_number(i, f"{dataset.name}: image") for i in images})
     if not chosen: raise InputError(dataset.name, "an empty list of images", "give at least one")
     if chosen[0] < 0 or chosen[-1] >= n: raise InputError(dataset.name, f"has no image {chosen[0] if chosen[0] < 0 else chosen[-1]}", f"choose from 0 to {n - 1}")
     return chosen
@@ -48,7 +52,7 @@ def picture_and_label(dataset, i:int, size, space, keep:bool=False) -> tuple: # 
     return image, torch.from_numpy(translate(dataset.space, space))[resize_label(label, image.shape[-2:]).long()]
 
 def predicted_label(net, image, space, where:str) -> torch.Tensor: # network in evaluation mode, uint8 [3,h,w] -> uint8 [h,w] in `space`
-    ids, _ = best_classes(class_scores(net, image, where=where).cpu(), image.shape[-2:])
+    with taking(image, where): ids, _ = best_classes(class_scores(net, image, where=where).cpu(), image.shape[-2:])
     return torch.from_numpy(translate(space_of(net, None, space), space))[ids.long()]
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #7b30a980
@@ -134,14 +138,14 @@ def in_words(share, space, most:int=3, least:float=.05) -> str: # [C] -> "road 6
 
 def stacked(share, space, width:int=150) -> str: # [C] fractions -> HTML
     "Shares of classes as one bar in their colours; hovering names them."
-    parts = [f'<span title="{html.escape(space.classes[c])} {share[c]:.0%}" style="flex:{share[c]:.4f};background:rgb{tuple(space.palette[c])};border-right:1px solid #fff"></span>' for c in np.argsort(-share, kind="stable") if share[c] > .005]
+    parts = [f'<span title="{html_text(space.classes[c])} {share[c]:.0%}" style="flex:{share[c]:.4f};background:rgb{tuple(space.palette[c])};border-right:1px solid #fff"></span>' for c in np.argsort(-share, kind="stable") if share[c] > .005]
     return f'<span style="display:flex;width:{width}px;height:16px;border:1px solid #9996">{"".join(parts)}</span>'
 
 def cell_bars(histogram, space) -> str: # [V,V,C] -> HTML
     "A bar for every cell, at the cell's place, and the classes it is made of."
-    said = lambda share: f'{stacked(share, space)}<span style="font-size:11px;opacity:.8">{html.escape(in_words(share, space, 2))}</span>'
+    said = lambda share: f'{stacked(share, space)}<span style="font-size:11px;opacity:.8">{html_text(in_words(share, space, 2))}</span>'
     rows = "".join("<tr>" + "".join(f'<td style="padding:3px 8px 5px 0;text-align:left;vertical-align:top">{said(s)}</td>' for s in row) + "</tr>" for row in histogram)
-    names = " ".join(f'<span style="white-space:nowrap;margin-right:8px">{swatch(space.palette[c])}{html.escape(space.classes[c])}</span>' for c in np.flatnonzero(histogram.max((0, 1)) > .02))
+    names = " ".join(f'<span style="white-space:nowrap;margin-right:8px">{swatch(space.palette[c])}{html_text(space.classes[c])}</span>' for c in np.flatnonzero(histogram.max((0, 1)) > .02))
     return f'<div style="max-width:340px"><table style="border-collapse:collapse">{rows}</table><div style="font-size:11px;line-height:1.5">{names}</div></div>'
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #7e978711
@@ -188,13 +192,19 @@ class PatchClusterExplorer(Explorer):
                  seed=0,            # of the choice of images, the clustering and the shuffled order
                  progress=True):
         if source is None or target is None: raise InputError(self.title, "one domain only", "give a source and a target")
+        for side, data in (("source", source), ("target", target)): check_dataset(data, f"{self.title}: {side}")
+        if net is not None: check_network(net, self.title)
+        size, patch = checked_size(size, self.title), checked_patch(patch, self.title)
+        if not isinstance(ks, (int, np.integer)) and hasattr(ks, "__len__") and not len(ks) and modes is None: raise InputError(self.title, "no numbers of modes", "give ks, such as (10, 20, 50)")
+        if modes is None: ks = checked_numbers(ks, f"{self.title}: ks", 1, 10_000, whole=True)
         if not source.labelled: raise InputError(source.name, "has no labels to find patch modes in", "give a labelled source")
         self.source, self.target, self.space, self.by_network = source, target, source.space, net is not None
         sides = {"source": read_side(source, images, size, self.space, seed, None, progress)}
         size = tuple(sides["source"][1].shape[-2:])
         sides["target"] = read_side(target, images, size, self.space, seed, net, progress)
         about = {"dataset": source.name, "split": source.split, "samples": len(source), "images": len(sides["source"][1])}
-        modes = modes_of(sides["source"][1], self.space, size, patch, ks, seed, about, progress) if modes is None else [modes] if isinstance(modes, PatchModes) else list(modes)
+        modes = modes_of(sides["source"][1], self.space, size, patch, ks, seed, about, progress) if modes is None else [modes] if isinstance(modes, PatchModes) else modes
+        if not isinstance(modes, (list, tuple)) or not all(isinstance(m, PatchModes) for m in modes): raise InputError(self.title, f"modes={short(modes)} are none", "give PatchModes, or a list of them")
         for m in modes: m.check(self.space.classes, size, where=self.title)
         self.clusterings = {m.k: Clustering(m.to("cpu"), sides, self.space, seed) for m in sorted(modes, key=lambda m: m.k)}
         if not self.clusterings: raise InputError(self.title, "no numbers of modes", "give ks, such as (10, 20, 50)")
@@ -226,8 +236,8 @@ def _set(self:PatchClusterExplorer, **values):
     "Move controls. After another K, the mode is the one nearest to the last, unless `mode` says otherwise; after another mode or order, the page is the first."
     before, controls, seen = dict(vars(self.values)), dict(self.controls), self.now.modes.centroids[self.values.mode]
     try:
-        if "k" in values and self.controls["k"].check(values["k"]) != self.values.k:
-            self.values.k = values["k"]
+        if "k" in values and (k := self.controls["k"].check(values["k"])) != self.values.k:
+            self.values.k = k
             near = int(((self.now.modes.centroids - seen)**2).sum(1).argmin())
             self.choose("mode", self.now.options, next(o for o in self.now.options if o == near))
         Explorer.set(self, **{n: v for n, v in values.items() if n != "page"})

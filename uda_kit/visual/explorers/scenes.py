@@ -13,7 +13,9 @@ import numpy as np
 
 from ...data.labels import CITYSCAPES19, colorize
 from ...data.scenes import CAMERA, COUNTABLE, KINDS, LORRY, RANGES, RENDERED, VAN, SceneStyle, StreetScenes, render
-from ...errors import InputError
+from ...errors import InputError, whole_number
+from ...training.tabular import html_text
+from ..checks import checked_patch, short
 from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatch
 from ..panels import picture_grid
 
@@ -48,6 +50,9 @@ class SceneExplorer(Explorer):
                  styles=STYLES,   # SceneStyles to start from, the first one first; their names must differ
                  n:int=200,       # scenes to choose from
                  seed:int=0):     # streets
+        size, n, seed = checked_patch(size, self.title), whole_number(n, f"{self.title}: n", 1, 10**9), whole_number(seed, f"{self.title}: seed", 0, 10**9)
+        styles = (styles,) if isinstance(styles, SceneStyle) else styles
+        if not isinstance(styles, (list, tuple)) or not all(isinstance(s, SceneStyle) for s in styles): raise InputError("styles", f"{short(styles)} are none", "give a SceneStyle, or several")
         for s in styles: StreetScenes(s, n, size, seed) # refuses what it could not draw
         self.styles, self.frequency, self.kept = {s.name: s for s in styles}, {}, {}
         if len(self.styles) != len(styles) or not styles: raise InputError("styles", f"are {', '.join(s.name for s in styles) or 'none'}", "give at least one, each with a name of its own")
@@ -111,7 +116,7 @@ def _legend(self:SceneExplorer, label, before) -> str: # class ids [H,W], of thi
     "Classes present and their shares of the pixels, here and in the start style."
     here, there = (np.bincount(x.ravel(), minlength=len(CITYSCAPES19))/x.size for x in (label, before))
     shown = sorted(np.flatnonzero(here + there), key=lambda c: -max(here[c], there[c]))
-    rows = [(Markup(swatch(CITYSCAPES19.palette[c]) + CITYSCAPES19.classes[c]), (here[c], "#2a6f97"), (there[c], "#a8b5bd")) for c in shown]
+    rows = [(Markup(swatch(CITYSCAPES19.palette[c]) + html_text(CITYSCAPES19.classes[c])), (here[c], "#2a6f97"), (there[c], "#a8b5bd")) for c in shown]
     return bars(("class", "% of pixels", f"as {self.values.start}"), rows)
 
 def _scene_parts(self:SceneExplorer) -> dict:

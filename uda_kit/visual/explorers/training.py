@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SPANS', 'TITLES', 'PANELS', 'LogReader', 'parsed', 'Curves', 'span_names', 'thinned', 'line_data', 'stages_in',
            'styles_for', 'logged_in', 'draw_curves', 'svg_line', 'svg_text', 'svg_legend', 'svg_ticks', 'panel_svg',
-           'svg_band', 'read_json', 'dict_in', 'stages_planned', 'duration', 'run_state', 'checkpoint_files',
-           'network_options', 'known_space', 'run_network', 'check_run', 'TrainingExplorer', 'predict_samples',
+           'svg_band', 'StagePlan', 'RecipePlan', 'RunConfig', 'Stopped', 'Result', 'read_record', 'read_config',
+           'dict_in', 'stages_planned', 'duration', 'how_it_ended', 'run_state', 'checkpoint_files', 'network_options',
+           'known_space', 'run_network', 'checked_run', 'check_run', 'TrainingExplorer', 'predict_samples',
            'example_run']
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #d230f123
-import html
 import json
 import os
 import re
@@ -18,28 +18,32 @@ import time
 from bisect import bisect_right
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TypedDict
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from ...data.datasets import Sample
-from ...data.labels import colorize, label_space, translate
+from ...data.labels import LabelSpace, colorize, label_space, translate
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
-from ...errors import InputError
+from ...core.records import read_json
+from ...errors import InputError, printable, whole_number
 from ...models.backbones import fill, read_tensors
 from ...models.checkpoints import ARCHITECTURES, build, load_weights
 from ...models.segmenters import upsample
 from ...training.evaluation import class_scores, evaluation_mode, space_of, spread_out
-from ...training.reports import CHANCE, HEALTHY, critic_kinds, healthy_band, log_series, running_mean, shrink
+from ...training.reports import CHANCE, HEALTHY, critic_kinds, healthy_band, is_record, is_value, log_series, running_mean, shrink
+from ...training.tabular import html_text, percent
+from ..checks import check_dataset, checked_size, short
 from .patch_clusters import picture_and_label
 from .view import Choice, Explorer, Number, bars, caption
-from ..style import LINES, tidy
+from ..style import LINES, drawn_name, new_figure, tidy
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #d752c826
 class LogReader:
     "The new records of a growing log.jsonl."
-    def __init__(self, path): self.path, self.offset, self.tail, self.inode = Path(path), 0, b"", None
+    def __init__(self, path): self.path, self.offset, self.tail, self.inode, self.broken = Path(path), 0, b"", None, 0 # broken: lines that are no records
 
     def news(self) -> tuple: # new records, and whether the log was rewritten, so that these are all there are
         "What was not read before; a line still being written waits for the next time. `InputError` where there is no log any more."
@@ -48,18 +52,21 @@ class LogReader:
                 file.seek(self.offset - len(self.tail))
                 inode = os.fstat(file.fileno()).st_ino
                 again = self.offset > 0 and (inode != self.inode or file.read(len(self.tail)) != self.tail)
-                if again: self.offset, self.tail = 0, b""
+                if again: self.offset, self.tail, self.broken = 0, b"", 0
                 file.seek(self.offset)
                 data = file.read()
         except OSError as e: raise InputError(self.path, f"cannot be read ({e.strerror})", "give the folder of a run") from None
         data = data[:data.rfind(b"\n") + 1]
         self.offset, self.tail, self.inode = self.offset + len(data), (self.tail + data)[-64:], inode
-        return [r for r in map(parsed, data.splitlines()) if r is not None], again
+        lines = [line for line in data.split(b"\n") if line.strip()]
+        records = [r for r in map(parsed, lines) if r is not None]
+        self.broken += len(lines) - len(records)
+        return records, again
 
 def parsed(line:bytes): # -> dict, or None for a line that is broken or no record
     try: record = json.loads(line)
-    except ValueError: return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+    except (ValueError, RecursionError): return None
+    return record if is_record(record) else None
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #57423d9c
 class Curves:
@@ -78,6 +85,10 @@ class Curves:
                 kept[0].extend(s + shift for s in steps)
                 kept[1].extend(values)
         self.end, self.last = shift + stages[-1][0] + records[-1]["step"], records[-1]
+
+    @property
+    def longest(self) -> int: # values of the curve that has most
+        return max((len(s) for panel in self.panels.values() for s, _ in panel.values()), default=0)
 
     def span(self, which:str) -> tuple: # one of `span_names` -> first and last step on the common axis
         for (first, name), (last, _) in zip(self.stages, [*self.stages[1:], (self.end, "")]):
@@ -129,12 +140,12 @@ def draw_curves(ax, curves:Curves, panel:str, window:int, span:tuple, kinds:dict
     for (name, series), style in zip(lines.items(), styles_for(len(lines))):
         raw, (x, mean) = line_data(*series, window, span)
         if window > 1: ax.plot(*raw, color=style["color"], alpha=.25, linewidth=.7)
-        ax.plot(x, mean, color=style["color"], linestyle=style["linestyle"], label=name, linewidth=1.4, marker=style["marker"] if len(x) < 20 else None, markersize=3)
+        ax.plot(x, mean, color=style["color"], linestyle=style["linestyle"], label=drawn_name(name), linewidth=1.4, marker=style["marker"] if len(x) < 20 else None, markersize=3)
     if panel in ("loss", "critic"): ax.set_ylim(bottom=0)
     for name, first, last in stages_in(curves, span):
         if panel == "critic" and name in kinds and logged_in(lines, first, last): healthy_band(ax, kinds[name], first, last)
         if first > span[0]: ax.axvline(first, color="#999999", linewidth=.8)
-        ax.annotate(name, (first, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points", fontsize=7, color="#555555")
+        ax.annotate(drawn_name(name, 24), (first, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points", fontsize=7, color="#555555")
     ax.set(xlim=span if span[0] < span[1] else None, xlabel="step")
     if panel == "learning rate": ax.yaxis.set_major_formatter("{x:.1e}")
     ax.set_title(TITLES[panel], fontsize=10)
@@ -152,12 +163,13 @@ def svg_line(x, y, style:dict, pale:bool=False) -> str: # pixels
     return f'<polyline points="{points}" fill="none" stroke="{style["color"]}" {how}/>' + dots
 
 def svg_text(x, y, text, where="start", size=11, more="") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{where}" font-size="{size}" fill="currentColor" {more}>{html.escape(str(text))}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{where}" font-size="{size}" fill="currentColor" {more}>{html_text(text)}</text>'
 
 def svg_legend(names, styles, left:float, right:float, y:float) -> tuple: # -> SVG, y below it
     "Names beside a piece of their line, in as many rows as they need."
     made, x = [], left
     for name, style in zip(names, styles):
+        name = printable(name)[:40]
         wide = 36 + 6.2*len(name)
         if x + wide > right and x > left: x, y = left, y + 15
         made.append(svg_line(np.array([x, x + 22.]), np.array([y, y]), style | {"marker": None}, False).split("<circle")[0] + svg_text(x + 26, y + 4, name))
@@ -186,7 +198,7 @@ def panel_svg(curves:Curves, panel:str, window:int, span:tuple, kinds:dict, widt
     for name, first, last in stages_in(curves, span):
         if panel == "critic" and name in kinds and logged_in(lines, first, last): made.append(svg_band(X(first), X(last), Y, kinds[name]))
         if first > span[0]: made.append(f'<line x1="{X(first):.1f}" x2="{X(first):.1f}" y1="{top}" y2="{bottom}" stroke="currentColor" opacity=".5"/>')
-        made.append(svg_text(X(first) + 4, bottom - 4, name, size=10, more='opacity=".7"'))
+        made.append(svg_text(X(first) + 4, bottom - 4, printable(name)[:24], size=10, more='opacity=".7"'))
     for (raw, mean), style in zip(data, styles): made += ([svg_line(X(raw[0]), Y(raw[1]), style, True)] if window > 1 else []) + [svg_line(X(mean[0]), Y(mean[1]), style)]
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" style="max-width:100%" font-family="sans-serif" role="img" aria-label="{TITLES[panel]}">{"".join(made)}</svg>'
 
@@ -197,44 +209,127 @@ def svg_band(x0, x1, Y, kind:str) -> str: # pixels, y of a loss in pixels
             f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{Y(CHANCE[kind]):.1f}" y2="{Y(CHANCE[kind]):.1f}" stroke="currentColor" stroke-dasharray="1.5 3"/>')
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #01ca3edc
-def read_json(path) -> dict: # {} where it cannot be read
-    try: found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {}
-    return found if isinstance(found, dict) else {}
+class StagePlan(TypedDict, total=False):
+    "What the explorer reads of a stage in config.json."
+    name: str
+    steps: int | None
+    net: dict | None
 
-def dict_in(config:dict, name:str) -> dict: # {} where there is none of that name
+
+class RecipePlan(TypedDict, total=False):
+    "What it reads of a recipe."
+    stages: list[StagePlan] | None
+    space: str | dict | None
+
+
+class RunConfig(TypedDict, total=False):
+    "What it reads of config.json."
+    stage: str
+    steps: int | None
+    recipe: RecipePlan | str | None
+
+
+class Stopped(TypedDict, total=False):
+    "stopped.json: where and why."
+    stage: str
+    step: int
+    reason: str
+
+
+class Result(TypedDict, total=False):
+    "What it reads of result.json."
+    miou: float | None
+
+# %% ../../../nbs/visual/explorers/70_training.ipynb #92a9f8b4
+def read_record(path, kind=dict, troubles: list | None = None) -> dict:  # {} where there is none, or none of this kind
+    "A JSON file of a run; what is wrong with it is added to `troubles`."
+    if not Path(path).exists():
+        return {}
+    try:
+        return read_json(path, kind, "the run may still be shown")
+    except InputError as error:
+        if troubles is not None:
+            troubles.append(f"{Path(path).name} {error.problem}")
+        return {}
+
+
+def read_config(path, troubles: list | None = None) -> dict:
+    "A run's config.json, or {}."
+    return read_record(Path(path)/"config.json", RunConfig, troubles)
+
+
+def dict_in(config: dict, name: str) -> dict:
+    "An object within an object; {} where there is none of that name."
     return config[name] if isinstance(config.get(name), dict) else {}
 
-def stages_planned(config:dict) -> dict: # of config.json -> name of the stage -> steps
-    if recipe := dict_in(config, "recipe"): return {s.get("name", ""): s.get("steps") for s in recipe.get("stages") or ()}
+
+def stages_planned(config: dict) -> dict:  # of config.json -> name of the stage -> steps or None
+    if recipe := dict_in(config, "recipe"):
+        return {s.get("name", ""): s.get("steps") for s in recipe.get("stages") or ()}
     return {config["stage"]: config.get("steps")} if "stage" in config else {}
 
-def duration(seconds:float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds/60:.0f} min" if seconds < 6000 else f"{seconds/3600:.1f} h"
+# %% ../../../nbs/visual/explorers/70_training.ipynb #ec1a058c
+def duration(seconds: float) -> str:
+    "A time in the unit that suits it."
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds/60:.0f} min" if seconds < 6000 else f"{seconds/3600:.1f} h"
 
-def run_state(path, last:dict, gap:float, now=None) -> str: # folder, last record, usual seconds between two -> a sentence
-    "What a run's files say about where it is."
-    path, plan = Path(path), stages_planned(read_json(Path(path)/"config.json"))
-    if not last: return "Nothing has been logged yet."
-    stage, step, total = last.get("stage", ""), last["step"], plan.get(last.get("stage", ""))
+
+def how_it_ended(path, config: dict, where: str, total, troubles: list | None = None) -> str:
+    "What is said of a run that took its last step; \"\" where nobody knows whether it did."
+    result = read_record(Path(path)/"result.json", Result, troubles)
+    miou = result.get("miou")
+    if miou is not None and not 0 <= miou <= 1:
+        miou = None
+        result = {}
+        if troubles is not None: troubles.append("result.json miou is no fraction from 0 to 1")
+    if miou is not None:
+        return f"Finished: {where}. Mean IoU {percent(miou)} % on its test images."
+    if "miou" in result:
+        return f"Finished: {where}. No class could be scored on its test images."
+    if not total:
+        return ""
+    waits = " Its result has not been written yet." if "recipe" in config else ""
+    return f"Finished: {where}." + waits
+
+# %% ../../../nbs/visual/explorers/70_training.ipynb #70618e1d
+def run_state(
+    path,           # the run's folder
+    last: dict,     # its last record
+    gap: float,     # usual seconds between two
+    now=None,       # seconds since 1970; None: now
+    troubles=None,  # list to which goes what is wrong with its files
+) -> str:
+    "What a run's files say about where it is, in a sentence."
+    path, config = Path(path), read_config(path, troubles)
+    if not is_record(last):
+        return "Nothing has been logged yet."
+    plan, stage, step = stages_planned(config), last.get("stage", ""), last["step"]
+    total, seconds = plan.get(stage), last.get("seconds")
+    total = total if total and 0 < total < 10**15 else None
     where = f"{stage}, step {step}" + (f" of {total}" if total else "")
-    stopped, result = read_json(path/"stopped.json"), read_json(path/"result.json")
-    try: silent = (time.time() if now is None else now) - (path/"log.jsonl").stat().st_mtime
+    try: silent = max(0., (time.time() if now is None else now) - (path/"log.jsonl").stat().st_mtime)
     except OSError: return f"The log is gone: the run's folder was moved or deleted after {where}."
-    if stopped.get("stage") == stage and stopped.get("step", -1) >= step: return f"Stopped at step {stopped['step']} of stage {stage}: {stopped.get('reason', 'no reason given')}"
+    stopped = read_record(path/"stopped.json", Stopped, troubles)
+    if stopped.get("stage") == stage and stopped.get("step", -1) >= step:
+        return f"Stopped at step {stopped['step']} of stage {stage}: {stopped.get('reason', 'no reason given')}"
     if (not plan or stage == list(plan)[-1]) and (not total or step >= total):
-        if "miou" in result: return f"Finished: {where}. Mean IoU {100*result['miou']:.1f} % on its test images."
-        if total: return f"Finished: {where}." + (" Its result has not been written yet." if "recipe" in read_json(path/"config.json") else "")
-    if silent > max(30., 10*gap): return f"No news for {duration(silent)}: stopped after {where}, or busy with something that it does not log."
-    left = f" About {duration((total - step)*last['seconds']/step)} left in this stage." if total and step < total and last.get("seconds") else ""
-    return f"Running: {where}. Last line {duration(max(0., silent))} ago.{left}"
+        ended = how_it_ended(path, config, where, total, troubles)
+        if ended: return ended
+    if silent > max(30., 10*gap):
+        return f"No news for {duration(silent)}: stopped after {where}, or busy with something that it does not log."
+    left = f" About {duration((total - step)*seconds/step)} left in this stage." if total and 0 < step < total and is_value(seconds) and seconds > 0 else ""
+    return f"Running: {where}. Last line {duration(silent)} ago.{left}"
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #4a60b4c5
 def checkpoint_files(path, plan) -> list: # run folder, stages in their order -> [(name, weight file, stage or None)], oldest first
     "Weights that a run has kept, by stage and step; its final ones come last."
     path, order, found = Path(path), {name: i for i, name in enumerate(plan)}, []
-    for f in (path/"checkpoints").iterdir() if (path/"checkpoints").is_dir() else ():
-        if named := re.fullmatch(r"([^.].*)-(\d+)", f.name): found.append((order.get(named[1], len(order)), int(named[2]), named[1], f/"weights.safetensors"))
+    try: folders = sorted((path/"checkpoints").iterdir())
+    except OSError: folders = [] # none yet, or none that may be read
+    for f in folders:
+        if named := re.fullmatch(r"([^.].*)-([0-9]{1,15})", f.name): found.append((order.get(named[1], len(order)), int(named[2]), named[1], f/"weights.safetensors"))
     found = [(f"{stage}, step {step}", file, stage) for _, step, stage, file in sorted(found)]
     return found + ([("final weights", path/"weights.safetensors", None)] if (path/"weights.safetensors").exists() else [])
 
@@ -243,25 +338,33 @@ def network_options(config:dict, stage:str): # of config.json -> options for `bu
     if not recipe:
         options = dict_in(config, "network") if config.get("stage") == stage else {}
         return options if "num_classes" in options else None
-    options = next((dict(s.get("net") or {}) for s in recipe.get("stages") or () if s.get("name") == stage), {})
+    options = next((dict(dict_in(s, "net")) for s in recipe.get("stages") or () if s.get("name") == stage), {})
     name, space = str(options.pop("function", "")).rsplit(".", 1)[-1], known_space(recipe.get("space"))
     options.pop("weights", None)
     return {"architecture": name, "num_classes": len(space), **options} if name in ARCHITECTURES and space else None
 
-def known_space(name): # -> LabelSpace, or None for one that the kit does not know
-    try: return label_space(name)
-    except InputError: return None
+def known_space(named): # a name, or the fields of a user's own label space; -> LabelSpace, or None for one that the kit does not know
+    try: return LabelSpace(**named) if isinstance(named, dict) else label_space(named)
+    except (InputError, TypeError, ValueError): return None
 
 def run_network(file, stage, config:dict, before=None): # weight file, stage or None for final weights; -> Segmenter; `before`: a network that may be filled anew
     "The network of a checkpoint. `InputError` where it is broken, or none that segments."
     if stage is None: return load_weights(file)
     options = network_options(config, stage)
     if options is None: raise InputError(f"stage {stage!r}", "trains no segmenter that config.json describes", "choose a checkpoint of another stage")
-    net = before if before is not None and getattr(before, "described", None) == options else build(options, file)
+    tensors = read_tensors(file)
+    net = before if before is not None and getattr(before, "described", None) == options else build(options, file, tensors)
     net.described, net.space = options, known_space(dict_in(config, "recipe").get("space") or dict_in(config, "source").get("space"))
-    return fill(net, read_tensors(file), file)
+    return fill(net, tensors, file)
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #445e2a0f
+def checked_run(run) -> Path: # folder, or RunDirectory
+    "The run's folder. `InputError` for one that holds no log."
+    try: path = Path(getattr(run, "path", run))
+    except TypeError: raise InputError("run", f"{short(run)} is no run directory", "give the folder that a run writes") from None
+    check_run(path)
+    return path
+
 def check_run(path:Path) -> None:
     "`InputError` for a folder that holds no log."
     if not path.is_dir(): raise InputError(path, "is no run directory", "give the folder that a run writes")
@@ -281,10 +384,9 @@ class TrainingExplorer(Explorer):
                  size=(256, 512),  # (rows, columns) that images are scaled down to fit into; None: as they are
                  most=8,           # predictions of how many checkpoints to keep
                  progress=True):   # show a bar
-        self.path, self.most, self.progress = Path(getattr(run, "path", run)), most, progress
-        check_run(self.path)
-        if dataset is not None and not len(dataset): raise InputError(dataset.name, "is empty", "check the folder and the split")
-        if not 1 <= count <= 4: raise InputError(f"count={count}", "is out of range", "give 1 to 4 images")
+        self.path, self.most, self.progress = checked_run(run), whole_number(most, f"{self.title}: most", 1), progress
+        if dataset is not None: check_dataset(dataset, self.title)
+        count, size = whole_number(count, "count", 1, 4), checked_size(size, self.title)
         self.dataset = dataset
         at = [] if dataset is None else spread_out(len(dataset), count)
         self.samples = {dataset.key(i): Sample(*picture_and_label(dataset, i, size, dataset.space, keep=True), dataset.key(i)) for i in at}
@@ -293,15 +395,17 @@ class TrainingExplorer(Explorer):
         if self.samples: controls |= {"checkpoint": Choice("checkpoint", ("newest",), "newest"), "image": Choice("image", tuple(self.samples), next(iter(self.samples)))}
         super().__init__(**controls)
         self.look()
-        lines = max((len(s) for panel in self.curves.panels.values() for s, _ in panel.values()), default=0)
-        self.set(smoothing=max(1, min(100, lines//20)))
+        self.set(smoothing=max(1, min(100, self.curves.longest//20)))
 
     def look(self) -> None:
         "See what is new in the folder: lines of the log, and checkpoints."
         records, again = self.reader.news()
         if again: self.curves = Curves()
         self.curves.add(records)
-        self.kinds = critic_kinds(read_json(self.path/"config.json"))
+        self.troubles = []
+        config = read_config(self.path, self.troubles)
+        self.kinds = critic_kinds(config)
+        if self.reader.broken: self.troubles.append(f"log.jsonl holds {self.reader.broken} {'line that is no record' if self.reader.broken == 1 else 'lines that are no records'}")
         self.choose("panel", [p for p in PANELS if PANELS[p] in self.curves.panels] or ("loss",))
         self.choose("span", span_names(self.curves))
         if self.samples:
@@ -316,10 +420,11 @@ class TrainingExplorer(Explorer):
 # %% ../../../nbs/visual/explorers/70_training.ipynb #3cc74f28
 def _predict_new(self:TrainingExplorer) -> None:
     "Run the network of each checkpoint that is new, once, on all images; a checkpoint that cannot be used is remembered with the reason."
-    config, new = read_json(self.path/"config.json"), []
+    config, new = read_config(self.path), []
     for name, file, stage in checkpoint_files(self.path, stages_planned(config))[-self.most:]:
         try: stamp = file.stat().st_mtime_ns
-        except OSError: continue # deleted while we looked
+        except OSError: stamp = 0 # deleted while we looked, or never written
+        if not stamp and not file.parent.is_dir(): continue
         if name not in self.seen or self.seen[name].stamp != stamp: new.append((name, file, stage, stamp))
     for name, file, stage, stamp in tqdm(new, desc="checkpoints", disable=not self.progress or len(new) < 2):
         found = SimpleNamespace(stamp=stamp, ids={}, space=None, right=float("nan"), trouble="")
@@ -328,8 +433,10 @@ def _predict_new(self:TrainingExplorer) -> None:
             found.space = space_of(self.net, None, self.dataset.space)
             found.ids, found.right = predict_samples(self.net, self.samples, translate(self.dataset.space, found.space))
         except InputError as e:
-            if not file.exists(): continue
+            if not file.parent.exists(): continue
             found.trouble = str(e)
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, OverflowError) as e: # a configuration that no network can be built from
+            found.trouble = f"{file}: the network cannot be built ({type(e).__name__}: {str(e)[:120]})"
         self.seen[name] = found
     while len(self.seen) > self.most: self.seen.pop(next(iter(self.seen)))
 
@@ -353,7 +460,7 @@ def _chosen(self:TrainingExplorer) -> tuple: # -> name of the checkpoint or "", 
 def _usual_gap(self:TrainingExplorer) -> float: # seconds between two lines of the log
     steps = next((s for panel in self.curves.panels.values() for s, _ in panel.values() if len(s) > 1), None)
     last = self.curves.last
-    return last["seconds"]/last["step"]*(steps[-1] - steps[-2]) if steps and last.get("seconds") and last["step"] > 0 else 0.
+    return last["seconds"]/last["step"]*(steps[-1] - steps[-2]) if steps and is_value(last.get("seconds")) and last["step"] > 0 else 0.
 
 def _latest(self:TrainingExplorer) -> str: # HTML
     "The last value of every curve and the mean of its last n."
@@ -372,7 +479,10 @@ TrainingExplorer.chosen, TrainingExplorer.usual_gap, TrainingExplorer.latest, Tr
 # %% ../../../nbs/visual/explorers/70_training.ipynb #ac6e8987
 def _training_parts(self:TrainingExplorer) -> dict:
     v, (name, seen) = self.values, self.chosen()
-    parts = {"curves": caption(run_state(self.path, self.curves.last, self.usual_gap())) + panel_svg(*self.drawn()), "latest": self.latest()}
+    troubles = list(self.troubles)
+    state = run_state(self.path, self.curves.last, self.usual_gap(), troubles=troubles)
+    wrong = "".join(caption(f"Not shown: {t}.") for t in dict.fromkeys(troubles))
+    parts = {"curves": caption(state) + wrong + panel_svg(*self.drawn()), "latest": self.latest()}
     if self.samples:
         sample = self.samples[v.image]
         parts["image"] = sample.image.permute(1, 2, 0).numpy()
@@ -388,15 +498,14 @@ def _drawn(self:TrainingExplorer) -> tuple: # what `draw_curves` and `panel_svg`
 
 def _training_figure(self:TrainingExplorer):
     "The curve, over image, truth and prediction where there are any."
-    from matplotlib.figure import Figure
     shown = {n: p for n, p in self.parts().items() if n in ("image", "truth", "prediction")}
-    figure = Figure(figsize=(8, 2.7 if not shown else 4.4), layout="constrained")
+    figure = new_figure(8, 2.7 if not shown else 4.4, layout="constrained")
     grid = figure.add_gridspec(2 if shown else 1, max(1, len(shown)), height_ratios=(1.5, 1) if shown else None)
     draw_curves(figure.add_subplot(grid[0, :]), *self.drawn())
     for k, (name, picture) in enumerate(shown.items()):
         ax = figure.add_subplot(grid[1, k])
         ax.imshow(shrink(picture, 400, name == "image"), interpolation="nearest")
-        ax.set_title(f"{name}: {self.chosen()[0]}" if name == "prediction" else name, fontsize=9)
+        ax.set_title(f"{name}: {drawn_name(self.chosen()[0])}" if name == "prediction" else name, fontsize=9)
         ax.set_axis_off()
     return figure
 

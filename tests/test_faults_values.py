@@ -1,0 +1,276 @@
+"""Values where they enter: a user's own classes, settings, options, what stops a command, and what a terminal is given. In one process."""
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import uda_kit.cli as cli
+from uda_kit.cli import main
+from uda_kit.core.files import WriteError
+from uda_kit.errors import expect_error
+from uda_kit.models.checkpoints import load_weights, save_weights
+from uda_kit.models.segmenters import deeplab_v2
+from uda_kit.papers.catalogue import find_recipe, listed, recipes
+from uda_kit.papers.own_classes import settle
+from uda_kit.papers.recipes import Data, describe, override
+from uda_kit.papers.stages import Plan, build_stages
+from uda_kit.papers.values import check_values
+
+FIELD = ("crop", "weed", "soil")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UDA_KIT_DATA", raising=False)
+
+
+def field(folder, classes=FIELD, count=4, ids=lambda label: label):
+    "A folder of images whose color is their class, with splits `train` and `test`; its name for the command line."
+    for kind in ("photos", "masks"): (folder / kind).mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        label = np.random.default_rng(i).integers(0, 3, (3, 6), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+        Image.fromarray(ids(label)).save(folder / f"masks/{i}.png")
+        Image.fromarray(np.stack([120 * label, 255 - 120 * label, 60 * label], 2)).save(folder / f"photos/{i}.png")
+    pairs = 'images = "photos/*.png"\nlabels = "masks/*.png"\n'
+    (folder / "field.toml").write_text(f'name = "field"\nclasses = {json.dumps(list(classes))}\n[splits.train]\n{pairs}[splits.test]\n{pairs}', encoding="utf-8")
+    return f"folder:{folder / 'field.toml'}"
+
+
+def run(*argv):
+    "Status, standard output, standard error."
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err): status = main([str(a) for a in argv])
+    return status, out.getvalue(), err.getvalue()
+
+
+def refused(*argv, parts=()):
+    "The one line of a command that is refused and writes nothing."
+    before = sorted(Path.cwd().rglob("*"))
+    status, out, err = run(*argv)
+    assert status == 2 and err.startswith("uda-kit: ") and err.count("\n") == 1 and len(err) < 1200, (argv, status, err)
+    assert sorted(Path.cwd().rglob("*")) == before, (argv, "something was written")
+    for part in parts: assert part in err, (part, err)
+    return err
+
+
+def train(source, *more, recipe="scenes/multi-level", out="run"):
+    return ["train", recipe, "--source", source, "--steps", 2, "--out", out, "--no-progress", *more]
+
+
+SMALL_TARGET = ["--target", "scenes:camera?n=2&size=64x96"]
+
+
+def test_classes_of_ones_own_from_check_to_prediction(tmp_path):
+    own = field(tmp_path)
+    assert run("check-data", own, "--no-progress")[0] == 0
+    status, out, err = run(*train(own, *SMALL_TARGET, "--test", f"{own}?split=test", "--set", "stages.0.source.batch_size=2"))
+    record = json.loads(out.splitlines()[-1])
+    assert status == 0 and record["trained_classes"] == 3 and tuple(record["iou"]) == FIELD, err
+    assert "crop, weed, soil" in err and "cityscapes19" in err  # it is said that other classes are trained than the recipe's
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["recipe"]["space"]["classes"] == list(FIELD)
+    net = load_weights("run/weights.safetensors")
+    assert net.num_classes == 3 and net.space.classes == FIELD
+    log = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert all(r["loss/seg"] > 0 and r["gradient"] > 0 for r in log if "loss/seg" in r) and any("loss/seg" in r for r in log)
+    # the score again, by the command and by hand from predicted label files
+    again = json.loads(run("evaluate", "run/weights.safetensors", own, "--split", "test", "--no-progress")[1].splitlines()[-1])
+    assert again["miou"] == record["miou"] and again["iou"] == record["iou"]
+    assert run("predict", "run/weights.safetensors", "photos", "--out", "seen", "--no-progress")[0] == 0
+    counts = np.zeros((3, 3))
+    for i in range(4):
+        truth, seen = (np.asarray(Image.open(tmp_path / folder / f"{i}.png")).ravel() for folder in ("masks", "seen/labels"))
+        np.add.at(counts, (truth, seen), 1)
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    assert np.allclose(counts.diagonal() / union, [again["iou"][name] for name in FIELD], atol=1e-6)
+    # going on with other classes is refused, and so are weights whose classes stand in another order
+    field(tmp_path, ("weed", "crop", "soil"))
+    status, _, err = run(*train(own, *SMALL_TARGET, "--test", f"{own}?split=test", "--resume", "--set", "stages.0.source.batch_size=2"))
+    assert status == 2 and "another configuration" in err
+    status, _, err = run(*train(own, *SMALL_TARGET, "--test", f"{own}?split=test", "--weights", "run/weights.safetensors", out="other"))
+    assert status == 2 and "same order" in err and not Path("other").exists()
+
+
+def test_what_cannot_be_scored_is_refused_or_said(tmp_path):
+    own, other = field(tmp_path / "a"), field(tmp_path / "b", ("crop", "sugar beet", "stone"))
+    status, _, err = run(*train(own))
+    assert status == 2 and "none of the classes" in err and "--test" in err and not Path("run").exists()
+    recipe = find_recipe("scenes/source-only")
+    mine = replace(recipe, stages=tuple(replace(s, source=Data(own, None)) for s in recipe.stages))
+    said = io.StringIO()
+    with redirect_stderr(said): settled = settle(replace(mine, test=Data(other, None)))
+    assert settled.space.classes == FIELD and "1 of 3 trained classes can be scored" in said.getvalue() and "sugar beet, stone is not trained" in said.getvalue()
+    mixed = replace(mine, stages=(mine.stages[0], replace(mine.stages[1], source=Data(other, None))))
+    assert "stages.1.source" in expect_error(settle, mixed) and "stone" in expect_error(settle, mixed)
+    assert "crop" in expect_error(build_stages, Plan(mine))  # not settled: no class is dropped in silence
+    held = field(tmp_path / "c", ("road", "sky", "car"))
+    with redirect_stderr(io.StringIO()): assert settle(replace(mine, stages=tuple(replace(s, source=Data(held, None)) for s in recipe.stages), test=Data(held, None))).space == "cityscapes19"
+    part = field(tmp_path / "d", ("crop", "road", "soil"))
+    with redirect_stderr(io.StringIO()): assert settle(replace(mine, stages=tuple(replace(s, source=Data(part, None)) for s in recipe.stages), test=Data(part, None))).space.classes == ("crop", "road", "soil")
+    assert settle(recipe) == recipe and "camvid11" in expect_error(settle, replace(recipe, test=replace(recipe.test, name=recipe.test.name + "&space=camvid11")))
+
+
+def test_every_kind_of_recipe_follows_the_classes(tmp_path):
+    own = field(tmp_path)
+    for name in ("scenes/patch", "scenes/cir-ass", "scenes/contrastive", "scenes/ps", "scenes/contrastive-pspnet"):
+        recipe = find_recipe(name)
+        stages = tuple(replace(s, source=s.source if s.source.pseudo else replace(s.source, name=own, split=None), modes=s.modes and replace(s.modes, k=3, patches=50)) for s in recipe.stages)
+        with redirect_stderr(io.StringIO()): settled = settle(replace(recipe, stages=stages, test=Data(own, None)))
+        built = build_stages(Plan(settled))
+        assert all(getattr(stage.net, "num_classes", 3) == 3 for stage in built), name
+
+
+def test_a_source_without_a_labelled_pixel(tmp_path):
+    own = field(tmp_path, ids=lambda label: np.full_like(label, 255))
+    status, _, err = run(*train(own, "--test", f"{own}?split=test", recipe="scenes/source-only"))
+    assert status == 2 and "no labelled pixel" in err and err.count("\n") == 1 and not Path("run").exists()
+
+
+SLIPS = """size=(1.5,64) size=64 size=ab size=(64,96,3) size=(-1,5) size=(0,0) crop=512 crop=(0,5) crop=(20000,5) scale=2 scale=(2,1) scale=(nan,1) scale=(0,1) batch_size=0 batch_size=True batch_size=1e400
+batch_size=None flip=2 flip=yes name= name=5 split=3""".split()
+SLIPS = [f"stages.0.source.{s}" for s in SLIPS] + [f"stages.1.{s}" for s in """optimiser.lr=-1 optimiser.lr=nan optimiser.lr=1e400 optimiser.lr=True optimiser.lr=None optimiser.betas=(1,1) optimiser.betas=(2,2)
+optimiser.betas=(.9,) optimiser.betas=.9 optimiser.weight_decay=-1 optimiser.hold=1 optimiser.power=-1 optimiser.head_multiplier=-1 schedule=x schedule=-5 schedule=0 schedule=1.5 steps=None steps=0 steps=1.5 steps=10**40
+steps=True name=../../../evil name=/evil name= name=a/b name=.. name=ü terms.adv=-1 terms.adv=nan terms.adv=None terms.width=0 terms.width=1.5 terms.lr=-1 terms.betas=(1,1) terms.betas=5 terms.seg_aux=inf terms.kind=3
+net.aspp_rates=6 net.aspp_rates=(1.5,) net.backbone=3 net.multi_level=3 net=x fresh=2 fix_backbone=x modes=5 views=5 target=5""".split()]
+SLIPS += ["stages=()", "stages=5", "space=5", "space=cityscaps", "protocol=99", "name=evil", "name=../../x/y", "test.size=5", "test.batch_size=-1", "papers=()", f"stages.0.steps={'9' * 5000}", f"stages.0.name={'a' * 300}", "a", "=", "stages.²=1"]
+
+
+def test_slips_in_settings():
+    recipe = find_recipe("scenes/multi-level")
+    for slip in SLIPS: assert "\n" not in expect_error(lambda: check_values(override(recipe, [slip]))), slip
+    assert "set twice" in expect_error(override, recipe, ["stages.0.steps=1", "stages.0.steps=2"])
+    for sound in ("stages.0.source.size=[64, 96]", "stages.0.optimiser.lr=1", "stages.1.schedule=None", "stages.1.terms.betas=(0, .9)"): check_values(override(recipe, [sound]))
+    for every in recipes().values(): check_values(every)
+    assert json.dumps(describe(recipe))
+
+
+@pytest.mark.parametrize("more", [["stages.0.net.backbone=resnet99"], ["stages.1.terms.align=x"], ["stages.0.net.bn=x"], ["stages.1.source.size=(1,1)"], ["stages.1.source.size=(31,31)", "stages.1.target.size=(31,31)"],
+                                  ["stages.0.source.crop=(900,900)"], ["stages.0.name=../../../evil"]], ids=str)
+def test_slips_that_only_building_shows(more):
+    refused("train", "scenes/multi-level", "--steps", 1, "--out", "run", "--no-progress", "--set", *more)
+
+
+def test_small_images_of_files_are_refused_before_the_warm_up(tmp_path):
+    own = field(tmp_path, ("road", "sky", "car"))
+    for name in ("photos", "masks"):
+        for file in (tmp_path / name).iterdir(): Image.open(file).resize((24, 24), Image.NEAREST).save(file)
+    status, _, err = run(*train(own, *SMALL_TARGET, "--test", f"{own}?split=test"))
+    assert status == 2 and "24x24" in err and err.count("\n") == 1 and "five halvings" in err and not Path("run").exists()
+
+
+OPTIONS = [["--steps", 10**40], ["--steps", "٣"], ["--seed", 2**63], ["--seed", 2**32], ["--workers", 10**6], ["--cache-mb", 10**12], ["--devices", 1000, "--accelerator", "cpu"], ["--devices", "²"], ["--devices", "①"],
+           ["--accelerator", "gpu", "--accelerator", "cpu"], ["--source", "scenes:camera", "--source=scenes:rendered"], ["--set", "stages.0.steps=1", "--set", "stages.1.steps=1"], ["--out", ""], ["--out", "a" * 5000], ["--out", "x\0y"],
+           ["--weights", ""], ["--roots", "camvid=" + "a" * 5000], ["--roots", "camvid=.", "camvid=."], ["--test", ""], ["--validate-every", 10**40], ["--precision", "fp8"]]
+
+
+@pytest.mark.parametrize("more", OPTIONS, ids=lambda more: str(more)[:40])
+def test_options_are_checked_where_they_enter(more):
+    refused("train", "scenes/source-only", "--no-progress", *more)
+
+
+def test_options_of_other_commands():
+    for argv in (["demo", "--seed", 2**63], ["demo", "--out", ""], ["translate", "--source", "scenes:camera", "--target", "scenes:camera", "--out", "x", "--seed", 2**64], ["predict", "x", "a" * 5000, "--out", "y"],
+                 ["bench", "table", "scenes", "--seeds", 0, 0], ["bench", "table", "scenes", "--seeds", 2**64], ["bench", "table", "scenes", "--rows", "single-level", "single-level"], ["evaluate", "x", "scenes:camera", "--size", "²x²"],
+                 ["convert", "x", "a" * 5000 + ".safetensors"], ["bench", "step", "--repeats", 10**40], ["recipes", "show", "a" * 5000], ["bench", "contrastive", "loss", "--stpes", 3]):
+        refused(*argv)
+    Path("file").touch()
+    refused("train", "scenes/source-only", "--out", "file/run", "--no-progress", parts=("is a file",))
+
+
+def fails(monkeypatch, error):
+    "Let a command raise `error`; its status and its line."
+    monkeypatch.setattr(cli.CheckData, "run", lambda self: (_ for _ in ()).throw(error))
+    status, _, err = run("check-data", "scenes:camera")
+    assert err.count("\n") == 1
+    return status, err
+
+
+def test_what_stops_a_command_is_one_line(monkeypatch):
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): assert fails(monkeypatch, OSError(code, os.strerror(code)))[0] == 2
+    assert "make room" in fails(monkeypatch, RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)"))[1]
+    assert "start it again" in fails(monkeypatch, WriteError("run", "cannot be written", "make room"))[1]
+    assert fails(monkeypatch, OSError("odd"))[0] == 2
+    assert 'pip install "uda_kit[notebooks]"' in fails(monkeypatch, ModuleNotFoundError("no", name="sklearn.cluster"))[1]
+    assert fails(monkeypatch, cli.Terminated(signal.SIGHUP))[0] == 129 and fails(monkeypatch, cli.Terminated(signal.SIGTERM))[0] == 143
+    status, err = fails(monkeypatch, KeyboardInterrupt())
+    assert status == 130 and "start it again" in err
+    with pytest.raises(ZeroDivisionError): fails(monkeypatch, ZeroDivisionError())
+
+
+def test_missing_optional_packages_are_named(monkeypatch):
+    for name in [n for n in sys.modules if n.split(".")[0] in ("sklearn", "umap")] + ["sklearn", "umap"]: monkeypatch.setitem(sys.modules, name, None)
+    err = refused("train", "scenes/patch", "--steps", 1, "--no-progress", "--set", "stages.1.modes.patches=50", "stages.1.modes.k=3")
+    assert 'sklearn' in err and 'pip install "uda_kit[notebooks]"' in err
+
+
+def test_resume_is_only_advised_where_it_is_accepted():
+    train = cli.Train("scenes/source-only", out="run")
+    assert "--resume" not in train.again(["train", "scenes/source-only", "--out", "run"])
+    Path("run").mkdir()
+    Path("run/config.json").write_text("{", encoding="utf-8")
+    assert "--resume" not in train.again(["train"])
+    Path("run/config.json").write_text("{}", encoding="utf-8")
+    assert "--resume" in train.again(["train"])
+
+
+def test_signals_outside_training():
+    with cli.terminable():
+        with pytest.raises(cli.Terminated) as caught: signal.raise_signal(signal.SIGHUP)
+    assert caught.value.status == 129
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cli.terminable(): signal.raise_signal(signal.SIGHUP)  # nohup
+    finally: signal.signal(signal.SIGHUP, old)
+
+
+def test_any_terminal_takes_what_is_printed(tmp_path, monkeypatch):
+    strange = "Weiß 草 \x1b[31m \u202e"
+    for encoding in ("cp1252", "ascii", "utf-8"):
+        raw = io.BytesIO()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+            cli.never_fail(sys.stdout)
+            cli.show(f"{strange} \udcff")
+            cli.finish({"name": strange, "nan": float("nan")})
+            sys.stdout.flush()
+            text = raw.getvalue().decode(encoding)
+        assert "\x1b" not in text and json.loads(text.splitlines()[-1]) == {"name": strange, "nan": None}, encoding
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    code = "import sys, time; from uda_kit.cli import main; s = main(['recipes']); print(sorted(set(sys.modules) & {'torch', 'numpy'}), time.process_time()); sys.exit(s)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env)
+    last = done.stdout.decode("cp1252").splitlines()[-1]
+    assert done.returncode == 0 and not done.stderr and last.startswith("[]") and float(last.split()[-1]) < 0.5, (last, done.stderr)
+
+
+def test_list_of_recipes_is_in_step():
+    assert cli.recipe_list() == listed(), "run python -m uda_kit.papers.catalogue"
+
+
+def test_precision_says_what_this_machine_has(monkeypatch, capsys):
+    import uda_kit.doctor as doctor
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for there in (False, True):
+        monkeypatch.setattr(doctor, "bf16_instructions", lambda: {"amx_tile": False, "avx512_bf16": there})
+        assert cli.read_precision("auto") == ("bf16-mixed" if there else "32-true") and doctor.instructions() == ("" if there else "no ") + "avx512_bf16, no amx"
+        capsys.readouterr()
+        assert cli.read_precision("bf16-mixed") == "bf16-mixed" and ("emulated" in capsys.readouterr().err) is not there
+    from uda_kit.papers.tables import machine_name
+    assert machine_name().endswith("avx512_bf16, no amx")
+
+
+def test_explorer_of_a_run_in_ones_own_classes():
+    from uda_kit.visual.explorers.training import known_space
+    space = known_space({"name": "field", "classes": list(FIELD), "palette": [[0, 0, 0], [1, 1, 1], [2, 2, 2]], "ignore": 255})
+    assert space.classes == FIELD and known_space({"name": "x"}) is None and known_space("cityscapes19").name == "cityscapes19" and known_space("mars") is None
