@@ -302,7 +302,7 @@ def trained_size(data: Data, dataset) -> tuple[int, int]:  # (height, width)
     return data.crop
 
 
-def made_up(data: Data, size: tuple[int, int], classes: int, net) -> Domain:
+def made_up(data: Data, size: tuple[int, int], classes: int, net) -> Batch:
     "A batch of random pixels and labels."
     generator = torch.Generator().manual_seed(0)
     shape = (data.batch_size, *size)
