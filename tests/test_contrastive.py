@@ -154,7 +154,7 @@ def test_same_run_as_the_joint_batch(alone, tmp_path):
         for k in a:
             if k.startswith(("loss/in_", "loss/cross", "in_", "cross")): assert a[k] == pytest.approx(b[k], rel=1e-3, abs=1e-5), (a["step"], k)
     queues = [k for k in one_state if "queues" in k and k.startswith("terms.in_source")]
-    assert len(queues) >= 6 and one_state.keys() == two_state.keys()
+    assert len(queues) >= 6 and {k for k in one_state if "random" not in k} == {k for k in two_state if "random" not in k}
     for k in queues: torch.testing.assert_close(two_state[k], one_state[k], rtol=0, atol=0 if "features" not in k else 2e-2)
     for k in one: torch.testing.assert_close(two[k], one[k], rtol=1e-3, atol=1e-4)
 

@@ -6,14 +6,13 @@
 __all__ = ['Text', 'Count', 'MOST', 'COMMANDS', 'DESCRIPTION', 'BENCHES', 'SIGNALS', 'EXTRAS', 'nearest', 'short', 'read_size',
            'read_roots', 'exists', 'memory_mb', 'at_least', 'read_devices', 'device_count', 'read_out',
            'read_precision', 'show', 'finish', 'Demo', 'command_line', 'Recipes', 'recipe_list', 'check_recipe_name',
-           'Train', 'chosen_recipe', 'given_roots', 'run_options', 'train', 'dry', 'first_process', 'Evaluate',
-           'read_evaluation', 'read_oracle', 'empty_folder', 'load_network', 'evaluation_record', 'write_evaluation',
-           'Predict', 'matching_files', 'find_images', 'Translate', 'PseudoLabel', 'CheckData', 'Convert', 'Doctor',
-           'BenchTable', 'once', 'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality', 'BenchAlignment',
-           'BenchExplorers', 'BenchEmbedding', 'BenchTranslation', 'BenchContrastive', 'Bench', 'parse', 'usage_error',
-           'command_class', 'check_given_once', 'unknown_option', 'Terminated', 'terminable', 'Interrupts', 'complain',
-           'out_of_memory', 'full_disk', 'missing_package', 'stopped_status', 'failed_status', 'status_of',
-           'never_fail', 'main']
+           'Train', 'chosen_recipe', 'given_roots', 'run_options', 'train', 'dry', 'Evaluate', 'read_evaluation',
+           'read_oracle', 'empty_folder', 'load_network', 'evaluation_record', 'write_evaluation', 'Predict',
+           'matching_files', 'find_images', 'Translate', 'PseudoLabel', 'CheckData', 'Convert', 'Doctor', 'BenchTable',
+           'once', 'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality', 'BenchAlignment', 'BenchExplorers',
+           'BenchEmbedding', 'BenchTranslation', 'BenchContrastive', 'Bench', 'parse', 'usage_error', 'command_class',
+           'check_given_once', 'unknown_option', 'Terminated', 'terminable', 'Interrupts', 'complain', 'out_of_memory',
+           'full_disk', 'missing_package', 'stopped_status', 'failed_status', 'status_of', 'never_fail', 'main']
 
 # %% ../nbs/cli.ipynb #25e7fb53
 import difflib
@@ -32,6 +31,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, Optional, Union
 
+from .core.processes import first_process
 from .errors import InputError, printable
 
 try:
@@ -283,7 +283,8 @@ class Train:
     precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"  # of forward and backward passes; auto: what is fast on this machine
     devices: str = "1"                   # number of devices (processes, on a CPU), or auto
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"  # what to compute on
-    strategy: Literal["auto", "ddp"] = "auto"  # how several devices share the work
+    nodes: int = 1                       # machines; torchrun and srun say it themselves
+    strategy: str = "auto"               # how several devices share the work: any of Lightning Fabric's that a command can start
     validate_every: int = 0              # score the validation images every so many steps (0: never)
     save_every: int = 500                # write a checkpoint every so many steps
     log_every: int = 20                  # write a log line every so many steps
@@ -326,13 +327,13 @@ def given_roots(texts, *more) -> dict[str, str]:
 def run_options(args:Train):
     "`RunOptions` of the command's options."
     at_least(0, seed=args.seed, workers=args.workers, cache_mb=args.cache_mb, validate_every=args.validate_every)
-    at_least(1, steps=args.steps, save_every=args.save_every, log_every=args.log_every)
+    at_least(1, steps=args.steps, save_every=args.save_every, log_every=args.log_every, nodes=args.nodes)
     import torch
     from uda_kit.training.fit import RunOptions
     precision = read_precision(args.precision, args.accelerator)
     here = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(args.accelerator, lambda: True)
     if not here(): raise InputError(f"--accelerator {args.accelerator}", "there is none that torch can use", "leave the option out, or see `uda-kit doctor`")
-    return RunOptions(seed=args.seed, accelerator=args.accelerator, devices=read_devices(args.devices, args.accelerator), strategy=args.strategy, precision=precision, log_every=args.log_every,
+    return RunOptions(seed=args.seed, accelerator=args.accelerator, devices=read_devices(args.devices, args.accelerator), nodes=args.nodes, strategy=args.strategy, precision=precision, log_every=args.log_every,
                       save_every=args.save_every, validate_every=args.validate_every, tensorboard=args.tensorboard, progress=not args.no_progress)
 
 # %% ../nbs/cli.ipynb #b2092cad
@@ -371,9 +372,7 @@ def dry(args:Train) -> int:
     finish(record)
     return 0
 
-def first_process() -> bool:
-    "False in the further processes of a run on several devices."
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+
 
 # %% ../nbs/cli.ipynb #94559734
 @dataclass(frozen=True)

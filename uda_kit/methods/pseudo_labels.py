@@ -27,6 +27,7 @@ from ..data.files import image_files, image_size, is_whole, opened, visible
 from ..data.twins import image_settings
 from ..data.workers import read_in_order
 from ..errors import InputError
+from ..core.distributed import in_first_process, my_share, rank, share_state, together
 from ..core.files import atomic_write, clear_leftovers, file_hash
 from ..core.records import SEAL, check_json, parse_json, read_json, write_json
 from ..training.evaluation import best_classes, evaluation_mode, image_source, resized, space_of
@@ -307,10 +308,11 @@ class Predictions:
 
     def maps(self, wanted, what:str): # indices of images, the bar's title; yields (index, uint8 [H,W] classes, float32 [H,W] confidences)
         "Predictions at full size, block by block."
-        wanted = set(wanted)
-        chosen = [k for k in range(len(self.blocks)) if wanted.intersection(self.blocks.indices(k))]
+        mine = my_share(range(len(self.blocks)))  # all blocks, unless several processes share the work
+        wanted = set(wanted).intersection(i for k in mine for i in self.blocks.indices(k))
+        chosen = [k for k in mine if wanted.intersection(self.blocks.indices(k))]
         device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
-        with tqdm(total=len(wanted), desc=what, unit="image", disable=not self.progress) as bar:
+        with tqdm(total=len(wanted), desc=what, unit="image", disable=not self.progress or rank() > 0) as bar:
             for i, size, scores in self.scores(chosen):
                 if i not in wanted: continue
                 yield i, *best_classes(scores.to(device), size, confidence=True)
@@ -321,7 +323,9 @@ def find_thresholds(predictions:Predictions, rule:ConfidenceRule, space)->dict: 
     "First pass."
     C = len(space)
     if rule.share is None: return dict.fromkeys(space.classes, rule.cap)
-    counts = sum((class_histogram(ids, sure, C).cpu() for _, ids, sure in predictions.maps(range(len(predictions.blocks.dataset)), "thresholds")), torch.zeros(C, BINS, dtype=torch.int64))
+    every = range(len(predictions.blocks.dataset))
+    histograms = lambda: sum((class_histogram(ids, sure, C).cpu() for _, ids, sure in predictions.maps(every, "thresholds")), torch.zeros(C, BINS, dtype=torch.int64))
+    counts = sum(together(histograms))
     doubt, seen, cap = allowed_doubt(counts, rule), counts.sum(1) > 0, torch.tensor(1 - rule.cap).float()
     return {name: None if not seen[c] else rule.cap if doubt[c] == cap else 1 - doubt[c].item() for c, name in enumerate(space.classes)}
 
@@ -350,13 +354,15 @@ def label_images(predictions:Predictions, said:dict, rule, space, folder:Path, n
     there = finished(folder, names, mark(), said.get("files", {}), len(space))
     if said["thresholds"] is None:
         said["thresholds"] = find_thresholds(predictions, rule, space)
-        write_summary(folder, said)
-    notes = there | write_labels(predictions, [i for i in range(len(names)) if i not in there], said["thresholds"], folder, names, mark())
+        in_first_process(lambda: write_summary(folder, said))
+    left = [i for i in range(len(names)) if i not in there]
+    notes = dict(there)
+    for written in together(lambda: write_labels(predictions, left, said["thresholds"], folder, names, mark())): notes |= written
     said = summarise({k: said[k] for k in ("about", "thresholds")}, [notes[i] for i in range(len(names))])
-    said["files"] = {name: file_hash(folder/name) for name in names}
-    write_summary(folder, said)
+    said["files"] = together(lambda: {name: file_hash(folder/name) for name in names} if rank() == 0 else None)[0]
+    in_first_process(lambda: write_summary(folder, said))
     bare = said["without_confident_pixel"]
-    if bare: say(f"no confident pixel of {', '.join(bare)}: the labels hold {len(space) - len(bare)} of {len(space)} classes")
+    if bare and rank() == 0: say(f"no confident pixel of {', '.join(bare)}: the labels hold {len(space) - len(bare)} of {len(space)} classes")
     return said | {"written": len(names) - len(there)}
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #0f6fc9f5
@@ -381,11 +387,14 @@ def make_pseudo_labels(
     rule, folder, space = confidence_rule(rule), Path(folder), space_of(net, space, dataset.space)
     if batch_size < 1 or workers < 0 or cache_mb < 0: raise InputError("make_pseudo_labels", f"batch_size {batch_size}, workers {workers}, cache_mb {cache_mb}", "give a positive batch size; workers and cache_mb from 0")
     names = [f"{key}.png" for key, _ in image_source(dataset)]
+    share_state(net)
     about = about_labels(net, dataset, rule, size, space, precision)
     predictions = Predictions(net, Blocks(dataset, size, batch_size), precision, workers, cache_mb, progress)
     try:
-        if overwrite and folder.is_dir(): clear_folder(folder)
-        said = start_folder(folder, about, set(names))
+        def claim():
+            if overwrite and folder.is_dir(): clear_folder(folder)
+            return start_folder(folder, about, set(names))
+        said = together(lambda: claim() if rank() == 0 else None)[0]
         with evaluation_mode(net): done = label_images(predictions, said, rule, space, folder, names, say)
     except OSError as e: raise InputError(folder, f"cannot be written ({e.strerror or e})", "make room or choose another folder; start again to go on, whatever is there is whole") from None
     return done

@@ -24,6 +24,7 @@ from ..data.transforms import resize_pair
 from ..data.files import is_whole
 from ..data.twins import ABOUT, image_settings, read_twins_json, twin_files
 from ..errors import InputError
+from ..core.distributed import in_first_process, my_share, rank, together
 from ..core.files import atomic_write, clear_leftovers
 from ..core.records import write_json
 from ..models.translators import fingerprint, load_translator
@@ -226,17 +227,22 @@ def write_twins(source,        # data set to translate
     if not len(target): raise InputError(target.name, "holds no images", "choose another split")
     about = {"source": image_settings(source), "target": image_settings(target), "translator": about_translator(translate), "seed": seed}
     folder, names = Path(folder), [f"{source.key(i)}.png" for i in range(len(source))]
+    def write(i: int) -> list:
+        "Translate one image; what twins.json says of its file."
+        image = source.image(i)
+        twin = translate(image, target.image(reference_index(seed, i, len(target))) if getattr(translate, "reads_reference", True) else None)
+        if twin.shape != image.shape: raise InputError(source.key(i), f"was {tuple(image.shape)} and became {tuple(twin.shape)}", "use a translator that keeps an image's size")
+        data = png(twin)
+        atomic_write(folder/names[i], data)
+        return entry_of(data)
+    def write_share(left: list) -> dict:
+        hidden = not progress or rank() > 0
+        return {names[i]: write(i) for i in tqdm(my_share(left), desc=f"{source.name} -> {target.name}", disable=hidden, leave=False)}
     try:
-        entries = start_folder(folder, about, names)
+        entries = together(lambda: start_folder(folder, about, names) if rank() == 0 else None)[0]
         left = [i for i, name in enumerate(names) if name not in entries]
-        for i in tqdm(left, desc=f"{source.name} -> {target.name}", disable=not progress, leave=False):
-            image = source.image(i)
-            twin = translate(image, target.image(reference_index(seed, i, len(target))) if getattr(translate, "reads_reference", True) else None)
-            if twin.shape != image.shape: raise InputError(source.key(i), f"was {tuple(image.shape)} and became {tuple(twin.shape)}", "use a translator that keeps an image's size")
-            data = png(twin)
-            atomic_write(folder/names[i], data)
-            entries[names[i]] = entry_of(data)
+        for written in together(lambda: write_share(left)): entries |= written
         whole = about | {"files": {name: entries[name] for name in names}}
-        if left or "files" not in read_twins_json(folder): write_json(folder/ABOUT, whole, seal=True)
+        if left or "files" not in read_twins_json(folder): in_first_process(lambda: write_json(folder/ABOUT, whole, seal=True))
     except OSError as e: raise InputError(folder, f"cannot be written ({e.strerror or e})", "make room or choose another folder; start again to go on, whatever is there is whole") from None
     return len(left)

@@ -7,11 +7,11 @@ __all__ = ['tell', 'listed', 'labelled_sources', 'brings_classes', 'in_own_class
            'say_dropped']
 
 # %% ../../nbs/papers/23_own_classes.ipynb #f526eccc
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..core.processes import first_process
 from ..data.datasets import DATASETS
 from ..data.labels import SPACES, LabelSpace, label_space, protocols, translate
 from ..errors import InputError, printable
@@ -22,7 +22,7 @@ from .values import check_values
 # %% ../../nbs/papers/23_own_classes.ipynb #712aae7c
 def tell(text: str) -> None:
     "One line on standard error, from the first process alone."
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if first_process():
         print(printable(text), file=sys.stderr)
 
 

@@ -27,12 +27,12 @@ from ..data.transforms import Resized
 from ..methods.teacher import Teacher, precision_and_coverage, teacher_quality
 from .own_classes import settle, tell
 from uda_kit.papers.stages import (
-    Plan, begin_stage, build_stages, finish_stage, in_first_process, keep_modes, load_stage, locate, marks, save_stage,
+    Plan, begin_stage, build_stages, finish_stage, keep_modes, load_stage, locate, marks, save_stage,
 )
 from .tables import append_csv, append_result, current_commit, measured, results_folder
 from ..training.evaluation import Evaluation, evaluate
 from ..training.fit import RunOptions, Stage, fit, leaving_together, make_fabric, peak_gib
-from ..core.distributed import several_processes
+from ..core.distributed import in_first_process, several_processes
 from ..training.reports import write_report
 from ..core.files import FULL_DISK, locked, write_error
 from ..core.records import read_json, write_json
@@ -95,7 +95,7 @@ def only_maker(plan: Plan, name: str, fabric) -> Iterator[None]:
             held.enter_context(locked(plan.share, lock, wait=-1))
 
     with ExitStack() as held:
-        in_first_process(fabric, take_turn)
+        in_first_process(take_turn)
         yield
 
 # %% ../../nbs/papers/30_running.ipynb #6c7caea9
@@ -132,10 +132,10 @@ def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|N
     with leaving_together(fabric), saying_how_to_resume(run), ExitStack() as held:
         config = run_config(plan, stages, shared_marks(run, plan, stages, resume))
         fabric.barrier()  # all have looked before the first one writes
-        in_first_process(fabric, lambda: claim(run, config, resume, held))
+        in_first_process(lambda: claim(run, config, resume, held))
         for note in notes:
             tell(note)
-        in_first_process(fabric, lambda: keep_modes(recipe, stages, plan.kept))
+        in_first_process(lambda: keep_modes(recipe, stages, plan.kept))
         return train_and_score(plan, run, stages, test, config, fabric, report)
 
 # %% ../../nbs/papers/30_running.ipynb #9c4bb710

@@ -8,8 +8,7 @@ __all__ = ['SMALLEST_JUDGED', 'MADE', 'LABELS_LOOKED_AT', 'SMALL', 'find_root', 
            'start_from', 'build_nets', 'segmenter_before', 'check_parts', 'take_over', 'build_terms', 'build_views',
            'build_stage', 'check_size', 'validator', 'build_stages', 'check_recipe', 'check_made', 'check_labelled',
            'trained_size', 'made_up', 'try_step', 'check_room', 'check_test_size', 'check_patches', 'modes_file',
-           'stage_modes', 'keep_modes', 'begin_stage', 'in_first_process', 'label', 'finish_stage', 'marks',
-           'save_stage', 'load_stage']
+           'stage_modes', 'keep_modes', 'begin_stage', 'label', 'finish_stage', 'marks', 'save_stage', 'load_stage']
 
 # %% ../../nbs/papers/22_stages.ipynb #70551e5f
 import copy
@@ -41,7 +40,7 @@ from .tables import current_commit
 from .values import check_limits, check_values
 from ..training.evaluation import class_scores, evaluate, evaluation_mode, spread_out
 from ..training.fit import Feed, RunOptions, Stage, check_stage, make_optimiser, sides_read
-from ..core.distributed import several_processes
+from ..core.distributed import in_first_process, share_state
 from ..training.objective import Batch, NonFiniteError, Objective, train_step
 from ..core.files import file_hash
 
@@ -390,25 +389,15 @@ def begin_stage(plan:Plan, stages:list[Stage], index:int, fabric) -> None:
     recipe, config, stage = plan.recipe, plan.recipe.stages[index], stages[index]
     before, made = segmenter_before(recipe, [s.net for s in stages], index), set(plan.made)
     translation = isinstance(config, TranslationConfig)
-    if before is not None and several_processes():
-        for v in [*before.parameters(), *before.buffers()]: v.data.copy_(fabric.broadcast(v.data))  # statistics of batches differ between processes
+    if before is not None: share_state(before)  # statistics of batches differ between processes
     if before is not None and before is not stage.net and not (translation or config.fresh): take_over(stage.net, before)
     if translation: stage.terms = build_terms(plan, index, stage.net, before)
     if config.source.pseudo:
         plan.made["labels"] = Path(plan.out) / f"labels-{config.name}"
-        in_first_process(fabric, lambda: label(plan, config, before, stage.source.dataset))
+        label(plan, config, before, stage.source.dataset)
     if config.source.pseudo or config.source.twins in made:
         stage.source = plan.feed(config.source, True)
         check_stage(stage)
-
-def in_first_process(fabric, work) -> None:
-    "Do `work` in the first process while the others wait. An `InputError` there is raised in all."
-    error = None
-    if fabric.is_global_zero:
-        try: work()
-        except InputError as e: error = e
-    error = fabric.broadcast(error) if several_processes() else error
-    if error is not None: raise error
 
 def label(plan:Plan, config:StageConfig, net, dataset) -> None:
     "Make, or finish, the pseudo-labels of a stage."
@@ -420,12 +409,10 @@ def finish_stage(plan:Plan, stage:Stage, index:int, mark:str, fabric) -> None:
     config = plan.recipe.stages[index]
     if not isinstance(config, TranslationConfig): return
     folder, file = plan.kept[-1] / f"twins-{config.name}{f'-{mark}' if plan.share else ''}", Path(plan.out) / f"{config.name}.safetensors"
-    def write():
-        if not file.exists(): save_translator(stage.net, file)
-        source, target = (locate(replace(d, twins=""), plan.recipe.space, plan.roots, labelled) for d, labelled in ((config.source, True), (config.target, False)))
-        size = config.source.size
-        write_twins(Resized(source, size) if size else source, target, folder, CycleGAN(file, fabric.device), plan.options.seed, plan.options.progress)
-    in_first_process(fabric, write)
+    in_first_process(lambda: None if file.exists() else save_translator(stage.net, file))
+    source, target = (locate(replace(d, twins=""), plan.recipe.space, plan.roots, labelled) for d, labelled in ((config.source, True), (config.target, False)))
+    size = config.source.size
+    write_twins(Resized(source, size) if size else source, target, folder, CycleGAN(file, fabric.device), plan.options.seed, plan.options.progress)
     plan.made[MADE + config.name] = folder
 
 # %% ../../nbs/papers/22_stages.ipynb #94c3b642

@@ -28,6 +28,7 @@ from ..data.workers import read_in_order
 from ..errors import InputError
 from .metrics import ConfusionMatrix, nan_mean
 from ..core.files import beside, clear_leftovers, write_text, writing
+from ..core.distributed import my_share, rank, share_state, together
 from ..core.records import read_json, write_json
 from .tabular import Table, percent
 
@@ -223,6 +224,7 @@ Evaluation.__str__ = lambda self: str(self.table())
 # %% ../../nbs/training/60_evaluation.ipynb #3901a01e
 from typing import NotRequired, TypedDict
 
+from uda_kit.core.distributed import my_share, rank, share_state, together
 from uda_kit.core.records import check_json, json_able, read_json, write_json
 
 
@@ -384,9 +386,11 @@ def _read_all(
     progress: bool,  # show a bar
     what: str,       # its title
 ):                   # yields (index, item)
-    "All items in order. `InputError` for what cannot be read."
-    reader = read_in_order(items, range(len(items)), workers)
-    yield from enumerate(tqdm(reader, total=len(items), desc=what, unit="image", disable=not progress))
+    "The items of this process in order. `InputError` for what cannot be read."
+    numbers = my_share(range(len(items)))  # all of them, unless several processes share the work
+    reader = read_in_order(items, numbers, workers)
+    hidden = not progress or rank() > 0
+    yield from zip(numbers, tqdm(reader, total=len(numbers), desc=what, unit="image", disable=hidden))
 
 # %% ../../nbs/training/60_evaluation.ipynb #fd751340
 def spread_out(
@@ -415,17 +419,24 @@ def evaluate(
     trained = space_of(net, space, dataset.space)
     how, chosen, start = reconcile(trained, dataset.space), spread_out(len(dataset), keep), time.perf_counter()
     K = len(how.space) + (how.predictions is not None)
-    counts, samples, to_space = ConfusionMatrix(K), {}, torch.from_numpy(how.labels)
-    with evaluation_mode(net):
+    to_space = torch.from_numpy(how.labels)
+    def count():
+        "Confusion matrix and kept predictions of this process's share of the images."
+        counts, samples = ConfusionMatrix(K), {}
         for i, (image, label, key) in _read_all(_Items(dataset, size), workers, progress, "evaluate"):
             if label is None: raise unlabelled
             ids = best_classes(class_scores(net, image, precision, key), tuple(label.shape))[0]
             if how.predictions is not None: ids = torch.from_numpy(how.predictions).to(ids.device)[ids.long()]
             counts.update(to_space[label.long()].to(ids.device), ids)
             if i in chosen: samples[i] = ids.cpu().numpy()
+        return counts.matrix.cpu(), samples
+    share_state(net)
+    with evaluation_mode(net): shares = together(count)
+    matrix, samples = sum(m for m, _ in shares), {i: ids for _, kept in shares for i, ids in kept.items()}
+    samples = dict(sorted(samples.items()))
     inner = getattr(dataset, "dataset", None)  # a data set seen in another label space
     raw = getattr(dataset, "mapping", getattr(inner, "mapping", None))  # data sets with more than one id table name theirs
-    return Evaluation(dataset.name, dataset.split, how.space, how.scored, tuple(tuple(r) for r in counts.matrix.tolist()), trained.name, len(trained),
+    return Evaluation(dataset.name, dataset.split, how.space, how.scored, tuple(tuple(r) for r in matrix.tolist()), trained.name, len(trained),
                       how.mapping + (f", raw ids by '{raw}'" if raw else ""), None if size is None else tuple(size), len(dataset), time.perf_counter() - start, samples)
 
 # %% ../../nbs/training/60_evaluation.ipynb #4935291e

@@ -409,7 +409,7 @@ def log_step(t: Training, run: RunDirectory, board, progress: Progress, values: 
     numbers = {name: float(value) for name, value in values.items()}
     progress.record = {"stage": s.name, "step": progress.step, **numbers, "seconds": round(progress.seconds, 2), "peak_gib": round(peak_gib(), 3)}
     due = (o.validate_every and progress.step % o.validate_every == 0) or progress.step == s.steps
-    if s.validate is not None and due and t.fabric.is_global_zero:
+    if s.validate is not None and due:  # in every process: they share the images
         progress.record["miou"] = float(s.validate(s.net))
         s.net.train()
     progress.unsaved.append(progress.record)
@@ -488,9 +488,7 @@ def tell(message: object) -> None:
 
 def only_here(error: BaseException) -> bool:
     "Is this an error that the other processes do not have, too?"
-    if isinstance(error, NonFiniteError):
-        return not str(error).startswith("gradient")  # gradients are those of all
-    return isinstance(error, Exception) and not isinstance(error, (InputError, Interrupted))
+    return isinstance(error, Exception) and not isinstance(error, (InputError, Interrupted, NonFiniteError))
 
 # %% ../../nbs/training/40_fit.ipynb #2efc3071
 def end_others(fabric, patience: float) -> None:
