@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'FOREIGN', 'PREFIXES', 'HEADS', 'VGG_LAYERS', 'IMAGENET', 'shown', 'check_count', 'check_counts',
            'check_choice', 'check_flag', 'check_fraction', 'conv', 'conv_norm', 'normalised', 'norm_relu_conv',
-           'Bottleneck', 'still_statistics', 'recomputed', 'BasicBlock', 'ResNet', 'init_backbone', 'Tiny', 'vgg_group',
-           'VGG16', 'pools_up', 'make_backbone', 'content_of', 'check_content', 'check_archive', 'unpickled',
-           'tensors_in', 'is_plain', 'state_dict_in', 'read_tensors', 'backbone_key', 'renamed_tensors', 'check_origin',
-           'check_names', 'check_values', 'fill', 'downloaded', 'load_backbone']
+           'Bottleneck', 'still_statistics', 'recomputed', 'BasicBlock', 'ResNet', 'in_turn', 'init_backbone', 'Tiny',
+           'vgg_group', 'VGG16', 'pools_up', 'make_backbone', 'content_of', 'check_content', 'check_archive',
+           'unpickled', 'tensors_in', 'is_plain', 'state_dict_in', 'read_tensors', 'backbone_key', 'renamed_tensors',
+           'check_origin', 'check_names', 'check_values', 'fill', 'downloaded', 'load_backbone']
 
 # %% ../../nbs/models/10_backbones.ipynb #98770a53
 from collections.abc import Sequence
@@ -180,7 +180,20 @@ class ResNet(nn.Module):
         aux = self.layer3(self.layer2(self.layer1(x)))
         return aux, self.layer4(aux)
 
+    def stages(self, x) -> tuple:
+        "The maps of layer1 to layer4, at strides 4, 8, 8 and 8; the last two are what `forward` returns."
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        return in_turn(x, self.layer1, self.layer2, self.layer3, self.layer4)
+
 # %% ../../nbs/models/10_backbones.ipynb #47c86911
+def in_turn(x:torch.Tensor, *layers) -> tuple:
+    "What each layer makes of the one before's output."
+    maps = []
+    for layer in layers:
+        x = layer(x)
+        maps.append(x)
+    return tuple(maps)
+
 def init_backbone(net:nn.Module) -> nn.Module:
     "He (Kaiming) normal initialisation of all convolutions of `net`, in place; batch norms start as the identity."
     for module in net.modules():
@@ -209,6 +222,10 @@ class Tiny(nn.Module):
                ): # features of layer3 [B,96,h,w] and layer4 [B,160,h,w]
         aux = self.layer3(self.layer2(self.layer1(self.stem(x))))
         return aux, self.layer4(aux)
+
+    def stages(self, x) -> tuple:
+        "The maps of layer1 to layer4, at strides 4, 8, 8 and 8; the last two are what `forward` returns."
+        return in_turn(self.stem(x), self.layer1, self.layer2, self.layer3, self.layer4)
 
 # %% ../../nbs/models/10_backbones.ipynb #6eac2208
 def vgg_group(inputs:int, outputs:int, n:int, dilation:int=1) -> list[nn.Module]:
@@ -239,6 +256,15 @@ class VGG16(nn.Module):
         aux = self.features(x)
         # differs from paper: nothing there says what an auxiliary head on VGG-16 would read
         return aux, self.fc(self.conv5(aux))
+
+    def stages(self, x) -> tuple:
+        "The maps before each pooling, at strides 1, 2 and 4, and those of conv4_3 and fc7 at stride 8, which `forward` returns."
+        maps = []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(x)
+            x = layer(x)
+        return *maps, x, self.fc(self.conv5(x))
 
 # %% ../../nbs/models/10_backbones.ipynb #2b7e7156
 BACKBONES = ("tiny", "resnet50", "resnet101", "vgg16")

@@ -25,6 +25,7 @@ class Outputs:
     primary: Tensor | None = None  # [B,C,h,w] raw class scores of the main classifier alone
     ancillary: Tensor | None = None # [B,C,h,w] raw class scores of the ancillary classifier alone
     attention: Tensor | None = None # [B,K,h,w] its attention maps in [0, 1], or None for K = 0
+    stages: tuple[Tensor, ...] | None = None # the backbone's maps at each of its stages, finest first; None unless the network's `keep_stages` is set
 
 # %% ../../nbs/models/20_segmenters.ipynb #1daf30e7
 def upsample(
@@ -87,6 +88,7 @@ class Normalise(nn.Module):
 class Segmenter(nn.Module):
     "Normalisation, backbone and one classifier per level, built by `deeplab_v2`, `deeplab_v3` or `pspnet`. `config`: its options; `channels`: of its maps; `space`: what its classes mean, if known."
     space, fixed = None, False
+    keep_stages = False # `Outputs.stages` is filled, for terms and heads that look at several stages; costs memory
     def __init__(self, backbone:nn.Module, config:dict,
                  main:nn.Module,               # classifier of the main level: [B,F,h,w] -> [B,C,h,w]
                  aux:nn.Module|None=None,      # classifier of the aux level
@@ -102,9 +104,11 @@ class Segmenter(nn.Module):
         self.train()
 
     def forward(self, image): # [B,3,H,W] float RGB in [0, 1] -> Outputs
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fixed): aux, features = self.backbone(self.normalise(image))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fixed):
+            maps = (self.backbone.stages if self.keep_stages else self.backbone)(self.normalise(image))
+        aux, features = maps[-2:]
         if self.neck is not None: features = self.neck(features)
-        out = Outputs(self.main(features), self.aux(aux) if self.aux else None, features)
+        out = Outputs(self.main(features), self.aux(aux) if self.aux else None, features, stages=maps if self.keep_stages else None)
         if self.ancillary is None: return out
         scores, attention = self.ancillary(features)
         return replace(out, logits=out.logits + scores, primary=out.logits, ancillary=scores, attention=attention)

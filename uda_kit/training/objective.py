@@ -63,6 +63,8 @@ def _cut(value):
     "A tensor, or a dataclass or None of such, without its graph."
     if value is None:
         return None
+    if isinstance(value, tuple):
+        return tuple(map(_cut, value))
     if isinstance(value, Outputs):
         return replace(value, **{f.name: _cut(getattr(value, f.name)) for f in fields(value)})
     return value.detach()
