@@ -174,7 +174,7 @@ def test_resumed_to_the_same_bits(alone, tmp_path):
 def test_round_trip(tmp_path):
     queue = FeatureQueue(5, 3, 4)
     queue.push(torch.randn(23, 3), torch.arange(23) % 6)
-    read = read_checkpoint(write_checkpoint(tmp_path / "c", {}, {"q": queue.state_dict()}, {}))
+    read = read_checkpoint(write_checkpoint(tmp_path / "c", {}, {"q": queue.state_dict()}, {"stage": "c", "step": 1}))
     other = FeatureQueue(5, 3, 4)
     other.load_state_dict(read.state["q"])
     assert [other.recent(c).tolist() for c in range(5)] == [queue.recent(c).tolist() for c in range(5)]

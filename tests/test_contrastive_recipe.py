@@ -33,7 +33,7 @@ def small(row="contrastive-cyclegan", *settings):
         if place is None: moved.append(s)
         elif 0 <= place < len(recipe.stages) and recipe.stages[place].name == list(STEPS)[place + shift]: moved.append(s.replace(f"stages.{place + shift}", f"stages.{place}", 1))
     moved += [f"stages.{i}.target.name={CAMERA}" for i, s in enumerate(recipe.stages) if s.target is not None]  # instant transfer looks at the target, too
-    return override(recipe, moved + list(settings))
+    return override(recipe, list({s.partition("=")[0]: s for s in (*moved, *settings)}.values()))  # the last of each path
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +111,13 @@ def test_stand_ins_of_full_size(name):
 
 @pytest.mark.parametrize("settings,problem", [
     (["stages.4.terms.weight=0.2"], "has no 'weight'"),
-    (["stages.2.views.every=-1"], "every -1"),
+    (["stages.2.views.every=-1"], "every: cannot be -1"),
     (["stages.4.views.augmentation.cutout=(0, 60)"], "does not fit into a crop"),
     (["stages.4.views.scales=()"], "scales"),
     (["stages.4.views.quantile=0"], "quantile 0"),
     (["stages.4.terms.cross=pixles"], "level"),
-    (["stages.4.terms.size=0"], "size 0"),
-    (["stages.4.terms.temperature=0.0"], "temperature 0"),
+    (["stages.4.terms.size=0"], "size: cannot be 0"),
+    (["stages.4.terms.temperature=0.0"], "temperature: cannot be 0"),
     (["stages.4.views.caps=0.5"], "has no 'caps'"),
     (["stages.3.net=None"], "cannot be None"),
 ])

@@ -44,7 +44,9 @@ def labels(weights, tmp_path_factory):
 
 def streets(spec=SCENES, labelled=False): return open_dataset(spec, labelled=labelled)
 def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
-def command(weights, out, *more): return [str(a) for a in ("pseudo-label", weights, SCENES, "--out", out, "--batch-size", 2, "--no-progress", *more)]
+def command(weights, out, *more):
+    batch = () if "--batch-size" in more else ("--batch-size", 2)
+    return [str(a) for a in ("pseudo-label", weights, SCENES, "--out", out, *batch, "--no-progress", *more)]
 
 
 def refused(capsys, argv, *parts):
