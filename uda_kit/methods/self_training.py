@@ -10,7 +10,7 @@ from ..data.strong_augmentation import StrongAugmentation
 from .contrastive_terms import contrastive_terms
 from .label_expansion import LabelExpansion
 from .output_space import supervised_terms
-from .teacher import SCALES, AugmentSource, PseudoSupervised, Teacher
+from .teacher import SCALES, AugmentSource, Averaging, PseudoSupervised, Teacher
 from ..training.objective import BatchTransform, Term
 
 # %% ../../nbs/methods/94_self_training.ipynb #e475f80e
@@ -32,11 +32,12 @@ def self_training_views(net,                       # segmentation network
                         precision:str="bf16-mixed",# of the teacher
                         expand:bool=True, window:int=200, quantile:float=0.9, common_limit:bool=False, # label expansion: steps gathered, share of a class (or of all pixels) within its limit
                         augmentation:StrongAugmentation=StrongAugmentation(),
-                        source:bool=True           # augment the source, too
+                        source:bool=True,          # augment the source, too
+                        averaging:Averaging=Averaging() # of a teacher with an `average`
                        ) -> list[BatchTransform]:
     "Views of a self-training stage: teacher with label expansion and strong augmentation; defaults are the contrastive paper's, for crops of 713 x 713."
     expansion = LabelExpansion(net.num_classes, net.channels["features"], window, quantile, common_limit) if expand else None
-    return [Teacher(every, average, scales, cap, share, augmentation, expansion, precision)] + ([AugmentSource(augmentation)] if source else [])
+    return [Teacher(every, average, scales, cap, share, augmentation, expansion, precision, averaging)] + ([AugmentSource(augmentation)] if source else [])
 
 def source_views(net, augmentation:StrongAugmentation=StrongAugmentation()) -> list[BatchTransform]: # any network
     "Views of a stage that learns from the augmented source alone."

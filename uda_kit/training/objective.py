@@ -313,7 +313,7 @@ def critic_step(
     critic.requires_grad_(False)
     return total
 
-# %% ../../nbs/training/10_objective.ipynb #5e8d46ae
+# %% ../../nbs/training/10_objective.ipynb #5a0e1915
 class Plain:
     "One process: the part of Lightning Fabric that a training step needs, for notebooks, tests and benchmarks."
 
@@ -326,7 +326,7 @@ class Plain:
     def no_backward_sync(self, module: nn.Module, enabled: bool = True):
         return nullcontext()
 
-
+# %% ../../nbs/training/10_objective.ipynb #5e8d46ae
 def train_step(
     objective: nn.Module,              # an `Objective`, or what wraps it on several devices
     optimiser: torch.optim.Optimizer,  # of the network and of the terms' joint parameters
@@ -357,7 +357,7 @@ def train_step(
     inner.batches = {}
     return log
 
-
+# %% ../../nbs/training/10_objective.ipynb #e4ac4987
 def _update(name: str, term: Term, batches: dict[str, Batch], autocast: Callable) -> dict[str, Tensor]:
     "Let a term train what it owns; its values by the names they are logged under."
     try:
