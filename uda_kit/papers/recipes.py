@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..data.labels import LabelSpace
+from ..data.sampling import RareClassSampling
 from ..errors import InputError
 from ..methods.ancillary_classifier import CosineWeightedAdversarial, cirn_terms
 from ..methods.contrastive_terms import contrastive_terms
@@ -44,6 +45,7 @@ class Data:
     twins: str = ""                    # name of a folder of translated twins, located like a data set; "stage:NAME": what that stage of the recipe translates
     originals: bool = True             # False: the twins replace the images instead of joining them
     pseudo: str = ""                   # confidence rule by which the network labels these images before the stage begins; "": it does not
+    rare: RareClassSampling | None = None  # images that hold rare classes are drawn more often; None: each image once an epoch
 
 @dataclass(frozen=True)
 class Clustering:

@@ -113,7 +113,7 @@ def feed(data: Data, space: str | LabelSpace, labelled: bool | None, roots: dict
         lost = without_place(own_space(data, roots), label_space(space))
         if lost:
             raise InputError(data.name, f"has classes without a place of their own in {label_space(space).name} ({', '.join(lost)})", "train in its own classes (`settle` the recipe first)")
-    return Feed(dataset, data.batch_size, transform_of(data), labelled, workers, cache_mb)
+    return Feed(dataset, data.batch_size, transform_of(data), labelled, workers, cache_mb, data.rare if labelled else None)
 
 # %% ../../nbs/papers/22_stages.ipynb #56fced31
 @dataclass
@@ -132,7 +132,10 @@ class Plan:
     @property
     def kept(self) -> list[Path]: return [Path(f) for f in (self.out, self.share) if f]
 
-    def feed(self, data:Data, labelled:bool) -> Feed: return feed(data, self.recipe.space, labelled, self.roots, self.workers, self.cache_mb, self.made)
+    def feed(self, data:Data, labelled:bool) -> Feed:
+        "How a stage reads the data; classes are counted once for all runs that share a folder."
+        counts = self.kept[-1] / "counts" if self.kept else None
+        return replace(feed(data, self.recipe.space, labelled, self.roots, self.workers, self.cache_mb, self.made), counts=counts)
 
 # %% ../../nbs/papers/22_stages.ipynb #1edfc4c7
 @contextmanager

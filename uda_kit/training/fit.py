@@ -51,7 +51,7 @@ class Feed:
     workers: int = 0               # worker processes
     cache_mb: int = 0              # bound of the cache of decoded, resized samples
     rare: RareClassSampling | None = None  # images that hold rare classes more often; None: each image once an epoch
-    counts: str | None = None      # folder where class counts are kept
+    counts: object = None          # folder where class counts are kept; None: counted anew
 
     def stream(self, seed:int, start:int=0, rank:int=0, world:int=1) -> Stream:
         return Stream(self.dataset, self.batch_size, self.transform, seed=seed, workers=self.workers, start=start,

@@ -53,7 +53,7 @@ class SGD:
     hold: float = 0.0              # fraction of the schedule at the full rate
     warmup: int = 0                # steps of linear warm-up, multiplied by the schedule
     decay_norms: bool = True       # weight decay of norms and biases, too
-    rates: tuple[tuple[str, float], ...] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
+    layer_rates: tuple[tuple[str, float], ...] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
 
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
@@ -72,7 +72,7 @@ class Adam:
     hold: float = 0.0              # fraction of the schedule at the full rate
     warmup: int = 0                # steps of linear warm-up, multiplied by the schedule
     decay_norms: bool = True       # weight decay of norms and biases, too
-    rates: tuple[tuple[str, float], ...] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
+    layer_rates: tuple[tuple[str, float], ...] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
 
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
@@ -88,7 +88,7 @@ def parameter_groups(
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        factor = next((f for prefix, f in how.rates if name.startswith(prefix)), 1.0)
+        factor = next((f for prefix, f in how.layer_rates if name.startswith(prefix)), 1.0)
         decays = how.decay_norms or parameter.ndim > 1
         lr = how.lr * multiplier * factor
         group = groups.setdefault((lr, decays), {"params": [], "lr": lr, "initial_lr": lr} | ({} if decays else {"weight_decay": 0.0}))
@@ -107,7 +107,7 @@ def check_schedule(where: str, how: SGD | Adam) -> None:
 def check_rates(where: str, how: SGD | Adam, names: Iterable[str]) -> None:
     "`InputError` where a layer that shall have a rate of its own does not exist."
     names = list(names)
-    lost = [prefix for prefix, _ in how.rates if not any(name.startswith(prefix) for name in names)]
+    lost = [prefix for prefix, _ in how.layer_rates if not any(name.startswith(prefix) for name in names)]
     if lost:
         parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
         raise InputError(where, f"gives a rate to {lost[0]!r}, but no parameter's name begins so", f"there are {', '.join(parts)}")
