@@ -19,8 +19,8 @@ RENDERED, CAMERA = (f"scenes:{style}?n=6&size=48x64" for style in ("rendered", "
 STEPS = {"translate": 2, "supervised": 3, "contrast": 6, "head": 6, "self-train": 8}
 SETTINGS = [*(f"stages.{i}.steps={n}" for i, n in enumerate(STEPS.values())), *(f"stages.{i}.source.name={RENDERED}" for i in range(5)), *(f"stages.{i}.target.name={CAMERA}" for i in (0, 2, 4)),
             *(f"stages.{i}.{side}.batch_size=2" for i, side in ((1, "source"), (2, "source"), (2, "target"), (3, "source"), (4, "source"), (4, "target"))),
-            f"test.name={CAMERA}", f"val.name={CAMERA}", "stages.0.net.width=4", "stages.0.net.blocks=1", "stages.0.terms.width=4", "stages.4.views.every=3", "stages.4.views.window=2", "stages.4.views.scales=(0.5, 1)",
-            "stages.2.views.scales=(1, 1.5)"]
+            f"test.name={CAMERA}", f"val.name={CAMERA}", "stages.0.net.width=4", "stages.0.net.blocks=1", "stages.0.terms.width=4", "stages.4.transforms.every=3", "stages.4.transforms.window=2", "stages.4.transforms.scales=(0.5, 1)",
+            "stages.2.transforms.scales=(1, 1.5)"]
 ARGS = ["train", "scenes/contrastive-cyclegan", "--no-progress", "--save-every", "3", "--log-every", "1", "--accelerator", "cpu", "--set", *SETTINGS]
 
 
@@ -111,14 +111,14 @@ def test_stand_ins_of_full_size(name):
 
 @pytest.mark.parametrize("settings,problem", [
     (["stages.4.terms.weight=0.2"], "has no 'weight'"),
-    (["stages.2.views.every=-1"], "every: cannot be -1"),
-    (["stages.4.views.augmentation.cutout=(0, 60)"], "does not fit into a crop"),
-    (["stages.4.views.scales=()"], "scales"),
-    (["stages.4.views.quantile=0"], "quantile 0"),
+    (["stages.2.transforms.every=-1"], "every: cannot be -1"),
+    (["stages.4.transforms.augmentation.cutout=(0, 60)"], "does not fit into a crop"),
+    (["stages.4.transforms.scales=()"], "scales"),
+    (["stages.4.transforms.quantile=0"], "quantile 0"),
     (["stages.4.terms.cross=pixles"], "level"),
     (["stages.4.terms.size=0"], "size: cannot be 0"),
     (["stages.4.terms.temperature=0.0"], "temperature: cannot be 0"),
-    (["stages.4.views.caps=0.5"], "has no 'caps'"),
+    (["stages.4.transforms.caps=0.5"], "has no 'caps'"),
     (["stages.3.net=None"], "cannot be None"),
 ])
 def test_recipes_that_do_not_fit(tmp_path, settings, problem):

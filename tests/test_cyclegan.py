@@ -79,5 +79,5 @@ def test_from_stage_to_twins_to_training(tmp_path):
     with pytest.raises(InputError, match="other twins"): write_twins(*SCENES, tmp_path / "twins", name, progress=False)
     torch.manual_seed(0)
     segmenter = deeplab_v2(19, "tiny")
-    adapt = Stage("seg", segmenter, supervised_terms(segmenter), Feed(SCENES[0]), Feed(SCENES[1], labelled=False), steps=1, views=[TranslateSource(net)])
+    adapt = Stage("seg", segmenter, supervised_terms(segmenter), Feed(SCENES[0]), Feed(SCENES[1], labelled=False), steps=1, transforms=[TranslateSource(net)])
     assert fit(adapt, tmp_path / "seg", options())["loss/seg"] > 0

@@ -143,7 +143,7 @@ batch_size=None flip=2 flip=yes name= name=5 split=3""".split()
 SLIPS = [f"stages.0.source.{s}" for s in SLIPS] + [f"stages.1.{s}" for s in """optimiser.lr=-1 optimiser.lr=nan optimiser.lr=1e400 optimiser.lr=True optimiser.lr=None optimiser.betas=(1,1) optimiser.betas=(2,2)
 optimiser.betas=(.9,) optimiser.betas=.9 optimiser.weight_decay=-1 optimiser.hold=1 optimiser.power=-1 optimiser.head_multiplier=-1 schedule=x schedule=-5 schedule=0 schedule=1.5 steps=None steps=0 steps=1.5 steps=10**40
 steps=True name=../../../evil name=/evil name= name=a/b name=.. name=ü terms.adv=-1 terms.adv=nan terms.adv=None terms.width=0 terms.width=1.5 terms.lr=-1 terms.betas=(1,1) terms.betas=5 terms.seg_aux=inf terms.kind=3
-net.aspp_rates=6 net.aspp_rates=(1.5,) net.backbone=3 net.multi_level=3 net=x fresh=2 fix_backbone=x modes=5 views=5 target=5""".split()]
+net.aspp_rates=6 net.aspp_rates=(1.5,) net.backbone=3 net.multi_level=3 net=x fresh=2 fix_backbone=x modes=5 transforms=5 target=5""".split()]
 SLIPS += ["stages=()", "stages=5", "space=5", "space=cityscaps", "protocol=99", "name=evil", "name=../../x/y", "test.size=5", "test.batch_size=-1", "papers=()", f"stages.0.steps={'9' * 5000}", f"stages.0.name={'a' * 300}", "a", "=", "stages.²=1"]
 
 

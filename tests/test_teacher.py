@@ -23,10 +23,10 @@ HOW = StrongAugmentation(cutout=(0, 8))
 def stage(stop=0, every=2, average=None, precision="32-true", expansion=True):
     torch.manual_seed(0)
     net = deeplab_v2(19, "tiny")
-    views = [Teacher(every=every, average=average, scales=SCALES, augmentation=HOW, precision=precision,
+    transforms = [Teacher(every=every, average=average, scales=SCALES, augmentation=HOW, precision=precision,
                      expansion=LabelExpansion(19, net.channels["features"], window=2) if expansion else None), AugmentSource(HOW)]
     terms = supervised_terms(net) | {"pseudo": PseudoSupervised(), "stop": StopAt(stop)}
-    return Stage("self-training", net, terms, Feed(SCENES[0], batch_size=2), Feed(SCENES[1], batch_size=2, labelled=False), steps=STEPS, optimiser=SGD(lr=1e-2), views=views)
+    return Stage("self-training", net, terms, Feed(SCENES[0], batch_size=2), Feed(SCENES[1], batch_size=2, labelled=False), steps=STEPS, optimiser=SGD(lr=1e-2), transforms=transforms)
 
 
 @pytest.mark.parametrize("stop,changes", [(1, {}), (2, {}), (3, {}), (4, {"precision": "bf16-mixed"}), (3, {"average": 0.9}), (3, {"expansion": False})])
@@ -46,7 +46,7 @@ def test_stopped_and_resumed(tmp_path, stop, changes):
 
 def test_other_settings_are_refused(tmp_path):
     with pytest.raises(Interrupted): fit(stage(2), tmp_path / "run", options())
-    with pytest.raises(InputError, match="teacher|views"): fit(stage(every=3), tmp_path / "run", options(), resume=True)
+    with pytest.raises(InputError, match="teacher|transforms"): fit(stage(every=3), tmp_path / "run", options(), resume=True)
 
 
 def test_global_random_state_is_not_touched(tmp_path):
@@ -70,7 +70,7 @@ class Painter(torch.nn.Module):
 
 
 def test_labels_stay_with_their_images():
-    "A street painted in its label's colours, labelled by a network that reads colours, then augmented by the view: what is painted at a pixel is its label."
+    "A street painted in its label's colours, labelled by a network that reads colours, then augmented by the transform: what is painted at a pixel is its label."
     truth = torch.stack([SCENES[1].label(i) for i in range(6)]).long()
     truth[truth == 255] = 0
     net = Painter(100.)

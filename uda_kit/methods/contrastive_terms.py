@@ -77,7 +77,7 @@ class ContrastiveSpace(nn.Module):
 def _cells(self:ContrastiveSpace, domain:Batch, side:str) -> tuple[Tensor, Tensor, Tensor]: # [B,h,w] labels, [B,h,w] weights, [n,F] features of the labelled ones
     "What of a domain is embedded."
     features = domain.out.features
-    if domain.label is None: raise InputError(f"the {side} of a contrastive term", "has no labels", "let a view put pseudo-labels there (Teacher), or give labels with the data")
+    if domain.label is None: raise InputError(f"the {side} of a contrastive term", "has no labels", "let a transform put pseudo-labels there (Teacher), or give labels with the data")
     label, weight = cells_of(domain.label, features.shape[-2:]).long(), None
     if side == "target":
         own = lambda: domain.out.logits.detach().float().softmax(1).gather(1, torch.where(label < self.classes, label, 0)[:, None])[:, 0]

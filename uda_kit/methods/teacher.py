@@ -346,7 +346,7 @@ class PseudoSupervised(Term):
         self.level = level
 
     def forward(self, tgt:Batch)->Tensor:
-        if tgt.label is None: raise InputError("PseudoSupervised", "the target has no pseudo-labels", "give the stage a Teacher among its views, or a pseudo-labelled target")
+        if tgt.label is None: raise InputError("PseudoSupervised", "the target has no pseudo-labels", "give the stage a Teacher among its transforms, or a pseudo-labelled target")
         return weighted_cross_entropy(tgt.logits(self.level), tgt.label)
 
     def update(self, batches:dict[str, Batch], autocast=None)->dict:

@@ -25,7 +25,7 @@ from ..data.strong_augmentation import StrongAugmentation
 from ..errors import InputError
 from ..methods.contrastive import confidence_thresholds, contrastive_loss, plain_contrastive_loss
 from ..methods.pseudo_labels import IGNORE
-from ..methods.self_training import self_training_terms, self_training_views
+from ..methods.self_training import self_training_terms, self_training_transforms
 from ..methods.teacher import augmented, average_prediction
 from .benchmarks import fresh
 from .contrastive_recipes import NETWORKS
@@ -158,9 +158,9 @@ def step_training(name:str, kind:str, precision:str="bf16-mixed") -> tuple[Train
     torch.manual_seed(0)
     net, how, own = NETWORKS[""](19, backbone=backbone, weights=None), StrongAugmentation(cutout=(0, min(40, *size))), kind == "own"
     terms = self_training_terms(net, alpha=0.1 if kind == "whole" else 0.0)
-    views = [] if own else self_training_views(net, precision=precision, augmentation=how)
+    transforms = [] if own else self_training_transforms(net, precision=precision, augmentation=how)
     feeds = Feed(StreetScenes(RENDERED, 4 * batch, size), batch), Feed(StreetScenes(CAMERA, 4 * batch, size), batch, labelled=own)
-    stage, options = Stage(name, net, terms, *feeds, steps=25000, optimiser=SGD(lr=1e-3, weight_decay=1e-4), views=views), RunOptions(precision=precision, progress=False)
+    stage, options = Stage(name, net, terms, *feeds, steps=25000, optimiser=SGD(lr=1e-3, weight_decay=1e-4), transforms=transforms), RunOptions(precision=precision, progress=False)
     training, batches = Training.setup(stage, options), list(islice(read_steps(stage, options, 0), 3))
     fill_memories({k: t for k, t in terms.items() if hasattr(t, "space")})
     set_norms(net, make_batch(batches[0][0], net, training.fabric.device).image)
@@ -169,7 +169,7 @@ def step_training(name:str, kind:str, precision:str="bf16-mixed") -> tuple[Train
 # %% ../../nbs/papers/66_contrastive_benchmarks.ipynb #87d00fa2
 def step_parts(training:Training, batches, runs:int, one_core:bool=False) -> dict[str, float]:
     "Median seconds of what a step does besides the student's pass and the contrastive terms."
-    teacher, source = training.stage.views
+    teacher, source = training.stage.transforms
     src, tgt = (make_batch(b, training.stage.net, training.fabric.device) for b in batches[0])
     wait = torch.cuda.synchronize if src.image.is_cuda else lambda: None
     p, features = average_prediction(teacher.network(tgt.net), tgt.image, teacher.scales, teacher.precision)

@@ -15,7 +15,7 @@ from ..data.strong_augmentation import NOTHING, StrongAugmentation
 from ..methods.contrastive_terms import contrastive_terms
 from ..methods.cyclegan import CYCLEGAN_ADAM, cyclegan_terms
 from ..methods.output_space import supervised_terms
-from ..methods.self_training import self_training_terms, self_training_views, source_views
+from ..methods.self_training import self_training_terms, self_training_transforms, source_transforms
 from ..models.pyramid_segmenters import deeplab_v3, pspnet
 from ..models.segmenters import deeplab_v2
 from ..models.translators import SMALL, CycleTranslator
@@ -26,7 +26,7 @@ from ..training.fit import SGD, Adam
 # %% ../../nbs/papers/27_contrastive_recipes.ipynb #dfab33cf
 @dataclass(frozen=True)
 class ContrastiveScale:
-    "How large the stages are: optimiser and steps of each, and what their terms and views need."
+    "How large the stages are: optimiser and steps of each, and what their terms and transforms need."
     supervised: tuple                # (optimiser, steps), and so on
     contrast: tuple
     head: tuple
@@ -34,28 +34,28 @@ class ContrastiveScale:
     translation: TranslationConfig   # without its data
     crop: dict = field(default_factory=dict)      # what differs in the data of a translation
     terms: dict = field(default_factory=dict)     # for `contrastive_terms`
-    views: dict = field(default_factory=dict)     # for `self_training_views`
-    source_views: partial | None = None           # of supervision in pre-training
+    transforms: dict = field(default_factory=dict)     # for `self_training_transforms`
+    source_transforms: partial | None = None           # of supervision in pre-training
     source_scale: tuple | None = None             # random scale of its images
     seg_aux: float = 0.4             # PSPNet's
     more: tuple = ()                 # of rows that end with supervision: a second part of it
 
 # %% ../../nbs/papers/27_contrastive_recipes.ipynb #93154ac6
 def contrastive_stages(scale:ContrastiveScale, net:partial, source:Data, target:Data, transfer:str="", pretrain:bool=True, st:dict|None=None) -> tuple[StageConfig, ...]:
-    """Stages of a row. `transfer`: "" (none), "cyclegan" (a stage), or an instant translator by name; `st`: None (no self-training), or keywords of `self_training_terms` and, under "views", of `self_training_views`."""
+    """Stages of a row. `transfer`: "" (none), "cyclegan" (a stage), or an instant translator by name; `st`: None (no self-training), or keywords of `self_training_terms` and, under "transforms", of `self_training_transforms`."""
     first = (replace(scale.translation, source=replace(source, **scale.crop), target=replace(target, **scale.crop)),) if transfer == "cyclegan" else ()
     seen, how = (as_intermediate(source), "") if first else (source, transfer)
     plain = partial(supervised_terms, seg_aux=scale.seg_aux)
     def stage(name, data, terms, size, target=None, **options): return StageConfig(data, terms, net, target, size[0], size[1], name=name, **options)
-    def supervision(name, size, **options): return stage(name, replace(seen, scale=scale.source_scale), plain, size, target if how else None, translate=how, views=scale.source_views, **options)
+    def supervision(name, size, **options): return stage(name, replace(seen, scale=scale.source_scale), plain, size, target if how else None, translate=how, transforms=scale.source_transforms, **options)
     stages = first + (supervision("supervised", scale.supervised),)
     if pretrain: stages += (stage("contrast", source, partial(contrastive_terms, in_source=None, cross=None, **scale.terms), scale.contrast, target,
-                                  views=partial(self_training_views, **scale.views | dict(every=0, expand=False, source=False))),
+                                  transforms=partial(self_training_transforms, **scale.transforms | dict(every=0, expand=False, source=False))),
                             supervision("head", scale.head, fix_backbone=True))
     if st is None: return stages + ((supervision("longer", scale.more),) if scale.more and not pretrain else ())
-    options = {k: v for k, v in st.items() if k != "views"}
+    options = {k: v for k, v in st.items() if k != "transforms"}
     return stages + (stage("self-train", source, partial(self_training_terms, **{"seg_aux": scale.seg_aux, **scale.terms, **options}), scale.self_train, target,
-                           views=partial(self_training_views, **{**scale.views, **st.get("views", {})})),)
+                           transforms=partial(self_training_transforms, **{**scale.transforms, **st.get("transforms", {})})),)
 
 # %% ../../nbs/papers/27_contrastive_recipes.ipynb #bee86d06
 CONDITIONS = {  # row: (number in Table 3, name there, transfer, pre-training, self-training)
@@ -64,15 +64,15 @@ CONDITIONS = {  # row: (number in Table 3, name there, transfer, pre-training, s
     "contrastive-cond3": (3, "transfer, pre-training", True, True, None),
     "contrastive-cond4": (4, "transfer, pre-training, label expansion", True, True, dict(alpha=0.0)),
     "contrastive-cond5": (5, "pre-training, contrast, label expansion", False, True, {}),
-    "contrastive-cond6": (6, "transfer, pre-training, contrast", True, True, dict(views=dict(expand=False))),
+    "contrastive-cond6": (6, "transfer, pre-training, contrast", True, True, dict(transforms=dict(expand=False))),
     "contrastive": (7, "transfer, pre-training, contrast, label expansion", True, True, {}),
 }
-PARTS = {"contrastive-in-domain": dict(cross=None), "contrastive-statistics": dict(alpha=0.0, pseudo=1e-9), "contrastive-plain": dict(alpha=0.0, views=dict(expand=False)),
-         "contrastive-common-limit": dict(views=dict(common_limit=True, quantile=0.7))}
+PARTS = {"contrastive-in-domain": dict(cross=None), "contrastive-statistics": dict(alpha=0.0, pseudo=1e-9), "contrastive-plain": dict(alpha=0.0, transforms=dict(expand=False)),
+         "contrastive-common-limit": dict(transforms=dict(common_limit=True, quantile=0.7))}
 SWEEPS = {  # row: (keywords, name in Table 7)
     **{f"contrastive-alpha{a:g}": (dict(alpha=a), f"α = {a:g}") for a in (0.05, 0.2, 0.4)},
     **{f"contrastive-lambda{x:g}": (dict(pseudo=x), f"λ = {x:g}") for x in (0.05, 0.2, 0.4)},
-    **{f"contrastive-tau{t:g}": (dict(views=dict(cap=t)), f"τ0 = {t:g}") for t in (0.5, 0.7, 0.8, 0.95)},
+    **{f"contrastive-tau{t:g}": (dict(transforms=dict(cap=t)), f"τ0 = {t:g}") for t in (0.5, 0.7, 0.8, 0.95)},
 }
 
 def condition_rows(transfer:str) -> dict[str, tuple]:
@@ -81,7 +81,7 @@ def condition_rows(transfer:str) -> dict[str, tuple]:
 
 # %% ../../nbs/papers/27_contrastive_recipes.ipynb #3b95d818
 CROP_713 = (713, 713)
-AS_PSPNET = partial(source_views, augmentation=replace(NOTHING, rotation=(-10., 10.), flip=0.5))  # and the random scale before the crop, see below
+AS_PSPNET = partial(source_transforms, augmentation=replace(NOTHING, rotation=(-10., 10.), flip=0.5))  # and the random scale before the crop, see below
 NETWORKS = {"": partial(deeplab_v2, backbone="resnet101", multi_level=True, bn="train", weights="imagenet"),
             "pspnet": partial(pspnet, backbone="resnet50", weights="imagenet"), "deeplab-v3": partial(deeplab_v3, backbone="resnet50", weights="imagenet")}
 IMAGES = {"gta5": 24_966, "synthia": 9_400}
@@ -92,7 +92,7 @@ def full_scale(source:str) -> ContrastiveScale:
     slow = replace(sgd, lr=1e-3)
     translation = TranslationConfig(None, steps=TRANSLATION_STEPS)
     return ContrastiveScale((sgd, 25_000), (slow, 5_000), (replace(slow, head_multiplier=1.0), 5 * IMAGES[source] // 16), (slow, 25_000),
-                            translation, dict(crop=CROP, flip=True, batch_size=1), source_views=AS_PSPNET, source_scale=(0.5, 2.0))
+                            translation, dict(crop=CROP, flip=True, batch_size=1), source_transforms=AS_PSPNET, source_scale=(0.5, 2.0))
 
 # %% ../../nbs/papers/27_contrastive_recipes.ipynb #fe55f133
 FULL_TARGETS = {"cityscapes": (Data("cityscapes", "train", None, 2, crop=CROP_713), Data("cityscapes", "val")),
@@ -123,9 +123,9 @@ def small_scale(b:SmallBenchmark) -> ContrastiveScale:
     steps, batch = SMALL_TRANSLATION[b.name]
     adam = Adam(b.scale.lr)
     translation = TranslationConfig(None, partial(cyclegan_terms), partial(CycleTranslator, **SMALL), optimiser=CYCLEGAN_ADAM, steps=steps)
-    views = dict(every=50, window=50, scales=(1, 1.5), augmentation=StrongAugmentation(cutout=(0, 8), scale=(0.7, 1.5), rotation=(-10., 10.)))
+    transforms = dict(every=50, window=50, scales=(1, 1.5), augmentation=StrongAugmentation(cutout=(0, 8), scale=(0.7, 1.5), rotation=(-10., 10.)))
     return ContrastiveScale((Adam(b.scale.warmup_lr), b.scale.warmup), (Adam(b.scale.warmup_lr / 10), 200), (adam, b.scale.steps - 200), (adam, b.scale.steps), translation, dict(batch_size=batch),
-                            dict(size=200), views, seg_aux=0.1, more=(adam, b.scale.steps))
+                            dict(size=200), transforms, seg_aux=0.1, more=(adam, b.scale.steps))
 
 def small_contrastive_recipes(b:SmallBenchmark) -> list[Recipe]:
     "Table 3 with its parts and controls, Tables 7 and 8 on a small benchmark."

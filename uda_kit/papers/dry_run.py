@@ -19,7 +19,7 @@ from ..data.scenes import CAMERA, RENDERED, StreetScenes
 from ..errors import InputError
 from .own_classes import settle, tell
 from .recipes import Data, Recipe
-from .stages import MADE, Plan, build_nets, build_terms, build_views, check_recipe, check_room, is_given, locate, segmenter_before, stage_modes, transform_of
+from .stages import MADE, Plan, build_nets, build_terms, build_transforms, check_recipe, check_room, is_given, locate, segmenter_before, stage_modes, transform_of
 from ..training.fit import Feed, RunOptions, Stage, Training, check_stage, peak_gib, read_steps
 
 # %% ../../nbs/papers/40_dry_run.ipynb #74b0cb74
@@ -48,7 +48,7 @@ def dry_stage(plan:Plan, index:int, nets:list) -> Stage:
     few = replace(config, modes=replace(config.modes, patches=min(config.modes.patches, 2000))) if config.modes else config  # what modes they are does not change what a step costs
     terms = build_terms(plan, index, nets[index], segmenter_before(recipe, nets, index), stage_modes(few, source) if config.modes else None)
     return Stage(config.name, nets[index], terms, source, feed(config.target, False) if config.target else None, config.steps, config.schedule, config.optimiser,
-                 build_views(config, nets[index]), fix_backbone=config.fix_backbone)
+                 build_transforms(config, nets[index]), fix_backbone=config.fix_backbone)
 
 def timed_steps(stage:Stage, options:RunOptions, steps:int) -> list[float]: # seconds of each
     "Take the first `steps` steps of a stage."

@@ -71,7 +71,7 @@ class StageConfig:
     modes: Clustering | None = None    # handed to `terms` as `modes`
     fresh: bool = False                # True: a network of its own, that takes nothing over
     translate: str = ""                # translator that redraws source images on the fly, named as for `uda-kit translate --how`; "": none
-    views: partial | None = None       # network -> views, after that translator
+    transforms: partial | None = None       # network -> transforms, after that translator
     fix_backbone: bool = False         # only the heads learn
 
 @dataclass(frozen=True)

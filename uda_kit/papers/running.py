@@ -171,7 +171,7 @@ def train_and_score(plan: Plan, run: RunDirectory, stages: list[Stage], test, co
 # %% ../../nbs/papers/30_running.ipynb #4d959d10
 def judge_labels(recipe:Recipe, stage:Stage, roots=None) -> dict|None:
     "Precision and coverage of the last teacher's labels on the recipe's validation images, by kind of label and class ('all': over all pixels); None where no teacher labelled or no such images are known."
-    teacher = next((v for v in stage.views if isinstance(v, Teacher)), None)
+    teacher = next((v for v in stage.transforms if isinstance(v, Teacher)), None)
     if teacher is None or recipe.val is None: return None
     say_without(stage, teacher)
     val = locate(recipe.val, recipe.space, roots, True)

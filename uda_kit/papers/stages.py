@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SMALLEST_JUDGED', 'MADE', 'LABELS_LOOKED_AT', 'SMALL', 'find_root', 'need_root', 'locate', 'is_given', 'options_in',
            'is_own', 'without_place', 'own_space', 'transform_of', 'feed', 'Plan', 'building', 'build_net',
-           'start_from', 'build_nets', 'segmenter_before', 'check_parts', 'take_over', 'build_terms', 'build_views',
-           'build_stage', 'check_size', 'validator', 'build_stages', 'check_recipe', 'check_made', 'check_labelled',
-           'trained_size', 'made_up', 'try_step', 'check_room', 'check_test_size', 'check_patches', 'modes_file',
-           'stage_modes', 'keep_modes', 'begin_stage', 'label', 'finish_stage', 'marks', 'save_stage', 'load_stage']
+           'start_from', 'build_nets', 'segmenter_before', 'check_parts', 'take_over', 'build_terms',
+           'build_transforms', 'build_stage', 'check_size', 'validator', 'build_stages', 'check_recipe', 'check_made',
+           'check_labelled', 'trained_size', 'made_up', 'try_step', 'check_room', 'check_test_size', 'check_patches',
+           'modes_file', 'stage_modes', 'keep_modes', 'begin_stage', 'label', 'finish_stage', 'marks', 'save_stage',
+           'load_stage']
 
 # %% ../../nbs/papers/22_stages.ipynb #70551e5f
 import copy
@@ -202,10 +203,10 @@ def build_terms(plan:Plan, index:int, net, segmenter=None, modes=None) -> dict:
         if isinstance(config, TranslationConfig): return config.terms(net, segmenter, label_space(plan.recipe.space), **seed)
         return config.terms(net, **({"modes": modes} if config.modes else {}), **seed)
 
-def build_views(config:StageConfig, net) -> list:
+def build_transforms(config:StageConfig, net) -> list:
     "Views of a stage on `net`, in their order."
-    with building(config.name, "views"):
-        return ([TranslateSource(config.translate)] if config.translate else []) + (config.views(net) if config.views else [])
+    with building(config.name, "transforms"):
+        return ([TranslateSource(config.translate)] if config.translate else []) + (config.transforms(net) if config.transforms else [])
 
 def build_stage(plan:Plan, index:int, net, segmenter=None, validate=None) -> Stage:
     "Stage number `index` of a recipe on `net`, with the data there is so far. Patch modes are read from the first of the kept folders that has them, or found."
@@ -216,7 +217,7 @@ def build_stage(plan:Plan, index:int, net, segmenter=None, validate=None) -> Sta
     translation = isinstance(config, TranslationConfig)
     if translation: check_size(config, source)
     return Stage(config.name, net, terms, source, plan.feed(config.target, False) if config.target else None, config.steps, config.schedule, config.optimiser,
-                 build_views(config, net), None if translation else validate, config.fix_backbone)
+                 build_transforms(config, net), None if translation else validate, config.fix_backbone)
 
 def check_size(config:StageConfig, source:Feed) -> None:
     "`InputError` where the images of a translation are too small for its critics."
@@ -288,7 +289,7 @@ def check_labelled(config: StageConfig, stage: Stage) -> None:
     raise InputError(config.source.name, f"has no labelled pixel in {len(looked_at)} label maps (the first is {first!r}): there is nothing to learn", "see which ids they hold with `uda-kit check-data`, and correct the description")
 
 # %% ../../nbs/papers/22_stages.ipynb #5c982c64
-SMALL = 64  # pixels a side: from here on networks, critics and views have room
+SMALL = 64  # pixels a side: from here on networks, critics and transforms have room
 
 
 def trained_size(data: Data, dataset) -> tuple[int, int]:  # (height, width)
@@ -315,7 +316,7 @@ def made_up(data: Data, size: tuple[int, int], classes: int, net) -> Batch:
 def try_step(config: StageConfig, stage: Stage, sizes: dict[str, tuple[int, int]]) -> None:
     "Take a step of a stage on copies of its parts, with made-up batches of these sizes."
     trial = replace(stage)
-    trial.net, trial.terms, trial.views = copy.deepcopy((stage.net, stage.terms, stage.views))
+    trial.net, trial.terms, trial.transforms = copy.deepcopy((stage.net, stage.terms, stage.transforms))
     trial.net.train()
     if hasattr(trial.net, "fix_backbone"):
         trial.net.fix_backbone(stage.fix_backbone)
@@ -325,13 +326,13 @@ def try_step(config: StageConfig, stage: Stage, sizes: dict[str, tuple[int, int]
     entries = {"source": config.source, "target": config.target}
     batches = {side: made_up(entries[side], size, trial.net.num_classes, trial.net) for side, size in sizes.items()}
     with torch.random.fork_rng(devices=[]):
-        for view in trial.views:
-            batches = view(batches, torch.Generator().manual_seed(0))
+        for transform in trial.transforms:
+            batches = transform(batches, torch.Generator().manual_seed(0))
         train_step(Objective(trial.net, trial.terms), make_optimiser(trial), batches)
 
 
 def check_room(config: StageConfig, stage: Stage) -> None:
-    "`InputError` where a stage's images are too small for its network, its critics or its views: a step is tried where a side is below 64 pixels."
+    "`InputError` where a stage's images are too small for its network, its critics or its transforms: a step is tried where a side is below 64 pixels."
     feeds = {"source": (config.source, stage.source), "target": (config.target, stage.target)}
     sizes = {side: trained_size(data, feed.dataset) for side, (data, feed) in feeds.items() if data and feed and side in sides_read(stage)}
     if isinstance(config, TranslationConfig) or min((min(size) for size in sizes.values()), default=SMALL) >= SMALL:

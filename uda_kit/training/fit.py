@@ -78,14 +78,14 @@ class Stage:
     steps: int = 1000
     schedule: int | None = None           # length I of the polynomial schedule; None = `steps`
     optimiser: SGD | Adam = SGD()
-    views: list[BatchTransform] = field(default_factory=list)
+    transforms: list[BatchTransform] = field(default_factory=list)
     validate: Callable | None = None      # net -> mIoU, for the log only
     fix_backbone: bool = False            # only the heads learn
 
     def settings(self) -> dict:
         "Everything that decides the result, as JSON."
         return {"stage": self.name, "network": getattr(self.net, "config", {}), "terms": {k: t.settings() for k, t in self.terms.items()},
-                "views": [v.settings() for v in self.views], "source": self.source.settings(),
+                "transforms": [v.settings() for v in self.transforms], "source": self.source.settings(),
                 "target": self.target.settings() if self.target else None, "steps": self.steps, "schedule": self.schedule or self.steps, "optimiser": {"name": type(self.optimiser).__name__, **asdict(self.optimiser)}} | ({"fix_backbone": True} if self.fix_backbone else {})
 
 # %% ../../nbs/training/40_fit.ipynb #3056d984
@@ -158,7 +158,7 @@ def stage_state(
     terms = stage.terms.items()
     critics = {name: {n: o.state_dict() for n, o in term.optimisers().items()} for name, term in terms}
     return {"optimiser": optimiser.state_dict(), "random": random, "terms": {name: term.state_dict() for name, term in terms},
-            "critics": critics, "views": [view.state_dict() for view in stage.views]}
+            "critics": critics, "transforms": [transform.state_dict() for transform in stage.transforms]}
 
 
 def load_stage_state(stage: Stage, optimiser, state: dict, rank: int = 0) -> None:
@@ -168,8 +168,8 @@ def load_stage_state(stage: Stage, optimiser, state: dict, rank: int = 0) -> Non
         term.load_state_dict(state["terms"][name])
         for n, o in term.optimisers().items():
             o.load_state_dict(state["critics"][name][n])
-    for view, saved in zip(stage.views, state["views"]):
-        view.load_state_dict(saved)
+    for transform, saved in zip(stage.transforms, state["transforms"]):
+        transform.load_state_dict(saved)
     set_random_state(state["random"][rank])
 
 # %% ../../nbs/training/40_fit.ipynb #87790425
@@ -181,8 +181,8 @@ def make_batch(batch, net, device, channels_last:bool=True) -> Batch:
     return Batch(image, label, net, batch.keys)
 
 def sides_read(stage:Stage) -> set:
-    "The domains, 'source' and 'target', that any term or view looks at. Of the others no image is opened."
-    return {side for x in (*stage.views, *(t for t in stage.terms.values() if t.weight > 0)) for side in x.reads}
+    "The domains, 'source' and 'target', that any term or transform looks at. Of the others no image is opened."
+    return {side for x in (*stage.transforms, *(t for t in stage.terms.values() if t.weight > 0)) for side in x.reads}
 
 # %% ../../nbs/training/40_fit.ipynb #a82494e6
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -262,9 +262,9 @@ class Training:
         read = {"source": source, "target": target}
         batches = {name: make_batch(b, s.net, f.device, o.channels_last) for name, b in read.items() if b is not None}
         generator = generator_at("views", o.seed, step, f.global_rank)
-        for view in s.views: batches = view(batches, generator)
+        for transform in s.transforms: batches = transform(batches, generator)
         log = train_step(self.objective, self.optimiser, batches, f)
-        for view in s.views: view.after(s.net, step)
+        for transform in s.transforms: transform.after(s.net, step)
         return {"lr": lr, **log}
 
     def agree(self, number: int | None, error: InputError | None = None) -> int:
@@ -303,7 +303,7 @@ def check_stage(stage:Stage) -> None:
     if classes is not None and classes != len(space): raise InputError(stage.name, f"the network has {classes} classes, the source {len(space)} ({space.name})", "build the network for the label space it is trained on")
     if classes is not None and "source" in reads and not stage.source.dataset.labelled: raise InputError(stage.source.dataset.name, "has no labels to train on", "give a labelled source")
     given = ("source",) if stage.target is None else ("source", "target")
-    check_batches(stage.name, stage.terms.values(), stage.views, given)
+    check_batches(stage.name, stage.terms.values(), stage.transforms, given)
 
 def read_steps(stage:Stage, options:RunOptions, start:int, rank:int=0, world:int=1):
     "Endless pairs of batches from step `start` on; a domain that nothing looks at is None."
