@@ -18,14 +18,19 @@ from PIL import Image
 import uda_kit.cli as cli
 from uda_kit.cli import main
 from uda_kit.core.files import WriteError
+from uda_kit.data.datasets import DATASETS, open_dataset
+from uda_kit.data.labels import label_space
 from uda_kit.errors import expect_error
 from uda_kit.models.checkpoints import load_weights, save_weights
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.papers.catalogue import find_recipe, listed, recipes
 from uda_kit.papers.own_classes import settle
 from uda_kit.papers.recipes import Data, describe, override
-from uda_kit.papers.stages import Plan, build_stages
+from uda_kit.papers.running import run_recipe
+from uda_kit.papers.stages import Plan, build_stages, locate_scored
 from uda_kit.papers.values import check_values
+from uda_kit.training.evaluation import evaluate, reconcile
+from uda_kit.training.fit import RunOptions
 
 FIELD = ("crop", "weed", "soil")
 
@@ -274,3 +279,102 @@ def test_explorer_of_a_run_in_ones_own_classes():
     from uda_kit.visual.explorers.training import known_space
     space = known_space({"name": "field", "classes": list(FIELD), "palette": [[0, 0, 0], [1, 1, 1], [2, 2, 2]], "ignore": 255})
     assert space.classes == FIELD and known_space({"name": "x"}) is None and known_space("cityscapes19").name == "cityscapes19" and known_space("mars") is None
+
+
+# --- a run's score is that of `evaluate` ------------------------------------------------------------------------------
+
+COARSE = "scenes:rendered?n=3&size=32x48"
+
+
+def blocks(folder, classes, ids, labelled=True, images=None, count=3):
+    "Rendered images with labels of 16x16 blocks of these raw ids; the data set's name for the command line."
+    for kind in ("photos", "masks"): (folder / kind).mkdir(parents=True, exist_ok=True)
+    scenes = open_dataset(f"scenes:camera?n={count}&size=32x48")
+    for i in range(count):
+        label = np.random.default_rng(i).choice(ids, (2, 3)).astype(np.uint8).repeat(16, 0).repeat(16, 1)
+        Image.fromarray(label).save(folder / f"masks/{i}.png")
+        Image.fromarray(scenes.image(i).permute(1, 2, 0).numpy()).save(folder / f"photos/{i}.png")
+    text = f'name = "{folder.name}"\nclasses = {json.dumps(list(classes))}\nimages = "photos/*.png"\n'
+    (folder / "d.toml").write_text(text + ('labels = "masks/*.png"\n' if labelled else ""), encoding="utf-8")
+    return f"folder:{folder / 'd.toml'}?split=all"
+
+
+def small(source=COARSE, test=None, target=None):
+    "`scenes/source-only` on a few small images."
+    recipe = find_recipe("scenes/source-only")
+    stages = tuple(replace(s, steps=2, source=replace(s.source, name=source, split=None if source.startswith("folder") else "train", size=(32, 48), crop=None, batch_size=2)) for s in recipe.stages)
+    test = replace(recipe.test, name="scenes:camera?n=3&size=32x48", size=None) if test is None else Data(test, None)
+    return replace(recipe, stages=stages, test=test)
+
+
+def twice(recipe, out, data, split=None):
+    "A run's evaluation, record and lines, and the evaluation of its weights by themselves."
+    said = io.StringIO()
+    with redirect_stderr(said): mine, record = run_recipe(recipe, out, RunOptions(progress=False), report=True)
+    theirs = evaluate(load_weights(Path(out) / "weights.safetensors"), open_dataset(data, split), progress=False)
+    assert mine.matrix == theirs.matrix and mine.scored == theirs.scored and mine.space == theirs.space and mine.mapping == theirs.mapping
+    again = theirs.record()
+    kept = json.loads((Path(out) / "result.json").read_text())
+    for name in ("miou", "miou_over", "classes_present", "classes_labelled", "iou", "trained_classes"): assert record[name] == again[name] == kept[name], name
+    headline = (Path(out) / "report.md").read_text().split("\n\n")[1]
+    assert f"over {theirs.counted(str(len(theirs.scored)), ' classes')} on" in headline, headline
+    return theirs, record, said.getvalue()
+
+
+def test_a_run_scores_the_classes_of_its_test_set_alone(tmp_path):
+    test = blocks(tmp_path / "q", ("road", "car", "weed"), (0, 1, 2))
+    found, record, said = twice(small(test=test), "a", test)
+    assert "2 of 19 trained classes can be scored" in said and "weed is not trained" in said
+    assert list(record["miou_over"]) == ["2"] and set(record["iou"]) == {"road", "car"} and record["trained_classes"] == 19
+    counts = np.array(found.matrix)
+    iou = [counts[c, c] / (counts[c].sum() + counts[:, c].sum() - counts[c, c]) for c in (0, 13)]
+    assert record["miou"] == round(float(np.mean(iou)), 6)
+
+
+def test_a_source_of_ones_own_scored_on_another_set(tmp_path):
+    source = blocks(tmp_path / "f", ("crop", "road", "soil"), (0, 1, 2))
+    _, record, said = twice(small(source), "b", "scenes:camera?n=3&size=32x48", "test")
+    assert list(record["miou_over"]) == ["1"] and set(record["iou"]) == {"road"} and "1 of 3 trained classes" in said
+    assert load_weights("b/weights.safetensors").space.classes == ("crop", "road", "soil")
+
+
+def test_a_published_test_set_of_coarser_classes(tmp_path):
+    for kind in ("images", "labels"): (tmp_path / "camvid" / kind).mkdir(parents=True)
+    blocks(tmp_path / "x", ("a",), range(11))
+    for i in range(3):
+        Image.open(tmp_path / f"x/photos/{i}.png").save(tmp_path / f"camvid/images/{i}.png")
+        Image.open(tmp_path / f"x/masks/{i}.png").save(tmp_path / f"camvid/labels/{i}.png")
+    test = f"camvid:{tmp_path / 'camvid'}"
+    found, record, said = twice(small(test=test), "c", test)
+    assert found.space.name == "camvid11" and "predictions by name" in record["mapping"] and list(record["miou_over"]) == ["11"] and "has no wall" in said
+    assert load_weights("c/weights.safetensors").space.name == "cityscapes19"
+
+
+def test_published_recipes_are_scored_as_before():
+    for name, recipe in recipes().items():
+        published = DATASETS.get(recipe.test.name.partition("?")[0].partition(":")[0])
+        tables = getattr(published, "tables", ())
+        assert not tables or tables[0].space == label_space(recipe.space), name
+    whole = locate_scored(small().test, "cityscapes19")
+    assert whole.space == label_space("cityscapes19") and reconcile(whole.space, whole.space).scored == tuple(range(19))
+
+
+def test_a_test_set_without_a_labelled_pixel_is_refused_before_training(tmp_path):
+    blank = blocks(tmp_path / "blank", ("road", "car"), (255,))
+    weeds = blocks(tmp_path / "weeds", ("road", "weed"), (1,))
+    for test in (blank, weeds):
+        error = expect_error(run_recipe, small(test=test), "never", RunOptions(progress=False))
+        assert "no labelled pixel in 3 label maps" in error and "d.toml" in error and not Path("never").exists()
+        torch.manual_seed(0)
+        net = deeplab_v2(19, backbone="tiny")
+        assert "no labelled pixel" in expect_error(evaluate, net, open_dataset(test), None, "cityscapes19", progress=False)
+    recipe = replace(small(), val=Data(blank, None))
+    assert "no labelled pixel" in expect_error(run_recipe, recipe, "never", RunOptions(progress=False, validate_every=1)) and not Path("never").exists()
+
+
+def test_an_unlabelled_source_is_named_before_the_test_set(tmp_path):
+    bare = blocks(tmp_path / "bare", ("crop", "weed"), (0, 1), labelled=False)
+    other = blocks(tmp_path / "other", ("stone", "sand"), (0, 1))
+    for test in (bare, other):
+        error = expect_error(run_recipe, small(bare, test), "never", RunOptions(progress=False))
+        assert error.startswith("stages.0.source") and "labels" in error and not Path("never").exists()

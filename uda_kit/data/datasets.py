@@ -275,7 +275,11 @@ def choose_split(
     alias = {"training": "train", "validation": "val", "valid": "val"}.get(split)
     if alias in published:
         return alias, None
-    raise InputError(root, f"has no split {split!r}", nearest(split, [*published, *lists]))
+    known = [*published, *lists]
+    remedy = nearest(split, known)
+    if len(known) == 1:
+        remedy += f"; write ?split={known[0]} behind the data set's name"
+    raise InputError(root, f"has no split {split!r}", remedy)
 
 # %% ../../nbs/data/40_datasets.ipynb #81114122
 def _path_parts(name: str) -> list[str]:
@@ -323,7 +327,8 @@ def _line_key(
     "The key of the image that a line names, alone or beside its label. `InputError` where it names none, or another image's label."
     keys = images.find(line)
     columns = [(line[:gap.start()], line[gap.end():]) for gap in re.finditer(r"\s*[,\t]\s*|\s+", line)]
-    for image, label in [] if keys else columns:
+    files = [(image, label) for image, label in columns if image.lower().endswith(SUFFIXES) and label.lower().endswith(SUFFIXES)]
+    for image, label in [] if keys else files or columns:  # names of files may hold spaces
         keys = images.find(image)
         if len(keys) != 1:
             continue

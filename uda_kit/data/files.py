@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'SUFFIXES', 'SYSTEM_NAMES', 'ENCODINGS', 'NOT_PNG', 'visible', 'image_files', 'check_regular',
            'check_content', 'check_checksums', 'quiet_library', 'opened', 'explain', 'orientation', 'turned', 'size_of',
-           'image_size', 'stored_bits', 'wide_gray', 'rgb_pixels', 'read_image', 'LabelFormat', 'png_header',
-           'check_exact', 'label_format', 'whole_ids', 'read_single_channel', 'read_sixteen_bits', 'read_first_channel',
-           'read_ids', 'whole_png', 'is_whole']
+           'image_size', 'stored_bits', 'check_range', 'wide_gray', 'sixteen_bit_colors', 'lower_bytes', 'check_colors',
+           'rgb_pixels', 'read_image', 'LabelFormat', 'png_header', 'check_exact', 'label_format', 'whole_ids',
+           'read_single_channel', 'read_sixteen_bits', 'read_first_channel', 'read_ids', 'whole_png', 'is_whole']
 
 # %% ../../nbs/data/30_files.ipynb #1e9c2f67
 import errno, hashlib, logging, os, stat, struct, sys, warnings, zlib
@@ -209,14 +209,50 @@ def stored_bits(image: Image.Image) -> int:
     return {"1": 1, "I": 32, "F": 32}.get(image.mode, 8)
 
 
+def check_range(brightest: int, white: int, path) -> None:
+    "`InputError` for the largest value of an image of more than 8 bits where it is below a sixteenth of white: such an image holds numbers of fewer bits, and would come out nearly black."
+    if 0 < brightest <= max(255, white // 16):
+        bits = max(8, brightest.bit_length())
+        problem = f"holds values of at most {brightest} of {white}, as of {bits} bits: it would come out nearly black"
+        raise InputError(path, problem, "save it with 8 bits, or scaled to the whole range" + (f" (times {(white + 1) >> bits})"))
+
+
 def wide_gray(image: Image.Image, path) -> np.ndarray:  # uint8 [H,W]
-    "A gray image of 9 to 16 bits, scaled to 8. `InputError` where it would be black."
+    "A gray image of 9 to 16 bits, scaled to 8. `InputError` where it would be nearly black."
     values, white = np.array(image).astype(np.uint32), 2 ** stored_bits(image) - 1
-    if 0 < values.max() <= 255:
-        raise InputError(path, f"holds 16-bit gray values of at most {values.max()} of {white}, which would be black", "save it with 8 bits, or scaled to the whole range")
+    check_range(int(values.max()), white, path)
     if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # PhotometricInterpretation: 0 is white
         values = white - values
     return ((values * 255 + white // 2) // white).astype(np.uint8)
+
+# %% ../../nbs/data/30_files.ipynb #cf9c67e2
+def sixteen_bit_colors(image: Image.Image, path) -> bool:
+    "Has an opened image several channels of 16 bits? Pillow shows their upper bytes alone."
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    return png_header(path)[0] == 16 if image.format == "PNG" else image.format == "TIFF" and stored_bits(image) == 16
+
+
+def lower_bytes(path) -> np.ndarray | None:  # uint8 [H,W,C]
+    "The lower bytes of the channels of a 16-bit PNG, None for other files."
+    with opened(path, pixels=True) as image:
+        codec, box, offset, stored = image.tile[0]
+        if image.format != "PNG" or stored != f"{image.mode};16B":
+            return None
+        image.tile = [(codec, box, offset, f"{image.mode};16L")]
+        return np.array(image)
+
+
+def check_colors(image: Image.Image, path) -> None:
+    "`check_range` for the colors of an opened image of 16 bits; transparency does not count."
+    upper = np.array(image)
+    colors = upper.shape[-1] - (image.mode in ("RGBA", "LA"))
+    upper = upper[..., :colors].astype(np.uint16)
+    if upper.max() >= 16:
+        return
+    lower = lower_bytes(path)
+    values = upper << 8 | (255 if lower is None else lower[..., :colors])
+    check_range(int(values.max()), 65535, path)
 
 
 def rgb_pixels(image: Image.Image, path) -> np.ndarray:  # uint8 [H,W,3]
@@ -228,9 +264,11 @@ def rgb_pixels(image: Image.Image, path) -> np.ndarray:  # uint8 [H,W,3]
         raise InputError(path, f"holds {unknown}, which this kit does not turn into colors", "save it as RGB or gray with 8 or 16 bits per channel")
     if image.mode in ("RGBa", "La"):  # colors multiplied by their opacity
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+    elif sixteen_bit_colors(image, path):
+        check_colors(image, path)
     return np.array(image.convert("RGB"))
 
-
+# %% ../../nbs/data/30_files.ipynb #cf9c67e3
 def read_image(
     path,  # image file
 ):         # uint8 tensor [3,H,W], RGB, turned as EXIF says

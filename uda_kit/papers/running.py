@@ -23,11 +23,12 @@ from ..errors import InputError
 from ..models.checkpoints import save_weights
 from .catalogue import find_recipe, table_protocol
 from .recipes import Recipe, TranslationConfig, describe
+from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
 from ..methods.teacher import Teacher, precision_and_coverage, teacher_quality
 from .own_classes import settle, tell
 from uda_kit.papers.stages import (
-    Plan, begin_stage, build_stages, finish_stage, keep_modes, load_stage, locate, marks, save_stage,
+    Plan, begin_stage, build_stages, finish_stage, keep_modes, load_stage, locate, locate_scored, marks, save_stage,
 )
 from .tables import append_csv, append_result, current_commit, measured, results_folder
 from ..training.evaluation import Evaluation, evaluate
@@ -126,8 +127,8 @@ def run_recipe(recipe:Recipe, out, options:RunOptions=RunOptions(), roots:dict|N
     recipe = settle(recipe, roots, say=notes.append)
     run = RunDirectory(out)
     plan = Plan(recipe, options, out, share, roots, workers, cache_mb, weights)
-    test = locate(recipe.test, recipe.space, roots, True)
     stages = build_stages(plan)
+    test = locate_scored(recipe.test, recipe.space, roots)
     fabric = make_fabric(options)
     with leaving_together(fabric), saying_how_to_resume(run), ExitStack() as held:
         config = run_config(plan, stages, shared_marks(run, plan, stages, resume))
@@ -148,10 +149,10 @@ def run_config(plan: Plan, stages: list[Stage], shared: list[str]) -> dict:
 def train_and_score(plan: Plan, run: RunDirectory, stages: list[Stage], test, config: dict, fabric, report: bool) -> tuple[Evaluation, dict]:
     "The body of `run_recipe`, once the folder is its own."
     recipe, options, commit = plan.recipe, plan.options, current_commit()
-    net, before = stages[-1].net, []
+    net, before, space = stages[-1].net, [], label_space(recipe.space)
 
     def score(net) -> Evaluation:
-        return evaluate(net, test, size=recipe.test.size, precision=options.precision, progress=options.progress)
+        return evaluate(net, test, recipe.test.size, space, options.precision, progress=options.progress)
 
     after_first = (lambda net: before.append(score(net))) if report else None
     seconds = run_stages(plan, stages, config["shared"] or [""] * len(stages), config, fabric, after_first)
@@ -164,7 +165,7 @@ def train_and_score(plan: Plan, run: RunDirectory, stages: list[Stage], test, co
     record |= {"seconds": round(seconds + after.seconds, 1), "peak_gib": round(peak_gib(), 3)}
     labels = judge_labels(recipe, stages[-1], plan.roots)  # in every process: a teacher's thresholds are joint
     if fabric.is_global_zero:
-        keep(run, net, test, after, record, before[0] if before else None, report, labels)
+        keep(run, net, space, test, after, record, before if report else None, labels)
     fabric.barrier()
     return after, record
 
@@ -186,17 +187,17 @@ def say_without(stage:Stage, teacher:Teacher) -> None:
 
 LABEL_MEASURES = ("precision", "coverage", "labelled")
 
-def keep(run:RunDirectory, net, test, found:Evaluation, record:dict, before:Evaluation|None, report:bool, labels:dict|None=None) -> None:
-    "Write what a finished run leaves behind. `WriteError` where the disk is full."
+def keep(run: RunDirectory, net, space: LabelSpace, test, found: Evaluation, record: dict, before: list[Evaluation] | None, labels: dict | None = None) -> None:
+    "Write what a finished run of the classes `space` leaves behind; with a report, unless `before` is None. `WriteError` where the disk is full."
     try:
         if labels:
             write_json(run.path / "labels.json", labels)
-        save_weights(net, run.path / "weights.safetensors", space=test.space)
+        save_weights(net, run.path / "weights.safetensors", space=space)
         found.save(run.path / "evaluation.json")
         write_json(run.path / "result.json", record)
-        if report:
+        if before is not None:
             notes = ["Before: after the warm-up on the source."] if before else ()
-            write_report(run.path, before, found, dataset=test, title=record["recipe"], notes=notes)
+            write_report(run.path, before[0] if before else None, found, dataset=test, title=record["recipe"], notes=notes)
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SMALLEST_JUDGED', 'MADE', 'LABELS_LOOKED_AT', 'SMALL', 'find_root', 'need_root', 'locate', 'is_given', 'options_in',
-           'is_own', 'without_place', 'own_space', 'transform_of', 'feed', 'Plan', 'building', 'build_net',
-           'start_from', 'build_nets', 'segmenter_before', 'check_parts', 'take_over', 'build_terms',
-           'build_transforms', 'build_stage', 'check_size', 'validator', 'build_stages', 'check_recipe', 'check_made',
-           'check_labelled', 'trained_size', 'made_up', 'try_step', 'check_room', 'check_test_size', 'check_patches',
-           'modes_file', 'stage_modes', 'keep_modes', 'begin_stage', 'label', 'finish_stage', 'marks', 'save_stage',
-           'load_stage']
+           'is_own', 'without_place', 'own_space', 'transform_of', 'feed', 'check_pixels', 'locate_scored', 'Plan',
+           'building', 'build_net', 'start_from', 'build_nets', 'segmenter_before', 'check_parts', 'take_over',
+           'build_terms', 'build_transforms', 'build_stage', 'check_size', 'validator', 'build_stages', 'check_recipe',
+           'check_made', 'check_labelled', 'trained_size', 'made_up', 'try_step', 'check_room', 'check_test_size',
+           'check_patches', 'modes_file', 'stage_modes', 'keep_modes', 'begin_stage', 'label', 'finish_stage', 'marks',
+           'save_stage', 'load_stage']
 
 # %% ../../nbs/papers/22_stages.ipynb #70551e5f
 import copy
@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..data.datasets import open_dataset, parse_spec
@@ -39,7 +40,7 @@ from ..models.translators import load_translator, save_translator, translator_he
 from .recipes import Data, Recipe, StageConfig, TranslationConfig, describe, known_keys
 from .tables import current_commit
 from .values import check_limits, check_values
-from ..training.evaluation import class_scores, evaluate, evaluation_mode, spread_out
+from ..training.evaluation import class_scores, evaluate, evaluation_mode, reconcile, spread_out
 from ..training.fit import Feed, RunOptions, Stage, check_stage, make_optimiser, sides_read
 from ..core.distributed import in_first_process, share_state
 from ..training.objective import Batch, NonFiniteError, Objective, train_step
@@ -115,6 +116,38 @@ def feed(data: Data, space: str | LabelSpace, labelled: bool | None, roots: dict
         if lost:
             raise InputError(data.name, f"has classes without a place of their own in {label_space(space).name} ({', '.join(lost)})", "train in its own classes (`settle` the recipe first)")
     return Feed(dataset, data.batch_size, transform_of(data), labelled, workers, cache_mb, data.rare if labelled else None)
+
+# %% ../../nbs/papers/22_stages.ipynb #c537455e
+LABELS_LOOKED_AT = 50
+
+
+def check_pixels(
+    dataset,             # labelled data set
+    wanted: np.ndarray,  # bool [256]: does this id count?
+    name: str,           # of the data set, for the message
+    consequence: str,    # what follows where no id counts
+) -> None:
+    "`InputError` where none of up to 50 label maps, spread over a data set, has a pixel that counts."
+    looked_at = spread_out(len(dataset), LABELS_LOOKED_AT)
+    for i in looked_at:
+        if wanted[np.asarray(dataset.label(i))].any():
+            return
+    first = dataset.key(looked_at[0])
+    problem = f"has no labelled pixel in {len(looked_at)} label maps (the first is {first!r}): {consequence}"
+    raise InputError(name, problem, "see which ids they hold with `uda-kit check-data`, and correct the description")
+
+
+def locate_scored(data: Data, space: str | LabelSpace, roots: dict[str, str] | None = None):
+    """Open the labelled images that a network of `space` is scored on, with labels in `space` where they have all of its classes, else in their own.
+
+    `InputError` where they share no class with `space`, and where up to 50 of their label maps have no pixel that is scored."""
+    trained = label_space(space)
+    how = reconcile(trained, own_space(data, roots))
+    complete = how.predictions is None and len(how.scored) == len(trained)
+    dataset = locate(data, trained if complete else None, roots, True)
+    how = reconcile(trained, dataset.space)
+    check_pixels(dataset, np.isin(how.labels, how.scored), data.name, "there is nothing to score")
+    return dataset
 
 # %% ../../nbs/papers/22_stages.ipynb #56fced31
 @dataclass
@@ -230,8 +263,9 @@ def validator(plan:Plan):
     recipe, options = plan.recipe, plan.options
     if not options.validate_every: return None
     if recipe.val is None: raise InputError(f"--validate-every {options.validate_every}", f"{recipe.name} has no validation images with the classes that are trained", "leave the option out")
-    val = locate(recipe.val, recipe.space, plan.roots, True)
-    return lambda net: evaluate(net, val, size=recipe.val.size, precision=options.precision, keep=0, progress=False).miou
+    space = label_space(recipe.space)
+    val = locate_scored(recipe.val, space, plan.roots)
+    return lambda net: evaluate(net, val, recipe.val.size, space, options.precision, keep=0, progress=False).miou
 
 # %% ../../nbs/papers/22_stages.ipynb #cf4e5b40
 def build_stages(plan: Plan) -> list[Stage]:
@@ -273,20 +307,12 @@ def check_made(recipe:Recipe) -> None:
         if config.target and config.target.pseudo: raise InputError(config.name, "reads a target without labels", "give `pseudo` to the stage's source")
 
 # %% ../../nbs/papers/22_stages.ipynb #4bdde22c
-LABELS_LOOKED_AT = 50
-
-
 def check_labelled(config: StageConfig, stage: Stage) -> None:
     "`InputError` where none of up to 50 label maps, spread over a source, has a labelled pixel."
     dataset = stage.source.dataset
     if not dataset.labelled or "source" not in {side for term in stage.terms.values() for side in term.reads}:
         return
-    looked_at = spread_out(len(dataset), LABELS_LOOKED_AT)
-    for i in looked_at:
-        if bool((dataset.label(i) < len(dataset.space)).any()):
-            return
-    first = dataset.key(looked_at[0])
-    raise InputError(config.source.name, f"has no labelled pixel in {len(looked_at)} label maps (the first is {first!r}): there is nothing to learn", "see which ids they hold with `uda-kit check-data`, and correct the description")
+    check_pixels(dataset, np.arange(256) < len(dataset.space), config.source.name, "there is nothing to learn")
 
 # %% ../../nbs/papers/22_stages.ipynb #5c982c64
 SMALL = 64  # pixels a side: from here on networks, critics and transforms have room

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PREDICTIONS', 'PREDICTION_FOLDERS', 'strips', 'best_classes', 'Comparison', 'reconcile', 'Evaluation',
-           'load_evaluation', 'evaluation_mode', 'space_of', 'resized', 'class_scores', 'spread_out', 'evaluate',
-           'predictions_of', 'without_predictions', 'found_images', 'image_source', 'overlay', 'check_output',
-           'naming_space', 'predict']
+           'load_evaluation', 'evaluation_mode', 'space_of', 'resized', 'class_scores', 'spread_out', 'check_counted',
+           'evaluate', 'predictions_of', 'without_predictions', 'found_images', 'image_source', 'overlay',
+           'check_output', 'naming_space', 'predict']
 
 # %% ../../nbs/training/60_evaluation.ipynb #3537043f
 import json, os, shutil, time
@@ -155,24 +155,38 @@ def _classes_present(self) -> dict: # number of classes, as text -> how many of 
     iou = self.confusion.iou()
     return {k: int((~np.isnan(iou[v])).sum()) for k, v in self.protocol_sets().items()}
 
-Evaluation.protocol_sets, Evaluation.means, Evaluation.classes_present = _protocol_sets, _means, _classes_present
+def _classes_labelled(self) -> dict: # number of classes, as text -> how many of them are labelled
+    "How many classes of each mean have a labelled pixel."
+    labelled = self.confusion.matrix.sum(1) > 0
+    return {k: int(labelled[v].sum()) for k, v in self.protocol_sets().items()}
+
+Evaluation.protocol_sets, Evaluation.means = _protocol_sets, _means
+Evaluation.classes_present, Evaluation.classes_labelled = _classes_present, _classes_labelled
 
 # %% ../../nbs/training/60_evaluation.ipynb #da0365b1
+def _counted(self,
+             key: str,        # number of classes of a mean, as text
+             words: str = "", # what follows the number where all classes are present
+            ) -> str:
+    "How many classes a mean is over, how many of them are present where some are not, and how many are labelled where that is another number."
+    present, labelled = self.classes_present()[key], self.classes_labelled()[key]
+    text = f"{key}{words}" if present == int(key) else f"{present} of {key} classes present"
+    return text if labelled == present else f"{text} ({labelled} labelled)"
+
 def _mean_names(self) -> dict: # number of classes, as text -> "mIoU over ..."
-    "What each mean is called: over how many classes, and how many of them are present where some are not."
-    present = self.classes_present()
-    return {k: f"mIoU over {k}" if n == int(k) else f"mIoU over {n} of {k} classes present" for k, n in present.items()}
+    "What each mean is called, see `counted`."
+    return {k: f"mIoU over {self.counted(k)}" for k in self.protocol_sets()}
 
 def _record(self, **more) -> dict: # JSON-able; nan becomes None
     "The scores for a command's last line of output: miou, miou over each protocol, IoU by class, seconds, and whatever `more` holds."
     def number(x): return None if np.isnan(x) else round(x, 6)
     def numbers(values): return {k: number(v) for k, v in values.items()}
-    record = {"miou": number(self.miou), **more, "miou_over": numbers(self.means()), "classes_present": self.classes_present()}
+    record = {"miou": number(self.miou), **more, "miou_over": numbers(self.means()), "classes_present": self.classes_present(), "classes_labelled": self.classes_labelled()}
     record |= {"missing_classes": MISSING[0], "miou_over_dropped": numbers(self.means("dropped"))}
     return record | {"trained_classes": self.width, "iou": numbers(self.iou()), "dataset": printable(self.dataset), "split": printable(self.split), "mapping": self.mapping,
                      "images": self.images, "seconds": round(self.seconds, 2)}
 
-Evaluation.mean_names, Evaluation.record = _mean_names, _record
+Evaluation.counted, Evaluation.mean_names, Evaluation.record = _counted, _mean_names, _record
 
 # %% ../../nbs/training/60_evaluation.ipynb #24cce5e3
 def _conditions(self) -> str:
@@ -213,8 +227,7 @@ def _table(self,
 
 def _in_short(self) -> str:
     "Data set, mean IoU, and over how many classes and images."
-    present = int((~np.isnan(list(self.iou().values()))).sum())
-    over = f"{present} classes" if present == len(self.scored) else f"{present} of {len(self.scored)} classes present"
+    over = self.counted(str(len(self.scored)), " classes")
     where = " ".join(filter(None, (self.dataset, self.split)))
     return f"<Evaluation of {printable(where)}: mIoU {percent(self.miou)} over {over}, {self.images} images>"
 
@@ -401,6 +414,16 @@ def spread_out(
     count = min(count, n)
     return [(2*k + 1)*n//(2*count) for k in range(count)]
 
+# %% ../../nbs/training/60_evaluation.ipynb #8b9eaa4f
+def check_counted(
+    matrix: torch.Tensor,  # int [K,K] counts, rows = truth
+    scored: tuple,         # indices of the classes that are scored
+    name: str,             # of data set and split, for the message
+) -> None:
+    "`InputError` where there is no labelled pixel of a class that is scored: every IoU would be 0 or missing."
+    if not matrix[list(scored)].any():
+        raise InputError(name, "has no labelled pixel of a class that is scored", "see which ids its labels hold with `uda-kit check-data`, or give another split")
+
 # %% ../../nbs/training/60_evaluation.ipynb #2711fbf7
 def evaluate(
     net,                 # Segmenter; comes back in the mode it was in
@@ -412,7 +435,7 @@ def evaluate(
     keep=4,              # how many evenly spaced predictions to keep for pictures
     progress=True,       # show a progress bar
 ) -> Evaluation:
-    "Mean IoU as in the papers: main head, scores upsampled to the label's full size, all labelled pixels in one matrix. InputError for unlabelled or empty data."
+    "Mean IoU as in the papers: main head, scores upsampled to the label's full size, all labelled pixels in one matrix. InputError for unlabelled or empty data, and where no labelled pixel is of a class that is scored."
     if not len(dataset): raise InputError(dataset.name, "is empty", "check the folder and the split")
     unlabelled = InputError(f"{dataset.name} {dataset.split}".strip(), "has no labels to score against", "give a labelled split, or use `predict`")
     if not dataset.labelled: raise unlabelled
@@ -433,6 +456,7 @@ def evaluate(
     share_state(net)
     with evaluation_mode(net): shares = together(count)
     matrix, samples = sum(m for m, _ in shares), {i: ids for _, kept in shares for i, ids in kept.items()}
+    check_counted(matrix, how.scored, f"{dataset.name} {dataset.split}".strip())
     samples = dict(sorted(samples.items()))
     inner = getattr(dataset, "dataset", None)  # a data set seen in another label space
     raw = getattr(dataset, "mapping", getattr(inner, "mapping", None))  # data sets with more than one id table name theirs

@@ -330,7 +330,7 @@ def summary(
     "The result in a sentence or two."
     main = after if after is not None else before
     def present(e): return {c for c, v in e.iou().items() if not math.isnan(v)}
-    where = f"over {len(main.scored)} classes ({len(present(main))} present) on {markdown_text(f'{main.dataset} {main.split}'.strip())}"
+    where = f"over {main.counted(str(len(main.scored)), ' classes')} on {markdown_text(f'{main.dataset} {main.split}'.strip())}"
     text = f"**{percent(main.miou)} mIoU** {where}"
     if before is not None and after is not None:
         old, new = before.iou(), after.iou()
