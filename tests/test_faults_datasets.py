@@ -14,6 +14,7 @@ from uda_kit.data.labels import CITYSCAPES19, CITYSCAPES_IDS, LabelSpace, SYNTHI
 from uda_kit.errors import InputError, expect_error
 from uda_kit.training.evaluation import Evaluation, load_evaluation, reconcile
 from uda_kit.training.metrics import subset_iou
+from uda_kit.training.reports import comparison_table, summary
 
 H, W = 16, 24
 
@@ -504,3 +505,37 @@ def test_pattern_in_another_unicode_form(tmp_path):
         text = unicodedata.normalize(form, 'images = "Straße ü/é*.png"\nclasses = ["a"]\n')
         (tmp_path / "set.toml").write_text(text, encoding="utf-8")
         assert open_dataset(f"folder:{tmp_path / 'set.toml'}").keys == ["1"]
+
+
+def test_means_say_how_many_classes_are_labelled():
+    matrix = np.zeros((3, 3), int)
+    matrix[0] = [50, 1, 1]  # one class is labelled, all three are predicted
+    one = evaluation(matrix, LabelSpace("field", ("crop", "road", "soil")))
+    assert one.record()["classes_present"] == {"3": 3} and one.record()["classes_labelled"] == {"3": 1}
+    assert "mIoU over 3 (1 labelled)" in str(one) and "over 3 classes (1 labelled)" in repr(one) and "over 3 classes (1 labelled) on" in summary(one)
+    wide = np.zeros((19, 19), int)
+    wide[0, :5] = 10
+    other = evaluation(wide)
+    assert "mIoU over 5 of 19 classes present (1 labelled)" in str(other) and "over 5 of 19 classes present (1 labelled) on" in summary(other)
+    assert comparison_table(one, one).rows[-1][0] == "mIoU over 3 (1 labelled)"
+
+
+def test_a_description_without_splits_says_what_to_write(tmp_path):
+    image(tmp_path / "images/a.png"); label(tmp_path / "labels/a.png")
+    line(lambda: open_dataset(describe(tmp_path, 'classes = ["a"]\n'), "train"), "no split 'train'", "known: all", "?split=all")
+    (tmp_path / "day.txt").write_text("a\n")
+    assert "?split" not in line(lambda: open_dataset(describe(tmp_path, 'classes = ["a"]\n'), "train"), "all, day")
+
+
+def test_lists_of_names_with_spaces(tmp_path):
+    for name in ("a", "a b", "c.png d"):
+        image(tmp_path / f"images/{name}.png"); label(tmp_path / f"labels/{name}.png")
+    spec = describe(tmp_path, 'classes = ["a"]\n')
+    for text, keys in (("images/a b.png labels/a b.png\n", ["a b"]), ("images/a.png labels/a.png\nimages/a b.png\tlabels/a b.png\n", ["a", "a b"]), ("a b\na\n", ["a b", "a"]), ("images/a labels/a.png\n", ["a"])):
+        (tmp_path / "day.txt").write_text(text)
+        assert open_dataset(spec, "day").keys == keys
+    (tmp_path / "day.txt").write_text("images/a b.png labels/a b.png\n")
+    assert open_dataset(spec, "day", labelled=False).keys == ["a b"]
+    for wrong in ("images/a b.png labels/a.png", "images/a.png labels/a b.png", "images/a.png b.png"):
+        (tmp_path / "day.txt").write_text(wrong + "\n")
+        line(lambda: open_dataset(spec, "day"), "line 1")

@@ -430,3 +430,37 @@ def test_summary_json_of_other_shapes(tmp_path):
         (tmp_path / "summary.json").write_text(json.dumps(good | {field: value}))
         line = expect_error(read_summary, tmp_path)
         assert "summary.json" in line and (field in line or "format" in line), line
+
+
+# --- 10 and 12 bits in files of 16 ------------------------------------------------------------------------------------
+
+def wide_png(values, file):
+    "A 16-bit PNG of uint16 [h,w], or [h,w,c] with 2, 3 or 4 channels."
+    if values.ndim == 2:
+        Image.fromarray(values).save(file)
+        return file
+    h, w, c = values.shape
+    header = struct.pack(">IIBBBBB", w, h, 16, {2: 4, 3: 2, 4: 6}[c], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [(b"IHDR", header), (b"sBIT", bytes([12] * c)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return file
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_numbers_of_fewer_bits_in_a_16_bit_png(tmp_path, channels):
+    ramp = np.tile(np.linspace(0, 1, 40), (24, 1))
+    values = ramp if channels == 1 else np.repeat(ramp[..., None], channels, 2)
+    for bits, factor in ((8, 256), (10, 64), (12, 16)):
+        stored = np.rint(values * (2**bits - 1)).astype(np.uint16)
+        if channels in (2, 4):
+            stored[..., -1] = 65535  # transparency does not count
+        error = expect_error(read_image, wide_png(stored, tmp_path / "few.png"))
+        assert f"at most {2**bits - 1} of 65535" in error and f"of {bits} bits" in error and f"(times {factor})" in error
+        scaled = read_image(wide_png(stored * factor if channels == 1 else (values * 65535).astype(np.uint16), tmp_path / "whole.png"))
+        assert int(scaled.max()) >= 254 and int(scaled.min()) == 0
+    dark = np.rint(values * 4096).astype(np.uint16)
+    assert int(read_image(wide_png(dark, tmp_path / "dark.png")).max()) == 16
+    if channels != 2:
+        assert int(read_image(wide_png(np.zeros_like(dark), tmp_path / "black.png")).max()) == 0

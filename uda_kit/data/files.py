@@ -234,7 +234,7 @@ def sixteen_bit_colors(image: Image.Image, path) -> bool:
 
 
 def lower_bytes(path) -> np.ndarray | None:  # uint8 [H,W,C]
-    "The lower bytes of the channels of a 16-bit PNG, None for other files."
+    "The lower bytes of the channels of a 16-bit PNG in color, None for other files."
     with opened(path, pixels=True) as image:
         codec, box, offset, stored = image.tile[0]
         if image.format != "PNG" or stored != f"{image.mode};16B":
