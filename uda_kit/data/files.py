@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'SUFFIXES', 'SYSTEM_NAMES', 'ENCODINGS', 'NOT_PNG', 'visible', 'image_files', 'check_regular',
            'check_content', 'check_checksums', 'quiet_library', 'opened', 'explain', 'orientation', 'turned', 'size_of',
-           'image_size', 'stored_bits', 'check_range', 'wide_gray', 'sixteen_bit_colors', 'lower_bytes', 'check_colors',
-           'rgb_pixels', 'read_image', 'LabelFormat', 'png_header', 'check_exact', 'label_format', 'whole_ids',
+           'image_size', 'stored_bits', 'check_range', 'wide_gray', 'png_header', 'sixteen_bit_colors', 'lower_bytes',
+           'check_colors', 'rgb_pixels', 'read_image', 'LabelFormat', 'check_exact', 'label_format', 'whole_ids',
            'read_single_channel', 'read_sixteen_bits', 'read_first_channel', 'read_ids', 'whole_png', 'is_whole']
 
 # %% ../../nbs/data/30_files.ipynb #1e9c2f67
@@ -225,6 +225,16 @@ def wide_gray(image: Image.Image, path) -> np.ndarray:  # uint8 [H,W]
         values = white - values
     return ((values * 255 + white // 2) // white).astype(np.uint8)
 
+# %% ../../nbs/data/30_files.ipynb #cf9c67e4
+def png_header(path) -> tuple:  # (bits per channel, channels, has a palette)
+    "The pixel format that a PNG states in its first chunk. `InputError` where that is no header."
+    with open(path, "rb") as file:
+        start = file.read(26)  # signature 8, length 4, "IHDR" 4, width 4, height 4, bits 1, color type 1
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+    if len(start) < 26 or start[12:16] != b"IHDR" or start[25] not in channels:
+        raise InputError(path, "is damaged (its first chunk is no PNG header)", "copy or download it again")
+    return start[24], channels[start[25]], start[25] == 3
+
 # %% ../../nbs/data/30_files.ipynb #cf9c67e2
 def sixteen_bit_colors(image: Image.Image, path) -> bool:
     "Has an opened image several channels of 16 bits? Pillow shows their upper bytes alone."
@@ -294,16 +304,6 @@ class LabelFormat:
     def __str__(self):
         kind = "palette" if self.palette else "grey" if self.channels == 1 else f"{self.channels} channels"
         return f"{self.bits}-bit {kind}"
-
-
-def png_header(path) -> tuple:  # (bits per channel, channels, has a palette)
-    "The pixel format that a PNG states in its first chunk. `InputError` where that is no header."
-    with open(path, "rb") as file:
-        start = file.read(26)  # signature 8, length 4, "IHDR" 4, width 4, height 4, bits 1, color type 1
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-    if len(start) < 26 or start[12:16] != b"IHDR" or start[25] not in channels:
-        raise InputError(path, "is damaged (its first chunk is no PNG header)", "copy or download it again")
-    return start[24], channels[start[25]], start[25] == 3
 
 
 def check_exact(image: Image.Image, path) -> None:
