@@ -364,7 +364,7 @@ def test_a_test_set_without_a_labelled_pixel_is_refused_before_training(tmp_path
     weeds = blocks(tmp_path / "weeds", ("road", "weed"), (1,))
     for test in (blank, weeds):
         error = expect_error(run_recipe, small(test=test), "never", RunOptions(progress=False))
-        assert "no labelled pixel in 3 label maps" in error and "d.toml" in error and not Path("never").exists()
+        assert "no labelled pixel of a class that is scored in 3 label maps" in error and "d.toml" in error and not Path("never").exists()
         torch.manual_seed(0)
         net = deeplab_v2(19, backbone="tiny")
         assert "no labelled pixel" in expect_error(evaluate, net, open_dataset(test), None, "cityscapes19", progress=False)

@@ -125,28 +125,29 @@ def check_pixels(
     dataset,             # labelled data set
     wanted: np.ndarray,  # bool [256]: does this id count?
     name: str,           # of the data set, for the message
-    consequence: str,    # what follows where no id counts
+    what: str,           # which pixels count, for the message
+    most: int | None = None,  # label maps to look at, spread over the data set; None: all, in their order
 ) -> None:
-    "`InputError` where none of up to 50 label maps, spread over a data set, has a pixel that counts."
-    looked_at = spread_out(len(dataset), LABELS_LOOKED_AT)
+    "`InputError` where no label map has a pixel that counts; the first one that has ends the search."
+    looked_at = spread_out(len(dataset), len(dataset) if most is None else most)
     for i in looked_at:
         if wanted[np.asarray(dataset.label(i))].any():
             return
     first = dataset.key(looked_at[0])
-    problem = f"has no labelled pixel in {len(looked_at)} label maps (the first is {first!r}): {consequence}"
+    problem = f"has no labelled pixel{what} in {len(looked_at)} label maps (the first is {first!r})"
     raise InputError(name, problem, "see which ids they hold with `uda-kit check-data`, and correct the description")
 
 
 def locate_scored(data: Data, space: str | LabelSpace, roots: dict[str, str] | None = None):
     """Open the labelled images that a network of `space` is scored on, with labels in `space` where they have all of its classes, else in their own.
 
-    `InputError` where they share no class with `space`, and where up to 50 of their label maps have no pixel that is scored."""
+    `InputError` where they share no class with `space`, and where no label map has a pixel that is scored."""
     trained = label_space(space)
     how = reconcile(trained, own_space(data, roots))
     complete = how.predictions is None and len(how.scored) == len(trained)
     dataset = locate(data, trained if complete else None, roots, True)
     how = reconcile(trained, dataset.space)
-    check_pixels(dataset, np.isin(how.labels, how.scored), data.name, "there is nothing to score")
+    check_pixels(dataset, np.isin(how.labels, how.scored), data.name, " of a class that is scored")
     return dataset
 
 # %% ../../nbs/papers/22_stages.ipynb #56fced31
@@ -312,7 +313,7 @@ def check_labelled(config: StageConfig, stage: Stage) -> None:
     dataset = stage.source.dataset
     if not dataset.labelled or "source" not in {side for term in stage.terms.values() for side in term.reads}:
         return
-    check_pixels(dataset, np.arange(256) < len(dataset.space), config.source.name, "there is nothing to learn")
+    check_pixels(dataset, np.arange(256) < len(dataset.space), config.source.name, " to learn from", LABELS_LOOKED_AT)
 
 # %% ../../nbs/papers/22_stages.ipynb #5c982c64
 SMALL = 64  # pixels a side: from here on networks, critics and transforms have room
