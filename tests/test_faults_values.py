@@ -307,13 +307,13 @@ def test_a_signal_while_packages_are_imported(tmp_path, number, status):
 import builtins, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ordinary = builtins.__import__
-def interrupted(name, *rest):
+def interrupted(name, *rest, **more):
     if name == "torch" and not interrupted.sent:
         interrupted.sent = True
         try: signal.raise_signal(signal.{number})
         except BaseException as error: raise ImportError("half-way") from error
     if name == "torch" or name.startswith("torch."): raise ImportError("torch can only be initialized once")
-    return ordinary(name, *rest)
+    return ordinary(name, *rest, **more)
 interrupted.sent = False
 builtins.__import__ = interrupted
 from uda_kit.cli import main
