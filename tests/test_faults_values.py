@@ -231,12 +231,12 @@ def test_resume_is_only_advised_where_it_is_accepted():
 
 
 def test_signals_outside_training():
-    with cli.terminable():
+    with cli.terminable(cli.Interrupts()):
         with pytest.raises(cli.Terminated) as caught: signal.raise_signal(signal.SIGHUP)
     assert caught.value.status == 129
     old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with cli.terminable(): signal.raise_signal(signal.SIGHUP)  # nohup
+        with cli.terminable(cli.Interrupts()): signal.raise_signal(signal.SIGHUP)  # nohup
     finally: signal.signal(signal.SIGHUP, old)
 
 
@@ -279,6 +279,53 @@ def test_explorer_of_a_run_in_ones_own_classes():
     from uda_kit.visual.explorers.training import known_space
     space = known_space({"name": "field", "classes": list(FIELD), "palette": [[0, 0, 0], [1, 1, 1], [2, 2, 2]], "ignore": 255})
     assert space.classes == FIELD and known_space({"name": "x"}) is None and known_space("cityscapes19").name == "cityscapes19" and known_space("mars") is None
+
+
+def test_two_ways_of_naming_the_test_data(capsys):
+    assert cli.main(["train", "scenes/source-only", "--test", "scenes:camera?n=2", "--set", "test.name=scenes:rendered", "--dry-run"]) == 2
+    assert "--test both name the data" in capsys.readouterr().err
+
+
+def test_numpy_numbers_are_refused_in_words():
+    recipe = find_recipe("scenes/source-only")
+    stage = replace(recipe.stages[0], steps=np.int64(5))
+    assert "NumPy" in expect_error(check_values, replace(recipe, stages=(stage, *recipe.stages[1:])))
+
+
+def test_images_too_small_for_a_network_are_named(tmp_path, capsys):
+    from PIL import Image
+    from uda_kit.models.checkpoints import save_weights
+    from uda_kit.models.segmenters import deeplab_v2
+    save_weights(deeplab_v2(3, "vgg16"), tmp_path / "vgg.safetensors")
+    Image.fromarray(np.zeros((3, 50, 3), np.uint8)).save(tmp_path / "thin.png")
+    assert cli.main(["predict", str(tmp_path / "vgg.safetensors"), str(tmp_path / "thin.png"), "--out", str(tmp_path / "out"), "--no-progress"]) == 2
+    assert "thin: is 50x3 pixels, too small" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number, status", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_packages_are_imported(tmp_path, number, status):
+    "Torch cannot be imported a second time in a process: what to do next is said without it."
+    import signal
+    import subprocess
+    import sys
+    code = f"""
+import builtins, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+ordinary = builtins.__import__
+def interrupted(name, *rest, **more):
+    if name == "torch" and not interrupted.sent:
+        interrupted.sent = True
+        try: signal.raise_signal(signal.{number})
+        except BaseException as error: raise ImportError("half-way") from error
+    if name == "torch" or name.startswith("torch."): raise ImportError("torch can only be initialized once")
+    return ordinary(name, *rest, **more)
+interrupted.sent = False
+builtins.__import__ = interrupted
+from uda_kit.cli import main
+sys.exit(main(["train", "scenes/source-only", "--out", {str(tmp_path / "never")!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == status and done.stderr.count("\n") == 1 and "stopped" in done.stderr, done.stderr[-600:]
 
 
 # --- a run's score is that of `evaluate` ------------------------------------------------------------------------------

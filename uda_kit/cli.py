@@ -6,13 +6,14 @@
 __all__ = ['Text', 'Count', 'MOST', 'COMMANDS', 'DESCRIPTION', 'BENCHES', 'SIGNALS', 'EXTRAS', 'nearest', 'short', 'read_size',
            'read_roots', 'exists', 'memory_mb', 'at_least', 'read_devices', 'device_count', 'read_out',
            'read_precision', 'show', 'finish', 'Demo', 'command_line', 'Recipes', 'recipe_list', 'check_recipe_name',
-           'Train', 'chosen_recipe', 'given_roots', 'run_options', 'train', 'dry', 'Evaluate', 'read_evaluation',
-           'read_oracle', 'empty_folder', 'load_network', 'evaluation_record', 'write_evaluation', 'Predict',
-           'matching_files', 'find_images', 'Translate', 'PseudoLabel', 'CheckData', 'Convert', 'Doctor', 'BenchTable',
-           'once', 'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality', 'BenchAlignment', 'BenchExplorers',
-           'BenchEmbedding', 'BenchTranslation', 'BenchContrastive', 'Bench', 'parse', 'usage_error', 'command_class',
-           'check_given_once', 'unknown_option', 'Terminated', 'terminable', 'Interrupts', 'complain', 'out_of_memory',
-           'full_disk', 'missing_package', 'stopped_status', 'failed_status', 'status_of', 'never_fail', 'main']
+           'Train', 'check_not_set_as_well', 'chosen_recipe', 'given_roots', 'run_options', 'train', 'dry', 'Evaluate',
+           'read_evaluation', 'read_oracle', 'empty_folder', 'load_network', 'evaluation_record', 'write_evaluation',
+           'clear_folder', 'Predict', 'matching_files', 'find_images', 'Translate', 'PseudoLabel', 'CheckData',
+           'Convert', 'Doctor', 'BenchTable', 'once', 'bench_rows', 'BenchStep', 'BenchPatches', 'BenchQuality',
+           'BenchAlignment', 'BenchExplorers', 'BenchEmbedding', 'BenchTranslation', 'BenchContrastive', 'Bench',
+           'parse', 'usage_error', 'command_class', 'check_given_once', 'unknown_option', 'Terminated', 'terminable',
+           'Interrupts', 'complain', 'out_of_memory', 'full_disk', 'missing_package', 'stopped_status', 'failed_status',
+           'how_to_go_on', 'status_of', 'never_fail', 'main']
 
 # %% ../nbs/cli.ipynb #25e7fb53
 import difflib
@@ -23,6 +24,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -300,6 +302,16 @@ class Train:
         return f"go on with: {command_line(argv, '--resume')}" if resumable(self.folder()) else "nothing was saved yet: start it again"
 
 # %% ../nbs/cli.ipynb #61b1b409
+def check_not_set_as_well(args: Train) -> None:
+    "`InputError` where a data set is given by an option and by --set: one of the two would be dropped."
+    given = {"test": args.test, ".source": args.source, ".target": args.target}
+    for setting in args.set:
+        path = setting.partition("=")[0].strip()
+        for end, value in given.items():
+            if value and path.removesuffix(".name").endswith(end):
+                raise InputError(f"--set {path}", f"and --{end.strip('.')} both name the data", "leave one of the two out")
+
+
 def chosen_recipe(args:Train):
     "The recipe with overrides applied, at its full number of steps."
     check_recipe_name(args.recipe)
@@ -314,6 +326,7 @@ def chosen_recipe(args:Train):
         return replace(data, name=spec, split=None if "split" in options else data.split)
     if args.target and not any(s.target or s.source.pseudo for s in recipe.stages): raise InputError(f"--target {args.target}", f"{recipe.name} reads no target", "leave the option out")
     stages = tuple(replace(s, source=other(s.source, args.target if s.source.pseudo else args.source), target=other(s.target, args.target)) for s in recipe.stages)
+    check_not_set_as_well(args)
     recipe = override(replace(recipe, stages=stages, test=other(recipe.test, args.test)), list(args.set))
     check_values(recipe)
     return recipe
@@ -443,9 +456,22 @@ def evaluation_record(found, before=None, oracle=None) -> dict:
 def write_evaluation(folder:Path, before, found, oracle, dataset, weights:str) -> None:
     "Report, pictures and evaluation.json."
     from uda_kit.training.reports import write_report
-    folder.mkdir(parents=True, exist_ok=True)
-    found.save(folder / "evaluation.json")
-    show(f"\nreport: {write_report(folder, before, found, oracle, dataset, title=f'{Path(weights).name} on {found.dataset} {found.split}'.rstrip())}")
+    title = f"{Path(weights).name} on {found.dataset} {found.split}".rstrip()
+    was_there = folder.exists()
+    try:
+        found.save(folder / "evaluation.json")
+        write_report(folder, before, found, oracle, dataset, title=title)
+    except BaseException:
+        clear_folder(folder, was_there)  # all of it or nothing: the same command can be given again
+        raise
+    show(f"\nreport: {folder / 'report.md'}")
+
+
+def clear_folder(folder: Path, keep: bool) -> None:
+    "Delete what a folder holds that was empty before; the folder itself, too, unless `keep`."
+    shutil.rmtree(folder, ignore_errors=True)
+    if keep:
+        folder.mkdir(parents=True, exist_ok=True)
 
 # %% ../nbs/cli.ipynb #7694ba2f
 @dataclass(frozen=True)
@@ -904,14 +930,15 @@ SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(si
 
 
 @contextmanager
-def terminable():
+def terminable(interrupts: "Interrupts"):
     "Context in which SIGTERM and SIGHUP raise `Terminated` in this process, and end processes that are forked from it. What the parent ignores (nohup) stays ignored."
     owner, before = os.getpid(), {}
 
     def stop(number, frame):
         if os.getpid() != owner:
             os._exit(128 + number)
-        raise Terminated(number)
+        interrupts.pressed = Terminated(number)
+        raise interrupts.pressed
 
     try:
         for number in SIGNALS:
@@ -927,8 +954,8 @@ def terminable():
 
 # %% ../nbs/cli.ipynb #99aaa7c3
 class Interrupts:
-    "Context that remembers whether Ctrl-C was pressed: while packages are imported, it may come out as any other error."
-    pressed = False
+    "Context that remembers whether a signal came: while packages are imported, it may come out as any other error."
+    pressed = None  # the exception that the signal raised
 
     def __enter__(self):
         self.old = None
@@ -940,8 +967,8 @@ class Interrupts:
         return self
 
     def note(self, number, frame):
-        self.pressed = True
-        raise KeyboardInterrupt
+        self.pressed = KeyboardInterrupt()
+        raise self.pressed
 
     def __exit__(self, *error):
         if self.old is not None:
@@ -1005,7 +1032,7 @@ def failed_status(error: BaseException, again: str) -> int | None:
     elif missing_package(error):
         complain(missing_package(error))
     elif full_disk(error):
-        complain(f"{getattr(error, 'filename', None) or 'disk'}: cannot be written ({short(str(error).splitlines()[0])}); make room on the disk; {again}")
+        complain(f"{getattr(error, 'filename', None) or 'the disk or standard output'}: cannot be written ({short(str(error).splitlines()[0])}); make room on the disk; {again}")
     elif isinstance(error, OSError) and error.filename:
         complain(f"{short(error.filename)}: {error.strerror}; check the path, its permissions and the room on the disk")
     elif isinstance(error, OSError):
@@ -1015,9 +1042,17 @@ def failed_status(error: BaseException, again: str) -> int | None:
     return 2
 
 # %% ../nbs/cli.ipynb #253e0f7b
+def how_to_go_on(command, argv: list[str]) -> str:
+    "What to do after a command was stopped."
+    try:
+        return command.again(argv)
+    except Exception:  # there is no command yet, or a package whose import was interrupted cannot be imported again
+        return "start it again"
+
+
 def status_of(error: BaseException, command, argv: list[str]) -> int | None:
     "Say what happened, in one line; the exit status, or None for an error that is the kit's own."
-    again = getattr(command, "again", lambda argv: "start it again")(argv)
+    again = how_to_go_on(command, argv)
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more while it ends
         return 141
@@ -1053,7 +1088,7 @@ def main(argv: list[str] | None = None) -> int:  # exit status
         return 0
     interrupts = Interrupts()
     try:
-        with interrupts, terminable():
+        with interrupts, terminable(interrupts):
             command = parse(argv)
             if not first_process():
                 sys.stdout = open(os.devnull, "w")  # one process speaks
@@ -1064,7 +1099,7 @@ def main(argv: list[str] | None = None) -> int:  # exit status
         return error.code if isinstance(error.code, int) else 0
     except BaseException as error:
         if interrupts.pressed and not isinstance(error, InputError) and type(error).__name__ != "Interrupted":
-            error = KeyboardInterrupt()  # it came out of an import as something else
+            error = interrupts.pressed  # it came out of an import as something else
         status = None if os.environ.get("UDA_KIT_TRACEBACK") else status_of(error, command, argv)
         if status is None:
             raise

@@ -81,7 +81,8 @@ class FoldedCopy:
         precision: str = "32-true",  # as for `fast_copy`
     ):
         self.net = fast_copy(net, precision).to(memory_format=torch.channels_last)
-        pairs = folding_pairs(net)
+        there = dict(self.net.named_modules())
+        pairs = [(conv, norm) for conv, norm in folding_pairs(net) if conv in there]  # it has no aux classifier
         self.folds = [(net.get_submodule(conv), net.get_submodule(norm), self.net.get_submodule(conv)) for conv, norm in pairs]
         folded = tuple(f"{name}." for pair in pairs for name in pair)
         theirs = net.state_dict()

@@ -309,7 +309,11 @@ def default_of(function, name:str):
 
 # %% ../../nbs/papers/20_recipes.ipynb #d0168d0f
 def brief(value) -> str:
-    "A value as it is written, not too long."
+    "A value as it is written, not too long; of functions and parts the kind."
+    if isinstance(value, partial):
+        return f"a part made by {value.func.__name__}"
+    if dataclasses.is_dataclass(value):
+        return f"a {type(value).__name__}, which is set field by field"
     try:
         text = repr(value)
     except ValueError:  # more digits than Python writes
@@ -318,6 +322,7 @@ def brief(value) -> str:
 
 def _set(node, keys, value, path):
     if not keys:
+        if path == "protocol" and isinstance(value, int): value = str(value)  # a name in digits
         same = node is None or value is None or isinstance(value, type(node)) or (isinstance(node, float) and isinstance(value, int))
         if not same or isinstance(node, partial) or dataclasses.is_dataclass(node): raise InputError(path, f"cannot be {brief(value)}", f"it is {brief(node)}")
         return value

@@ -16,6 +16,7 @@ import typing
 from functools import partial
 
 import msgspec
+import numpy as np
 
 from ..data.labels import LabelSpace, label_space, protocols
 from ..errors import InputError
@@ -111,6 +112,8 @@ def check_limits(value, name: str, path: str) -> None:
 def check_value(value, hint, name: str, path: str) -> None:
     "`InputError` where a value is not of its type, or a number in it is outside of its limits. `path`: for the message."
     kinds = members(hint)
+    if any(isinstance(v, np.generic) for v in (value if isinstance(value, (tuple, list)) else (value,))):
+        raise InputError(path, f"cannot be the NumPy value {brief(value)}", "give a plain Python number, as int(...) makes one")
     if hint is object or value is None and type(None) in kinds:
         return check_limits(value, name, path)
     if isinstance(value, partial) or dataclasses.is_dataclass(value):
@@ -151,7 +154,7 @@ def check_values(recipe: Recipe) -> None:
     "`InputError` naming the first setting of a recipe that has a wrong type, or a value that nobody can mean."
     stages = recipe.stages
     if not isinstance(stages, tuple) or not stages or not all(isinstance(stage, StageConfig) for stage in stages):
-        raise InputError("stages", f"cannot be {brief(stages)}", "a recipe has at least one stage")
+        raise InputError("stages", f"cannot be {brief(stages)}", "give a tuple of at least one StageConfig")
     check_part(recipe, "")
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", recipe.name):
         raise InputError("name", f"cannot be {brief(recipe.name)}", "write BENCHMARK/ROW in letters, digits, - and _")
