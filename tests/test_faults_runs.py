@@ -308,7 +308,7 @@ def test_full_disk_in_the_demo(tmp_path, monkeypatch):
 @POSIX
 def test_closing_the_terminal_saves(alone, tmp_path):
     class HangUp(StopAt):
-        def forward(self, src, tgt):
+        def forward(self, src):
             if self.age + 1 == self.n:
                 os.kill(os.getpid(), signal.SIGHUP)
             return src.image.sum() * 0

@@ -312,7 +312,7 @@ def test_entropy_minimisation_reads_the_target_alone_and_is_a_recipe(tiny):
     image = torch.rand(1, 3, 32, 32)
     target = Batch(image, net=tiny)
     term = EntropyMinimization(weight=1e-3)
-    torch.testing.assert_close(term(None, target), normalized_entropy(F.interpolate(tiny(image).logits, (32, 32), mode="bilinear", align_corners=True)).mean())
+    torch.testing.assert_close(term(target), normalized_entropy(F.interpolate(tiny(image).logits, (32, 32), mode="bilinear", align_corners=True)).mean())
     assert backward_groups(min_entropy_terms(deeplab_v2(3))) == [["seg", "seg_aux"], ["ent", "ent_aux"]] and set(min_entropy_terms(tiny)) == {"seg", "ent"}
     for name in ("scenes/min-entropy", "camvid/min-entropy", "gta5/min-entropy"):
         recipe = find_recipe(name)

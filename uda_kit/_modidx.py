@@ -2170,6 +2170,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'uda_kit/training/devices.py'),
                                           'uda_kit.training.devices.make_strategy': ( 'training/devices.html#make_strategy',
                                                                                       'uda_kit/training/devices.py'),
+                                          'uda_kit.training.devices.no_buffers': ( 'training/devices.html#no_buffers',
+                                                                                   'uda_kit/training/devices.py'),
                                           'uda_kit.training.devices.start_fabric': ( 'training/devices.html#start_fabric',
                                                                                      'uda_kit/training/devices.py'),
                                           'uda_kit.training.devices.strategies': ( 'training/devices.html#strategies',

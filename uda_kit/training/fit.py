@@ -30,7 +30,7 @@ from ..data.streams import Stream, generator_at
 from ..data.transforms import JointTransform
 from ..errors import InputError, nearest, printable
 from ..models.pyramid_segmenters import sync_batch_norms
-from ..core.distributed import gather_objects, several_processes
+from ..core.distributed import gather_objects, several_processes, share_state
 from ..core.files import writing
 from ..core.records import write_json
 from .devices import launch_of, start_fabric, strategies
@@ -250,7 +250,9 @@ class Training:
         stage.net.zero_grad()  # an earlier stage may have left gradients of parts that are fixed now
         stage.net.to(fabric.device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format).train()
         for t in stage.terms.values(): t.to(fabric.device).train()
-        objective, optimiser = fabric.setup(Objective(stage.net, stage.terms), make_optimiser(stage), move_to_device=False)  # all processes start from the first one's weights
+        objective = Objective(stage.net, stage.terms)
+        share_state(objective)  # all processes start from the first one's weights and statistics
+        objective, optimiser = fabric.setup(objective, make_optimiser(stage), move_to_device=False)
         if fabric.global_rank:  # dropout and the like: each process draws its own
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator_at("process", stage.name, options.seed, fabric.global_rank))))
         return cls(stage, fabric, objective, optimiser, options)
