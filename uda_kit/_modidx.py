@@ -2168,6 +2168,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'uda_kit/training/devices.py'),
                                           'uda_kit.training.devices.launch_of': ( 'training/devices.html#launch_of',
                                                                                   'uda_kit/training/devices.py'),
+                                          'uda_kit.training.devices.leave_group': ( 'training/devices.html#leave_group',
+                                                                                    'uda_kit/training/devices.py'),
                                           'uda_kit.training.devices.make_strategy': ( 'training/devices.html#make_strategy',
                                                                                       'uda_kit/training/devices.py'),
                                           'uda_kit.training.devices.no_buffers': ( 'training/devices.html#no_buffers',

@@ -1080,6 +1080,7 @@ def main(argv: list[str] | None = None) -> int:  # exit status
     "The command `uda-kit`."
     argv, command = list(sys.argv[1:] if argv is None else argv), None
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait give way soon: on busy machines a step is many times faster
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no lines of DistributedDataParallel about options that are as they should be
     never_fail(sys.stdout)
     never_fail(sys.stderr)
     if argv == ["--version"]:

@@ -11,6 +11,7 @@ __all__ = ['PRECISIONS', 'MOST_STEPS', 'LARGEST_SEED', 'LOST', 'Feed', 'Stage', 
            'summary_writer', 'Board']
 
 # %% ../../nbs/training/40_fit.ipynb #f9ec0bd8
+import atexit
 import logging
 import os
 import re
@@ -33,7 +34,7 @@ from ..models.pyramid_segmenters import sync_batch_norms
 from ..core.distributed import gather_objects, several_processes, share_state
 from ..core.files import writing
 from ..core.records import write_json
-from .devices import launch_of, start_fabric, strategies
+from .devices import launch_of, leave_group, start_fabric, strategies
 from .objective import Batch, BatchTransform, NonFiniteError, Objective, Term, check_batches, train_step
 from .optim import SGD, Adam, check_schedule, make_optimizer, poly_lr, set_lr
 from uda_kit.training.runs import (
@@ -469,6 +470,7 @@ def leaving_together(fabric) -> Iterator[None]:
     except BaseException as error:
         if not several_processes():
             raise
+        atexit.unregister(leave_group)  # with a process lost, that could wait for it
         first = fabric.is_global_zero
         process = f"process {fabric.global_rank + 1} of {fabric.world_size}"
         lost = lost_another(error)
