@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Result', 'several_processes', 'summed', 'gather_rows', 'any_process', 'gather_objects', 'rank', 'my_share',
-           'together', 'in_first_process', 'share_state', 'average_gradients']
+           'together', 'in_first_process', 'share_state', 'average_gradients', 'leave_group']
 
 # %% ../../nbs/core/50_distributed.ipynb #2ac304ce
 import warnings
@@ -136,3 +136,9 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     flat /= dist.get_world_size()
     for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
         p.grad = part.view_as(p).clone()
+
+# %% ../../nbs/core/50_distributed.ipynb #1eave002
+def leave_group() -> None:
+    "End the connections to the other processes, while Python is still whole: threads that outlive it would abort the process."
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

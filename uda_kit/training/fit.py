@@ -31,10 +31,10 @@ from ..data.streams import Stream, generator_at
 from ..data.transforms import JointTransform
 from ..errors import InputError, nearest, printable
 from ..models.pyramid_segmenters import sync_batch_norms
-from ..core.distributed import gather_objects, several_processes, share_state
+from ..core.distributed import gather_objects, leave_group, several_processes, share_state
 from ..core.files import writing
 from ..core.records import write_json
-from .devices import launch_of, leave_group, start_fabric, strategies
+from .devices import launch_of, start_fabric, strategies
 from .objective import Batch, BatchTransform, NonFiniteError, Objective, Term, check_batches, train_step
 from .optim import SGD, Adam, check_schedule, make_optimizer, poly_lr, set_lr
 from uda_kit.training.runs import (
