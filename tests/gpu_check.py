@@ -185,14 +185,14 @@ def check_resume(small):
 
     from uda_kit.core.tensors import load_tensors
     from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-    from uda_kit.methods.output_space import output_space_terms
+    from uda_kit.methods.output_space import OutputSpaceTerms
     from uda_kit.models.segmenters import deeplab_v2
     from uda_kit.training.fit import Feed, Interrupted, RunOptions, Stage, StopRequest, fit
 
     def run(folder, stop=None, resume=False):
         torch.manual_seed(0)
         net = deeplab_v2(19, "tiny")
-        terms = output_space_terms(net, width=8)
+        terms = OutputSpaceTerms(width=8).build(net)
         if stop:
             after = terms["seg"].forward
 

@@ -10,25 +10,26 @@ import pytest
 from resuming import finish, interrupted, killed_and_resumed, same, start, undisturbed
 from safetensors.torch import load_file
 
-from uda_kit.data.datasets import open_dataset
+from uda_kit.data.datasets import open_named
 from uda_kit.core.records import write_json
 from uda_kit.data.twins import Twins, read_about
 from uda_kit.errors import InputError
+from uda_kit.methods.cyclegan import SourceTranslation
 from uda_kit.methods.pseudo_labels import PseudoLabelled
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import fingerprint
 from uda_kit.papers.catalogue import find_recipe
 from uda_kit.papers.dry_run import dry_run
-from uda_kit.papers.recipes import override
+from uda_kit.core.settings import override
 from uda_kit.papers.running import run_recipe
-from uda_kit.papers.stages import Plan, build_stages, build_terms
+from uda_kit.papers.build import Run, build_stages
 from uda_kit.training.fit import RunOptions, fit
 from uda_kit.training.runs import RunDirectory, newest_checkpoint, read_log
 
 RENDERED, CAMERA = (f"scenes:{style}?n=6&size=48x64" for style in ("rendered", "camera"))
 STEPS = {"warmup": 3, "translate": 7, "adapt": 7, "self-train": 7}
-SETTINGS = [*(f"stages.{i}.steps={n}" for i, n in enumerate(STEPS.values())), *(f"stages.{i}.source.name={RENDERED}" for i in (0, 1, 2)), *(f"stages.{i}.target.name={CAMERA}" for i in (1, 2)),
-            *(f"stages.{i}.{side}.batch_size=2" for i, side in ((0, "source"), (2, "source"), (2, "target"), (3, "source"))), f"stages.3.source.name={CAMERA}", f"test.name={CAMERA}",
+SETTINGS = [*(f"stages.{i}.steps={n}" for i, n in enumerate(STEPS.values())), *(f"stages.{i}.source={RENDERED}" for i in (0, 1, 2)), *(f"stages.{i}.target={CAMERA}" for i in (1, 2)),
+            *(f"stages.{i}.{side}.batch_size=2" for i, side in ((0, "source"), (2, "source"), (2, "target"), (3, "source"))), f"stages.3.source={CAMERA}", f"test={CAMERA}",
             "stages.1.net.width=4", "stages.1.net.blocks=1", "stages.1.terms.width=4", "stages.1.terms.pool=2"]
 ARGS = ["train", "scenes/cirn", "--no-progress", "--save-every", "3", "--log-every", "1", "--accelerator", "cpu", "--set", *SETTINGS]
 OPTIONS = RunOptions(accelerator="cpu", progress=False, log_every=1, save_every=3)
@@ -69,14 +70,14 @@ def test_what_a_stage_finds(tmp_path, monkeypatch):
         return fit(stage, *args, **options)
 
     monkeypatch.setattr("uda_kit.papers.running.fit", look)
-    monkeypatch.setattr("uda_kit.papers.running.build_stages", lambda plan: stages.extend(build_stages(plan)) or stages)
-    monkeypatch.setattr("uda_kit.papers.stages.open_dataset", lambda name, split, space, labelled: opened.append((name, labelled)) or open_dataset(name, split, space, labelled))
+    monkeypatch.setattr("uda_kit.papers.running.build_stages", lambda run: stages.extend(build_stages(run)) or stages)
+    monkeypatch.setattr("uda_kit.papers.data.open_named", lambda name, root, split, space, labelled, **more: opened.append((root, labelled)) or open_named(name, root, split, space, labelled, **more))
     stages, recipe = [], small()
-    run_recipe(replace(recipe, test=replace(recipe.test, name=CAMERA.replace("n=6", "n=2"))), tmp_path / "run", OPTIONS)
+    run_recipe(replace(recipe, test=replace(recipe.test, n=2, style="lorry")), tmp_path / "run", OPTIONS)
     warmup, adapt = (newest_checkpoint(RunDirectory(tmp_path / "run"), name).weights for name in ("warmup", "adapt"))
     assert warmup.keys() < found["adapt"].keys() and all(found["adapt"][k].equal(v) for k, v in warmup.items())
     assert all(found["self-train"][k].equal(v) for k, v in adapt.items()) and not adapt["main.convs.0.weight"].equal(warmup["main.convs.0.weight"])
-    assert {labelled for name, labelled in opened if name == CAMERA} == {False} and any(labelled for name, labelled in opened if name == RENDERED)
+    assert {labelled for name, labelled in opened if name == "camera"} == {False} and any(labelled for name, labelled in opened if name == "rendered")
 
 
 @pytest.mark.parametrize("stage", ["translate", "adapt", "self-train"])
@@ -104,10 +105,10 @@ def test_two_processes(tmp_path):
 
 def test_rows_share_their_stages(tmp_path):
     "The full method goes on from where the row without self-training ended, to the same bits as if it had been run by itself."
-    run_recipe(small("cir-ass"), tmp_path / "cir-ass", OPTIONS, share=tmp_path / "shared")
+    run_recipe(small("cir-ass"), tmp_path / "cir-ass", OPTIONS, shared=tmp_path / "shared")
     kept = sorted(p.name.rsplit("-", 1)[0] for p in (tmp_path / "shared").iterdir() if not p.name.startswith("."))  # and a lock for each
     assert kept == ["adapt", "translate", "twins-translate", "warmup"]
-    run_recipe(small(), tmp_path / "cirn", OPTIONS, share=tmp_path / "shared")
+    run_recipe(small(), tmp_path / "cirn", OPTIONS, shared=tmp_path / "shared")
     run_recipe(small(), tmp_path / "by-itself", OPTIONS)
     assert [p.name for p in sorted((tmp_path / "cirn" / "checkpoints").iterdir())] == ["self-train-0000006", "self-train-0000007"]
     x, y = (load_file(tmp_path / name / "weights.safetensors") for name in ("cirn", "by-itself"))
@@ -123,13 +124,13 @@ def test_a_commit_in_between(tmp_path, monkeypatch):
         return fit(stage, *args, **options)
 
     monkeypatch.setattr("uda_kit.papers.running.fit", stop)
-    with pytest.raises(KeyboardInterrupt): run_recipe(small("cir-ass"), out, OPTIONS, share=share)
+    with pytest.raises(KeyboardInterrupt): run_recipe(small("cir-ass"), out, OPTIONS, shared=share)
     before = {p.name for p in share.iterdir()}
     monkeypatch.undo()
-    monkeypatch.setattr("uda_kit.papers.stages.current_commit", lambda: "another")
-    run_recipe(small("cir-ass"), out, OPTIONS, share=share, resume=True)
+    monkeypatch.setattr("uda_kit.papers.build.current_commit", lambda: "another")
+    run_recipe(small("cir-ass"), out, OPTIONS, shared=share, resume=True)
     assert sorted(p.name.split("-")[0] for p in share.iterdir() if p.name not in before) == ["adapt"]
-    run_recipe(small("cir-ass"), tmp_path / "new", OPTIONS, share=share)
+    run_recipe(small("cir-ass"), tmp_path / "new", OPTIONS, shared=share)
     assert len({p.name for p in share.iterdir()}) == 2 * len(before) + 2, "a new run takes nothing over from another commit"
 
 
@@ -145,39 +146,43 @@ def test_folder_with_other_twins(tmp_path):
 
 
 @pytest.mark.parametrize("settings,problem", [
-    (["stages.2.source.twins=stage:translated"], "no translation of that name"),
-    (["stages.3.source.pseudo=medain"], "is no confidence rule"),
-    (["stages.2.target.pseudo=median"], "a target without labels"),
+    (["stages.2.source.translated_by=translated"], "no translation of that name"),
+    (["stages.3.rule=medain"], "is no confidence rule"),
+    (["stages.2.source.twins=elsewhere"], "leave one of the two out"),
     (["stages.3.name=adapt"], "two stages of one name"),
     (["stages.3.net.ancillary=None"], "does not have"),
-    (["stages.2.source.size=(32, 48)"], "wants twins of"),
-    (["stages.2.source.name=scenes:rendered?n=5&size=48x64"], "wants twins of"),
+    (["stages.2.source.size=(32, 48)"], "wants translated images of"),
+    (["stages.2.source=scenes:rendered?n=5&size=48x64"], "wants translated images of"),
     (["stages.0.steps=0"], "stages.0.steps: cannot be 0"),
     (["stages.1.terms.pool=-1"], "stages.1.terms.pool: cannot be -1"),
     (["stages.2.terms.width=0"], "stages.2.terms.width: cannot be 0"),
-    (["stages.2.translate=sepia"], "is no translator"),
+    (["stages.3.transforms=5"], "cannot be 5"),
 ])
 def test_recipes_that_do_not_fit(tmp_path, settings, problem):
     with pytest.raises(InputError, match=problem): run_recipe(small("cirn", *settings), tmp_path / "run", OPTIONS)
     assert not (tmp_path / "run").exists(), "something was written"
-    if not any(word in settings[0] for word in ("target.pseudo", "pool", "width", "translate=sepia")):
+    if not any(word in settings[0] for word in ("pool", "width", "transforms")):
         with pytest.raises(InputError, match=problem): dry_run(small("cirn", *settings), steps=1, options=OPTIONS, say=lambda text: None)
 
 
 def test_small_images_and_other_classes(tmp_path):
     "Images too small for a critic, and a frozen segmenter of other classes, are refused by name."
-    with pytest.raises(InputError, match="16x16, too small for a critic"): run_recipe(small("cir-ass", *(f"stages.{i}.{side}.name={name.replace('48x64', '16x16')}" for i, side, name in ((1, "source", RENDERED), (2, "source", RENDERED), (1, "target", CAMERA)))), tmp_path / "run", OPTIONS)
+    with pytest.raises(InputError, match="16x16, too small for a critic"): run_recipe(small("cir-ass", *(f"stages.{i}.{side}={name.replace('48x64', '16x16')}" for i, side, name in ((1, "source", RENDERED), (2, "source", RENDERED), (1, "target", CAMERA)))), tmp_path / "run", OPTIONS)
     recipe = small("cir-ass")
-    plan = Plan(recipe)
-    stages = build_stages(plan)
-    with pytest.raises(InputError, match="11 classes, the source has 19"): build_terms(plan, 1, stages[1].net, deeplab_v2(11, "tiny"))
+    run = Run(recipe)
+    translation = build_stages(run)[1]
+    translation.before.net = deeplab_v2(11, "tiny")
+    with pytest.raises(InputError, match="11 classes, the source has 19"): translation.build_losses(run)
 
 
 def test_translation_on_the_fly(tmp_path):
     "A recipe can redraw its source images at every step instead of reading twins."
-    plain = override(find_recipe("scenes/statistics-only"), [f"stages.{i}.steps=2" for i in (0, 1)] + [f"stages.{i}.source.name={RENDERED}" for i in (0, 1)] + [f"stages.1.target.name={CAMERA}", f"test.name={CAMERA}"])
+    plain = override(find_recipe("scenes/statistics-only"), [f"stages.{i}.steps=2" for i in (0, 1)] + [f"stages.{i}.source={RENDERED}" for i in (0, 1)] + [f"stages.1.target={CAMERA}", f"test={CAMERA}"])
     run_recipe(plain, tmp_path / "plain", OPTIONS)
-    run_recipe(override(plain, ["stages.1.translate=statistics"]), tmp_path / "redrawn", OPTIONS)
+    redrawing = replace(plain.stages[1], transforms=(SourceTranslation("statistics"),))
+    run_recipe(replace(plain, stages=(plain.stages[0], redrawing)), tmp_path / "redrawn", OPTIONS)
+    unknown = replace(plain, stages=(plain.stages[0], replace(redrawing, transforms=(SourceTranslation("sepia"),))))
+    with pytest.raises(InputError, match="is no translator"): run_recipe(unknown, tmp_path / "never", OPTIONS)
     first, second = (read_log(RunDirectory(tmp_path / name)) for name in ("plain", "redrawn"))
     assert first[1]["loss/seg"] == second[1]["loss/seg"] and first[2]["loss/seg"] != second[2]["loss/seg"]  # the same warm-up, other images
 

@@ -17,8 +17,8 @@ from uda_kit.models.segmenters import deeplab_v2
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "data_samples"
-QUICK = ["--no-progress", "--set", *(f"stages.{i}.source.name=scenes:rendered?n=4&size=64x96" for i in (0, 1)),
-         "test.name=scenes:camera?n=2&size=64x96", *(f"stages.{i}.source.batch_size=1" for i in (0, 1))]
+QUICK = ["--no-progress", "--set", *(f"stages.{i}.source=scenes:rendered?n=4&size=64x96" for i in (0, 1)),
+         "test=scenes:camera?n=2&size=64x96", *(f"stages.{i}.source.batch_size=1" for i in (0, 1))]
 
 TRANSLATE = ["translate", "--source", "scenes:rendered?n=4&size=64x96", "--target", "scenes:camera?n=4&size=64x96", "--out", "twins", "--no-progress"]
 

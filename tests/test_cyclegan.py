@@ -6,8 +6,9 @@ from resuming import StopAt, options, same_stage
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
 from uda_kit.data.twins import Twins
 from uda_kit.errors import InputError
-from uda_kit.methods.cyclegan import CYCLEGAN_ADAM, TranslateSource, cyclegan_terms
-from uda_kit.methods.output_space import supervised_terms
+from uda_kit.methods.cyclegan import CYCLEGAN_ADAM, TranslateSource, CycleGANTerms
+from uda_kit.methods.output_space import SupervisedTerms
+from uda_kit.training.configs import BuildContext
 from uda_kit.methods.translation import translator, write_twins
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import CycleTranslator, fingerprint, load_translator, save_translator
@@ -21,7 +22,7 @@ def stage(stop=0, size=SIZE, net=None, **changes):
     torch.manual_seed(0)
     net, judge = net or CycleTranslator(width=4, blocks=1), deeplab_v2(19, "tiny")
     source, target = SCENES[0], StreetScenes(CAMERA, 4, size)
-    terms = cyclegan_terms(net, judge, source.space, pool=2, **changes) | {"stop": StopAt(stop)}
+    terms = CycleGANTerms(pool=2, **changes).build(net, BuildContext(segmenter=judge, space=source.space)) | {"stop": StopAt(stop)}
     return Stage("translate", net, terms, Feed(source), Feed(target, labelled=False), steps=STEPS, optimiser=CYCLEGAN_ADAM)
 
 
@@ -79,5 +80,5 @@ def test_from_stage_to_twins_to_training(tmp_path):
     with pytest.raises(InputError, match="other twins"): write_twins(*SCENES, tmp_path / "twins", name, progress=False)
     torch.manual_seed(0)
     segmenter = deeplab_v2(19, "tiny")
-    adapt = Stage("seg", segmenter, supervised_terms(segmenter), Feed(SCENES[0]), Feed(SCENES[1], labelled=False), steps=1, transforms=[TranslateSource(net)])
+    adapt = Stage("seg", segmenter, SupervisedTerms().build(segmenter), Feed(SCENES[0]), Feed(SCENES[1], labelled=False), steps=1, transforms=[TranslateSource(net)])
     assert fit(adapt, tmp_path / "seg", options())["loss/seg"] > 0

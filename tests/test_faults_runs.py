@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,7 +21,7 @@ from uda_kit.core.records import to_json, write_json
 from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
 from uda_kit.errors import InputError, expect_error
-from uda_kit.methods.output_space import output_space_terms
+from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.methods.patch_modes import PatchModes
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import CycleTranslator, load_translator, save_translator
@@ -29,7 +30,7 @@ from uda_kit.papers.alignment_benchmarks import run_of
 from uda_kit.papers.catalogue import find_recipe
 from uda_kit.papers.comparisons import read_results
 from uda_kit.papers.lessons import check_same, report_line
-from uda_kit.papers.recipes import override
+from uda_kit.core.settings import override
 from uda_kit.training.fit import MOST_STEPS, SGD, Feed, Interrupted, RunOptions, Stage, StopRequest, check_options, check_stage, fit, stop_signals
 from uda_kit.training.runs import (
     RunDirectory, append_log, config_difference, newest_checkpoint, read_checkpoint, read_log, resumable, rewind_log, save_checkpoint,
@@ -47,7 +48,7 @@ def options(**more):
 def make_stage(steps=6, stop_at=None):
     torch.manual_seed(0)
     net = deeplab_v2(19, "tiny")
-    terms = output_space_terms(net, width=8)
+    terms = OutputSpaceTerms(width=8).build(net)
     if stop_at:
         terms["stop"] = StopAt(stop_at)
     source, target = (Feed(StreetScenes(style, 4, (32, 48)), labelled=side) for style, side in ((RENDERED, None), (CAMERA, False)))
@@ -402,9 +403,9 @@ def another_process(folder, name=LOCK, seconds=60):
 def tiny_recipe():
     scenes = "n=2&size=32x48"
     recipe = find_recipe("scenes/source-only")
-    settings = [f"test.name=scenes:camera?{scenes}"]
+    settings = [f"test=scenes:camera?{scenes}"]
     for i in range(len(recipe.stages)):
-        settings += [f"stages.{i}.steps=2", f"stages.{i}.source.name=scenes:rendered?{scenes}"]
+        settings += [f"stages.{i}.steps=2", f"stages.{i}.source=scenes:rendered?{scenes}"]
     return override(recipe, settings)
 
 
@@ -449,16 +450,14 @@ def test_the_folder_is_locked_while_the_run_is_scored(tmp_path, monkeypatch):
 
 
 def test_a_shared_stage_is_made_by_one_process(tmp_path):
-    plan, waits = running.Plan(None, share=tmp_path), []
-
-    class One:
-        is_global_zero = True
+    run, waits = running.Run(None, shared=tmp_path), []
+    first, second = (SimpleNamespace(name=name, key=key) for name, key in (("warmup", "1"), ("adapt", "2")))
 
     with another_process(tmp_path, ".warmup-1.lock", seconds=1.0):
         began = time.time()
-        with running.only_maker(plan, "warmup-1", One()):
+        with running.only_maker(run, first):
             waits.append(time.time() - began)
-        with running.only_maker(plan, "adapt-2", One()):
+        with running.only_maker(run, second):
             pass
     assert waits[0] > 0.5
 
@@ -562,7 +561,7 @@ import torch
 from uda_kit.cli import status_of
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
 from uda_kit.errors import InputError
-from uda_kit.methods.output_space import output_space_terms
+from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.fit import Feed, RunOptions, Stage, fit
 out, fault = sys.argv[1:]
@@ -575,7 +574,7 @@ class Images(StreetScenes):
 torch.manual_seed(0)
 net = deeplab_v2(19, "tiny")
 source, target = Feed(Images(RENDERED, 4, (32, 48))), Feed(StreetScenes(CAMERA, 4, (32, 48)), labelled=False)
-stage = Stage("adapt", net, output_space_terms(net, width=8), source, target, steps=6)
+stage = Stage("adapt", net, OutputSpaceTerms(width=8).build(net), source, target, steps=6)
 try: fit(stage, out, RunOptions(accelerator="cpu", devices=2, progress=False))
 except Exception as error:
     status = status_of(error, None, ["train"])

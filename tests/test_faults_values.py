@@ -25,9 +25,10 @@ from uda_kit.models.checkpoints import load_weights, save_weights
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.papers.catalogue import find_recipe, listed, recipes
 from uda_kit.papers.own_classes import settle
-from uda_kit.papers.recipes import Data, describe, override
+from uda_kit.core.settings import describe, override
+from uda_kit.papers.data import Data, data_from
 from uda_kit.papers.running import run_recipe
-from uda_kit.papers.stages import Plan, build_stages, locate_scored
+from uda_kit.papers.build import Run, build_stages, open_scored
 from uda_kit.papers.values import check_values
 from uda_kit.training.evaluation import evaluate, reconcile
 from uda_kit.training.fit import RunOptions
@@ -113,27 +114,27 @@ def test_what_cannot_be_scored_is_refused_or_said(tmp_path):
     status, _, err = run(*train(own))
     assert status == 2 and "none of the classes" in err and "--test" in err and not Path("run").exists()
     recipe = find_recipe("scenes/source-only")
-    mine = replace(recipe, stages=tuple(replace(s, source=Data(own, None)) for s in recipe.stages))
+    mine = replace(recipe, stages=tuple(replace(s, source=data_from(own)) for s in recipe.stages))
     said = io.StringIO()
-    with redirect_stderr(said): settled = settle(replace(mine, test=Data(other, None)))
+    with redirect_stderr(said): settled = settle(replace(mine, test=data_from(other)))
     assert settled.space.classes == FIELD and "1 of 3 trained classes can be scored" in said.getvalue() and "sugar beet, stone is not trained" in said.getvalue()
-    mixed = replace(mine, stages=(mine.stages[0], replace(mine.stages[1], source=Data(other, None))))
+    mixed = replace(mine, stages=(mine.stages[0], replace(mine.stages[1], source=data_from(other))))
     assert "stages.1.source" in expect_error(settle, mixed) and "stone" in expect_error(settle, mixed)
-    assert "crop" in expect_error(build_stages, Plan(mine))  # not settled: no class is dropped in silence
+    assert "crop" in expect_error(build_stages, Run(mine))  # not settled: no class is dropped in silence
     held = field(tmp_path / "c", ("road", "sky", "car"))
-    with redirect_stderr(io.StringIO()): assert settle(replace(mine, stages=tuple(replace(s, source=Data(held, None)) for s in recipe.stages), test=Data(held, None))).space == "cityscapes19"
+    with redirect_stderr(io.StringIO()): assert settle(replace(mine, stages=tuple(replace(s, source=data_from(held)) for s in recipe.stages), test=data_from(held))).space == "cityscapes19"
     part = field(tmp_path / "d", ("crop", "road", "soil"))
-    with redirect_stderr(io.StringIO()): assert settle(replace(mine, stages=tuple(replace(s, source=Data(part, None)) for s in recipe.stages), test=Data(part, None))).space.classes == ("crop", "road", "soil")
-    assert settle(recipe) == recipe and "camvid11" in expect_error(settle, replace(recipe, test=replace(recipe.test, name=recipe.test.name + "&space=camvid11")))
+    with redirect_stderr(io.StringIO()): assert settle(replace(mine, stages=tuple(replace(s, source=data_from(part)) for s in recipe.stages), test=data_from(part))).space.classes == ("crop", "road", "soil")
+    assert settle(recipe) == recipe and "camvid11" in expect_error(settle, replace(recipe, test=replace(recipe.test, space="camvid11")))
 
 
 def test_every_kind_of_recipe_follows_the_classes(tmp_path):
     own = field(tmp_path)
     for name in ("scenes/patch", "scenes/cir-ass", "scenes/contrastive", "scenes/ps", "scenes/contrastive-pspnet"):
         recipe = find_recipe(name)
-        stages = tuple(replace(s, source=s.source if s.source.pseudo else replace(s.source, name=own, split=None), modes=s.modes and replace(s.modes, k=3, patches=50)) for s in recipe.stages)
-        with redirect_stderr(io.StringIO()): settled = settle(replace(recipe, stages=stages, test=Data(own, None)))
-        built = build_stages(Plan(settled))
+        stages = tuple(replace(s, source=replace(s.source.with_text(own), split=None) if s.labels_given else s.source, modes=s.modes and replace(s.modes, k=3, patches=50)) for s in recipe.stages)
+        with redirect_stderr(io.StringIO()): settled = settle(replace(recipe, stages=stages, test=data_from(own)))
+        built = build_stages(Run(settled))
         assert all(getattr(stage.net, "num_classes", 3) == 3 for stage in built), name
 
 
@@ -282,7 +283,7 @@ def test_explorer_of_a_run_in_ones_own_classes():
 
 
 def test_two_ways_of_naming_the_test_data(capsys):
-    assert cli.main(["train", "scenes/source-only", "--test", "scenes:camera?n=2", "--set", "test.name=scenes:rendered", "--dry-run"]) == 2
+    assert cli.main(["train", "scenes/source-only", "--test", "scenes:camera?n=2", "--set", "test=scenes:rendered", "--dry-run"]) == 2
     assert "--test both name the data" in capsys.readouterr().err
 
 
@@ -349,8 +350,8 @@ def blocks(folder, classes, ids, labelled=True, images=None, count=3):
 def small(source=COARSE, test=None, target=None):
     "`scenes/source-only` on a few small images."
     recipe = find_recipe("scenes/source-only")
-    stages = tuple(replace(s, steps=2, source=replace(s.source, name=source, split=None if source.startswith("folder") else "train", size=(32, 48), crop=None, batch_size=2)) for s in recipe.stages)
-    test = replace(recipe.test, name="scenes:camera?n=3&size=32x48", size=None) if test is None else Data(test, None)
+    stages = tuple(replace(s, steps=2, source=replace(data_from(source, size=(32, 48), batch_size=2), split=None if source.startswith("folder") else "train")) for s in recipe.stages)
+    test = replace(recipe.test, n=3, size=(32, 48), seed=0) if test is None else data_from(test)
     return replace(recipe, stages=stages, test=test)
 
 
@@ -399,10 +400,10 @@ def test_a_published_test_set_of_coarser_classes(tmp_path):
 
 def test_published_recipes_are_scored_as_before():
     for name, recipe in recipes().items():
-        published = DATASETS.get(recipe.test.name.partition("?")[0].partition(":")[0])
+        published = DATASETS.get(recipe.test.name)
         tables = getattr(published, "tables", ())
         assert not tables or tables[0].space == label_space(recipe.space), name
-    whole = locate_scored(small().test, "cityscapes19")
+    whole = open_scored(small().test, "cityscapes19")
     assert whole.space == label_space("cityscapes19") and reconcile(whole.space, whole.space).scored == tuple(range(19))
 
 
@@ -415,7 +416,7 @@ def test_a_test_set_without_a_labelled_pixel_is_refused_before_training(tmp_path
         torch.manual_seed(0)
         net = deeplab_v2(19, backbone="tiny")
         assert "no labelled pixel" in expect_error(evaluate, net, open_dataset(test), None, "cityscapes19", progress=False)
-    recipe = replace(small(), val=Data(blank, None))
+    recipe = replace(small(), val=data_from(blank))
     assert "no labelled pixel" in expect_error(run_recipe, recipe, "never", RunOptions(progress=False, validate_every=1)) and not Path("never").exists()
 
 

@@ -17,7 +17,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from uda_kit.cli import main
 from uda_kit.core.tensors import save_tensors
 from uda_kit.errors import InputError, expect_error
-from uda_kit.methods.output_space import EntropyMinimization, OutputAdversarial, Supervised, min_entropy_terms, normalized_entropy
+from uda_kit.methods.output_space import EntropyMinimization, OutputAdversarial, Supervised, MinEntropyTerms, normalized_entropy
 from uda_kit.methods.translation import about_translator, fourier_transfer, swap_amplitude, translator, window_size
 from uda_kit.models.backbones import load_backbone, make_backbone, read_tensors
 from uda_kit.models.checkpoints import FORMAT, convert, load_released, load_weights, read_header, save_weights
@@ -313,7 +313,7 @@ def test_entropy_minimisation_reads_the_target_alone_and_is_a_recipe(tiny):
     target = Batch(image, net=tiny)
     term = EntropyMinimization(weight=1e-3)
     torch.testing.assert_close(term(target), normalized_entropy(F.interpolate(tiny(image).logits, (32, 32), mode="bilinear", align_corners=True)).mean())
-    assert backward_groups(min_entropy_terms(deeplab_v2(3))) == [["seg", "seg_aux"], ["ent", "ent_aux"]] and set(min_entropy_terms(tiny)) == {"seg", "ent"}
+    assert backward_groups(MinEntropyTerms().build(deeplab_v2(3))) == [["seg", "seg_aux"], ["ent", "ent_aux"]] and set(MinEntropyTerms().build(tiny)) == {"seg", "ent"}
     for name in ("scenes/min-entropy", "camvid/min-entropy", "gta5/min-entropy"):
         recipe = find_recipe(name)
         assert recipe.about.startswith("not in the paper: Vu et al. 2019") and {k: t.weight for k, t in recipe.stages[-1].terms(deeplab_v2(3)).items()} == {"seg": 1, "seg_aux": 0.1, "ent": 1e-3, "ent_aux": 2e-4}
@@ -322,4 +322,4 @@ def test_entropy_minimisation_reads_the_target_alone_and_is_a_recipe(tiny):
 def test_vgg_recipes_follow_the_released_code():
     for name in ("gta5/vgg-single-level", "synthia/vgg-oracle"):
         recipe = find_recipe(name)
-        assert recipe.stages[0].optimiser.head_multiplier == 1 and recipe.stages[0].net.keywords["aspp_branches"] == 2 and "as released" in recipe.about
+        assert recipe.stages[0].optimiser.head_multiplier == 1 and recipe.stages[0].net.aspp_branches == 2 and "as released" in recipe.about

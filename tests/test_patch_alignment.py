@@ -10,15 +10,15 @@ from uda_kit.methods.patch_modes import PatchModes
 from uda_kit.methods.translation import translator, write_twins
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.papers.catalogue import find_recipe
-from uda_kit.papers.recipes import override
+from uda_kit.core.settings import override
 from uda_kit.papers.running import run_recipe, run_table
-from uda_kit.papers.stages import locate
+from uda_kit.papers.data import open_data
 from uda_kit.training.fit import RunOptions, Training
 from uda_kit.training.runs import RunDirectory, stage_checkpoints
 
 SCENES = "n=8&size=64x96"
-SHORT = [*(f"stages.{i}.source.name=scenes:rendered?{SCENES}" for i in (0, 1)), *(f"stages.{i}.source.batch_size=2" for i in (0, 1)), f"stages.1.target.name=scenes:camera?{SCENES}",
-         "stages.1.target.batch_size=2", "test.name=scenes:camera?n=2&size=64x96", "stages.0.steps=2", "stages.1.steps=7"]
+SHORT = [*(f"stages.{i}.source=scenes:rendered?{SCENES}" for i in (0, 1)), *(f"stages.{i}.source.batch_size=2" for i in (0, 1)), f"stages.1.target=scenes:camera?{SCENES}",
+         "stages.1.target.batch_size=2", "test=scenes:camera?n=2&size=64x96", "stages.0.steps=2", "stages.1.steps=7"]
 PATCH = ["stages.1.modes.k=6", "stages.1.modes.patch=(8, 12)", "stages.1.modes.patches=300", "stages.1.terms.patch.start=2"]
 OPTIONS = RunOptions(accelerator="cpu", progress=False, log_every=1, save_every=2)
 
@@ -27,7 +27,7 @@ OPTIONS = RunOptions(accelerator="cpu", progress=False, log_every=1, save_every=
 def twins(tmp_path_factory):
     "Twins of the eight source scenes."
     folder, recipe = tmp_path_factory.mktemp("twins") / "scenes", override(find_recipe("scenes/ou"), SHORT)
-    write_twins(locate(recipe.stages[1].source, recipe.space), locate(recipe.stages[1].target, recipe.space, None, False), folder, translator("statistics"), progress=False)
+    write_twins(open_data(recipe.stages[1].source, recipe.space), open_data(recipe.stages[1].target, recipe.space, None, False), folder, translator("statistics"), progress=False)
     return {"scenes-twins": str(folder)}
 
 
@@ -85,9 +85,10 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, twins):
 
 def test_terms_run_on_other_grids_of_the_target():
     "A target of another size has its own patches; a batch of one image works."
-    from uda_kit.methods.patch_alignment import patch_terms
+    from uda_kit.methods.patch_alignment import PatchTerms
+    from uda_kit.training.configs import BuildContext
     from uda_kit.training.objective import Batch
     net, modes = deeplab_v2(5, "tiny", multi_level=False), PatchModes(torch.rand(4, 20), tuple("abcde"), (64, 96), (8, 12))
     batches = {"source": Batch(torch.rand(1, 3, 64, 96), torch.randint(0, 5, (1, 64, 96)), net), "target": Batch(torch.rand(1, 3, 96, 128), None, net)}
     cut = {side: b.detach() for side, b in batches.items()}
-    for term in patch_terms(net, modes, target_patch=(12, 32), start=0).values(): assert torch.isfinite(term.loss(batches)) and isinstance(term.update(cut), dict)
+    for term in PatchTerms(target_patch=(12, 32), start=0).build(net, BuildContext(modes=modes)).values(): assert torch.isfinite(term.loss(batches)) and isinstance(term.update(cut), dict)

@@ -18,21 +18,22 @@ FAMILIES = '''
 import sys, torch
 from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-from uda_kit.methods.ancillary_classifier import cirn_terms
-from uda_kit.methods.output_space import min_entropy_terms, supervised_terms
-from uda_kit.methods.patch_alignment import patch_terms
+from uda_kit.methods.ancillary_classifier import CIRNTerms
+from uda_kit.methods.output_space import MinEntropyTerms, SupervisedTerms
+from uda_kit.methods.patch_alignment import PatchTerms
 from uda_kit.methods.patch_modes import PatchModes
-from uda_kit.methods.semi_supervised import semi_supervised_terms
+from uda_kit.methods.semi_supervised import SemiSupervisedTerms
+from uda_kit.training.configs import BuildContext
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.fit import SGD, Feed, RunOptions, Stage, fit, make_fabric
 out, devices = sys.argv[1], int(sys.argv[2])
 size, batch = (64, 96), 2 // devices
 modes = PatchModes(torch.rand(8, 76, generator=torch.Generator().manual_seed(0)), CITYSCAPES19.classes, size, (16, 16))
 families = {
-    "patch": lambda net: supervised_terms(net) | patch_terms(net, modes, 0.1, 0.1, start=0),
-    "cirn": lambda net: cirn_terms(net, adv=0.1, width=8),
-    "semi": lambda net: supervised_terms(net) | semi_supervised_terms(net, self_start=0, threshold=0.01, width=8),
-    "entropy": lambda net: min_entropy_terms(net),
+    "patch": lambda net: SupervisedTerms().build(net) | PatchTerms(0.1, 0.1, start=0).build(net, BuildContext(modes=modes)),
+    "cirn": lambda net: CIRNTerms(adv=0.1, width=8).build(net),
+    "semi": lambda net: SupervisedTerms().build(net) | SemiSupervisedTerms(self_start=0, threshold=0.01, width=8).build(net),
+    "entropy": lambda net: MinEntropyTerms().build(net),
 }
 options = RunOptions(accelerator="cpu", devices=devices, progress=False, log_every=1)
 fabric = make_fabric(options)
@@ -46,7 +47,7 @@ for name, terms in families.items():
 FAULTS = '''
 import json, sys, time, torch
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-from uda_kit.methods.output_space import OutputAdversarial, Supervised, supervised_terms
+from uda_kit.methods.output_space import OutputAdversarial, Supervised, SupervisedTerms
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.fit import SGD, Feed, RunOptions, Stage, fit, make_fabric
 from uda_kit.training.objective import NonFiniteError, Term
@@ -86,8 +87,8 @@ def run(name, terms, source=StreetScenes):
 results = {
     "silent": run("silent", lambda net: {"silent": Silent(), "seg": Supervised()}),
     "only-silent": run("only-silent", lambda net: {"seg": Supervised("main"), "adv": OutputAdversarial(19, width=8), "silent": Silent()}),
-    "unlabelled": run("unlabelled", supervised_terms, Bare),
-    "bad": run("bad", lambda net: supervised_terms(net) | {"bad": Bad()}),  # the last: the first process ends the others after it
+    "unlabelled": run("unlabelled", lambda net: SupervisedTerms().build(net), Bare),
+    "bad": run("bad", lambda net: SupervisedTerms().build(net) | {"bad": Bad()}),  # the last: the first process ends the others after it
 }
 if not second: print(json.dumps(results))
 '''
@@ -126,8 +127,8 @@ def free_port():
         return s.getsockname()[1]
 
 
-SCENES = [f"stages.{i}.source.name=scenes:rendered?n=4&size=64x96" for i in (0, 1)]
-SCENES += ["stages.1.target.name=scenes:camera?n=4&size=64x96", "test.name=scenes:camera?n=3&size=64x96", "val.name=scenes:camera?n=3&size=64x96"]
+SCENES = [f"stages.{i}.source=scenes:rendered?n=4&size=64x96" for i in (0, 1)]
+SCENES += ["stages.1.target=scenes:camera?n=4&size=64x96", "test=scenes:camera?n=3&size=64x96", "val=scenes:camera?n=3&size=64x96"]
 SCENES += [f"stages.{i}.{side}.batch_size=1" for i, side in ((0, "source"), (1, "source"), (1, "target"))]
 TRAIN = ["train", "scenes/multi-level", "--steps", "6", "--save-every", "2", "--log-every", "1", "--accelerator", "cpu", "--no-progress", "--set", *SCENES]
 

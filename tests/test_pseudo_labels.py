@@ -16,7 +16,7 @@ from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.streams import Stream
 from uda_kit.errors import InputError
 from uda_kit.methods import pseudo_labels
-from uda_kit.methods.output_space import supervised_terms
+from uda_kit.methods.output_space import SupervisedTerms
 from uda_kit.methods.pseudo_labels import PseudoLabelled, make_pseudo_labels, pseudo_label_quality
 from uda_kit.models.checkpoints import load_weights, save_weights
 from uda_kit.models.segmenters import Outputs, deeplab_v2
@@ -208,7 +208,7 @@ def test_fine_tuning(weights, labels, tmp_path):
     runs = []
     for name, workers in (("a", 0), ("b", 1)):
         net = load_weights(weights)
-        stage = Stage("self-training", net, supervised_terms(net), Feed(taught, batch_size=2, workers=workers), steps=2)
+        stage = Stage("self-training", net, SupervisedTerms().build(net), Feed(taught, batch_size=2, workers=workers), steps=2)
         assert fit(stage, tmp_path / name, RunOptions(progress=False))["step"] == 2
         runs.append(net.state_dict())
     start = load_weights(weights).state_dict()

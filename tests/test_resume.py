@@ -10,8 +10,8 @@ from uda_kit.training.runs import RunDirectory, stage_checkpoints
 SCENES = "n=12&size=64x96"
 STEPS = {"warmup": 6, "adapt": 18}
 ARGS = ["train", "scenes/multi-level", "--no-progress", "--save-every", "4", "--log-every", "1", "--accelerator", "cpu", "--set",
-        *(f"stages.{i}.steps={n}" for i, n in enumerate(STEPS.values())), *(f"stages.{i}.source.name=scenes:rendered?{SCENES}" for i in (0, 1)), *(f"stages.{i}.source.batch_size=2" for i in (0, 1)),
-        f"stages.1.target.name=scenes:camera?{SCENES}", "stages.1.target.batch_size=2", "test.name=scenes:camera?n=2&size=64x96"]
+        *(f"stages.{i}.steps={n}" for i, n in enumerate(STEPS.values())), *(f"stages.{i}.source=scenes:rendered?{SCENES}" for i in (0, 1)), *(f"stages.{i}.source.batch_size=2" for i in (0, 1)),
+        f"stages.1.target=scenes:camera?{SCENES}", "stages.1.target.batch_size=2", "test=scenes:camera?n=2&size=64x96"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
 from uda_kit.data.strong_augmentation import StrongAugmentation
 from uda_kit.errors import InputError
 from uda_kit.methods.label_expansion import LabelExpansion
-from uda_kit.methods.output_space import supervised_terms
+from uda_kit.methods.output_space import SupervisedTerms
 from uda_kit.methods.teacher import AugmentSource, PseudoSupervised, Teacher
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.fit import SGD, Feed, Interrupted, Stage, fit
@@ -25,7 +25,7 @@ def stage(stop=0, every=2, average=None, precision="32-true", expansion=True):
     net = deeplab_v2(19, "tiny")
     transforms = [Teacher(every=every, average=average, scales=SCALES, augmentation=HOW, precision=precision,
                      expansion=LabelExpansion(19, net.channels["features"], window=2) if expansion else None), AugmentSource(HOW)]
-    terms = supervised_terms(net) | {"pseudo": PseudoSupervised(), "stop": StopAt(stop)}
+    terms = SupervisedTerms().build(net) | {"pseudo": PseudoSupervised(), "stop": StopAt(stop)}
     return Stage("self-training", net, terms, Feed(SCENES[0], batch_size=2), Feed(SCENES[1], batch_size=2, labelled=False), steps=STEPS, optimiser=SGD(lr=1e-2), transforms=transforms)
 
 

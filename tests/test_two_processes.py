@@ -12,13 +12,13 @@ PROGRAM = '''
 import sys
 import torch
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-from uda_kit.methods.output_space import output_space_terms
+from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.fit import SGD, Feed, RunOptions, Stage, fit
 out, devices, multi_level = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "multi"
 torch.manual_seed(0)
 net = deeplab_v2(19, backbone="tiny", bn="frozen", multi_level=multi_level)
-terms = output_space_terms(net, adv=0.1, adv_aux=0.02 if multi_level else 0, width=8)
+terms = OutputSpaceTerms(adv=0.1, adv_aux=0.02 if multi_level else 0, width=8).build(net)
 size, batch = (64, 96), 2 // devices
 source, target = Feed(StreetScenes(RENDERED, 8, size), batch), Feed(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
 stage = Stage("adapt", net, terms, source, target, steps=4, optimiser=SGD(lr=1e-2, head_multiplier=1.0))
@@ -55,7 +55,7 @@ def test_command_line_on_two_devices(tmp_path):
     "One run folder, one line of JSON, one process that speaks."
     program = Path(sys.executable).parent / "uda-kit"
     if not program.exists(): pytest.skip("the command is not installed beside this Python")
-    scenes = [f"stages.{i}.source.name=scenes:rendered?n=4&size=64x96" for i in (0, 1)] + ["stages.1.target.name=scenes:camera?n=4&size=64x96", "test.name=scenes:camera?n=2&size=64x96"]
+    scenes = [f"stages.{i}.source=scenes:rendered?n=4&size=64x96" for i in (0, 1)] + ["stages.1.target=scenes:camera?n=4&size=64x96", "test=scenes:camera?n=2&size=64x96"]
     argv = [program, "train", "scenes/multi-level", "--steps", "2", "--out", tmp_path / "run", "--devices", "2", "--accelerator", "cpu", "--no-progress", "--set", *scenes, "stages.0.source.batch_size=1"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -69,7 +69,7 @@ def read_roots(texts, recipes=()) -> dict[str, str]:
     "Folders of data sets, and of the recipes' twins, from NAME=FOLDER."
     from uda_kit.data.datasets import DATASETS
     entries = [data for recipe in recipes for stage in recipe.stages for data in (stage.source, stage.target) if data]
-    twins = dict.fromkeys(data.twins for data in entries if data.twins and not data.twins.startswith("stage:"))
+    twins = dict.fromkeys(data.twins for data in entries if data.twins)
     known, roots = [*DATASETS, *twins], {}
     for text in texts:
         name, equals, folder = text.partition("=")
@@ -237,7 +237,7 @@ class Recipes:
             check_recipe_name(self.name)
             from uda_kit.core.records import to_json
             from uda_kit.papers.catalogue import find_recipe
-            from uda_kit.papers.recipes import describe
+            from uda_kit.core.settings import describe
             print(to_json(describe(find_recipe(self.name)), 1))
             return 0
         chosen = {name: text for name, text in recipe_list().items() if self.name in name}
@@ -312,24 +312,30 @@ def check_not_set_as_well(args: Train) -> None:
                 raise InputError(f"--set {path}", f"and --{end.strip('.')} both name the data", "leave one of the two out")
 
 
-def chosen_recipe(args:Train):
+def chosen_recipe(args: Train):
     "The recipe with overrides applied, at its full number of steps."
     check_recipe_name(args.recipe)
-    from uda_kit.data.datasets import parse_spec
+    from uda_kit.core.settings import override
     from uda_kit.papers.catalogue import find_recipe
-    from uda_kit.papers.recipes import override
     from uda_kit.papers.values import check_values
+
     recipe = find_recipe(args.recipe)
-    def other(data, spec):
-        if spec is None or data is None: return data
-        _, _, options = parse_spec(spec)
-        return replace(data, name=spec, split=None if "split" in options else data.split)
-    if args.target and not any(s.target or s.source.pseudo for s in recipe.stages): raise InputError(f"--target {args.target}", f"{recipe.name} reads no target", "leave the option out")
-    stages = tuple(replace(s, source=other(s.source, args.target if s.source.pseudo else args.source), target=other(s.target, args.target)) for s in recipe.stages)
+    if args.target and not any(stage.target or not stage.labels_given for stage in recipe.stages):
+        raise InputError(f"--target {args.target}", f"{recipe.name} reads no target", "leave the option out")
+
+    def with_images(data, line: str | None):
+        return data if line is None or data is None else data.with_text(line)
+
+    stages = []
+    for stage in recipe.stages:  # a stage that learns from pseudo-labels has the target as its source
+        source = with_images(stage.source, args.source if stage.labels_given else args.target)
+        stages.append(replace(stage, source=source, target=with_images(stage.target, args.target)))
     check_not_set_as_well(args)
-    recipe = override(replace(recipe, stages=stages, test=other(recipe.test, args.test)), list(args.set))
+    recipe = replace(recipe, stages=tuple(stages), test=with_images(recipe.test, args.test))
+    recipe = override(recipe, list(args.set))
     check_values(recipe)
     return recipe
+
 
 # %% ../nbs/cli.ipynb #03ea62cb
 def given_roots(texts, *more) -> dict[str, str]:
@@ -364,7 +370,7 @@ def train(args:Train) -> int:
     if args.record and changed: raise InputError("--record", f"results hold recipes as they are, and --{changed[0]} changes this one", "leave one of the two out")
     recipe = capped(recipe, args.steps)
     if args.resume and not exists(out / "config.json"): raise InputError(out, "holds no run to go on with", "correct --out, or leave --resume out to start one")
-    found, record = run_recipe(recipe, out, options, roots, args.resume, args.workers, args.cache_mb, weights=args.weights, report=True)
+    found, record = run_recipe(recipe, out, options, roots, args.resume, report=True, weights=args.weights, workers=args.workers, cache_mb=args.cache_mb)
     if args.record and first_process():
         key = (recipe.benchmark, recipe.paper, recipe.name.split("/", 1)[1], args.seed, record["steps"])
         append_result(*key, record["miou"], record["seconds"], commit=record["commit"])
@@ -380,7 +386,7 @@ def dry(args:Train) -> int:
     roots = given_roots(args.roots, recipe)
     if options.devices != 1: raise InputError(f"--devices {args.devices}", "a dry run takes one device", "leave --devices out")
     from uda_kit.papers.dry_run import dry_run
-    record = dry_run(recipe, args.steps or 3, options, roots, args.weights, args.workers, args.cache_mb)
+    record = dry_run(recipe, args.steps or 3, options, roots, weights=args.weights, workers=args.workers, cache_mb=args.cache_mb)
     print(f"{record['seconds_per_step']:.2f} s per step, peak memory {record['peak_gib']:.2f} GiB; the whole recipe would take about {record['hours']:.1f} hours here")
     finish(record)
     return 0

@@ -5,20 +5,23 @@
 
 # %% auto #0
 __all__ = ['cosine_distance_map', 'weighted_domain_loss', 'distance_of', 'check_weighting', 'CosineWeightedAdversarial',
-           'WeightDiscrepancy', 'cirn_terms', 'cirn_step']
+           'WeightDiscrepancy', 'CIRNTerms', 'cirn_step']
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #fb521b86
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..core.settings import Amount, Betas, Count, Delay, Steps
 from ..errors import InputError
-from .output_space import domain_loss, supervised_terms
+from .output_space import SupervisedTerms, domain_loss
 from ..models.ancillary import AncillaryClassifier
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample
+from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, Term, critic_step
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #e98cc8fd
@@ -124,18 +127,51 @@ class WeightDiscrepancy(Term):
         return F.cosine_similarity(w, w_, dim=0) + 1
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #3ff259a3
-def cirn_terms(net,                        # segmentation network with an ancillary classifier: deeplab_v2(..., ancillary=K)
-               adv:float=1e-3,             # lambda_adv
-               lambda_cos:float=40., eps:float=0.4, # pixel weight: lambda_cos R + eps
-               discrepancy:float=0.01,     # weight of the weight discrepancy
-               seg_aux:float=0.,           # lambda_seg of the auxiliary level, where the network has one; the paper has one level
-               lr:float=1e-4, **critic) -> dict[str, Term]:
-    "Terms of CIRN's stage 2 (content_invariant, Eq. 6 to 8); `critic`: further options of `CosineWeightedAdversarial`. InputError for a network without ancillary classifier."
-    if getattr(net, "ancillary", None) is None: raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
-    terms = supervised_terms(net, seg_aux)
-    if adv: terms["adv"] = CosineWeightedAdversarial(net.channels["main"], adv, lambda_cos, eps, lr=lr, **critic)
-    if discrepancy: terms["discrepancy"] = WeightDiscrepancy(net, discrepancy)
-    return terms
+@dataclass(frozen=True)
+class CIRNTerms(TermsConfig):
+    "Stage 2 of CIRN (content-invariant paper, Eq. 6 to 8), for a network with an ancillary classifier; the fields are explained in `CosineWeightedAdversarial`."
+
+    adv: Amount = 1e-3           # lambda_adv
+    lambda_cos: Amount = 40.0    # pixel weight: lambda_cos R + eps
+    eps: Amount = 0.4
+    discrepancy: Amount = 0.01   # weight of the weight discrepancy
+    seg_aux: Amount = 0.0        # lambda_seg of the auxiliary level, where the network has one; the paper has one level
+    lr: Amount = 1e-4            # of the discriminator's Adam
+    betas: Betas = (0.9, 0.99)
+    width: Count = 64            # channels of the discriminator's first layer
+    grad_through_distance: bool = True
+    warmup: Delay = 0
+    damping: bool = False
+    total: Steps | None = None
+    start: Delay = 0
+
+    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+        "`seg`, `seg_aux`, `adv` and `discrepancy`, as far as they have a weight. `InputError` for a network without ancillary classifier."
+        if getattr(net, "ancillary", None) is None:
+            raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
+        terms = SupervisedTerms(self.seg_aux).build(net)
+        if self.adv:
+            terms["adv"] = self.adversarial(net.channels["main"])
+        if self.discrepancy:
+            terms["discrepancy"] = WeightDiscrepancy(net, self.discrepancy)
+        return terms
+
+    def adversarial(self, channels: int) -> CosineWeightedAdversarial:
+        "The adversarial loss with weights for its pixels."
+        return CosineWeightedAdversarial(
+            channels,
+            self.adv,
+            self.lambda_cos,
+            self.eps,
+            self.grad_through_distance,
+            self.warmup,
+            self.damping,
+            self.total,
+            self.lr,
+            self.betas,
+            self.width,
+            self.start,
+        )
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #06bf24e4
 def cirn_step(net, D, optimiser, critic_optimiser, x_i, y_i, x_t, adv=1e-3, lambda_cos=40., eps=0.4, discrepancy=0.01) -> dict[str, Tensor]:

@@ -6,24 +6,26 @@
 # %% auto #0
 __all__ = ['CYCLEGAN_ADAM', 'translated_source', 'translated_target', 'cycled_source', 'cycled_target', 'ImagePool',
            'CycleAdversarial', 'distance', 'CycleConsistency', 'Identity', 'check_segmenter', 'SemanticConsistency',
-           'cyclegan_terms', 'shown_to_critic', 'cyclegan_step', 'TranslateSource']
+           'CycleGANTerms', 'shown_to_critic', 'cyclegan_step', 'TranslateSource', 'SourceTranslation']
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #69640e93
 import copy
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.streams import generator_at
+from ..core.settings import Amount, Betas, Count, Delay, Seed
 from ..errors import InputError
 from .output_space import GAN_KINDS, domain_loss
 from .translation import about_translator, translator
 from ..models.segmenters import upsample
 from ..models.translators import CycleTranslator, ImageDiscriminator, fingerprint
-from ..training.fit import Adam
+from ..training.configs import BuildContext, TermsConfig, TransformConfig
+from ..training.optim import Adam
 from ..training.objective import Batch, BatchTransform, Term, critic_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #d570b5b2
@@ -165,18 +167,34 @@ class SemanticConsistency(Term):
 # %% ../../nbs/methods/70_cyclegan.ipynb #66621639
 CYCLEGAN_ADAM = Adam(lr=2e-4, betas=(0.5, 0.999), weight_decay=0.0, power=1.0, hold=0.5)
 
-def cyclegan_terms(net:CycleTranslator,          # decides the critics' width
-                   segmenter=None, space=None,   # trained on the source, and the source's label space; None: no semantic consistency
-                   cycle:float=10.0,             # lambda_cyc; Eq. 5 prints 1
-                   identity:float=0.0,           # CycleGAN's is 5 where it is used
-                   semantic:float=1.0,           # lambda_sem
-                   width:int|None=None,          # of the critics; None: as the generators'
-                   **adversarial) -> dict[str, Term]:
-    "Terms of CycleGAN with semantic consistency (content-invariant paper, Eq. 5); further arguments as in `CycleAdversarial`."
-    terms = {"adv": CycleAdversarial(width=width or net.config["width"], **adversarial), "cycle": CycleConsistency(cycle)}
-    if identity: terms["identity"] = Identity(identity)
-    if segmenter is not None and semantic: terms["semantic"] = SemanticConsistency(segmenter, space, semantic)
-    return terms
+
+@dataclass(frozen=True)
+class CycleGANTerms(TermsConfig):
+    "CycleGAN with semantic consistency (content-invariant paper, Eq. 5), for a translator. The context holds the segmentation network that judges the content, and the source's label space."
+
+    adv: Amount = 1.0            # factor of the adversarial loss
+    cycle: Amount = 10.0         # lambda_cyc; Eq. 5 prints 1
+    identity: Amount = 0.0       # CycleGAN's is 5 where it is used
+    semantic: Amount = 1.0       # lambda_sem
+    width: Count | None = None   # channels of a discriminator's first layer; None: as the generators'
+    kind: str = "least_squares"  # or "vanilla", the papers' logarithms
+    lr: Amount = 2e-4            # of the discriminators' Adam
+    betas: Betas = (0.5, 0.999)
+    pool: Delay = 50             # translations remembered, for each discriminator
+    seed: Seed | None = None     # of the pools' draws; None: the run's
+    start: Delay = 0
+
+    def build(self, net: CycleTranslator, context: BuildContext = BuildContext()) -> dict[str, Term]:
+        "`adv`, `cycle`, `identity` and `semantic`; the last where there is a network to judge by."
+        width = net.config["width"] if self.width is None else self.width
+        seed = context.seed if self.seed is None else self.seed
+        adversarial = CycleAdversarial(self.adv, self.kind, self.lr, self.betas, width, self.pool, seed, self.start)
+        terms = {"adv": adversarial, "cycle": CycleConsistency(self.cycle)}
+        if self.identity:
+            terms["identity"] = Identity(self.identity)
+        if context.segmenter is not None and self.semantic:
+            terms["semantic"] = SemanticConsistency(context.segmenter, context.space, self.semantic)
+        return terms
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #6faf8272
 def shown_to_critic(pool:list, fake:Tensor, generator, size:int) -> Tensor: # images so far; [1,3,H,W]
@@ -230,3 +248,14 @@ class TranslateSource(BatchTransform):
     def state_dict(self) -> dict: return {"translator": self.about}
     def load_state_dict(self, state:dict) -> None:
         if state["translator"] != self.about: raise InputError("translate the source", "the run was started with another translator", "give the weights it was started with")
+
+# %% ../../nbs/methods/70_cyclegan.ipynb #b60fc91f
+@dataclass(frozen=True)
+class SourceTranslation(TransformConfig):
+    "Redraw the source images of every step by a translator."
+
+    translator: str  # named as for `uda-kit translate --how`
+
+    def build(self, net: nn.Module) -> TranslateSource:
+        "The transform, for any network."
+        return TranslateSource(self.translator)

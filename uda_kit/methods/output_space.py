@@ -5,22 +5,25 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'ALIGNMENTS', 'GAN_KINDS', 'Supervised', 'alignment_map', 'check_adam', 'domain_loss', 'OutputAdversarial',
-           'supervised_terms', 'output_space_terms', 'paper_step', 'normalized_entropy', 'EntropyMinimization',
-           'min_entropy_terms']
+           'SupervisedTerms', 'OutputSpaceTerms', 'paper_step', 'normalized_entropy', 'EntropyMinimization',
+           'MinEntropyTerms']
 
 # %% ../../nbs/methods/10_output_space.ipynb #8e07c82f
 import math
 from contextlib import nullcontext
+from dataclasses import dataclass
 from numbers import Real
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.settings import Amount, Betas, Count
 from ..errors import InputError
 from ..models.backbones import check_choice
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample
+from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, Term, critic_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/10_output_space.ipynb #83148111
@@ -114,22 +117,47 @@ class OutputAdversarial(Term):
     def settings(self): return super().settings() | {k: getattr(self, k) for k in ("level", "align", "kind", "channels", "lr", "betas", "width", "upsample_scores")}
 
 # %% ../../nbs/methods/10_output_space.ipynb #934ce618
-def supervised_terms(net, seg_aux:float=0.1) -> dict[str, Term]:
+@dataclass(frozen=True)
+class SupervisedTerms(TermsConfig):
     "Source-only training, or the oracle when the source is the labelled target: cross-entropy at every level the network has."
-    levels = {"seg": Supervised("main")} | ({"seg_aux": Supervised("aux", seg_aux)} if net.channels.get("aux") else {})
-    return {k: t for k, t in levels.items() if t.weight}
 
-def output_space_terms(net,                        # segmentation network
-                       adv:float=1e-3,             # lambda_adv of the main level
-                       adv_aux:float=2e-4,         # lambda_adv of the auxiliary level; 0 for the single-level method
-                       seg_aux:float=0.1,          # lambda_seg of the auxiliary level
-                       align:str="output", kind:str="vanilla", lr:float=1e-4, **critic) -> dict[str, Term]:
-    "Terms of output-space adaptation: single-level where `adv_aux` is 0 or the network has one level, else multi-level."
-    channels = net.channels["features" if align == "feature" else "main"]
-    terms = supervised_terms(net, seg_aux) | {"adv": OutputAdversarial(channels, "main", align, kind, adv, lr, **critic)}
-    if adv_aux and net.channels.get("aux") and align != "feature":  # features are those of the main level
-        terms["adv_aux"] = OutputAdversarial(net.channels["aux"], "aux", align, kind, adv_aux, lr, **critic)
-    return terms
+    seg_aux: Amount = 0.1  # lambda_seg of the auxiliary level
+
+    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+        "`seg`, and `seg_aux` where the network has an auxiliary level."
+        terms = {"seg": Supervised("main")}
+        if self.seg_aux and net.channels.get("aux"):
+            terms["seg_aux"] = Supervised("aux", self.seg_aux)
+        return terms
+
+# %% ../../nbs/methods/10_output_space.ipynb #934ce619
+@dataclass(frozen=True)
+class OutputSpaceTerms(TermsConfig):
+    "Output-space adaptation: single-level where `adv_aux` is 0 or the network has one level, else multi-level. Defaults are the paper's."
+
+    adv: Amount = 1e-3            # lambda_adv of the main level
+    adv_aux: Amount = 2e-4        # lambda_adv of the auxiliary level
+    seg_aux: Amount = 0.1         # lambda_seg of the auxiliary level
+    align: str = "output"         # "output", "feature" or "entropy"
+    kind: str = "vanilla"         # or "least_squares"
+    lr: Amount = 1e-4             # of the discriminators' Adam
+    betas: Betas = (0.9, 0.99)
+    width: Count = 64             # channels of a discriminator's first layer
+    upsample_scores: bool = False
+
+    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+        "`seg`, `seg_aux`, `adv` and `adv_aux`, as far as they have a weight and the network has the level."
+        terms = SupervisedTerms(self.seg_aux).build(net)
+        terms["adv"] = self.adversarial(net, "main", self.adv)
+        if self.adv_aux and net.channels.get("aux") and self.align != "feature":  # features are those of the main level
+            terms["adv_aux"] = self.adversarial(net, "aux", self.adv_aux)
+        return terms
+
+    def adversarial(self, net: nn.Module, level: str, weight: float) -> OutputAdversarial:
+        "The adversarial loss of one level."
+        channels = net.channels["features" if self.align == "feature" else level]
+        critic = {"lr": self.lr, "betas": self.betas, "width": self.width, "upsample_scores": self.upsample_scores}
+        return OutputAdversarial(channels, level, self.align, self.kind, weight, **critic)
 
 # %% ../../nbs/methods/10_output_space.ipynb #d7c50701
 def paper_step(net, critics, optimiser, critic_optimisers, x_s, y_s, x_t,
@@ -183,12 +211,18 @@ class EntropyMinimization(Term):
     def settings(self): return super().settings() | {"level": self.level}
 
 # %% ../../nbs/methods/10_output_space.ipynb #78fae94a
-def min_entropy_terms(net,                  # segmentation network
-                      ent:float=1e-3,       # lambda_ent of the main level
-                      ent_aux:float=2e-4,   # lambda_ent of the auxiliary level; 0 for one level
-                      seg_aux:float=0.1,    # lambda_seg of the auxiliary level
-                     ) -> dict[str, Term]:
-    "Terms of MinEnt: cross-entropy on the source, entropy on the target, at every level the network has."
-    terms = supervised_terms(net, seg_aux) | {"ent": EntropyMinimization("main", ent)}
-    if ent_aux and net.channels.get("aux"): terms["ent_aux"] = EntropyMinimization("aux", ent_aux)
-    return terms
+@dataclass(frozen=True)
+class MinEntropyTerms(TermsConfig):
+    "MinEnt: cross-entropy on the source, entropy on the target, at every level the network has."
+
+    ent: Amount = 1e-3      # lambda_ent of the main level
+    ent_aux: Amount = 2e-4  # lambda_ent of the auxiliary level; 0 for one level
+    seg_aux: Amount = 0.1   # lambda_seg of the auxiliary level
+
+    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+        "`seg`, `seg_aux`, `ent` and `ent_aux`, as far as they have a weight and the network has the level."
+        terms = SupervisedTerms(self.seg_aux).build(net)
+        terms["ent"] = EntropyMinimization("main", self.ent)
+        if self.ent_aux and net.channels.get("aux"):
+            terms["ent_aux"] = EntropyMinimization("aux", self.ent_aux)
+        return terms

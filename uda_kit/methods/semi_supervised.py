@@ -5,19 +5,21 @@
 
 # %% auto #0
 __all__ = ['FAKES', 'one_hot', 'realism_loss', 'confidence', 'pseudo_label', 'check_options', 'SemiSupervised', 'critic_losses',
-           'SourceRealism', 'semi_supervised_terms', 'semi_supervised_step']
+           'SourceRealism', 'SemiSupervisedTerms', 'semi_supervised_step']
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #32d05deb
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..core.settings import Amount, Betas, Count, Delay, Fraction
 from ..errors import InputError
-
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample
+from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, Term, critic_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #fc8adde4
@@ -133,17 +135,38 @@ class SourceRealism(Term):
     def settings(self): return super().settings() | {"level": self.partner.level}
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #b6d68b95
-def semi_supervised_terms(net,                        # segmentation network
-                          adv_source:float=0.01,      # lambda_adv of the labelled images
-                          adv_target:float=1e-3,      # lambda_adv of the unlabelled images
-                          self_training:float=0.1,    # lambda_st
-                          threshold:float=0.2,        # T
-                          self_start:int=5000,        # steps before self-training begins
-                          lr:float=1e-4, **critic) -> dict[str, Term]:
-    "Terms of adversarial pseudo-labels, without the supervised one; further arguments as in `SemiSupervised`."
-    channels = net.channels[critic.get("level", "main")]
-    unlabelled = SemiSupervised(channels, adv=adv_target, self_training=self_training, threshold=threshold, self_start=self_start, lr=lr, **critic)
-    return {"ps": unlabelled, "ps_source": SourceRealism(unlabelled, adv_source, critic.get("start", 0))}
+@dataclass(frozen=True)
+class SemiSupervisedTerms(TermsConfig):
+    "Adversarial pseudo-labels, without the supervised term; the fields are explained in `SemiSupervised`."
+
+    adv_source: Amount = 0.01     # lambda_adv of the labelled images
+    adv_target: Amount = 1e-3     # lambda_adv of the unlabelled images
+    self_training: Amount = 0.1   # lambda_st
+    threshold: Fraction = 0.2     # T
+    self_start: Delay = 5000      # steps before self-training begins
+    lr: Amount = 1e-4             # of the discriminator's Adam
+    betas: Betas = (0.9, 0.99)
+    width: Count = 64             # channels of the discriminator's first layer
+    level: str = "main"           # or "aux"
+    fakes: str = "source"         # predictions the discriminator learns from: "source" (paper) or "both"
+    start: Delay = 0
+
+    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+        "`ps` on the unlabelled images, `ps_source` on the labelled ones; both look at one discriminator."
+        unlabelled = SemiSupervised(
+            net.channels[self.level],
+            self.level,
+            adv=self.adv_target,
+            self_training=self.self_training,
+            threshold=self.threshold,
+            self_start=self.self_start,
+            fakes=self.fakes,
+            lr=self.lr,
+            betas=self.betas,
+            width=self.width,
+            start=self.start,
+        )
+        return {"ps": unlabelled, "ps_source": SourceRealism(unlabelled, self.adv_source, self.start)}
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #ddae8b0c
 def semi_supervised_step(net, D, optimiser, critic_optimiser, x_s, y_s, x_t, step,

@@ -15,7 +15,7 @@ import time
 import torch
 
 from ..errors import InputError
-from ..methods.output_space import output_space_terms, paper_step
+from ..methods.output_space import OutputSpaceTerms, paper_step
 from ..models.segmenters import deeplab_v2
 from .tables import append_timing
 from ..training.fit import RunOptions, SGD, Stage, make_optimiser, peak_gib
@@ -35,7 +35,7 @@ def make_case(name:str, device="cpu"):
     net_options, source, target, batch = CASES[name]
     torch.manual_seed(0)
     net = deeplab_v2(19, multi_level=True, **net_options).to(device).train()
-    terms = {k: t.to(device) for k, t in output_space_terms(net).items()}
+    terms = {k: t.to(device) for k, t in OutputSpaceTerms().build(net).items()}
     optimiser = make_optimiser(Stage("bench", net, terms, None, optimiser=SGD(lr=1e-4)))
     x_s, y_s, x_t = torch.rand(batch, 3, *source), torch.randint(0, 19, (batch, *source)), torch.rand(batch, 3, *target)
     return net, terms, optimiser, x_s.to(device), y_s.to(device), x_t.to(device)

@@ -15,7 +15,8 @@ from ..errors import InputError
 from .content_recipes import content_recipes
 from .contrastive_recipes import contrastive_recipes
 from .patch_recipes import patch_recipes
-from .recipes import Recipe, output_space_recipes
+from .config import Recipe
+from .recipes import output_space_recipes
 
 # %% ../../nbs/papers/28_catalogue.ipynb #c3219e5a
 def recipes() -> dict[str, Recipe]:

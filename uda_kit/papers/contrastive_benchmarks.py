@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..data.strong_augmentation import StrongAugmentation
 from ..errors import InputError
 from ..methods.contrastive import confidence_thresholds, contrastive_loss, plain_contrastive_loss
 from ..methods.pseudo_labels import IGNORE
-from ..methods.self_training import self_training_terms, self_training_transforms
+from ..methods.self_training import SelfTrainingTerms, SourceAugmentation, TeacherConfig
 from ..methods.teacher import augmented, average_prediction
 from .benchmarks import fresh
 from .contrastive_recipes import NETWORKS
@@ -156,9 +157,10 @@ def step_training(name:str, kind:str, precision:str="bf16-mixed") -> tuple[Train
     "A case set up for `Training.step`, the same in every process; the first step comes next."
     backbone, size, batch = STEPS[name]
     torch.manual_seed(0)
-    net, how, own = NETWORKS[""](19, backbone=backbone, weights=None), StrongAugmentation(cutout=(0, min(40, *size))), kind == "own"
-    terms = self_training_terms(net, alpha=0.1 if kind == "whole" else 0.0)
-    transforms = [] if own else self_training_transforms(net, precision=precision, augmentation=how)
+    net, how, own = replace(NETWORKS[""], backbone=backbone, weights=None).build(19), StrongAugmentation(cutout=(0, min(40, *size))), kind == "own"
+    terms = SelfTrainingTerms(alpha=0.1 if kind == "whole" else 0.0).build(net)
+    configs = () if own else (TeacherConfig(precision=precision, augmentation=how), SourceAugmentation(how))
+    transforms = [config.build(net) for config in configs]
     feeds = Feed(StreetScenes(RENDERED, 4 * batch, size), batch), Feed(StreetScenes(CAMERA, 4 * batch, size), batch, labelled=own)
     stage, options = Stage(name, net, terms, *feeds, steps=25000, optimiser=SGD(lr=1e-3, weight_decay=1e-4), transforms=transforms), RunOptions(precision=precision, progress=False)
     training, batches = Training.setup(stage, options), list(islice(read_steps(stage, options, 0), 3))

@@ -8,18 +8,18 @@ __all__ = ['STEPS_VARIABLE', 'FOLDER', 'FEW_SCENES', 'ANEW', 'in_checkout', 'ste
 
 # %% ../../nbs/papers/52_lessons.ipynb #500d0bdc
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from ..core.records import parse_json, read_json, to_json
 from ..errors import InputError, whole_number
 from ..models.checkpoints import load_weights
-from .demo import CACHE_MB, TEST_SCENES, demo_recipe, good_precision
+from .demo import CACHE_MB, TEST_SCENES, demo_recipe, good_precision, with_scenes
 from .dry_run import capped
-from .recipes import Recipe, describe
+from ..core.settings import describe
+from .config import Recipe
+from .data import open_data
 from .running import run_recipe
-from .stages import locate
 from ..training.fit import RunOptions
 from ..training.runs import ResultRecord, RunConfig
 
@@ -52,9 +52,7 @@ def lesson_recipe(name:str,            # "scenes/multi-level": a recipe of the s
     if not name.startswith("scenes/"): raise InputError(name, "is no recipe of the scenes benchmark", "choose one from `uda-kit recipes list scenes/`")
     recipe, limit = demo_recipe(name), step_limit(steps)
     if limit is None: return recipe
-    def few(data): return data and replace(data, name=re.sub(r"\bn=\d+", f"n={FEW_SCENES}", data.name))
-    stages = tuple(replace(s, source=few(s.source), target=few(s.target)) for s in recipe.stages)
-    return capped(replace(recipe, stages=stages, val=few(recipe.val), test=few(recipe.test)), limit)
+    return capped(with_scenes(recipe, FEW_SCENES, FEW_SCENES), limit)
 
 def lesson_folder(folder=FOLDER, steps:int|None=None) -> Path:
     "Where networks trained with at most `steps` steps a stage are kept."
@@ -99,7 +97,7 @@ def lesson_network(recipe:str,          # "scenes/source-only", or another recip
     run = base / f"{shortened.row}-seed{seed}"
     weights, found = run / "weights.safetensors", (run / "weights.safetensors").is_file() and (run / "result.json").is_file()
     if found: check_same(run, shortened)
-    else: run_recipe(shortened, run, RunOptions(seed=seed, precision=good_precision(), log_every=5, save_every=100, progress=progress), resume=run.exists(), share=base / "shared", cache_mb=CACHE_MB)
+    else: run_recipe(shortened, run, RunOptions(seed=seed, precision=good_precision(), log_every=5, save_every=100, progress=progress), resume=run.exists(), shared=base / "shared", cache_mb=CACHE_MB)
     print(report_line(shortened, run, found))
     return load_weights(weights).eval(), run
 
@@ -109,5 +107,8 @@ def lesson_data(n:int=TEST_SCENES, # scenes of each domain
     "Held-out scenes of both domains, with labels: the target's serve for scoring and looking only. `InputError` for less than one scene."
     if n < 1: raise InputError("lesson_data", f"{n} scenes", "ask for at least one")
     recipe, n = lesson_recipe("scenes/single-level"), n if step_limit() is None else min(n, FEW_SCENES)
-    chosen = lambda data: locate(replace(data, split="test", name=re.sub(r"\bn=\d+", f"n={n}", data.name)), recipe.space, labelled=True)
+
+    def chosen(data):
+        return open_data(replace(data, split="test", n=n), recipe.space, labelled=True)
+
     return chosen(recipe.stages[-1].source), chosen(recipe.stages[-1].target)

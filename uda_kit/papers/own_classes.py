@@ -15,10 +15,10 @@ from ..core.processes import first_process
 from ..data.datasets import DATASETS
 from ..data.labels import SPACES, LabelSpace, label_space, protocols, translate
 from ..errors import InputError, printable
-from ..training.evaluation import Comparison, reconcile
-from .recipes import Data, Recipe
-from .stages import is_given, is_own, locate, options_in, own_space, without_place
+from .config import Recipe
+from .data import Data, is_given, is_own, open_images, own_space, without_place
 from .values import check_values
+from ..training.evaluation import Comparison, reconcile
 
 # %% ../../nbs/papers/23_own_classes.ipynb #712aae7c
 def tell(text: str) -> None:
@@ -35,26 +35,25 @@ def listed(names, limit: int = 8) -> str:
 
 def labelled_sources(recipe: Recipe) -> dict[str, Data]:
     "Where each labelled source of a recipe stands, and the source."
-    return {f"stages.{i}.source": stage.source for i, stage in enumerate(recipe.stages) if not stage.source.pseudo}
+    return {f"stages.{i}.source": stage.source for i, stage in enumerate(recipe.stages) if stage.labels_given}
 
 
 def check_sources(sources: dict[str, Data], roots: dict | None) -> None:
     "`InputError` for a source of one's own, by where it stands, whose description names no labels."
     for path, data in sources.items():
-        if is_own(data) and not locate(replace(data, twins=""), None, roots).labelled:
+        if is_own(data) and not open_images(data, None, roots).labelled:
             remedy = 'add labels = "FOLDER/*.png" to its description, or give it with --target'
-            raise InputError(f"{path} ({data.name})", "has no labels, and a source is learned from its labels", remedy)
+            raise InputError(f"{path} ({data})", "has no labels, and a source is learned from its labels", remedy)
 
 
 def brings_classes(data: Data, trained: LabelSpace, roots: dict | None) -> LabelSpace | None:
     "The label space that a source wants to be trained in; None where the recipe's own, `trained`, will do."
-    if not (is_own(data) or "space" in options_in(data)):
+    if not (is_own(data) or data.space):
         return None
     own = own_space(data, roots)
     if own.classes == trained.classes:
         return None
-    asked = "space" in options_in(data)
-    return own if asked or without_place(own, trained) else None
+    return own if data.space or without_place(own, trained) else None
 
 # %% ../../nbs/papers/23_own_classes.ipynb #615f7997
 def in_own_classes(recipe: Recipe, roots: dict | None = None, dry: bool = False, say: Callable = tell) -> Recipe:
@@ -72,8 +71,8 @@ def in_own_classes(recipe: Recipe, roots: dict | None = None, dry: bool = False,
     for path, data in sources.items():
         theirs = own_space(data, roots)
         if brought[path] is None and without_place(theirs, space) or brought[path] is not None and brought[path].classes != space.classes:
-            raise InputError(f"{path} ({data.name})", f"does not have the classes of {place}: {listed(theirs.classes)} here, {listed(space.classes)} there", "give all stages the same source with --source")
-    say(f"{sources[place].name}: {recipe.name} is trained in the {len(space)} classes of this source ({listed(space.classes)}), not in {trained.name}")
+            raise InputError(f"{path} ({data})", f"does not have the classes of {place}: {listed(theirs.classes)} here, {listed(space.classes)} there", "give all stages the same source with --source")
+    say(f"{sources[place]}: {recipe.name} is trained in the {len(space)} classes of this source ({listed(space.classes)}), not in {trained.name}")
     known = SPACES.get(space.name) == space
     return replace(recipe, space=space.name if known else space, protocol="", val=same_classes(recipe.val, space, roots))
 
@@ -88,7 +87,7 @@ def same_classes(data: Data | None, space: LabelSpace, roots: dict | None) -> Da
 # %% ../../nbs/papers/23_own_classes.ipynb #0bcfdefe
 def say_unscored(recipe: Recipe, theirs: LabelSpace, how: Comparison, say: Callable) -> None:
     "Name the classes that are trained and not in the test images, and those of one's own test images that are not trained."
-    trained, name = label_space(recipe.space), recipe.test.name
+    trained, name = label_space(recipe.space), str(recipe.test)
     table = translate(theirs, trained)[:len(theirs)]
     if how.predictions is None:
         missing = [c for i, c in enumerate(trained.classes) if i not in how.scored]
@@ -106,9 +105,9 @@ def say_unscored(recipe: Recipe, theirs: LabelSpace, how: Comparison, say: Calla
 
 def check_scored(recipe: Recipe, roots: dict | None = None, say: Callable = tell) -> Recipe:
     "The recipe, without a protocol whose classes the test images do not have. `InputError` where they share no class with what is trained."
-    trained, name = label_space(recipe.space), recipe.test.name
+    trained, name = label_space(recipe.space), str(recipe.test)
     theirs = own_space(recipe.test, roots)
-    if "space" in options_in(recipe.test) and theirs.classes != trained.classes:
+    if recipe.test.space and theirs.classes != trained.classes:
         raise InputError(name, f"asks for the classes of {theirs.name}, and {trained.name} is trained", "leave ?space= out, or give it to the source")
     try:
         how = reconcile(trained, theirs)
@@ -133,13 +132,13 @@ def settle(recipe: Recipe, roots: dict | None = None, dry: bool = False, say: Ca
 def say_dropped(recipe: Recipe, roots: dict | None = None, say: Callable = tell) -> None:
     "Name the classes that a published source has, and the recipe does not train, where no table of the data set says so."
     space = label_space(recipe.space)
-    for data in {data.name: data for data in labelled_sources(recipe).values()}.values():
-        if is_own(data) or "space" in options_in(data) or not is_given(data, roots):
+    for data in dict.fromkeys(labelled_sources(recipe).values()):
+        if is_own(data) or data.space or not is_given(data, roots):
             continue
-        published = DATASETS.get(data.name.replace("?", ":").partition(":")[0])
+        published = DATASETS.get(data.name)
         if any(table.space == space for table in getattr(published, "tables", ())):
             continue
-        dataset = locate(replace(data, twins=""), None, roots)
+        dataset = open_images(data, None, roots)
         lost = [c for c, i in zip(dataset.space.classes, translate(dataset.space, space)) if i >= len(space)]
         if lost:
-            say(f"{data.name}: {space.name} has no {listed(lost)}: these pixels are not trained (?space={dataset.space.name} in its name trains its own classes)")
+            say(f"{data}: {space.name} has no {listed(lost)}: these pixels are not trained (?space={dataset.space.name} in its name trains its own classes)")

@@ -16,12 +16,13 @@ import torch
 from ..data.labels import CITYSCAPES19
 from ..data.scenes import RENDERED, StreetScenes
 from ..errors import InputError
-from ..methods.output_space import output_space_terms
-from ..methods.patch_alignment import patch_terms
+from ..methods.output_space import OutputSpaceTerms
+from ..methods.patch_alignment import PatchTerms
 from ..methods.patch_modes import PatchModes, cluster, loop_histograms, one_hot_histograms, patch_histograms, sample_histograms
 from ..models.segmenters import deeplab_v2
 from .benchmarks import CASES, fresh
 from .tables import append_timing
+from ..training.configs import BuildContext
 from ..training.fit import SGD, Stage, make_optimiser, peak_gib
 from ..training.objective import Batch, Objective, Plain, train_step
 
@@ -90,9 +91,9 @@ def patch_stepper(name:str, patch:bool) -> Callable:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = deeplab_v2(19, multi_level=True, **net_options).to(device, memory_format=torch.channels_last).train()
-    terms, cell = output_space_terms(net), tuple(s // 20 if s % 40 == 0 else s // 4 for s in source)
+    terms, cell = OutputSpaceTerms().build(net), tuple(s // 20 if s % 40 == 0 else s // 4 for s in source)
     modes = PatchModes(torch.rand(50, 76), CITYSCAPES19.classes, source, cell)
-    if patch: terms |= patch_terms(net, modes, start=0, target_patch=tuple(s // 16 for s in target))
+    if patch: terms |= PatchTerms(start=0, target_patch=tuple(s // 16 for s in target)).build(net, BuildContext(modes=modes))
     terms = {k: t.to(device) for k, t in terms.items()}
     optimiser = make_optimiser(Stage("bench", net, terms, None, optimiser=SGD(lr=1e-4)))
     x_s, x_t = (torch.rand(batch, 3, *size).to(device, memory_format=torch.channels_last) for size in (source, target))

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..data.transforms import Resized
 from ..data.twins import Twins
 from ..errors import InputError
-from ..methods.cyclegan import CYCLEGAN_ADAM, cyclegan_step, cyclegan_terms
+from ..methods.cyclegan import CYCLEGAN_ADAM, cyclegan_step, CycleGANTerms
 from ..methods.translation_quality import TranslationQuality, translation_quality
 from ..models.ancillary import AncillaryClassifier
 from ..models.checkpoints import load_weights
@@ -29,6 +29,7 @@ from ..models.translators import SMALL, CycleTranslator
 from .benchmarks import fresh, same_losses
 from .patch_benchmarks import extra_gib
 from .tables import append_csv, append_timing, current_commit, results_folder
+from ..training.configs import BuildContext
 from ..training.fit import peak_gib
 from ..training.objective import Batch, Objective, Plain, train_step
 
@@ -117,7 +118,7 @@ def translation_case(name:str, device="cpu"):
     options, size, backbone = CASES[name]
     torch.manual_seed(0)
     net = CycleTranslator(**options).to(device)
-    terms = {k: t.to(device) for k, t in cyclegan_terms(net, deeplab_v2(19, backbone, multi_level=False)).items()}
+    terms = {k: t.to(device) for k, t in CycleGANTerms().build(net, BuildContext(segmenter=deeplab_v2(19, backbone, multi_level=False))).items()}
     x_s, x_t, y_s = torch.rand(1, 3, *size), torch.rand(1, 3, *size), torch.randint(0, 19, (1, *size))
     return net, terms, CYCLEGAN_ADAM.build([{"params": list(net.parameters()), "lr": CYCLEGAN_ADAM.lr}]), x_s.to(device), x_t.to(device), y_s.to(device)
 

@@ -83,6 +83,12 @@ class Stage:
     validate: Callable | None = None      # net -> mIoU, for the log only
     fix_backbone: bool = False            # only the heads learn
 
+    def prepare(self, run) -> None:
+        "What comes before training where the stage is one of a run's several; nothing here."
+
+    def finish(self, run) -> None:
+        "What comes after training where the stage is one of a run's several; nothing here."
+
     def settings(self) -> dict:
         "Everything that decides the result, as JSON."
         return {"stage": self.name, "network": getattr(self.net, "config", {}), "terms": {k: t.settings() for k, t in self.terms.items()},

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..core.settings import Amount, BelowOne, Betas, Delay
 from ..errors import InputError
 
 # %% ../../nbs/training/15_optim.ipynb #0e49f94b
@@ -43,17 +44,17 @@ def warmup_lr(
 class SGD:
     "Stochastic gradient descent as in the papers; heads learn `head_multiplier` times faster than the backbone."
 
-    lr: float = 2.5e-4
-    momentum: float = 0.9
-    weight_decay: float = 5e-4     # released code; the output-space paper says 1e-4
+    lr: Amount = 2.5e-4
+    momentum: BelowOne = 0.9
+    weight_decay: Amount = 5e-4     # released code; the output-space paper says 1e-4
     nesterov: bool = False         # released code; the paper says Nesterov
-    head_multiplier: float = 10.0
-    backbone_multiplier: float = 1.0
-    power: float = 0.9
-    hold: float = 0.0              # fraction of the schedule at the full rate
-    warmup: int = 0                # steps of linear warm-up, multiplied by the schedule
+    head_multiplier: Amount = 10.0
+    backbone_multiplier: Amount = 1.0
+    power: Amount = 0.9
+    hold: BelowOne = 0.0              # fraction of the schedule at the full rate
+    warmup: Delay = 0                # steps of linear warm-up, multiplied by the schedule
     decay_norms: bool = True       # weight decay of norms and biases, too
-    layer_rates: tuple[tuple[str, float], ...] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
+    layer_rates: tuple[tuple[str, Amount], ...] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
 
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
@@ -63,16 +64,16 @@ class SGD:
 class Adam:
     "Adam with decoupled weight decay (AdamW): for small networks trained from scratch in few steps, for translators and for transformers."
 
-    lr: float = 2e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 1e-4
-    head_multiplier: float = 1.0
-    backbone_multiplier: float = 1.0
-    power: float = 0.9
-    hold: float = 0.0              # fraction of the schedule at the full rate
-    warmup: int = 0                # steps of linear warm-up, multiplied by the schedule
+    lr: Amount = 2e-3
+    betas: Betas = (0.9, 0.999)
+    weight_decay: Amount = 1e-4
+    head_multiplier: Amount = 1.0
+    backbone_multiplier: Amount = 1.0
+    power: Amount = 0.9
+    hold: BelowOne = 0.0              # fraction of the schedule at the full rate
+    warmup: Delay = 0                # steps of linear warm-up, multiplied by the schedule
     decay_norms: bool = True       # weight decay of norms and biases, too
-    layer_rates: tuple[tuple[str, float], ...] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
+    layer_rates: tuple[tuple[str, Amount], ...] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
 
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)

@@ -514,13 +514,13 @@ TrainingExplorer.parts, TrainingExplorer.drawn, TrainingExplorer.figure = _train
 # %% ../../../nbs/visual/explorers/70_training.ipynb #34f1f1bf
 def example_run(folder, size=(48, 96), steps:int=12) -> Path: # an empty or new folder -> the folder
     "Train the tiny network for a few steps in `folder`. The global random state stays as it is."
-    from uda_kit.methods.output_space import output_space_terms
+    from uda_kit.methods.output_space import OutputSpaceTerms
     from uda_kit.models.segmenters import deeplab_v2
     from uda_kit.training.fit import Adam, Feed, RunOptions, Stage, fit
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = deeplab_v2(19)
-        terms = output_space_terms(net, .01, 0, lr=1e-3, width=8)
+        terms = OutputSpaceTerms(.01, 0, lr=1e-3, width=8).build(net)
         source, target = (Feed(StreetScenes(style, 100, size, seed=7), 2) for style in (RENDERED, CAMERA))
         stage = Stage("adapt", net, terms, source, target, steps=steps, optimiser=Adam())
         fit(stage, folder, RunOptions(accelerator="cpu", log_every=1, save_every=steps//2, progress=False))
