@@ -831,7 +831,7 @@ def _check_known(name: str, options: dict, where: str) -> None:
         if option not in known:
             raise InputError(where, f"unknown option {option!r}", nearest(option, [*known, "split", "space"]))
 
-
+# %% ../../nbs/data/40_datasets.ipynb #7c1d20af
 def read_options(
     name: str,                # of the data set
     options: dict[str, str],  # as written

@@ -10,6 +10,8 @@ __all__ = ['CONDITIONS', 'SWEEPS', 'CROP_713', 'TURNED', 'NETWORKS', 'IMAGES', '
 # %% ../../nbs/papers/27_contrastive_recipes.ipynb #58e67c65
 from dataclasses import dataclass, field, replace
 
+from fastcore.basics import patch
+
 from ..data.strong_augmentation import NOTHING, StrongAugmentation
 from ..methods.contrastive_terms import ContrastiveTerms
 from ..methods.cyclegan import SourceTranslation
@@ -78,35 +80,41 @@ class ContrastiveTask:
         size = (length.optimiser, length.steps)
         return StageConfig(source, terms, self.net, target, *size, name=name, transforms=transforms, **options)
 
-    def contrast(self) -> StageConfig:
-        "The contrastive stage of pre-training: target alone, labelled by the network as it was."
-        terms = self.scale.terms
-        alone = ContrastiveTerms(None, terms.in_target, None, terms.alpha, size=terms.size)
-        teacher = replace(self.scale.teacher, every=0, expansion=None)
-        size = (self.scale.contrast.optimiser, self.scale.contrast.steps)
-        return StageConfig(self.source, alone, self.net, self.target, *size, name="contrast", transforms=(teacher,))
+# %% ../../nbs/papers/27_contrastive_recipes.ipynb #93154ac7
+@patch
+def contrast(self: ContrastiveTask) -> StageConfig:
+    "The contrastive stage of pre-training: target alone, labelled by the network as it was."
+    terms = self.scale.terms
+    alone = ContrastiveTerms(None, terms.in_target, None, terms.alpha, size=terms.size)
+    teacher = replace(self.scale.teacher, every=0, expansion=None)
+    size = (self.scale.contrast.optimiser, self.scale.contrast.steps)
+    return StageConfig(self.source, alone, self.net, self.target, *size, name="contrast", transforms=(teacher,))
 
-    def self_training(self, row: Row) -> StageConfig:
-        "Self-training on both domains."
-        terms, teacher = replace(self.scale.terms, **row.terms), replace(self.scale.teacher, **row.teacher)
-        transforms = (teacher, SourceAugmentation(teacher.augmentation))
-        size = (self.scale.self_train.optimiser, self.scale.self_train.steps)
-        return StageConfig(self.source, terms, self.net, self.target, *size, name="self-train", transforms=transforms)
 
-    def stages(self, row: Row) -> tuple[StageConfig, ...]:
-        "Stages of a row."
-        scale, stages = self.scale, []
-        if row.transfer and not isinstance(self.how, str):
-            stages.append(self.how)
-        stages.append(self.supervision("supervised", scale.supervised, row.transfer))
-        if row.pretrain:
-            head = self.supervision("head", scale.head, row.transfer, fix_backbone=True)
-            stages += [self.contrast(), head]
-        if row.terms is not None:
-            stages.append(self.self_training(row))
-        elif scale.longer is not None and not row.pretrain:
-            stages.append(self.supervision("longer", scale.longer, row.transfer))
-        return tuple(stages)
+@patch
+def self_training(self: ContrastiveTask, row: Row) -> StageConfig:
+    "Self-training on both domains."
+    terms, teacher = replace(self.scale.terms, **row.terms), replace(self.scale.teacher, **row.teacher)
+    transforms = (teacher, SourceAugmentation(teacher.augmentation))
+    size = (self.scale.self_train.optimiser, self.scale.self_train.steps)
+    return StageConfig(self.source, terms, self.net, self.target, *size, name="self-train", transforms=transforms)
+
+
+@patch
+def stages(self: ContrastiveTask, row: Row) -> tuple[StageConfig, ...]:
+    "Stages of a row."
+    scale, stages = self.scale, []
+    if row.transfer and not isinstance(self.how, str):
+        stages.append(self.how)
+    stages.append(self.supervision("supervised", scale.supervised, row.transfer))
+    if row.pretrain:
+        head = self.supervision("head", scale.head, row.transfer, fix_backbone=True)
+        stages += [self.contrast(), head]
+    if row.terms is not None:
+        stages.append(self.self_training(row))
+    elif scale.longer is not None and not row.pretrain:
+        stages.append(self.supervision("longer", scale.longer, row.transfer))
+    return tuple(stages)
 
 # %% ../../nbs/papers/27_contrastive_recipes.ipynb #bee86d06
 CONDITIONS = {  # row: (number in Table 3, name there, row)

@@ -11,6 +11,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core.settings import Count, Scale, Seed, Size, Steps
 from ..data.datasets import open_named, parse_spec, read_options
 from ..data.labels import LabelSpace, translate
@@ -48,40 +50,50 @@ class Data:
     beta: str = ""                       # of foggy Cityscapes
     drop_mismatched: bool | None = None  # of GTA5
 
-    @property
-    def resize(self) -> tuple[int, int] | None:
-        "Size that whole images are resized to; None where they stay as they are."
-        return None if self.name == "scenes" else self.size
+# %% ../../nbs/papers/14_data.ipynb #da7a0010
+@patch(as_prop=True)
+def resize(self: Data) -> tuple[int, int] | None:
+    "Size that whole images are resized to; None where they stay as they are."
+    return None if self.name == "scenes" else self.size
 
-    @property
-    def transform(self) -> JointTransform:
-        "What is done with an image and its label."
-        return JointTransform(size=self.resize, flip=self.flip, scale=self.scale, crop=self.crop)
 
-    def options(self) -> dict[str, object]:
-        "Options of the loader, as far as they are set."
-        options = {name: getattr(self, name) for name in LOADER_FIELDS}
-        if self.name == "scenes":
-            options["size"] = self.size
-        return {name: value for name, value in options.items() if value not in (None, "")}
+@patch(as_prop=True)
+def transform(self: Data) -> JointTransform:
+    "What is done with an image and its label."
+    return JointTransform(size=self.resize, flip=self.flip, scale=self.scale, crop=self.crop)
 
-    def with_images(self, other: "Data") -> "Data":
-        "The entry with another one's images; batch size, crop and the like stay."
-        size = None if "scenes" in (self.name, other.name) else self.size
-        keep = ("batch_size", "flip", "scale", "crop", "twins", "translated_by", "originals", "rare")
-        fields = {name: getattr(self, name) for name in keep}
-        return replace(other, split=other.split or self.split, size=other.size or size, **fields)
 
-    def with_text(self, text: str) -> "Data":
-        "The entry with the images that a line names; `override` calls it for a setting such as test=scenes:camera?n=20."
-        return self.with_images(data_from(text))
+@patch
+def options(self: Data) -> dict[str, object]:
+    "Options of the loader, as far as they are set."
+    options = {name: getattr(self, name) for name in LOADER_FIELDS}
+    if self.name == "scenes":
+        options["size"] = self.size
+    return {name: value for name, value in options.items() if value not in (None, "")}
 
-    def __str__(self) -> str:
-        "One line, as on the command line: 'scenes:camera?n=200'."
-        place = self.root or self.style
-        shown = {name: "x".join(map(str, value)) if name == "size" else value for name, value in self.options().items()}
-        query = "&".join(f"{name}={value}" for name, value in shown.items())
-        return self.name + (f":{place}" if place else "") + (f"?{query}" if query else "")
+
+@patch
+def __str__(self: Data) -> str:
+    "One line, as on the command line: 'scenes:camera?n=200'."
+    place = self.root or self.style
+    shown = {name: "x".join(map(str, value)) if name == "size" else value for name, value in self.options().items()}
+    query = "&".join(f"{name}={value}" for name, value in shown.items())
+    return self.name + (f":{place}" if place else "") + (f"?{query}" if query else "")
+
+# %% ../../nbs/papers/14_data.ipynb #da7a0012
+@patch
+def with_images(self: Data, other: Data) -> Data:
+    "The entry with another one's images; batch size, crop and the like stay."
+    size = None if "scenes" in (self.name, other.name) else self.size
+    keep = ("batch_size", "flip", "scale", "crop", "twins", "translated_by", "originals", "rare")
+    fields = {name: getattr(self, name) for name in keep}
+    return replace(other, split=other.split or self.split, size=other.size or size, **fields)
+
+
+@patch
+def with_text(self: Data, text: str) -> Data:
+    "The entry with the images that a line names; `override` calls it for a setting such as test=scenes:camera?n=20."
+    return self.with_images(data_from(text))
 
 # %% ../../nbs/papers/14_data.ipynb #da7a0007
 def data_from(

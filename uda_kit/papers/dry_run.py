@@ -106,7 +106,7 @@ def say_stand_ins(recipe: Recipe, roots: dict[str, str] | None, say: Callable) -
         names = ", ".join(missing)
         say(f"street scenes of the same size stand in for {names} (--roots NAME=FOLDER gives the data itself)")
 
-
+# %% ../../nbs/papers/40_dry_run.ipynb #1835fcdc
 def dry_run(
     recipe: Recipe,
     steps: int = 3,  # of every stage

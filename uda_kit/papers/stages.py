@@ -195,24 +195,28 @@ class TranslationStage(RecipeStage):
         context = BuildContext(run.options.seed, label_space(run.recipe.space), segmenter=segmenter)
         self.terms = _build_terms(self.config, self.index, self.net, context)
 
-    def prepare(self, run) -> None:
-        "Freeze the segmentation network that earlier stages have trained, as the judge of the content."
-        if self.before is not None:
-            share_state(self.before.net)
-        self.build_losses(run)
-        self.open_translated(run)
+# %% ../../nbs/papers/15_stages.ipynb #57a60013
+@patch
+def prepare(self: TranslationStage, run) -> None:
+    "Freeze the segmentation network that earlier stages have trained, as the judge of the content."
+    if self.before is not None:
+        share_state(self.before.net)
+    self.build_losses(run)
+    self.open_translated(run)
 
-    def finish(self, run) -> None:
-        "Write the translator, and the translated source images or what is missing of them."
-        config, file = self.config, Path(run.out) / f"{self.name}.safetensors"
-        in_first_process(lambda: None if file.exists() else save_translator(self.net, file))
-        source = run.open(replace(config.source, twins="", translated_by=""), True)
-        target = run.open(replace(config.target, twins="", translated_by=""), False)
-        if config.source.resize:
-            source = Resized(source, config.source.resize)
-        folder = run.place(f"twins-{self.name}", self.key)
-        write_twins(source, target, folder, CycleGAN(file, run.device), run.options.seed, run.options.progress)
-        run.artifacts[self.name] = folder
+
+@patch
+def finish(self: TranslationStage, run) -> None:
+    "Write the translator, and the translated source images or what is missing of them."
+    config, file = self.config, Path(run.out) / f"{self.name}.safetensors"
+    in_first_process(lambda: None if file.exists() else save_translator(self.net, file))
+    source = run.open(replace(config.source, twins="", translated_by=""), True)
+    target = run.open(replace(config.target, twins="", translated_by=""), False)
+    if config.source.resize:
+        source = Resized(source, config.source.resize)
+    folder = run.place(f"twins-{self.name}", self.key)
+    write_twins(source, target, folder, CycleGAN(file, run.device), run.options.seed, run.options.progress)
+    run.artifacts[self.name] = folder
 
 # %% ../../nbs/papers/15_stages.ipynb #57a60010
 @patch
