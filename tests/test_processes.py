@@ -190,19 +190,24 @@ def test_torchrun_on_two_machines(tmp_path):
 
 
 def test_scores_are_those_of_one_process(tmp_path):
-    "The images of an evaluation, shared by two processes, are counted once each."
+    "The images of an evaluation, shared by two processes, are counted once each; processes with different recipes or data are refused."
     text = '''
 import json, sys, torch
 from uda_kit.data.scenes import CAMERA, StreetScenes
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.evaluation import evaluate
+from uda_kit.errors import expect_error
+from uda_kit.papers.running import check_alike
 from uda_kit.training.fit import RunOptions, make_fabric
 fabric = make_fabric(RunOptions(accelerator="cpu", devices=int(sys.argv[1]), progress=False))
 torch.manual_seed(0)
 net = deeplab_v2(19, "tiny")
 if fabric.global_rank: net.backbone.stem[0][1].running_mean += 1  # statistics of its own
 scored = evaluate(net, StreetScenes(CAMERA, 5, (64, 96)), keep=3, progress=False)
-if not fabric.global_rank: print(json.dumps([scored.matrix, {i: int(x.sum()) for i, x in scored.samples.items()}, scored.images]))
+check_alike({"seed": 0})
+refused = expect_error(check_alike, {"options": {"seed": fabric.global_rank}}) if fabric.world_size > 1 else ""
+if not fabric.global_rank: print(json.dumps([scored.matrix, {i: int(x.sum()) for i, x in scored.samples.items()}, scored.images, refused]))
 '''
     one, two = (json.loads(program(tmp_path, text, devices).strip().splitlines()[-1]) for devices in (1, 2))
-    assert one == two and one[2] == 5 and len(one[1]) == 3
+    assert one[:3] == two[:3] and one[2] == 5 and len(one[1]) == 3
+    assert "process 1: has another configuration than process 0 (options.seed: 0 -> 1)" in two[3]

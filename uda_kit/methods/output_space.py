@@ -41,7 +41,7 @@ class Supervised(Term):
         self.level = level
 
     def forward(self, src:Batch) -> Tensor:
-        return weighted_cross_entropy(src.logits(self.level), src.label)
+        return weighted_cross_entropy(src.logits(self.level), src.label, src.weight)
 
     def settings(self): return super().settings() | {"level": self.level}
 

@@ -339,25 +339,39 @@ Teacher.after, Teacher.state_dict, Teacher.load_state_dict = _after, _state_dict
 
 # %% ../../nbs/methods/82_teacher.ipynb #7313a919
 class PseudoSupervised(Term):
-    "Cross-entropy of the target prediction with its pseudo-label (contrastive, Eq. 4); logs how much the teacher labelled."
+    "Cross-entropy of the target prediction with its pseudo-label (contrastive, Eq. 4), each pixel with its weight where the batch has weights; logs how much the teacher labelled."
+
     reads = ("target",)
 
-    def __init__(self, level:str="main", weight:float=0.1, start:int=0): # 'main' or 'aux' head, lambda
+    def __init__(
+        self,
+        level: str = "main",  # or "aux" head
+        weight: float = 0.1,  # lambda
+        start: int = 0,       # steps during which the term keeps silent
+        average: str = "labelled",  # divide by the number of pixels with a label, or by "all"
+    ):
         super().__init__(weight, start)
-        self.level = level
+        self.level, self.average = level, average
 
-    def forward(self, tgt:Batch)->Tensor:
-        if tgt.label is None: raise InputError("PseudoSupervised", "the target has no pseudo-labels", "give the stage a Teacher among its transforms, or a pseudo-labelled target")
-        return weighted_cross_entropy(tgt.logits(self.level), tgt.label)
+    def forward(self, target: Batch) -> Tensor:
+        if target.label is None:
+            remedy = "give the stage a Teacher among its transforms, or a pseudo-labelled target"
+            raise InputError("PseudoSupervised", "the target has no pseudo-labels", remedy)
+        return weighted_cross_entropy(target.logits(self.level), target.label, target.weight, self.average)
 
-    def update(self, batches:dict[str, Batch], autocast=None)->dict:
-        "Shares of the crop that are confident and labelled, and how many classes had no confident pixel."
+    def update(self, batches: dict[str, Batch], autocast=None) -> dict[str, Tensor]:
+        "Fractions of the crop that are confident and labelled, and how many classes had no confident pixel."
         predicted, confident, expanded = map(batches["target"].counts.get, COUNTS)
-        if predicted is None: return {} # labels from elsewhere
+        if predicted is None:
+            return {}  # labels from elsewhere
         total = predicted.sum()
-        return {"confident": confident.sum() / total, "labelled": expanded.sum() / total, "classes_without": (confident == 0).sum()}
+        without = (confident == 0).sum()
+        return {"confident": confident.sum() / total, "labelled": expanded.sum() / total, "classes_without": without}
 
-    def settings(self): return super().settings() | {"level": self.level}
+    def settings(self) -> dict:
+        "What decides the loss, as JSON."
+        average = {} if self.average == "labelled" else {"average": self.average}
+        return super().settings() | {"level": self.level} | average
 
 # %% ../../nbs/methods/82_teacher.ipynb #95bbd9b8
 def label_quality(truth:Tensor,  # [...] true classes, 255 where unknown

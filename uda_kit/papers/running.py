@@ -7,6 +7,7 @@ __all__ = ['LABEL_MEASURES', 'CLASS_COLUMNS', 'CRITIC_COLUMNS', 'LABEL_COLUMNS',
            'judge_labels', 'say_without', 'append_classes', 'append_critics', 'append_labels', 'run_table']
 
 # %% ../../nbs/papers/30_running.ipynb #b31906b4
+import json
 import math
 import statistics
 import sys
@@ -18,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from ..core.distributed import in_first_process, several_processes
+from ..core.distributed import gather_objects, in_first_process, several_processes
 from ..core.files import FULL_DISK, locked, write_error
-from ..core.records import read_json, write_json
+from ..core.records import read_json, to_json, write_json
 from ..core.settings import describe
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
@@ -37,7 +38,7 @@ from .tables import append_csv, append_result, current_commit, measured, results
 from ..training.evaluation import Evaluation, evaluate
 from ..training.fit import RunOptions, Stage, fit, leaving_together, make_fabric, peak_gib
 from ..training.reports import write_report
-from ..training.runs import LabelRecord, RunDirectory, holds_run, read_log, saying_how_to_resume
+from ..training.runs import LabelRecord, RunDirectory, config_difference, holds_run, read_log, saying_how_to_resume
 
 # %% ../../nbs/papers/30_running.ipynb #1891abdc
 def run_stages(
@@ -153,7 +154,7 @@ def run_recipe(
     with leaving_together(fabric), saying_how_to_resume(directory), ExitStack() as held:
         set_keys(run, directory, resume)
         config = run_config(run)
-        fabric.barrier()  # all have looked before the first one writes
+        check_alike(config)  # all have looked before the first one writes
         in_first_process(lambda: claim(directory, config, resume, held))
         for note in notes:
             tell(note)
@@ -173,6 +174,16 @@ def run_config(run: Run) -> dict:
     }
 
 
+def check_alike(config: dict) -> None:
+    "`InputError` in all processes where one of them has another configuration: other data on its machine, or other options. Waits for all."
+    texts = gather_objects(to_json(config))
+    for process, text in enumerate(texts):
+        if text != texts[0]:
+            difference = config_difference(json.loads(texts[0]), json.loads(text))
+            problem = f"has another configuration than process 0 ({difference})"
+            raise InputError(f"process {process}", problem, "give all machines the same data and all processes the same options")
+
+# %% ../../nbs/papers/30_running.ipynb #9c4bb711
 def train_and_score(run: Run, directory: RunDirectory, test, config: dict, fabric, report: bool) -> tuple[Evaluation, dict]:
     "The body of `run_recipe`, once the folder is its own."
     recipe, options, commit = run.recipe, run.options, current_commit()
