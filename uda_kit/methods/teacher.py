@@ -339,7 +339,7 @@ Teacher.after, Teacher.state_dict, Teacher.load_state_dict = _after, _state_dict
 
 # %% ../../nbs/methods/82_teacher.ipynb #7313a919
 class PseudoSupervised(Term):
-    "Cross-entropy of the target prediction with its pseudo-label (contrastive, Eq. 4), each pixel with its weight where the batch has weights; logs how much the teacher labelled."
+    "Cross-entropy of the target prediction with its pseudo-label (contrastive, Eq. 4); logs how much the teacher labelled."
 
     reads = ("target",)
 
@@ -349,15 +349,17 @@ class PseudoSupervised(Term):
         weight: float = 0.1,  # lambda
         start: int = 0,       # steps during which the term keeps silent
         average: str = "labelled",  # divide by the number of pixels with a label, or by "all"
+        weighted: bool = False,  # each pixel counts with the batch's weight; the contrastive paper weighs prototypes alone
     ):
         super().__init__(weight, start)
-        self.level, self.average = level, average
+        self.level, self.average, self.weighted = level, average, weighted
 
     def forward(self, target: Batch) -> Tensor:
         if target.label is None:
             remedy = "give the stage a Teacher among its transforms, or a pseudo-labelled target"
             raise InputError("PseudoSupervised", "the target has no pseudo-labels", remedy)
-        return weighted_cross_entropy(target.logits(self.level), target.label, target.weight, self.average)
+        weight = target.weight if self.weighted else None
+        return weighted_cross_entropy(target.logits(self.level), target.label, weight, self.average)
 
     def update(self, batches: dict[str, Batch], autocast=None) -> dict[str, Tensor]:
         "Fractions of the crop that are confident and labelled, and how many classes had no confident pixel."
@@ -371,7 +373,8 @@ class PseudoSupervised(Term):
     def settings(self) -> dict:
         "What decides the loss, as JSON."
         average = {} if self.average == "labelled" else {"average": self.average}
-        return super().settings() | {"level": self.level} | average
+        weighted = {"weighted": True} if self.weighted else {}
+        return super().settings() | {"level": self.level} | average | weighted
 
 # %% ../../nbs/methods/82_teacher.ipynb #95bbd9b8
 def label_quality(truth:Tensor,  # [...] true classes, 255 where unknown
