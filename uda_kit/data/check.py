@@ -9,7 +9,16 @@ __all__ = ['TRAIN_IDS', 'UNSCORED_LIMIT', 'PLENTY', 'looks_like_train_ids', 'Fin
 # %% ../../nbs/data/70_check.ipynb #bac63f38
 from dataclasses import asdict, dataclass, field
 import numpy as np
-from .datasets import DATASETS, FolderDataset, NotThere, check_description, folder_splits, open_dataset, parse_spec, read_toml
+from uda_kit.data.datasets import (
+    DATASETS,
+    FolderDataset,
+    NotThere,
+    check_description,
+    folder_splits,
+    open_dataset,
+    parse_spec,
+    read_toml,
+)
 from .files import label_format, read_image
 from .labels import SPACES, IdTable
 from ..errors import InputError, printable
@@ -19,119 +28,144 @@ TRAIN_IDS = range(19)
 
 
 def looks_like_train_ids(
-    ids: dict,       # raw id -> pixels of one label file
+    ids: dict,  # raw id -> pixels of one label file
     table: IdTable,  # the numbering its data set has
 ) -> bool:
     "Are the ids those of Cityscapes' 19 classes, where the data set's own numbering goes further?"
     beyond = {c for raw, c in table.ids.items() if raw not in TRAIN_IDS}
-    goes_further = 2*len(beyond) > len(table.space) and all(table.class_of(raw) is not None for raw in TRAIN_IDS)
+    goes_further = 2 * len(beyond) > len(table.space) and all(table.class_of(raw) is not None for raw in TRAIN_IDS)
     seen = {raw: pixels for raw, pixels in ids.items() if raw != 255}
     if not goes_further or not seen or max(seen) not in TRAIN_IDS or max(seen) < 8:
         return False
     low = sum(pixels for raw, pixels in seen.items() if raw < 7)
-    return low > sum(seen.values())/10 and seen.get(7, 0) < low
+    return low > sum(seen.values()) / 10 and seen.get(7, 0) < low
 
 # %% ../../nbs/data/70_check.ipynb #6b5bda99
 @dataclass
 class Finding:
     "What was seen of one sample."
-    image_size:tuple = None                       # (height, width)
-    label_size:tuple = None
-    label_format:str = None                       # bits and channels as stored
-    ids:dict = field(default_factory=dict)        # id -> pixels; raw ids for files, class ids for rendered scenes
-    train_ids:bool = False                        # the ids look like train ids where others are expected
-    problems:list = field(default_factory=list)   # one line each
+
+    image_size: tuple = None  # (height, width)
+    label_size: tuple = None
+    label_format: str = None  # bits and channels as stored
+    ids: dict = field(default_factory=dict)  # id -> pixels; raw ids for files, class ids for rendered scenes
+    train_ids: bool = False  # the ids look like train ids where others are expected
+    problems: list = field(default_factory=list)  # one line each
+
 
 class Inspector:
     "Findings of a data set by index; picklable, for worker processes."
-    def __init__(self, dataset): self.dataset = dataset
-    def __len__(self): return len(self.dataset)
 
-    def __getitem__(self, i:int)->Finding:
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> Finding:
         found, d = Finding(), self.dataset
-        try: found.image_size = tuple(d.image(i).shape[1:])
-        except InputError as error: found.problems.append(str(error))
-        if not d.labelled: return found
+        try:
+            found.image_size = tuple(d.image(i).shape[1:])
+        except InputError as error:
+            found.problems.append(str(error))
+        if not d.labelled:
+            return found
         try:
             label = d.raw(i) if hasattr(d, "raw") else d.label(i).numpy()
             found.label_size, counts = label.shape, np.bincount(label.ravel())
             found.ids = {int(k): int(counts[k]) for k in counts.nonzero()[0]}
-            if hasattr(d, "label_paths"): found.label_format = str(label_format(d.label_paths[i]))
-            if hasattr(d, "raw"): found.train_ids = looks_like_train_ids(found.ids, d.table)
-        except InputError as error: found.problems.append(str(error))
+            if hasattr(d, "label_paths"):
+                found.label_format = str(label_format(d.label_paths[i]))
+            if hasattr(d, "raw"):
+                found.train_ids = looks_like_train_ids(found.ids, d.table)
+        except InputError as error:
+            found.problems.append(str(error))
         if found.image_size and found.label_size and found.image_size != found.label_size:
             wanted, got = (f"{w}x{h}" for h, w in (found.image_size, found.label_size))
-            found.problems.append(f"{d.label_paths[i] if hasattr(d, 'label_paths') else d.key(i)}: label is {got} pixels, its image {wanted}; leave the pair out, or get both files again")
+            found.problems.append(
+                f"{d.label_paths[i] if hasattr(d, 'label_paths') else d.key(i)}: label is {got} pixels, its image {wanted}; leave the pair out, or get both files again"
+            )
         return found
 
 # %% ../../nbs/data/70_check.ipynb #718e9fd0
 @dataclass
 class SplitReport:
     "What was seen of one split."
-    split:str
-    classes:tuple                                      # names of the label space
-    labelled:bool
-    samples:int                                        # images, or pairs where there are labels
-    dropped:int = 0                                    # left out for known faults
-    sizes:dict = field(default_factory=dict)           # "WxH" -> images
-    formats:dict = field(default_factory=dict)         # stored label format -> files
-    unmapped:dict = field(default_factory=dict)        # raw id outside the table -> [pixels, files, first file]
-    pixels:list = None                                 # labelled pixels of each class
-    ignored:int = 0                                    # pixels that are known and not scored
-    unscored:dict = field(default_factory=dict)        # their ids -> pixels
-    train_ids:list = field(default_factory=list)       # label files whose ids look like train ids where others are expected
-    own_classes:bool = False                           # the classes are the user's own list
-    doubts:list = field(default_factory=list)          # one line per thing that no file shows, but the numbers of all do
-    problems:list = field(default_factory=list)        # one line per missing, unpaired, mismatching or broken file
+
+    split: str
+    classes: tuple  # names of the label space
+    labelled: bool
+    samples: int  # images, or pairs where there are labels
+    dropped: int = 0  # left out for known faults
+    sizes: dict = field(default_factory=dict)  # "WxH" -> images
+    formats: dict = field(default_factory=dict)  # stored label format -> files
+    unmapped: dict = field(default_factory=dict)  # raw id outside the table -> [pixels, files, first file]
+    pixels: list = None  # labelled pixels of each class
+    ignored: int = 0  # pixels that are known and not scored
+    unscored: dict = field(default_factory=dict)  # their ids -> pixels
+    train_ids: list = field(default_factory=list)  # label files whose ids look like train ids where others are expected
+    own_classes: bool = False  # the classes are the user's own list
+    doubts: list = field(default_factory=list)  # one line per thing that no file shows, but the numbers of all do
+    problems: list = field(default_factory=list)  # one line per missing, unpaired, mismatching or broken file
 
     @property
-    def ok(self)->bool: return not self.problems and not self.unmapped and not self.doubts
+    def ok(self) -> bool:
+        return not self.problems and not self.unmapped and not self.doubts
 
     @property
-    def never_seen(self)->list: return [c for c, n in zip(self.classes, self.pixels or ()) if not n] if self.labelled else []
+    def never_seen(self) -> list:
+        return [c for c, n in zip(self.classes, self.pixels or ()) if not n] if self.labelled else []
 
-    def add(self, found:Finding, dataset, i:int): # finding of sample i of the data set
+    def add(self, found: Finding, dataset, i: int):  # finding of sample i of the data set
         "Count one sample in."
         size = "{1}x{0}".format(*found.image_size) if found.image_size else None
         for counts, entry in ((self.sizes, size), (self.formats, found.label_format)):
-            if entry: counts[entry] = counts.get(entry, 0) + 1
+            if entry:
+                counts[entry] = counts.get(entry, 0) + 1
         self.problems += found.problems
-        if found.train_ids: self.train_ids.append(dataset.label_paths[i])
+        if found.train_ids:
+            self.train_ids.append(dataset.label_paths[i])
         for raw, count in found.ids.items():
             c = dataset.table.class_of(raw) if hasattr(dataset, "raw") else raw
             if c is None:
                 seen = self.unmapped.setdefault(raw, [0, 0, dataset.label_paths[i]])
-                seen[0] += count; seen[1] += 1
+                seen[0] += count
+                seen[1] += 1
             elif c >= len(self.classes):
                 self.ignored += count
                 self.unscored[raw] = self.unscored.get(raw, 0) + count
-            else: self.pixels[c] += count
+            else:
+                self.pixels[c] += count
 
 # %% ../../nbs/data/70_check.ipynb #8c4ee14b
-UNSCORED_LIMIT = .5   # fraction of a split's labelled pixels that may be without a class
-PLENTY = .01          # fraction from which on unscored pixels of 255 may be a class
+UNSCORED_LIMIT = 0.5  # fraction of a split's labelled pixels that may be without a class
+PLENTY = 0.01  # fraction from which on unscored pixels of 255 may be a class
 
 
 def _unscored_doubts(report: SplitReport, total: int, meant: set) -> list[str]:
     "Too many pixels without a class, other than those of the ids that are `meant` to have none."
     unscored = {raw: pixels for raw, pixels in report.unscored.items() if raw not in meant}
-    if sum(report.pixels) and sum(unscored.values()) <= UNSCORED_LIMIT*total:
+    if sum(report.pixels) and sum(unscored.values()) <= UNSCORED_LIMIT * total:
         return []
     counts = sorted(report.unscored.items(), key=lambda item: -item[1])
-    ids = ", ".join(f"id {raw} {100*pixels/total:.1f} %" for raw, pixels in counts[:6])
-    return [f"{100*report.ignored/total:.1f} % of the pixels are not scored, more than {100*UNSCORED_LIMIT:.0f} % ({ids}); "
-            "check that the labels are numbered as this data set's are, or list in a folder's ignore what is meant to be unlabelled"]
+    ids = ", ".join(f"id {raw} {100 * pixels / total:.1f} %" for raw, pixels in counts[:6])
+    return [
+        f"{100 * report.ignored / total:.1f} % of the pixels are not scored, more than {100 * UNSCORED_LIMIT:.0f} % ({ids}); "
+        "check that the labels are numbered as this data set's are, or list in a folder's ignore what is meant to be unlabelled"
+    ]
 
 
 def _mask_doubts(report: SplitReport, total: int) -> list[str]:
     "Pixels of 255 that may be a class which is never seen."
-    share, missing = report.unscored.get(255, 0)/total, report.never_seen
+    share, missing = report.unscored.get(255, 0) / total, report.never_seen
     several = report.own_classes or len(missing) == len(report.classes) - 1
     if share < PLENTY or not missing or not several:
         return []
     names = ", ".join(repr(name) for name in missing[:5])
-    return [f"id 255 takes {100*share:.1f} % of the pixels and is not scored, while {names} {'is' if len(missing) == 1 else 'are'} never seen; "
-            f'if 255 means {missing[0]!r}, write 255 = "{missing[0]}" under [ids], and ignore = [255] if it means unlabelled']
+    return [
+        f"id 255 takes {100 * share:.1f} % of the pixels and is not scored, while {names} {'is' if len(missing) == 1 else 'are'} never seen; "
+        f'if 255 means {missing[0]!r}, write 255 = "{missing[0]}" under [ids], and ignore = [255] if it means unlabelled'
+    ]
 
 
 def doubts(report: SplitReport, dataset) -> list[str]:
@@ -145,22 +179,36 @@ def doubts(report: SplitReport, dataset) -> list[str]:
     if of_folder and 255 not in meant:
         lines += _mask_doubts(report, total)
     if report.train_ids:
-        lines.append(f"{len(report.train_ids)} label files hold ids of 0-18 alone, as train ids do (0 is road), first {report.train_ids[0]}; "
-                     'use the label files the data set was published with, or describe the folder, with classes = "cityscapes19"')
+        lines.append(
+            f"{len(report.train_ids)} label files hold ids of 0-18 alone, as train ids do (0 is road), first {report.train_ids[0]}; "
+            'use the label files the data set was published with, or describe the folder, with classes = "cityscapes19"'
+        )
     return lines
 
 # %% ../../nbs/data/70_check.ipynb #889814bf
-def check_split(dataset,       # an opened data set
-                workers=0,     # processes that read files
-                progress=True  # show a progress bar
-               )->SplitReport:
+def check_split(
+    dataset,  # an opened data set
+    workers=0,  # processes that read files
+    progress=True,  # show a progress bar
+) -> SplitReport:
     "Read every sample of one split."
     from tqdm.auto import tqdm
     from uda_kit.data.workers import read_in_order
-    report = SplitReport(dataset.split, dataset.space.classes, dataset.labelled, len(dataset), len(getattr(dataset, "dropped", ())), pixels=[0] * len(dataset.space))
+
+    report = SplitReport(
+        dataset.split,
+        dataset.space.classes,
+        dataset.labelled,
+        len(dataset),
+        len(getattr(dataset, "dropped", ())),
+        pixels=[0] * len(dataset.space),
+    )
     report.problems += [str(p) for p in getattr(dataset, "problems", ())]
     findings = read_in_order(Inspector(dataset), range(len(dataset)), workers)
-    for i, found in enumerate(tqdm(findings, total=len(dataset), desc=f"{dataset.name} {dataset.split}", disable=not progress, leave=False)): report.add(found, dataset, i)
+    for i, found in enumerate(
+        tqdm(findings, total=len(dataset), desc=f"{dataset.name} {dataset.split}", disable=not progress, leave=False)
+    ):
+        report.add(found, dataset, i)
     report.own_classes = dataset.space.classes != getattr(SPACES.get(dataset.space.name), "classes", None)
     report.doubts = doubts(report, dataset)
     return report
@@ -169,83 +217,125 @@ def check_split(dataset,       # an opened data set
 @dataclass
 class Report:
     "What a whole data set holds and what is wrong with it; `str()` is a readable table, `as_dict()` goes to JSON."
-    name:str                                       # the spec, or the data set's name
-    parts:list                                     # one SplitReport per split
-    absent:list = field(default_factory=list)      # published splits that are not there
+
+    name: str  # the spec, or the data set's name
+    parts: list  # one SplitReport per split
+    absent: list = field(default_factory=list)  # published splits that are not there
 
     @property
-    def ok(self)->bool: return all(p.ok for p in self.parts)
-    def as_dict(self)->dict: return asdict(self) | {"ok": self.ok}
+    def ok(self) -> bool:
+        return all(p.ok for p in self.parts)
 
-    def verdict(self)->str:
+    def as_dict(self) -> dict:
+        return asdict(self) | {"ok": self.ok}
+
+    def verdict(self) -> str:
         "The whole report in a few words."
         count = {what: sum(len(getattr(p, what)) for p in self.parts) for what in ("problems", "unmapped", "doubts")}
-        if not self.ok: return f"{count['problems']} problems, {count['unmapped']} unknown ids" + (f", {count['doubts']} doubts" if count["doubts"] else "")
+        if not self.ok:
+            return f"{count['problems']} problems, {count['unmapped']} unknown ids" + (
+                f", {count['doubts']} doubts" if count["doubts"] else ""
+            )
         missing = [p for p in self.parts if p.never_seen]
-        if not missing: return "all well"
+        if not missing:
+            return "all well"
         if not any(p.own_classes for p in missing):
-            return "all well; never seen: " + ", ".join(f"{len(p.never_seen)} of {len(p.classes)} classes in {p.split}" for p in missing)
-        return "no faults in the files, but never seen: " + "; ".join(f"{', '.join(p.never_seen)} in {p.split}" for p in missing)
+            return "all well; never seen: " + ", ".join(
+                f"{len(p.never_seen)} of {len(p.classes)} classes in {p.split}" for p in missing
+            )
+        return "no faults in the files, but never seen: " + "; ".join(
+            f"{', '.join(p.never_seen)} in {p.split}" for p in missing
+        )
 
     def __str__(self):
         lines = [f"{self.name}: {self.verdict()}"]
-        for part in self.parts: lines += ["", *split_text(part)]
-        if self.absent: lines += ["", "not there: split " + ", ".join(self.absent)]
+        for part in self.parts:
+            lines += ["", *split_text(part)]
+        if self.absent:
+            lines += ["", "not there: split " + ", ".join(self.absent)]
         return "\n".join(map(printable, lines))
 
-def most_common(counts:dict, n=6)->str: # entry -> count, how many to show
+
+def most_common(counts: dict, n=6) -> str:  # entry -> count, how many to show
     "The commonest entries with their counts."
-    return ", ".join(f"{k} ({v})" for k, v in sorted(counts.items(), key=lambda item: -item[1])[:n]) + (f", {len(counts) - n} more" if len(counts) > n else "")
+    return ", ".join(f"{k} ({v})" for k, v in sorted(counts.items(), key=lambda item: -item[1])[:n]) + (
+        f", {len(counts) - n} more" if len(counts) > n else ""
+    )
 
 # %% ../../nbs/data/70_check.ipynb #1d04735e
-def split_text(part:SplitReport, # one split's numbers
-               most=20           # lines of problems to show
-              )->list: # lines of text
+def split_text(
+    part: SplitReport,  # one split's numbers
+    most=20,  # lines of problems to show
+) -> list:  # lines of text
     "One split as text."
-    lines = [f"split {part.split}: {part.samples} {'pairs' if part.labelled else 'images'}" + (f", {part.dropped} dropped for known faults" if part.dropped else ""),
-             f"  image sizes    {most_common(part.sizes)}"]
+    lines = [
+        f"split {part.split}: {part.samples} {'pairs' if part.labelled else 'images'}"
+        + (f", {part.dropped} dropped for known faults" if part.dropped else ""),
+        f"  image sizes    {most_common(part.sizes)}",
+    ]
     if part.labelled:
-        if part.formats: lines.append(f"  label format   {most_common(part.formats)}")
+        if part.formats:
+            lines.append(f"  label format   {most_common(part.formats)}")
         total = max(1, sum(part.pixels) + part.ignored + sum(v[0] for v in part.unmapped.values()))
         lines.append("  share of pixels")
-        lines += [f"    {c:<15}{100 * n / total:8.3f} %" + ("   never seen" if not n else "") for c, n in zip(part.classes, part.pixels)]
+        lines += [
+            f"    {c:<15}{100 * n / total:8.3f} %" + ("   never seen" if not n else "")
+            for c, n in zip(part.classes, part.pixels)
+        ]
         lines.append(f"    {'not scored':<15}{100 * part.ignored / total:8.3f} %")
-    for raw, (pixels, files, example) in sorted(part.unmapped.items()): lines.append(f"  unknown id {raw}: {pixels} pixels in {files} files, first {example}")
+    for raw, (pixels, files, example) in sorted(part.unmapped.items()):
+        lines.append(f"  unknown id {raw}: {pixels} pixels in {files} files, first {example}")
     lines += [f"  doubt: {d}" for d in part.doubts]
     lines += [f"  problem: {p}" for p in part.problems[:most]]
-    if len(part.problems) > most: lines.append(f"  ... and {len(part.problems) - most} more problems")
+    if len(part.problems) > most:
+        lines.append(f"  ... and {len(part.problems) - most} more problems")
     return lines
 
 # %% ../../nbs/data/70_check.ipynb #fad1763e
-def check_data(data,          # "NAME:ROOT?options", or an opened data set
-               split=None,    # one split; None: all that are there
-               workers=0,     # processes that read files
-               progress=True  # show progress bars
-              )->Report:
+def check_data(
+    data,  # "NAME:ROOT?options", or an opened data set
+    split=None,  # one split; None: all that are there
+    workers=0,  # processes that read files
+    progress=True,  # show progress bars
+) -> Report:
     "Read a whole data set; faults in files go into the report, a root or name that makes no sense is an InputError."
-    if not isinstance(data, str): return Report(data.name, [check_split(data, workers, progress)])
+    if not isinstance(data, str):
+        return Report(data.name, [check_split(data, workers, progress)])
     name, root, options = parse_spec(data)
     chosen = split or options.get("split")
-    if chosen or name == "scenes": return Report(data, [check_split(open_dataset(data, chosen, strict=False), workers, progress)])
+    if chosen or name == "scenes":
+        return Report(data, [check_split(open_dataset(data, chosen, strict=False), workers, progress)])
     parts, absent, errors, splits = [], [], [], open_splits(data)
-    def unread(error): return SplitReport(s, (), True, 0, pixels=[], problems=[str(error)])
+
+    def unread(error):
+        return SplitReport(s, (), True, 0, pixels=[], problems=[str(error)])
+
     for s in splits:
-        try: open_dataset(data, s, labelled=False, strict=False)
+        try:
+            open_dataset(data, s, labelled=False, strict=False)
         except InputError as error:
             errors.append(error)
-            if isinstance(error, NotThere) and name != "folder": absent.append(s)
-            else: parts.append(unread(error))
+            if isinstance(error, NotThere) and name != "folder":
+                absent.append(s)
+            else:
+                parts.append(unread(error))
             continue
-        try: parts.append(check_split(open_dataset(data, s, strict=False), workers, progress))
-        except InputError as error: parts.append(unread(error))
-    if len(errors) == len(splits): raise errors[0]
+        try:
+            parts.append(check_split(open_dataset(data, s, strict=False), workers, progress))
+        except InputError as error:
+            parts.append(unread(error))
+    if len(errors) == len(splits):
+        raise errors[0]
     return Report(data, parts, absent)
 
-def open_splits(spec:str)->tuple: # "NAME:ROOT?options"
+
+def open_splits(spec: str) -> tuple:  # "NAME:ROOT?options"
     "The published splits of a data set; a folder's own for FolderDataset."
     name, root, _ = parse_spec(spec)
-    if name != "folder": return DATASETS[name].splits
-    if not str(root).lower().endswith(".toml"): return FolderDataset.splits
+    if name != "folder":
+        return DATASETS[name].splits
+    if not str(root).lower().endswith(".toml"):
+        return FolderDataset.splits
     description = read_toml(root)
     check_description(description, root)
     return folder_splits(description)

@@ -19,13 +19,27 @@ import torch
 from PIL import Image
 from ..errors import InputError
 
-MAX_PIXELS = 80_000_000 # larger images are refused before decoding: no driving data set comes near, and a "decompression bomb" would fill the memory
+MAX_PIXELS = 80_000_000  # larger images are refused before decoding: no driving data set comes near, and a "decompression bomb" would fill the memory
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-logging.getLogger("PIL").addHandler(logging.NullHandler()) # what it logs about a damaged file, the one line says better
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # what it logs about a damaged file, the one line says better
 
 # %% ../../nbs/data/30_files.ipynb #6b5d6f9a
-SYSTEM_NAMES = frozenset({"@eadir", "@tmp", "#recycle", "$recycle.bin", "__macosx", "desktop.ini", "lost+found", "system volume information", "thumbs.db"})
+SYSTEM_NAMES = frozenset(
+    {
+        "@eadir",
+        "@tmp",
+        "#recycle",
+        "$recycle.bin",
+        "__macosx",
+        "desktop.ini",
+        "lost+found",
+        "system volume information",
+        "thumbs.db",
+    }
+)
 
 
 def visible(
@@ -39,14 +53,16 @@ def visible(
 
 def image_files(
     root: Path,  # folder to search, with all folders below it
-) -> list:       # of Path, in order of their names
+) -> list:  # of Path, in order of their names
     "Visible files whose names end like an image's. Links to folders are followed, but not back into a folder they lie in."
     root = Path(root)
     files = []
     for folder, below, names in os.walk(root, followlinks=True):
         here = Path(folder)
         open_folders = set(map(os.path.realpath, [here, *here.absolute().parents]))
-        below[:] = [name for name in below if visible(here / name, root) and os.path.realpath(here / name) not in open_folders]
+        below[:] = [
+            name for name in below if visible(here / name, root) and os.path.realpath(here / name) not in open_folders
+        ]
         for name in names:
             path = here / name
             if path.suffix.lower() in SUFFIXES and visible(path, root):
@@ -69,11 +85,17 @@ def check_content(image: Image.Image, path) -> None:
     "`InputError` where an opened image is too large to decode, or is more than one."
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
-        raise InputError(path, f"is {image.width}x{image.height} pixels, more than the {MAX_PIXELS // 10**6} megapixels this kit reads", "scale it down or leave it out")
+        raise InputError(
+            path,
+            f"is {image.width}x{image.height} pixels, more than the {MAX_PIXELS // 10**6} megapixels this kit reads",
+            "scale it down or leave it out",
+        )
     if pixels == 0:
         raise InputError(path, "is damaged or cut short (it has no pixels)", "copy or download it again")
     if image.format in ("PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
-        raise InputError(path, f"holds {image.n_frames} pictures in one file", "save the one that is meant as a file of its own")
+        raise InputError(
+            path, f"holds {image.n_frames} pictures in one file", "save the one that is meant as a file of its own"
+        )
 
 
 def check_checksums(path) -> None:
@@ -81,11 +103,19 @@ def check_checksums(path) -> None:
     data = Path(path).read_bytes()
     view, start = memoryview(data), 8
     while data[:4] == b"\x89PNG" and start + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", view[start:start + 8])
+        length, kind = struct.unpack(">I4s", view[start : start + 8])
         end = start + 12 + length
         critical = kind in (b"IHDR", b"PLTE", b"IDAT")  # notes may be damaged
-        if critical and end <= len(data) and zlib.crc32(view[start + 4:end - 4]) != int.from_bytes(view[end - 4:end], "big"):
-            raise InputError(path, f"is damaged or cut short (a checksum of {kind.decode()} does not fit)", "copy or download it again")
+        if (
+            critical
+            and end <= len(data)
+            and zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big")
+        ):
+            raise InputError(
+                path,
+                f"is damaged or cut short (a checksum of {kind.decode()} does not fit)",
+                "copy or download it again",
+            )
         start = end
 
 # %% ../../nbs/data/30_files.ipynb #d1a75c8e
@@ -108,16 +138,18 @@ def quiet_library(image: Image.Image):
 
 @contextmanager
 def opened(
-    path,                 # image file
+    path,  # image file
     pixels: bool = False,  # they will be decoded: check the checksums of a PNG first
-):                        # yields a Pillow image
+):  # yields a Pillow image
     "A Pillow image whose size has been checked; errors of opening and decoding inside the block become `InputError`s."
     try:
         check_regular(path)
         if pixels:
             check_checksums(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore") # of large sizes, for which our own limit follows, and of odd notes in a header
+            warnings.simplefilter(
+                "ignore"
+            )  # of large sizes, for which our own limit follows, and of odd notes in a header
             with Image.open(path, formats=FORMATS) as image, quiet_library(image):
                 check_content(image, path)
                 yield image
@@ -129,7 +161,7 @@ def opened(
 # %% ../../nbs/data/30_files.ipynb #77445713
 def explain(
     error: Exception,  # what opening or decoding a file raised
-) -> tuple:            # (problem, remedy)
+) -> tuple:  # (problem, remedy)
     "Put a decoding error into words for an InputError."
     if isinstance(error, Image.DecompressionBombError):
         return f"is larger than the {MAX_PIXELS // 10**6} megapixels this kit reads", "scale it down or leave it out"
@@ -140,8 +172,18 @@ def explain(
     if isinstance(error, MemoryError):
         return "does not fit in memory", "scale it down, or free some memory"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "is not an image this kit can read", f"save it as one of {', '.join(FORMATS)}, or copy it again if it is damaged"
-    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE, errno.ENXIO, errno.ESTALE):
+        return (
+            "is not an image this kit can read",
+            f"save it as one of {', '.join(FORMATS)}, or copy it again if it is damaged",
+        )
+    if isinstance(error, OSError) and error.errno in (
+        errno.EIO,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EMFILE,
+        errno.ENXIO,
+        errno.ESTALE,
+    ):
         return f"cannot be read ({error.strerror})", "check the path and the disk"
     return f"is damaged or cut short ({str(error) or type(error).__name__})", "copy or download it again"
 
@@ -162,8 +204,8 @@ def _late_notes(path) -> bool:
 
 def orientation(
     image: Image.Image,  # as `opened` yields it
-    path,                # its file
-) -> int:                # 1 to 8, as EXIF numbers them; 1: as it is
+    path,  # its file
+) -> int:  # 1 to 8, as EXIF numbers them; 1: as it is
     "How an image has to be turned; as it is where the note is damaged."
     if image.format == "TIFF":
         return 1  # Pillow turns these while it decodes
@@ -178,11 +220,18 @@ def orientation(
 # %% ../../nbs/data/30_files.ipynb #16f59461
 def turned(
     array: np.ndarray,  # [H,W] or [H,W,C]
-    how: int,           # 1 to 8
+    how: int,  # 1 to 8
 ) -> np.ndarray:
     "An array of pixels turned as EXIF's orientation says."
-    turns = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
-             6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: np.rot90}
+    turns = {
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90,
+    }
     return np.ascontiguousarray(turns[how](array)) if how in turns else array
 
 
@@ -193,8 +242,8 @@ def size_of(image: Image.Image, path) -> tuple:  # (height, width)
 
 
 def image_size(
-    path,       # image file
-) -> tuple:     # (height, width), turned as EXIF says
+    path,  # image file
+) -> tuple:  # (height, width), turned as EXIF says
     "Size of an image from its header alone."
     with opened(path) as image:
         return size_of(image, path)
@@ -214,7 +263,9 @@ def check_range(brightest: int, white: int, path) -> None:
     if 0 < brightest <= max(255, white // 16):
         bits = max(8, brightest.bit_length())
         problem = f"holds values of at most {brightest} of {white}, as of {bits} bits: it would come out nearly black"
-        raise InputError(path, problem, "save it with 8 bits, or scaled to the whole range" + (f" (times {(white + 1) >> bits})"))
+        raise InputError(
+            path, problem, "save it with 8 bits, or scaled to the whole range" + (f" (times {(white + 1) >> bits})")
+        )
 
 
 def wide_gray(image: Image.Image, path) -> np.ndarray:  # uint8 [H,W]
@@ -271,7 +322,11 @@ def rgb_pixels(image: Image.Image, path) -> np.ndarray:  # uint8 [H,W,3]
         return np.repeat(wide_gray(image, path)[..., None], 3, 2)
     unknown = {"I": "32-bit whole numbers", "F": "floating-point numbers", "LAB": "LAB colors"}.get(image.mode)
     if unknown:
-        raise InputError(path, f"holds {unknown}, which this kit does not turn into colors", "save it as RGB or gray with 8 or 16 bits per channel")
+        raise InputError(
+            path,
+            f"holds {unknown}, which this kit does not turn into colors",
+            "save it as RGB or gray with 8 or 16 bits per channel",
+        )
     if image.mode in ("RGBa", "La"):  # colors multiplied by their opacity
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     elif sixteen_bit_colors(image, path):
@@ -281,7 +336,7 @@ def rgb_pixels(image: Image.Image, path) -> np.ndarray:  # uint8 [H,W,3]
 # %% ../../nbs/data/30_files.ipynb #cf9c67e3
 def read_image(
     path,  # image file
-):         # uint8 tensor [3,H,W], RGB, turned as EXIF says
+):  # uint8 tensor [3,H,W], RGB, turned as EXIF says
     "Decode an image; `InputError` if it is missing, damaged, too large or of a kind without defined colors."
     with opened(path, pixels=True) as image:
         array = rgb_pixels(image, path)
@@ -296,8 +351,9 @@ NOT_PNG = "save labels as PNG"
 @dataclass(frozen=True)
 class LabelFormat:
     "How the pixels of a label file are stored."
-    size: tuple    # (height, width), turned as EXIF says
-    bits: int      # per channel
+
+    size: tuple  # (height, width), turned as EXIF says
+    bits: int  # per channel
     channels: int  # stored channels; a palette counts as one
     palette: bool  # pixels are indices into a palette
 
@@ -336,18 +392,26 @@ def whole_ids(values: np.ndarray, path) -> np.ndarray:  # any numbers -> uint16
         return values.astype(np.uint16)
     whole = np.isfinite(values) & (values == np.floor(values)) & (values >= 0) & (values <= 65535)
     if not whole.all():
-        raise InputError(path, f"holds the number {values[~whole][0]}, and class ids are whole numbers from 0 to 65535", "save the ids with 8 or 16 bits")
+        raise InputError(
+            path,
+            f"holds the number {values[~whole][0]}, and class ids are whole numbers from 0 to 65535",
+            "save the ids with 8 or 16 bits",
+        )
     return values.astype(np.uint16)
 
 
 def read_single_channel(path, fmt: LabelFormat) -> np.ndarray:  # label file, its format
     "Raw ids [H,W] of a one-channel label (grey or palette), uint8 or uint16. `InputError` for colours, and for numbers that are no ids."
     if fmt.channels != 1:
-        problem = "holds colours (RGB) where class ids are expected" if fmt.channels > 2 else "holds two channels where one of class ids is expected"
+        problem = (
+            "holds colours (RGB) where class ids are expected"
+            if fmt.channels > 2
+            else "holds two channels where one of class ids is expected"
+        )
         raise InputError(path, problem, "use the data set's id labels, not its colour pictures")
     with opened(path, pixels=True) as image:
         if fmt.bits < 8 and not fmt.palette:
-            ids = np.array(image.convert("L")) // np.uint8(255 // (2 ** fmt.bits - 1))
+            ids = np.array(image.convert("L")) // np.uint8(255 // (2**fmt.bits - 1))
         else:
             ids = np.array(image)
         ids = turned(ids, orientation(image, path))
@@ -364,17 +428,27 @@ def read_sixteen_bits(path) -> np.ndarray:  # uint16 [H,W]
                 return whole_ids(turned(ids, orientation(image, path)), path)
             codec, box, offset, stored = image.tile[0]
             if image.format != "PNG" or stored != f"{image.mode};16B":
-                raise InputError(path, "is no PNG of three or four channels", "use the data set's own label files (SYNTHIA: GT/LABELS)")
+                raise InputError(
+                    path,
+                    "is no PNG of three or four channels",
+                    "use the data set's own label files (SYNTHIA: GT/LABELS)",
+                )
             image.tile = [(codec, box, offset, f"{image.mode};{order}")]
             half = np.array(image)[..., 0].astype(np.uint16)
             halves.append(turned(half, orientation(image, path)))
     return halves[0] << 8 | halves[1]
 
 
-def read_first_channel(path, fmt: LabelFormat, bits: int) -> np.ndarray:  # label file, its format, bits expected per channel
+def read_first_channel(
+    path, fmt: LabelFormat, bits: int
+) -> np.ndarray:  # label file, its format, bits expected per channel
     "Raw ids [H,W] from the first of several channels, uint8 or uint16."
     if fmt.bits != bits:
-        remedy = "use the data set's own label files (SYNTHIA: GT/LABELS)" if bits == 16 else "use the data set's own label files"
+        remedy = (
+            "use the data set's own label files (SYNTHIA: GT/LABELS)"
+            if bits == 16
+            else "use the data set's own label files"
+        )
         raise InputError(path, f"holds {fmt.bits}-bit labels where {bits}-bit ones are expected", remedy)
     if bits == 16:
         return read_sixteen_bits(path)
@@ -384,9 +458,9 @@ def read_first_channel(path, fmt: LabelFormat, bits: int) -> np.ndarray:  # labe
 
 
 def read_ids(
-    path,            # label file
+    path,  # label file
     encoding="ids",  # one of ENCODINGS
-) -> np.ndarray:     # uint8 or uint16 [H,W]
+) -> np.ndarray:  # uint8 or uint16 [H,W]
     "Raw ids of a label file as its data set numbers them; `InputError` if missing, damaged, too large or of another encoding."
     fmt = label_format(path)
     if encoding == "ids":
@@ -400,9 +474,9 @@ def whole_png(data: bytes) -> bool:
         return False
     view, start = memoryview(data), 8
     while start + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", view[start:start + 8])
+        length, kind = struct.unpack(">I4s", view[start : start + 8])
         end = start + 12 + length
-        if end > len(data) or zlib.crc32(view[start + 4:end - 4]) != int.from_bytes(view[end - 4:end], "big"):
+        if end > len(data) or zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             return False
         if kind == b"IEND":
             return end == len(data)
@@ -411,7 +485,7 @@ def whole_png(data: bytes) -> bool:
 
 
 def is_whole(
-    path,              # a PNG
+    path,  # a PNG
     sha256: str = "",  # of its bytes, as 64 hexadecimal digits; "": not known
 ) -> bool:
     "Is a file what was written? By its hash, or where that is not known by the checksums that a PNG carries."

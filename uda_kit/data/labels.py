@@ -20,11 +20,21 @@ import numpy as np
 from ..errors import InputError, printable
 
 # %% ../../nbs/data/10_labels.ipynb #c31f1cfa
-SYNONYMS = {"light": "traffic light", "sign": "traffic sign", "pavement": "sidewalk", "tree": "vegetation", "pedestrian": "person",
-            "motorbike": "motorcycle", "bike": "bicycle", "two-wheeler": "two-wheel"}
+SYNONYMS = {
+    "light": "traffic light",
+    "sign": "traffic sign",
+    "pavement": "sidewalk",
+    "tree": "vegetation",
+    "pedestrian": "person",
+    "motorbike": "motorcycle",
+    "bike": "bicycle",
+    "two-wheeler": "two-wheel",
+}
 
-def canonical(name:str # a class name as some data set spells it
-             )->str: # the Cityscapes word for it, if there is one
+
+def canonical(
+    name: str,  # a class name as some data set spells it
+) -> str:  # the Cityscapes word for it, if there is one
     "Bring a class name to Cityscapes' word for the same class."
     name = unicodedata.normalize("NFC", name).strip().lower().replace("_", " ")
     return SYNONYMS.get(name, name)
@@ -39,6 +49,7 @@ def brief(value: object) -> str:
 
 # %% ../../nbs/data/10_labels.ipynb #de64e890
 MOST_CLASSES = 250  # ids above are kept for pixels without a class
+
 
 def _check_word(word: object, where: str, what: str) -> None:
     "`InputError` unless `word` is a text that a terminal and a table can show."
@@ -61,7 +72,11 @@ def _check_classes(classes: object, where: str) -> tuple[str, ...]:
         word = canonical(name)
         if word in meanings:
             both = f"{meanings[word]!r} and {name!r}"
-            raise InputError(where, f"a class is named twice: {both} both mean {word!r}", "give every class a name of its own, synonyms count")
+            raise InputError(
+                where,
+                f"a class is named twice: {both} both mean {word!r}",
+                "give every class a name of its own, synonyms count",
+            )
         meanings[word] = name
     return classes
 
@@ -92,10 +107,11 @@ def _check_palette(palette: object, count: int, where: str) -> tuple:
 @dataclass(frozen=True)
 class LabelSpace:
     "An ordered list of classes; class `i` is output channel `i` of a network trained in this space. InputError where names, colours or ids are none."
-    name:str             # short name, as in run records
-    classes:tuple        # class names, in order
-    palette:tuple = ()   # one (r, g, b) per class, 0-255; left out: Cityscapes colours where the names match
-    ignore:int = 255     # the id of pixels that are neither trained on nor scored
+
+    name: str  # short name, as in run records
+    classes: tuple  # class names, in order
+    palette: tuple = ()  # one (r, g, b) per class, 0-255; left out: Cityscapes colours where the names match
+    ignore: int = 255  # the id of pixels that are neither trained on nor scored
 
     def __post_init__(self):
         _check_word(self.name, "label space", "its name")
@@ -107,24 +123,45 @@ class LabelSpace:
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "palette", palette)
 
-    def __len__(self): return len(self.classes)
+    def __len__(self):
+        return len(self.classes)
 
-    def index(self, name:str)->int:
+    def index(self, name: str) -> int:
         "Channel of the class called `name` (synonyms count); InputError if the space has no such class."
         names = [canonical(c) for c in self.classes]
-        if canonical(name) in names: return names.index(canonical(name))
+        if canonical(name) in names:
+            return names.index(canonical(name))
         near = get_close_matches(canonical(name), names, 1) or names[:1]
         raise InputError(self.name, f"has no class {name!r}", f"did you mean {near[0]!r}?")
 
 # %% ../../nbs/data/10_labels.ipynb #f4a86d3d
-CITYSCAPES_COLOURS = {"road": (128, 64, 128), "sidewalk": (244, 35, 232), "building": (70, 70, 70), "wall": (102, 102, 156), "fence": (190, 153, 153),
-    "pole": (153, 153, 153), "traffic light": (250, 170, 30), "traffic sign": (220, 220, 0), "vegetation": (107, 142, 35), "terrain": (152, 251, 152),
-    "sky": (70, 130, 180), "person": (220, 20, 60), "rider": (255, 0, 0), "car": (0, 0, 142), "truck": (0, 0, 70), "bus": (0, 60, 100),
-    "train": (0, 80, 100), "motorcycle": (0, 0, 230), "bicycle": (119, 11, 32)}
+CITYSCAPES_COLOURS = {
+    "road": (128, 64, 128),
+    "sidewalk": (244, 35, 232),
+    "building": (70, 70, 70),
+    "wall": (102, 102, 156),
+    "fence": (190, 153, 153),
+    "pole": (153, 153, 153),
+    "traffic light": (250, 170, 30),
+    "traffic sign": (220, 220, 0),
+    "vegetation": (107, 142, 35),
+    "terrain": (152, 251, 152),
+    "sky": (70, 130, 180),
+    "person": (220, 20, 60),
+    "rider": (255, 0, 0),
+    "car": (0, 0, 142),
+    "truck": (0, 0, 70),
+    "bus": (0, 60, 100),
+    "train": (0, 80, 100),
+    "motorcycle": (0, 0, 230),
+    "bicycle": (119, 11, 32),
+}
 BORROWED_COLOURS = {"automobile": "car", "two-wheel": "bicycle", "bicyclist": "rider"}
 
-def colour_of(name:str # class name
-             )->tuple: # (r, g, b), 0-255
+
+def colour_of(
+    name: str,  # class name
+) -> tuple:  # (r, g, b), 0-255
     "Cityscapes' colour of a class, or a fixed one computed from the name."
     name = canonical(name)
     mixed = tuple((sum(map(ord, name)) * k) % 200 + 40 for k in (37, 101, 173))
@@ -134,52 +171,89 @@ def colour_of(name:str # class name
 CITYSCAPES19 = LabelSpace("cityscapes19", tuple(CITYSCAPES_COLOURS))
 SYNTHIA16 = LabelSpace("synthia16", tuple(c for c in CITYSCAPES19.classes if c not in ("terrain", "truck", "train")))
 SYNTHIA13 = LabelSpace("synthia13", tuple(c for c in SYNTHIA16.classes if c not in ("wall", "fence", "pole")))
-CROSSCITY13 = LabelSpace("crosscity13", ("road", "sidewalk", "building", "traffic light", "traffic sign", "vegetation", "sky", "person", "rider", "car", "bus",
-                                         "motorcycle", "bicycle"))
-ROBOTCAR9 = LabelSpace("robotcar9", ("road", "sidewalk", "building", "light", "sign", "sky", "person", "automobile", "two-wheel"))
-CAMVID11 = LabelSpace("camvid11", ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"))
+CROSSCITY13 = LabelSpace(
+    "crosscity13",
+    (
+        "road",
+        "sidewalk",
+        "building",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "sky",
+        "person",
+        "rider",
+        "car",
+        "bus",
+        "motorcycle",
+        "bicycle",
+    ),
+)
+ROBOTCAR9 = LabelSpace(
+    "robotcar9", ("road", "sidewalk", "building", "light", "sign", "sky", "person", "automobile", "two-wheel")
+)
+CAMVID11 = LabelSpace(
+    "camvid11",
+    ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
+)
 SPACES = {s.name: s for s in (CITYSCAPES19, SYNTHIA16, SYNTHIA13, CROSSCITY13, ROBOTCAR9, CAMVID11)}
 
-def label_space(space # a LabelSpace, the name of one ("synthia16"), or None
-               ): # the LabelSpace, or None
+
+def label_space(
+    space,  # a LabelSpace, the name of one ("synthia16"), or None
+):  # the LabelSpace, or None
     "Look a label space up by name; InputError names the nearest one."
-    if space is None or isinstance(space, LabelSpace): return space
-    if isinstance(space, str) and space in SPACES: return SPACES[space]
+    if space is None or isinstance(space, LabelSpace):
+        return space
+    if isinstance(space, str) and space in SPACES:
+        return SPACES[space]
     near = get_close_matches(str(space), SPACES, 1, 0.3) or ["cityscapes19"]
     raise InputError(space, "is no label space", f"did you mean {near[0]!r}? known: {', '.join(SPACES)}")
 
 # %% ../../nbs/data/10_labels.ipynb #abc0c4a0
-def colorize(label,            # [H,W] class ids, NumPy or torch, 255 = ignore
-             space:LabelSpace  # the space the ids belong to
-            ): # uint8 [H,W,3] RGB
+def colorize(
+    label,  # [H,W] class ids, NumPy or torch, 255 = ignore
+    space: LabelSpace,  # the space the ids belong to
+):  # uint8 [H,W,3] RGB
     "Paint class ids with the colours of their label space; whatever is no class of the space stays black."
     colours = np.zeros((256, 3), np.uint8)
-    colours[:len(space)] = space.palette
+    colours[: len(space)] = space.palette
     return colours[np.asarray(label).astype(np.uint8)]
 
 # %% ../../nbs/data/10_labels.ipynb #e53e0f98
-PART_OF = {"rider": ("bicyclist", "person"), "bicycle": ("bicyclist", "two-wheel"), "motorcycle": ("two-wheel",),
-           "car": ("automobile",), "truck": ("automobile",), "bus": ("automobile",)}
+PART_OF = {
+    "rider": ("bicyclist", "person"),
+    "bicycle": ("bicyclist", "two-wheel"),
+    "motorcycle": ("two-wheel",),
+    "car": ("automobile",),
+    "truck": ("automobile",),
+    "bus": ("automobile",),
+}
 
-def translate(from_space:LabelSpace, # space of the ids at hand
-              to_space:LabelSpace    # space wanted
-             ): # uint8 [256]: id in from_space -> id in to_space, 255 where it has no counterpart
+
+def translate(
+    from_space: LabelSpace,  # space of the ids at hand
+    to_space: LabelSpace,  # space wanted
+):  # uint8 [256]: id in from_space -> id in to_space, 255 where it has no counterpart
     "Lookup table between two label spaces, by class name (synonyms and broader classes known)."
     table = np.full(256, to_space.ignore, np.uint8)
     names = {canonical(c): i for i, c in enumerate(to_space.classes)}
     for i, c in enumerate(from_space.classes):
         found = [n for n in (canonical(c), *PART_OF.get(canonical(c), ())) if n in names]
-        if found: table[i] = names[found[0]]
+        if found:
+            table[i] = names[found[0]]
     return table
 
 # %% ../../nbs/data/10_labels.ipynb #06d2e3f0
-def protocols(space:LabelSpace # the network's label space
-             )->dict: # {"19": [...], "16": [...], "13": [...]}: class indices the mean is taken over
+def protocols(
+    space: LabelSpace,  # the network's label space
+) -> dict:  # {"19": [...], "16": [...], "13": [...]}: class indices the mean is taken over
     "The class subsets the papers report for this space: all of it, and SYNTHIA's 16 and 13 where the space has them."
     result = {str(len(space)): list(range(len(space)))}
     names = {canonical(c) for c in space.classes}
     for s in (SYNTHIA16, SYNTHIA13):
-        if names >= set(s.classes): result.setdefault(str(len(s)), [space.index(c) for c in s.classes])
+        if names >= set(s.classes):
+            result.setdefault(str(len(s)), [space.index(c) for c in s.classes])
     return result
 
 # %% ../../nbs/data/10_labels.ipynb #7e7ffbb0
@@ -191,7 +265,9 @@ def _check_range(raw: np.ndarray, where) -> None:
     if raw.dtype in (np.uint8, np.uint16) or not raw.size:
         return
     if not 0 <= raw.min() <= raw.max() < MOST_IDS:
-        raise InputError(where, f"holds ids from {raw.min()} to {raw.max()}", f"save whole numbers of 0 to {MOST_IDS - 1}")
+        raise InputError(
+            where, f"holds ids from {raw.min()} to {raw.max()}", f"save whole numbers of 0 to {MOST_IDS - 1}"
+        )
 
 
 def _shortened(ids: list[int]) -> str:
@@ -201,56 +277,72 @@ def _shortened(ids: list[int]) -> str:
 # %% ../../nbs/data/10_labels.ipynb #eb88b2bc
 UNKNOWN = 254  # marks raw ids outside a table while encoding; no label space has that many classes
 
+
 @dataclass(frozen=True)
 class IdTable:
     "Which raw ids of a data set's label files mean which class of `space`, and which are known but not scored."
-    name:str                                  # data set (and mapping) it belongs to
-    space:LabelSpace                          # the classes it leads to
-    ids:dict = field(hash=False)              # raw id -> class index
-    ignored:frozenset = field(hash=False, default=frozenset({255})) # raw ids that become 255
+
+    name: str  # data set (and mapping) it belongs to
+    space: LabelSpace  # the classes it leads to
+    ids: dict = field(hash=False)  # raw id -> class index
+    ignored: frozenset = field(hash=False, default=frozenset({255}))  # raw ids that become 255
 
     def __post_init__(self):
         table = np.full(MOST_IDS, UNKNOWN, np.uint8)
         table[sorted(self.ignored)] = self.space.ignore
-        for raw, c in self.ids.items(): table[raw] = c
+        for raw, c in self.ids.items():
+            table[raw] = c
         object.__setattr__(self, "_table", table)
 
-    def unmapped(self, raw # unsigned integer array of raw ids
-                )->list: # sorted raw ids the table does not know
+    def unmapped(
+        self,
+        raw,  # unsigned integer array of raw ids
+    ) -> list:  # sorted raw ids the table does not know
         "The ids in `raw` that the table neither maps nor ignores."
         return [int(i) for i in np.unique(raw) if self._table[i] == UNKNOWN]
 
-    def class_of(self, raw:int # one raw id
-                ): # class index, 255 if not scored, None if unknown
+    def class_of(
+        self,
+        raw: int,  # one raw id
+    ):  # class index, 255 if not scored, None if unknown
         "What one raw id means."
         c = int(self._table[raw])
         return None if c == UNKNOWN else c
 
-    def encode(self, raw,       # uint8 or uint16 [H,W] raw ids as stored
-               where="label"    # the file, for the error message
-              ): # uint8 [H,W] class ids
+    def encode(
+        self,
+        raw,  # uint8 or uint16 [H,W] raw ids as stored
+        where="label",  # the file, for the error message
+    ):  # uint8 [H,W] class ids
         "Map raw ids to class ids; InputError names ids outside the table."
         _check_range(raw, where)
         label = self._table[:256][raw] if raw.dtype == np.uint8 else self._table[raw]
         if (label == UNKNOWN).any():
-            raise InputError(where, f"holds ids {_shortened(self.unmapped(raw))} that the {self.name} table does not know",
-                             "check that these are id labels of this data set, or add the ids to the table")
+            raise InputError(
+                where,
+                f"holds ids {_shortened(self.unmapped(raw))} that the {self.name} table does not know",
+                "check that these are id labels of this data set, or add the ids to the table",
+            )
         return label
 
-    def to(self, space:LabelSpace # space wanted
-          ): # IdTable leading to it
+    def to(
+        self,
+        space: LabelSpace,  # space wanted
+    ):  # IdTable leading to it
         "The same raw ids, led on to another label space by class name; what has no counterpart is ignored."
-        if space == self.space: return self
+        if space == self.space:
+            return self
         t = translate(self.space, space)
         ids = {raw: int(t[c]) for raw, c in self.ids.items() if t[c] != space.ignore}
         return IdTable(self.name, space, ids, self.ignored | (set(self.ids) - set(ids)))
 
 # %% ../../nbs/data/10_labels.ipynb #c5ab997a
-def id_table(name:str,         # data set (and mapping)
-             space:LabelSpace, # the classes it leads to
-             members,          # for each class in order: a raw id, a set of raw ids, or None
-             known             # all raw ids the data set may hold, besides 255
-            )->IdTable:
+def id_table(
+    name: str,  # data set (and mapping)
+    space: LabelSpace,  # the classes it leads to
+    members,  # for each class in order: a raw id, a set of raw ids, or None
+    known,  # all raw ids the data set may hold, besides 255
+) -> IdTable:
     "An IdTable from one entry per class; known ids of no class are ignored."
     sets = [m if isinstance(m, set) else set() if m is None else {m} for m in members]
     ids = {raw: c for c, raws in enumerate(sets) for raw in sorted(raws)}
@@ -262,15 +354,24 @@ CITYSCAPES_IDS = id_table("cityscapes", CITYSCAPES19, _CITYSCAPES, range(35))
 GTA5_IDS = id_table("gta5", CITYSCAPES19, _CITYSCAPES, range(35))
 SYNSCAPES_IDS = id_table("synscapes", CITYSCAPES19, _CITYSCAPES, range(35))
 CROSSCITY_IDS = id_table("crosscity", CROSSCITY13, (7, 8, 11, 19, 20, 21, 23, 24, 25, 26, 28, 32, 33), range(35))
-CITYSCAPES_TO_ROBOTCAR = id_table("cityscapes", ROBOTCAR9, (7, 8, 11, 19, 20, 23, {24, 25}, {26, 27, 28}, {32, 33}), range(35))
+CITYSCAPES_TO_ROBOTCAR = id_table(
+    "cityscapes", ROBOTCAR9, (7, 8, 11, 19, 20, 23, {24, 25}, {26, 27, 28}, {32, 33}), range(35)
+)
 
 # %% ../../nbs/data/10_labels.ipynb #42949210
-SYNTHIA_IDS = id_table("synthia", CITYSCAPES19, (3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11), range(23))
+SYNTHIA_IDS = id_table(
+    "synthia", CITYSCAPES19, (3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11), range(23)
+)
 CAMVID_IDS = id_table("camvid", CAMVID11, range(11), range(12))
 ROBOTCAR_IDS = id_table("robotcar", ROBOTCAR9, ({11, 12, 13, 14, 17}, 10, 7, 6, 5, 1, 2, 4, 3), range(34))
 
 # %% ../../nbs/data/10_labels.ipynb #c315cca6
 _VISTAS = ({13, 24, 41}, {15, 2}, 17, 6, 3, {45, 47}, 48, 50, 30, 29, 27, 19, {20, 21, 22}, 55, 61, 54, 58, 57, 52)
 VISTAS_HE2020 = id_table("vistas (he2020)", CITYSCAPES19, _VISTAS, range(66))
-VISTAS_EDAPS = id_table("vistas (edaps)", CITYSCAPES19, ({7, 8, 10, 13, 14, 23, 24}, {2, 9, 11, 15}) + _VISTAS[2:7] + ({49, 50},) + _VISTAS[8:], range(66))
+VISTAS_EDAPS = id_table(
+    "vistas (edaps)",
+    CITYSCAPES19,
+    ({7, 8, 10, 13, 14, 23, 24}, {2, 9, 11, 15}) + _VISTAS[2:7] + ({49, 50},) + _VISTAS[8:],
+    range(66),
+)
 VISTAS_MAPPINGS = {"he2020": VISTAS_HE2020, "edaps": VISTAS_EDAPS}

@@ -13,69 +13,93 @@ from io import BytesIO
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .labels import (CAMVID11, CAMVID_IDS, CITYSCAPES19, CITYSCAPES_IDS, CROSSCITY_IDS, GTA5_IDS, ROBOTCAR_IDS, SYNSCAPES_IDS, SYNTHIA_IDS,
-                                 VISTAS_HE2020, IdTable, translate)
+from uda_kit.data.labels import (
+    CAMVID11,
+    CAMVID_IDS,
+    CITYSCAPES19,
+    CITYSCAPES_IDS,
+    CROSSCITY_IDS,
+    GTA5_IDS,
+    ROBOTCAR_IDS,
+    SYNSCAPES_IDS,
+    SYNTHIA_IDS,
+    VISTAS_HE2020,
+    IdTable,
+    translate,
+)
 from .scenes import CAMERA, RENDERED, StreetScenes
 from ..core.files import writing
 from .files import visible
 from ..errors import InputError
 
-SIZE = (128, 256) # height, width of all samples
+SIZE = (128, 256)  # height, width of all samples
 
 # %% ../../nbs/data/80_samples.ipynb #b3cd51ad
-def stored(data:bytes # anything
-          )->bytes:
+def stored(
+    data: bytes,  # anything
+) -> bytes:
     "A zlib stream that holds `data` uncompressed (deflate's stored blocks): the same bytes on every machine."
-    blocks = [data[i:i + 65535] for i in range(0, len(data), 65535)] or [b""]
+    blocks = [data[i : i + 65535] for i in range(0, len(data), 65535)] or [b""]
     body = b"".join(struct.pack("<BHH", k == len(blocks) - 1, len(b), 65535 - len(b)) + b for k, b in enumerate(blocks))
     return b"\x78\x01" + body + struct.pack(">I", zlib.adler32(data))
 
-def png(pixels,       # uint8 or uint16 [H,W] or [H,W,C]
-        palette=None  # list of (r, g, b): pixels are indices
-       )->bytes:
+
+def png(
+    pixels,  # uint8 or uint16 [H,W] or [H,W,C]
+    palette=None,  # list of (r, g, b): pixels are indices
+) -> bytes:
     "A PNG file of 8 or 16 bits per channel, grey, palette, RGB or RGBA."
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     h, w, c = pixels.shape
     bits = 8 * pixels.dtype.itemsize
-    rows = pixels.astype(f">u{bits // 8}").tobytes() # PNG is big-endian
+    rows = pixels.astype(f">u{bits // 8}").tobytes()  # PNG is big-endian
     step = len(rows) // h
-    filtered = b"".join(b"\0" + rows[y * step:(y + 1) * step] for y in range(h)) # filter 0: as they are
+    filtered = b"".join(b"\0" + rows[y * step : (y + 1) * step] for y in range(h))  # filter 0: as they are
     colour = 3 if palette else {1: 0, 2: 4, 3: 2, 4: 6}[c]
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", w, h, bits, colour, 0, 0, 0))]
-    if palette: chunks.append((b"PLTE", bytes(v for rgb in palette for v in rgb)))
+    if palette:
+        chunks.append((b"PLTE", bytes(v for rgb in palette for v in rgb)))
     chunks += [(b"IDAT", stored(filtered)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    )
 
 # %% ../../nbs/data/80_samples.ipynb #d5763436
-def jpeg(pixels # uint8 [H,W,3]
-        )->bytes:
+def jpeg(
+    pixels,  # uint8 [H,W,3]
+) -> bytes:
     "A JPEG file, quality 90."
     file = BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 # %% ../../nbs/data/80_samples.ipynb #7cd1f4bf
-def scene(style, seed:int, i:int=0): # style, seed of the data set, which scene
+def scene(style, seed: int, i: int = 0):  # style, seed of the data set, which scene
     "A rendered image uint8 [H,W,3] and its label uint8 [H,W] in Cityscapes' 19 classes."
     return StreetScenes(style, n=i + 1, size=SIZE, seed=seed).scene(i)
 
-def raw_ids(label,       # uint8 [H,W] Cityscapes train ids
-            table:IdTable, # the data set's table
-            void:int     # raw id for what the data set has no class for
-           ): # uint8 [H,W]
+
+def raw_ids(
+    label,  # uint8 [H,W] Cityscapes train ids
+    table: IdTable,  # the data set's table
+    void: int,  # raw id for what the data set has no class for
+):  # uint8 [H,W]
     "The label as the data set would number it."
     raw = np.full(256, void, np.uint8)
     smallest = {c: r for r, c in sorted(table.ids.items(), reverse=True)}
     for c, to in enumerate(translate(CITYSCAPES19, table.space)[:19]):
-        if to != 255: raw[c] = smallest[int(to)]
+        if to != 255:
+            raw[c] = smallest[int(to)]
     raw = raw[label]
-    raw[-4:] = void # the bonnet
+    raw[-4:] = void  # the bonnet
     return raw
 
 # %% ../../nbs/data/80_samples.ipynb #5805069d
-def gta5_files()->dict:
+def gta5_files() -> dict:
     "Palette labels; frame 02154 does not match its label in size."
-    palette = [CITYSCAPES19.palette[GTA5_IDS.class_of(i)] if GTA5_IDS.class_of(i) < 19 else (i, i, i) for i in range(35)]
+    palette = [
+        CITYSCAPES19.palette[GTA5_IDS.class_of(i)] if GTA5_IDS.class_of(i) < 19 else (i, i, i) for i in range(35)
+    ]
     files = {}
     for i, name in enumerate(("00001", "00002", "02154")):
         image, label = scene(RENDERED, 101, i)
@@ -84,18 +108,25 @@ def gta5_files()->dict:
         files[f"labels/{name}.png"] = png(raw[:120, :240] if name == "02154" else raw, palette)
     return files
 
-def synthia_files()->dict:
+
+def synthia_files() -> dict:
     "16-bit labels of three channels: class, instance, nothing; below RAND_CITYSCAPES as in one of the published archives."
     files = {}
     for i in range(2):
         image, label = scene(RENDERED, 102, i)
         wide = np.zeros((*SIZE, 3), np.uint16)
         wide[..., 0] = raw_ids(label, SYNTHIA_IDS, 0)
-        wide[..., 1] = np.where(np.isin(label, range(11, 19)), 300 * (1 + np.arange(SIZE[1]) // 32), 0) # more than 8 bits hold
-        files[f"RAND_CITYSCAPES/RGB/{i:07d}.png"], files[f"RAND_CITYSCAPES/GT/LABELS/{i:07d}.png"] = png(image), png(wide)
+        wide[..., 1] = np.where(
+            np.isin(label, range(11, 19)), 300 * (1 + np.arange(SIZE[1]) // 32), 0
+        )  # more than 8 bits hold
+        files[f"RAND_CITYSCAPES/RGB/{i:07d}.png"], files[f"RAND_CITYSCAPES/GT/LABELS/{i:07d}.png"] = (
+            png(image),
+            png(wide),
+        )
     return files
 
-def synscapes_files()->dict:
+
+def synscapes_files() -> dict:
     "Cityscapes label ids, file names without leading zeros."
     files = {}
     for i, name in enumerate((2, 10)):
@@ -104,55 +135,82 @@ def synscapes_files()->dict:
     return files
 
 # %% ../../nbs/data/80_samples.ipynb #e8fd7b54
-def cityscapes_files()->dict:
+def cityscapes_files() -> dict:
     "Two labelled splits and an unlabelled one, in folders by city."
     files = {}
-    for i, (split, name) in enumerate((("train", "aachen_000000_000019"), ("train", "bremen_000001_000019"), ("val", "munster_000000_000019"), ("test", "berlin_000000_000019"))):
+    for i, (split, name) in enumerate(
+        (
+            ("train", "aachen_000000_000019"),
+            ("train", "bremen_000001_000019"),
+            ("val", "munster_000000_000019"),
+            ("test", "berlin_000000_000019"),
+        )
+    ):
         image, label = scene(CAMERA, 104, i)
         city = name.split("_")[0]
         files[f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png"] = png(image)
-        if split != "test": files[f"gtFine/{split}/{city}/{name}_gtFine_labelIds.png"] = png(raw_ids(label, CITYSCAPES_IDS, 1))
+        if split != "test":
+            files[f"gtFine/{split}/{city}/{name}_gtFine_labelIds.png"] = png(raw_ids(label, CITYSCAPES_IDS, 1))
     return files
 
-def crosscity_files()->dict:
+
+def crosscity_files() -> dict:
     "Unlabelled training and labelled test images, JPEG in one city and PNG in the other."
     files = {}
     for c, (city, save, suffix) in enumerate((("Rio", png, "png"), ("Rome", jpeg, "jpg"))):
         for i, part in enumerate(("Train", "Test")):
             image, label = scene(CAMERA, 105 + c, i)
             files[f"{city}/Images/{part}/pano_{i:05d}.{suffix}"] = save(image)
-            if part == "Test": files[f"{city}/Labels/Test/pano_{i:05d}_eval.png"] = png(raw_ids(label, CITYSCAPES_IDS, 1)) # also ids the 13 classes leave out
+            if part == "Test":
+                files[f"{city}/Labels/Test/pano_{i:05d}_eval.png"] = png(
+                    raw_ids(label, CITYSCAPES_IDS, 1)
+                )  # also ids the 13 classes leave out
     return files
 
-def robotcar_files()->dict:
+
+def robotcar_files() -> dict:
     "Training frames in a folder per drive, validation frames with labels of three channels, the id in the first."
     files = {}
-    for i, name in enumerate(("train/2014-11-25-09-18-32/1416907132000001", "train/2015-02-03-08-45-10/1422953130000002", "val/1417176916000003")):
+    for i, name in enumerate(
+        (
+            "train/2014-11-25-09-18-32/1416907132000001",
+            "train/2015-02-03-08-45-10/1422953130000002",
+            "val/1417176916000003",
+        )
+    ):
         image, label = scene(CAMERA, 107, i)
         files[f"{name}.png"] = png(image)
         raw = raw_ids(label, ROBOTCAR_IDS, 0)
-        if name.startswith("val"): files[f"anno/{Path(name).name}.png"] = png(np.stack([raw, 255 - raw, raw // 2], -1))
+        if name.startswith("val"):
+            files[f"anno/{Path(name).name}.png"] = png(np.stack([raw, 255 - raw, raw // 2], -1))
     return files
 
 # %% ../../nbs/data/80_samples.ipynb #4b77c241
-def vistas_files()->dict:
+def vistas_files() -> dict:
     "Palette labels of ids 0-65; both packages' folders."
     files = {}
-    palette = [CITYSCAPES19.palette[VISTAS_HE2020.class_of(i)] if VISTAS_HE2020.class_of(i) < 19 else (i, i, i) for i in range(66)]
+    palette = [
+        CITYSCAPES19.palette[VISTAS_HE2020.class_of(i)] if VISTAS_HE2020.class_of(i) < 19 else (i, i, i)
+        for i in range(66)
+    ]
     for i, (half, name) in enumerate((("training", "aaaa0001"), ("training", "bbbb0002"), ("validation", "cccc0003"))):
         image, label = scene(CAMERA, 108, i)
         raw = raw_ids(label, VISTAS_HE2020, 65)
-        raw[:, 96:128][raw[:, 96:128] == 13] = 8 # road -> crosswalk
+        raw[:, 96:128][raw[:, 96:128] == 13] = 8  # road -> crosswalk
         files[f"{half}/images/{name}.jpg"] = jpeg(image)
         files[f"{half}/{'v1.2/' if half == 'training' else ''}labels/{name}.png"] = png(raw, palette)
     return files
 
-def camvid_files()->dict:
+
+def camvid_files() -> dict:
     "JPEG frames, labels 0-10 with 11 for void, two list files."
     files = {}
     for i in range(4):
         image, label = scene(CAMERA, 109, i)
-        files[f"images/0001TP_{i:06d}.jpg"], files[f"labels/0001TP_{i:06d}.png"] = jpeg(image), png(raw_ids(label, CAMVID_IDS, 11))
+        files[f"images/0001TP_{i:06d}.jpg"], files[f"labels/0001TP_{i:06d}.png"] = (
+            jpeg(image),
+            png(raw_ids(label, CAMVID_IDS, 11)),
+        )
     files["day.txt"], files["dusk.txt"] = b"0001TP_000000\n0001TP_000001\n0001TP_000002\n", b"0001TP_000003\n"
     return files
 
@@ -173,20 +231,32 @@ ignore  = [0]                       # ids that are known and not scored; 255 alw
 images = "night/*.png"
 """
 
-def folder_files()->dict:
+
+def folder_files() -> dict:
     "A few images described by a TOML file."
     files = {"town.toml": TOWN}
     for i in range(3):
         image, label = scene(CAMERA, 110, i)
         raw = raw_ids(label, CITYSCAPES_IDS, 0)
         raw[~np.isin(raw, (0, 7, 24, 25, 26))] = 99
-        if i < 2: files[f"photos/street{i}.png"], files[f"masks/street{i}_mask.png"] = png(image), png(raw)
-        else: files[f"night/street{i}.png"] = png(image // 4)
+        if i < 2:
+            files[f"photos/street{i}.png"], files[f"masks/street{i}_mask.png"] = png(image), png(raw)
+        else:
+            files[f"night/street{i}.png"] = png(image // 4)
     return files
 
 # %% ../../nbs/data/80_samples.ipynb #39b58590
-LAYOUTS = {"gta5": gta5_files, "synthia": synthia_files, "synscapes": synscapes_files, "cityscapes": cityscapes_files, "crosscity": crosscity_files,
-           "robotcar": robotcar_files, "vistas": vistas_files, "camvid": camvid_files, "folder": folder_files}
+LAYOUTS = {
+    "gta5": gta5_files,
+    "synthia": synthia_files,
+    "synscapes": synscapes_files,
+    "cityscapes": cityscapes_files,
+    "crosscity": crosscity_files,
+    "robotcar": robotcar_files,
+    "vistas": vistas_files,
+    "camvid": camvid_files,
+    "folder": folder_files,
+}
 
 README = """# Data samples
 
@@ -200,35 +270,43 @@ Written by `make samples` (`python -m uda_kit.data.samples data_samples`); do no
 |---|---|
 """
 
-def sample_files()->dict:
+
+def sample_files() -> dict:
     "Every file of the samples: path below their folder -> bytes."
     files = {f"{name}/{path}": data for name, make in LAYOUTS.items() for path, data in make().items()}
-    rows = [f"| {n} | `open_dataset(\"{n}:data_samples/{n}{'/town.toml' if n == 'folder' else ''}\")` |\n" for n in LAYOUTS]
+    rows = [
+        f'| {n} | `open_dataset("{n}:data_samples/{n}{"/town.toml" if n == "folder" else ""}")` |\n' for n in LAYOUTS
+    ]
     return files | {"README.md": (README + "".join(rows)).encode()}
 
 # %% ../../nbs/data/80_samples.ipynb #fba25b28
 def write_samples(
-    root,    # folder to write
-) -> list:   # the paths written
+    root,  # folder to write
+) -> list:  # the paths written
     "Write all samples; `InputError` if the folder holds something else or cannot be written."
     root = Path(root)
     if root.is_file():
         raise InputError(root, "is a file", "give a folder")
     there = [p for p in root.rglob("*") if p.is_file() and visible(p, root)]
-    ours = (root/"README.md").is_file() and (root/"README.md").read_bytes().startswith(README[:14].encode())
+    ours = (root / "README.md").is_file() and (root / "README.md").read_bytes().startswith(README[:14].encode())
     if there and not ours:
         raise InputError(root, "already holds other files", "give a new or empty folder")
     files = sample_files()
     with writing(root):
         for p in there:
             if p.relative_to(root).as_posix() not in files:
-                p.unlink() # from an older version
+                p.unlink()  # from an older version
         for path, data in files.items():
-            (root/path).parent.mkdir(parents=True, exist_ok=True)
-            (root/path).write_bytes(data)
-    return [root/path for path in files]
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(data)
+    return [root / path for path in files]
 
-if __name__ == "__main__" and "__file__" in globals(): # python -m uda_kit.data.samples DIR; not in a notebook
+
+if __name__ == "__main__" and "__file__" in globals():  # python -m uda_kit.data.samples DIR; not in a notebook
     import sys
-    try: print(f"{len(write_samples((sys.argv[1:] or ['data_samples'])[0]))} files written")
-    except InputError as error: print(error, file=sys.stderr); sys.exit(2)
+
+    try:
+        print(f"{len(write_samples((sys.argv[1:] or ['data_samples'])[0]))} files written")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -31,10 +31,10 @@ def count_classes(dataset, progress: bool = False) -> torch.Tensor:  # int64 [N,
 
 
 def class_counts(
-    dataset,                           # a labelled data set
+    dataset,  # a labelled data set
     folder: str | Path | None = None,  # where the counts are kept; None: nowhere
-    progress: bool = False,            # show a progress bar
-) -> torch.Tensor:                     # int64 [N,C]
+    progress: bool = False,  # show a progress bar
+) -> torch.Tensor:  # int64 [N,C]
     "`count_classes`, read from the folder if they were counted before. A damaged file is counted again."
     if folder is None:
         return count_classes(dataset, progress)
@@ -54,13 +54,15 @@ class RareClassSampling:
     "How strongly rare classes are preferred; defaults are DAFormer's for crops of 512 x 512."
 
     temperature: float = 0.01  # T
-    min_pixels: int = 3000     # an image is drawn for a class if it holds more pixels of it
-    crop_share: float = 0.5    # of `min_pixels` that the crop has to hold
-    redraws: int = 10          # crops that are tried before the last one is taken as it is
+    min_pixels: int = 3000  # an image is drawn for a class if it holds more pixels of it
+    crop_share: float = 0.5  # of `min_pixels` that the crop has to hold
+    redraws: int = 10  # crops that are tried before the last one is taken as it is
 
     def __post_init__(self):
         if not self.temperature > 0:
-            raise InputError(f"temperature={self.temperature}", "is not positive", "give a number above 0; DAFormer's is 0.01")
+            raise InputError(
+                f"temperature={self.temperature}", "is not positive", "give a number above 0; DAFormer's is 0.01"
+            )
         if self.min_pixels < 0 or not 0 <= self.crop_share <= 1 or self.redraws < 0:
             where = f"min_pixels={self.min_pixels}, crop_share={self.crop_share}, redraws={self.redraws}"
             raise InputError(where, "make no sense together", "give numbers from 0, and a share up to 1")
@@ -69,12 +71,16 @@ class RareClassSampling:
 def class_probabilities(
     counts: torch.Tensor,  # int64 [N,C]
     how: RareClassSampling = RareClassSampling(),
-) -> torch.Tensor:         # float64 [C], with sum 1
+) -> torch.Tensor:  # float64 [C], with sum 1
     "Probability of each class to be drawn; 0 for a class of which no image holds more than `min_pixels`."
     frequency = counts.sum(0).double() / counts.sum()
     possible = (counts > how.min_pixels).any(0)
     if not possible.any():
-        raise InputError("rare-class sampling", f"finds no image with more than {how.min_pixels} pixels of any class", "lower min_pixels")
+        raise InputError(
+            "rare-class sampling",
+            f"finds no image with more than {how.min_pixels} pixels of any class",
+            "lower min_pixels",
+        )
     return ((1 - frequency) / how.temperature).masked_fill(~possible, -torch.inf).softmax(0)
 
 # %% ../../nbs/data/65_sampling.ipynb #eea9b8fc

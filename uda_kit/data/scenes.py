@@ -28,14 +28,15 @@ ID = {name: i for i, name in enumerate(CITYSCAPES19.classes)}
 # %% ../../nbs/data/20_scenes.ipynb #3be262cc
 class Camera:
     "A pinhole camera above the road: `x`, `height` in metres, `pitch` downward and `yaw` to the right in radians, `focal` in pixels, size = (rows, columns)."
+
     def __init__(self, x, height, pitch, yaw, focal, size):
         self.x, self.height, self.focal, self.size = x, height, focal, size
         self.cp, self.sp, self.cw, self.sw = cos(pitch), sin(pitch), cos(yaw), sin(yaw)
 
     def turn(self, x, y, z):
         "Directions in world axes -> right, up, depth in camera axes."
-        x, z = x*self.cw - z*self.sw, x*self.sw + z*self.cw
-        return x, y*self.cp + z*self.sp, z*self.cp - y*self.sp
+        x, z = x * self.cw - z * self.sw, x * self.sw + z * self.cw
+        return x, y * self.cp + z * self.sp, z * self.cp - y * self.sp
 
     def look(self, points):
         "World points [V,3] in metres -> right, up, depth, each [V]."
@@ -44,304 +45,585 @@ class Camera:
     def pixel(self, right, up, depth):
         "Camera coordinates -> column u, row v; the first pixel's centre is (0, 0)."
         h, w = self.size
-        return w/2 - .5 + self.focal*right/depth, h/2 - .5 - self.focal*up/depth
+        return w / 2 - 0.5 + self.focal * right / depth, h / 2 - 0.5 - self.focal * up / depth
 
     def back(self, x, y, z):
         "Directions in camera axes -> world axes (east, up, north)."
-        y, z = y*self.cp - z*self.sp, y*self.sp + z*self.cp
-        return x*self.cw + z*self.sw, y, z*self.cw - x*self.sw
+        y, z = y * self.cp - z * self.sp, y * self.sp + z * self.cp
+        return x * self.cw + z * self.sw, y, z * self.cw - x * self.sw
 
     def rays(self):
         "Per pixel, the ray that reaches depth 1: x [1,W] and y [H,1] in camera axes."
         (h, w), f32 = self.size, np.float32
-        return ((np.arange(w, dtype=f32) + f32(.5 - w/2))/f32(self.focal))[None], ((f32(h/2 - .5) - np.arange(h, dtype=f32))/f32(self.focal))[:, None]
+        return ((np.arange(w, dtype=f32) + f32(0.5 - w / 2)) / f32(self.focal))[None], (
+            (f32(h / 2 - 0.5) - np.arange(h, dtype=f32)) / f32(self.focal)
+        )[:, None]
 
 # %% ../../nbs/data/20_scenes.ipynb #0febba95
 SIGNS = ("circle", "triangle", "octagon", "diamond", "rectangle", "arrow", "board")
 POLES = ("lamp", "straight", "double", "utility")
 LIGHTS = ("vertical", "horizontal", "plate", "small")
 # How readily a class appears: shares of the house line (building to terrain), chances per place (pole to bicycle), shares of the traffic (car to train).
-COUNTABLE = {"building": 5., "wall": 2.2, "fence": 2.6, "vegetation": 1., "terrain": .8, "pole": .36, "traffic light": .30, "traffic sign": .36, "person": .36,
-             "rider": .18, "car": .40, "truck": .18, "bus": .20, "train": .20, "motorcycle": .30, "bicycle": .36}
+COUNTABLE = {
+    "building": 5.0,
+    "wall": 2.2,
+    "fence": 2.6,
+    "vegetation": 1.0,
+    "terrain": 0.8,
+    "pole": 0.36,
+    "traffic light": 0.30,
+    "traffic sign": 0.36,
+    "person": 0.36,
+    "rider": 0.18,
+    "car": 0.40,
+    "truck": 0.18,
+    "bus": 0.20,
+    "train": 0.20,
+    "motorcycle": 0.30,
+    "bicycle": 0.36,
+}
 
 # %% ../../nbs/data/20_scenes.ipynb #cf479098
 @dataclass(frozen=True)
 class SceneStyle:
     "How a street is filmed and who is on it: one dial for each cause of domain shift. A value out of range raises `InputError`."
-    name:str = "plain"        # becomes part of the dataset's name
-    palette:float = 0.        # colours of materials: 0 the game's, 1 the camera's, mixed in between
-    variety:float = .3        # how far two objects of a class differ in brightness, 0 to 1
-    texture:float = .3        # contrast of surface grain (asphalt, leaves, plaster), 0 to 1
-    dirt:float = 0.           # contrast of stains, metres wide, 0 to 1
-    exposure:tuple = (1., 1.) # brightness factor, drawn per scene from this range, each .2 to 3
-    cast:float = 0.           # strongest colour cast of a scene, as a fraction of red and blue, 0 to .5
-    shadow:float = .3         # darkness of cast shadows and of faces turned from the sun, 0 to 1
-    contrast:float = 1.       # factor about mid-grey, .2 to 2
-    saturation:float = 1.     # factor about grey, 0 to 2
-    noise:float = 0.          # sensor noise, standard deviation in grey levels of 255, 0 to 60
-    blur:float = 0.           # lens blur, standard deviation in pixels of an image 128 rows high, 0 to 5
-    fog:float = 0.            # extinction in 1/metre, 0 to .2; at .02 a third of the light comes through 60 m
-    rain:float = 0.           # streaks, and dark, wet surfaces, 0 to 1
-    height:float = 1.6        # of the camera above the road, metres, .8 to 3.5
-    pitch:float = 0.          # camera tilt, degrees, positive looks down, -12 to 12
-    offset:float = 0.         # of the camera to the right of its lane's middle, metres, -3 to 3
-    focal:float = .68         # focal length in image widths, .4 to 2; .68 sees 73 degrees
-    sway:float = .3           # how far the pose varies from scene to scene, 0 to 1
-    frequency:Mapping = field(default_factory=dict, hash=False) # class name -> factor on how often it appears, 0 to 10; others 1
-    signs:tuple = SIGNS       # kinds of traffic sign that may appear
-    poles:tuple = POLES       # kinds of pole
-    lights:tuple = LIGHTS     # kinds of traffic light
 
-    def __post_init__(self): check_style(self)
+    name: str = "plain"  # becomes part of the dataset's name
+    palette: float = 0.0  # colours of materials: 0 the game's, 1 the camera's, mixed in between
+    variety: float = 0.3  # how far two objects of a class differ in brightness, 0 to 1
+    texture: float = 0.3  # contrast of surface grain (asphalt, leaves, plaster), 0 to 1
+    dirt: float = 0.0  # contrast of stains, metres wide, 0 to 1
+    exposure: tuple = (1.0, 1.0)  # brightness factor, drawn per scene from this range, each .2 to 3
+    cast: float = 0.0  # strongest colour cast of a scene, as a fraction of red and blue, 0 to .5
+    shadow: float = 0.3  # darkness of cast shadows and of faces turned from the sun, 0 to 1
+    contrast: float = 1.0  # factor about mid-grey, .2 to 2
+    saturation: float = 1.0  # factor about grey, 0 to 2
+    noise: float = 0.0  # sensor noise, standard deviation in grey levels of 255, 0 to 60
+    blur: float = 0.0  # lens blur, standard deviation in pixels of an image 128 rows high, 0 to 5
+    fog: float = 0.0  # extinction in 1/metre, 0 to .2; at .02 a third of the light comes through 60 m
+    rain: float = 0.0  # streaks, and dark, wet surfaces, 0 to 1
+    height: float = 1.6  # of the camera above the road, metres, .8 to 3.5
+    pitch: float = 0.0  # camera tilt, degrees, positive looks down, -12 to 12
+    offset: float = 0.0  # of the camera to the right of its lane's middle, metres, -3 to 3
+    focal: float = 0.68  # focal length in image widths, .4 to 2; .68 sees 73 degrees
+    sway: float = 0.3  # how far the pose varies from scene to scene, 0 to 1
+    frequency: Mapping = field(
+        default_factory=dict, hash=False
+    )  # class name -> factor on how often it appears, 0 to 10; others 1
+    signs: tuple = SIGNS  # kinds of traffic sign that may appear
+    poles: tuple = POLES  # kinds of pole
+    lights: tuple = LIGHTS  # kinds of traffic light
+
+    def __post_init__(self):
+        check_style(self)
 
 # %% ../../nbs/data/20_scenes.ipynb #909ae97c
-RANGES = dict(palette=(0, 1), variety=(0, 1), texture=(0, 1), dirt=(0, 1), cast=(0, .5), shadow=(0, 1), contrast=(.2, 2), saturation=(0, 2),
-              noise=(0, 60), blur=(0, 5), fog=(0, .2), rain=(0, 1), height=(.8, 3.5), pitch=(-12, 12), offset=(-3, 3), focal=(.4, 2), sway=(0, 1))
+RANGES = dict(
+    palette=(0, 1),
+    variety=(0, 1),
+    texture=(0, 1),
+    dirt=(0, 1),
+    cast=(0, 0.5),
+    shadow=(0, 1),
+    contrast=(0.2, 2),
+    saturation=(0, 2),
+    noise=(0, 60),
+    blur=(0, 5),
+    fog=(0, 0.2),
+    rain=(0, 1),
+    height=(0.8, 3.5),
+    pitch=(-12, 12),
+    offset=(-3, 3),
+    focal=(0.4, 2),
+    sway=(0, 1),
+)
 KINDS = {"signs": SIGNS, "poles": POLES, "lights": LIGHTS}
+
 
 def check_style(style):
     "Raise `InputError` unless every dial of `style` is in its range."
-    def bad(dial, problem, remedy): raise InputError(f"SceneStyle.{dial}", problem, remedy)
+
+    def bad(dial, problem, remedy):
+        raise InputError(f"SceneStyle.{dial}", problem, remedy)
+
     def number(dial, v, low, high):
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not low <= v <= high: bad(dial, f"is {v!r}", f"give a number from {low} to {high}")
-    if not isinstance(style.name, str) or not style.name: bad("name", f"is {style.name!r}", "give a short name")
-    for dial, (low, high) in RANGES.items(): number(dial, getattr(style, dial), low, high)
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not low <= v <= high:
+            bad(dial, f"is {v!r}", f"give a number from {low} to {high}")
+
+    if not isinstance(style.name, str) or not style.name:
+        bad("name", f"is {style.name!r}", "give a short name")
+    for dial, (low, high) in RANGES.items():
+        number(dial, getattr(style, dial), low, high)
     pair = style.exposure
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2: bad("exposure", f"is {pair!r}", "give a pair (darkest, brightest)")
-    for v in pair: number("exposure", v, .2, 3)
-    if pair[0] > pair[1]: bad("exposure", f"is {pair!r}", "give the darker factor first")
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        bad("exposure", f"is {pair!r}", "give a pair (darkest, brightest)")
+    for v in pair:
+        number("exposure", v, 0.2, 3)
+    if pair[0] > pair[1]:
+        bad("exposure", f"is {pair!r}", "give the darker factor first")
     for dial, known in KINDS.items():
         kinds = getattr(style, dial)
-        if not isinstance(kinds, (tuple, list)) or not kinds or not set(kinds) <= set(known): bad(dial, f"is {kinds!r}", f"give a tuple of {', '.join(known)}")
-    if not isinstance(style.frequency, Mapping): bad("frequency", f"is {style.frequency!r}", "give a mapping from class names to factors")
+        if not isinstance(kinds, (tuple, list)) or not kinds or not set(kinds) <= set(known):
+            bad(dial, f"is {kinds!r}", f"give a tuple of {', '.join(known)}")
+    if not isinstance(style.frequency, Mapping):
+        bad("frequency", f"is {style.frequency!r}", "give a mapping from class names to factors")
     for name, factor in style.frequency.items():
-        if name not in COUNTABLE: bad("frequency", f"cannot dial {name!r}", f"choose among {', '.join(COUNTABLE)}")
+        if name not in COUNTABLE:
+            bad("frequency", f"cannot dial {name!r}", f"choose among {', '.join(COUNTABLE)}")
         number(f"frequency[{name!r}]", factor, 0, 10)
-    for dial in ("exposure", *KINDS): object.__setattr__(style, dial, tuple(getattr(style, dial)))  # lists, as JSON gives them, become tuples
+    for dial in ("exposure", *KINDS):
+        object.__setattr__(style, dial, tuple(getattr(style, dial)))  # lists, as JSON gives them, become tuples
     object.__setattr__(style, "frequency", dict(style.frequency))
 
 # %% ../../nbs/data/20_scenes.ipynb #5640442c
 class Face(NamedTuple):
     "A flat polygon of one class. `coat` says which of its object's materials covers it; a face with `both` is seen from either side."
-    name:str
-    coat:int
-    points:list
-    both:bool = True
+
+    name: str
+    coat: int
+    points: list
+    both: bool = True
+
 
 class Solid(NamedTuple):
     "Faces as arrays, farthest first, so that many solids can be moved and projected at once."
-    points:np.ndarray  # [V,3] x right, y up, z away from the camera, metres
-    counts:np.ndarray  # [F] vertices of each face
-    ids:np.ndarray     # [F] class ids
-    coats:np.ndarray   # [F]
-    both:np.ndarray    # [F]
+
+    points: np.ndarray  # [V,3] x right, y up, z away from the camera, metres
+    counts: np.ndarray  # [F] vertices of each face
+    ids: np.ndarray  # [F] class ids
+    coats: np.ndarray  # [F]
+    both: np.ndarray  # [F]
+
 
 def solid(faces):
     "Pack a list of `Face` into a `Solid`."
     column = lambda values: np.array(list(values))
-    return Solid(np.array([p for f in faces for p in f.points], float), column(len(f.points) for f in faces), column(ID[f.name] for f in faces),
-                 column(f.coat for f in faces), column(f.both for f in faces))
+    return Solid(
+        np.array([p for f in faces for p in f.points], float),
+        column(len(f.points) for f in faces),
+        column(ID[f.name] for f in faces),
+        column(f.coat for f in faces),
+        column(f.both for f in faces),
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #58ba43e1
-def rect(x0, y0, x1, y1): return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-def disc(x, y, r, n=8): return [(x + r*cos(2*pi*k/n), y + r*sin(2*pi*k/n)) for k in range(n)]
-def card(name, coat, outline, z=0.): return Face(name, coat, [(x, y, z) for x, y in outline])
-def flank(name, coat, outline, x): return [Face(name, coat, [(side*x, y, z) for z, y in outline[::-side]], False) for side in (1, -1)]
+def rect(x0, y0, x1, y1):
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
-def prism(name, profile, half, side=0, edges=0, taper=1.):
+
+def disc(x, y, r, n=8):
+    return [(x + r * cos(2 * pi * k / n), y + r * sin(2 * pi * k / n)) for k in range(n)]
+
+
+def card(name, coat, outline, z=0.0):
+    return Face(name, coat, [(x, y, z) for x, y in outline])
+
+
+def flank(name, coat, outline, x):
+    return [Face(name, coat, [(side * x, y, z) for z, y in outline[::-side]], False) for side in (1, -1)]
+
+
+def prism(name, profile, half, side=0, edges=0, taper=1.0):
     "Extrude a profile of (z, y) points, counter-clockwise, over x = -half .. half; `taper` narrows it at the top, `edges` may give a coat per edge (None: open)."
     top, n = max(y for _, y in profile), len(profile)
     low = min(y for _, y in profile)
-    wide = lambda y: half*(1 + (taper - 1)*(y - low)/(top - low))
-    caps = [Face(name, side, [(s*wide(y), y, z) for z, y in (profile[::-1] if s > 0 else profile)], False) for s in (1, -1)]
+    wide = lambda y: half * (1 + (taper - 1) * (y - low) / (top - low))
+    caps = [
+        Face(name, side, [(s * wide(y), y, z) for z, y in (profile[::-1] if s > 0 else profile)], False)
+        for s in (1, -1)
+    ]
     strips = []
     for k in range(n):
         (z0, y0), (z1, y1) = profile[k], profile[(k + 1) % n]
         coat = edges if not isinstance(edges, (list, tuple)) else edges[k]
-        if coat is None: continue
-        strips.append((z0 + z1, Face(name, coat, [(wide(y0), y0, z0), (wide(y1), y1, z1), (-wide(y1), y1, z1), (-wide(y0), y0, z0)], False)))
+        if coat is None:
+            continue
+        strips.append(
+            (
+                z0 + z1,
+                Face(
+                    name,
+                    coat,
+                    [(wide(y0), y0, z0), (wide(y1), y1, z1), (-wide(y1), y1, z1), (-wide(y0), y0, z0)],
+                    False,
+                ),
+            )
+        )
     return caps + [f for _, f in sorted(strips, key=lambda s: -s[0])]
+
 
 def box(name, half, low, high, near, far, side=0, edges=0):
     "A box over x = -half .. half, y = low .. high, z = near .. far, without the bottom and far faces, which no camera on the road sees."
     return prism(name, [(near, low), (far, low), (far, high), (near, high)], half, side, [None, None, edges, edges])
 
 # %% ../../nbs/data/20_scenes.ipynb #6cdf1d24
-def wheels(name, coat, x, r, *at): return [f for z in at for f in flank(name, coat, disc(z, r, r, 10), x)]
+def wheels(name, coat, x, r, *at):
+    return [f for z in at for f in flank(name, coat, disc(z, r, r, 10), x)]
+
 
 @lru_cache(None)
-def car(front=False, tall=0.):
+def car(front=False, tall=0.0):
     "4.2 m long, `tall` metres higher than a saloon; coats: paint, glass, tyre, lamp, trim."
-    def turned(profile): return [(-z, y) for z, y in profile][::-1] if front else profile
-    back = -tall/2
-    body = turned([(-2.1, .28), (2.1, .28), (2.15, .72), (1.2, .9), (-2., .95), (-2.15, .8)])
-    cabin = turned([(back - 1.75, .9), (1.15, .9), (.35, 1.45 + tall), (back - 1.3, 1.42 + tall)])
-    panes = turned([(back - 1.4, .97), (.85, .97), (.25, 1.37 + tall), (back - 1.2, 1.35 + tall)])
-    window = [(-.62, .98), (.62, .98), (.52, 1.36 + tall), (-.52, 1.36 + tall)]
-    details = [(4, rect(-.86, .26, .86, .46)), (4, rect(-.25, .52, .25, .64)), (3, rect(-.82, .62, -.5, .8)), (3, rect(.5, .62, .82, .8))]
-    return solid(prism("car", cabin, .8, taper=.78) + flank("car", 1, panes, .75) + [card("car", 1, window, -1. if front else back - 1.72)] + prism("car", body, .88)
-                 + wheels("car", 2, .9, .32, -1.35, 1.35) + [card("car", coat, outline, -2.17) for coat, outline in details])
+
+    def turned(profile):
+        return [(-z, y) for z, y in profile][::-1] if front else profile
+
+    back = -tall / 2
+    body = turned([(-2.1, 0.28), (2.1, 0.28), (2.15, 0.72), (1.2, 0.9), (-2.0, 0.95), (-2.15, 0.8)])
+    cabin = turned([(back - 1.75, 0.9), (1.15, 0.9), (0.35, 1.45 + tall), (back - 1.3, 1.42 + tall)])
+    panes = turned([(back - 1.4, 0.97), (0.85, 0.97), (0.25, 1.37 + tall), (back - 1.2, 1.35 + tall)])
+    window = [(-0.62, 0.98), (0.62, 0.98), (0.52, 1.36 + tall), (-0.52, 1.36 + tall)]
+    details = [
+        (4, rect(-0.86, 0.26, 0.86, 0.46)),
+        (4, rect(-0.25, 0.52, 0.25, 0.64)),
+        (3, rect(-0.82, 0.62, -0.5, 0.8)),
+        (3, rect(0.5, 0.62, 0.82, 0.8)),
+    ]
+    return solid(
+        prism("car", cabin, 0.8, taper=0.78)
+        + flank("car", 1, panes, 0.75)
+        + [card("car", 1, window, -1.0 if front else back - 1.72)]
+        + prism("car", body, 0.88)
+        + wheels("car", 2, 0.9, 0.32, -1.35, 1.35)
+        + [card("car", coat, outline, -2.17) for coat, outline in details]
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #b90fab83
 @lru_cache(None)
 def truck(front=False):
     "7 m long; coats: cargo, glass, tyre, lamp, cab, trim."
     s = -1 if front else 1
-    def turned(near, far): return (near, far) if s > 0 else (-far, -near)
-    cab, load = box("truck", 1.1, .5, 2.6, *turned(1.6, 3.4), 4, 4), box("truck", 1.25, .85, 3.3, *turned(-3.4, 1.3))
+
+    def turned(near, far):
+        return (near, far) if s > 0 else (-far, -near)
+
+    cab, load = box("truck", 1.1, 0.5, 2.6, *turned(1.6, 3.4), 4, 4), box("truck", 1.25, 0.85, 3.3, *turned(-3.4, 1.3))
     (a, b), z = turned(2.3, 3.2), -3.41
-    if front: face = [card("truck", 1, rect(-.95, 1.6, .95, 2.4), z), card("truck", 5, rect(-.8, .8, .8, 1.3), z)]
-    else: face = [card("truck", 5, rect(-.03, .9, .03, 3.25), z), card("truck", 5, rect(-1.2, .5, 1.2, .85), z)]
-    return solid(box("truck", 1.05, .45, .85, -3.3, 3.3, 5, 5) + (load + cab if front else cab + load) + flank("truck", 1, rect(a, 1.6, b, 2.4), 1.11)
-                 + wheels("truck", 2, 1.12, .48, -2.3*s, 2.4*s) + face + [card("truck", 3, rect(x, .58, x + .3, .78), z - .01) for x in (-1.05, .75)])
+    if front:
+        face = [card("truck", 1, rect(-0.95, 1.6, 0.95, 2.4), z), card("truck", 5, rect(-0.8, 0.8, 0.8, 1.3), z)]
+    else:
+        face = [card("truck", 5, rect(-0.03, 0.9, 0.03, 3.25), z), card("truck", 5, rect(-1.2, 0.5, 1.2, 0.85), z)]
+    return solid(
+        box("truck", 1.05, 0.45, 0.85, -3.3, 3.3, 5, 5)
+        + (load + cab if front else cab + load)
+        + flank("truck", 1, rect(a, 1.6, b, 2.4), 1.11)
+        + wheels("truck", 2, 1.12, 0.48, -2.3 * s, 2.4 * s)
+        + face
+        + [card("truck", 3, rect(x, 0.58, x + 0.3, 0.78), z - 0.01) for x in (-1.05, 0.75)]
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #4a8ea111
 @lru_cache(None)
 def bus(front=False):
     "11 m long; coats: paint, glass, tyre, lamp, stripe, sign."
-    panes = [f for k in range(7) for f in flank("bus", 1, rect(-5.3 + 1.53*k, 1.4, -3.95 + 1.53*k, 2.45), 1.26)]
-    face = [(1, rect(-1.12, 1.15 if front else 1.5, 1.12, 2.45)), (5, rect(-.9, 2.55, .9, 2.9)), (4, rect(-1.25, .75, 1.25, .98)), (3, rect(-1.15, .45, -.8, .68)), (3, rect(.8, .45, 1.15, .68))]
-    return solid(box("bus", 1.25, .3, 3.05, -5.5, 5.5) + flank("bus", 4, rect(-5.5, .75, 5.5, 1.05), 1.26) + panes + wheels("bus", 2, 1.26, .48, -3.4, 3.2)
-                 + [card("bus", coat, outline, -5.51) for coat, outline in face])
+    panes = [f for k in range(7) for f in flank("bus", 1, rect(-5.3 + 1.53 * k, 1.4, -3.95 + 1.53 * k, 2.45), 1.26)]
+    face = [
+        (1, rect(-1.12, 1.15 if front else 1.5, 1.12, 2.45)),
+        (5, rect(-0.9, 2.55, 0.9, 2.9)),
+        (4, rect(-1.25, 0.75, 1.25, 0.98)),
+        (3, rect(-1.15, 0.45, -0.8, 0.68)),
+        (3, rect(0.8, 0.45, 1.15, 0.68)),
+    ]
+    return solid(
+        box("bus", 1.25, 0.3, 3.05, -5.5, 5.5)
+        + flank("bus", 4, rect(-5.5, 0.75, 5.5, 1.05), 1.26)
+        + panes
+        + wheels("bus", 2, 1.26, 0.48, -3.4, 3.2)
+        + [card("bus", coat, outline, -5.51) for coat, outline in face]
+    )
+
 
 @lru_cache(None)
 def train():
     "A tram, 22 m long, coming towards us; coats: paint, glass, skirt, lamp, stripe, roof."
-    nose = [(-11., .15), (11., .15), (11., 3.4), (-10., 3.4), (-11., 1.5)]
-    panes = [f for k in range(9) for f in flank("train", 1, rect(-9.2 + 2.25*k, 1.5, -7.5 + 2.25*k, 2.7), 1.34)]
-    stripe = flank("train", 4, rect(-11, .9, 11, 1.25), 1.34) + flank("train", 2, rect(-11, .1, 11, .45), 1.34)
-    shield = Face("train", 1, [(-1.1, 1.6, -11.), (1.1, 1.6, -11.), (.95, 3., -10.25), (-.95, 3., -10.25)])
-    gear = box("train", .8, 3.4, 3.8, -8, 9, 5, 5) + [card("train", 5, rect(-.75, 4.9, .75, 5.), -2.), card("train", 5, rect(-.06, 3.8, .06, 4.9), -2.)]
-    face = [(4, rect(-1.3, .85, 1.3, 1.25)), (2, rect(-1.3, .1, 1.3, .5)), (3, disc(-.95, 1.05, .16)), (3, disc(.95, 1.05, .16))]
-    return solid(gear + prism("train", nose, 1.33, taper=.93) + stripe + panes + [shield] + [card("train", coat, outline, -11.03) for coat, outline in face])
+    nose = [(-11.0, 0.15), (11.0, 0.15), (11.0, 3.4), (-10.0, 3.4), (-11.0, 1.5)]
+    panes = [f for k in range(9) for f in flank("train", 1, rect(-9.2 + 2.25 * k, 1.5, -7.5 + 2.25 * k, 2.7), 1.34)]
+    stripe = flank("train", 4, rect(-11, 0.9, 11, 1.25), 1.34) + flank("train", 2, rect(-11, 0.1, 11, 0.45), 1.34)
+    shield = Face("train", 1, [(-1.1, 1.6, -11.0), (1.1, 1.6, -11.0), (0.95, 3.0, -10.25), (-0.95, 3.0, -10.25)])
+    gear = box("train", 0.8, 3.4, 3.8, -8, 9, 5, 5) + [
+        card("train", 5, rect(-0.75, 4.9, 0.75, 5.0), -2.0),
+        card("train", 5, rect(-0.06, 3.8, 0.06, 4.9), -2.0),
+    ]
+    face = [
+        (4, rect(-1.3, 0.85, 1.3, 1.25)),
+        (2, rect(-1.3, 0.1, 1.3, 0.5)),
+        (3, disc(-0.95, 1.05, 0.16)),
+        (3, disc(0.95, 1.05, 0.16)),
+    ]
+    return solid(
+        gear
+        + prism("train", nose, 1.33, taper=0.93)
+        + stripe
+        + panes
+        + [shield]
+        + [card("train", coat, outline, -11.03) for coat, outline in face]
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #532f6e49
-def limb(x0, y0, x1, y1, w): return [(x0 - w, y0), (x0 + w, y0), (x1 + w, y1), (x1 - w, y1)]
+def limb(x0, y0, x1, y1, w):
+    return [(x0 - w, y0), (x0 + w, y0), (x1 + w, y1), (x1 - w, y1)]
+
 
 @lru_cache(None)
 def person(pose):
     "1.75 m tall; `pose` 0 standing, 1 walking, 2 with a bag; coats: top, trousers, skin, hair."
-    step = (.12, .3, .2)[pose]
-    parts = [(1, limb(-step, 0, -.07, .9, .1)), (1, limb(step, 0, .07, .9, .1)), (0, limb(-.3, .75, -.22, 1.4, .07)), (0, limb(.32, .8, .2, 1.4, .07))]
-    if pose == 2: parts.append((3, rect(.22, .7, .48, 1.05)))
-    parts += [(0, [(-.2, .82), (.2, .82), (.25, 1.42), (.1, 1.5), (-.1, 1.5), (-.25, 1.42)]), (2, disc(0, 1.61, .13)), (3, [(-.13, 1.64), (.13, 1.64), (.08, 1.76), (-.08, 1.76)])]
+    step = (0.12, 0.3, 0.2)[pose]
+    parts = [
+        (1, limb(-step, 0, -0.07, 0.9, 0.1)),
+        (1, limb(step, 0, 0.07, 0.9, 0.1)),
+        (0, limb(-0.3, 0.75, -0.22, 1.4, 0.07)),
+        (0, limb(0.32, 0.8, 0.2, 1.4, 0.07)),
+    ]
+    if pose == 2:
+        parts.append((3, rect(0.22, 0.7, 0.48, 1.05)))
+    parts += [
+        (0, [(-0.2, 0.82), (0.2, 0.82), (0.25, 1.42), (0.1, 1.5), (-0.1, 1.5), (-0.25, 1.42)]),
+        (2, disc(0, 1.61, 0.13)),
+        (3, [(-0.13, 1.64), (0.13, 1.64), (0.08, 1.76), (-0.08, 1.76)]),
+    ]
     return solid([card("person", *part) for part in parts])
 
 # %% ../../nbs/data/20_scenes.ipynb #9d9d0ca2
 def rider_side(y, lean, first):
     "Faces of a rider from the side, saddle at height `y`, leaning forward by `lean` metres; coats from `first` on: top, trousers, skin, helmet."
-    parts = [(1, limb(.05, .25, -.12, y, .09)), (1, limb(.12, .3, .1, y*.8, .08)),
-             (0, [(-.25, y - .08), (.06, y - .08), (lean + .12, y + .5), (lean - .12, y + .62), (lean - .3, y + .5)]), (0, limb(lean + .45, y + .15, lean, y + .45, .06)),
-             (2, disc(lean + .05, y + .74, .13)), (3, [(lean - .12, y + .74), (lean + .2, y + .76), (lean + .12, y + .9), (lean - .06, y + .9)])]
-    return [card("rider", first + k, outline, -.02) for k, outline in parts]
+    parts = [
+        (1, limb(0.05, 0.25, -0.12, y, 0.09)),
+        (1, limb(0.12, 0.3, 0.1, y * 0.8, 0.08)),
+        (
+            0,
+            [
+                (-0.25, y - 0.08),
+                (0.06, y - 0.08),
+                (lean + 0.12, y + 0.5),
+                (lean - 0.12, y + 0.62),
+                (lean - 0.3, y + 0.5),
+            ],
+        ),
+        (0, limb(lean + 0.45, y + 0.15, lean, y + 0.45, 0.06)),
+        (2, disc(lean + 0.05, y + 0.74, 0.13)),
+        (3, [(lean - 0.12, y + 0.74), (lean + 0.2, y + 0.76), (lean + 0.12, y + 0.9), (lean - 0.06, y + 0.9)]),
+    ]
+    return [card("rider", first + k, outline, -0.02) for k, outline in parts]
+
 
 def rider_along(y, first):
     "Faces of the same rider from behind or ahead."
-    parts = [(1, limb(-.2, .35, -.14, y, .09)), (1, limb(.2, .35, .14, y, .09)), (0, [(-.2, y - .1), (.2, y - .1), (.27, y + .48), (.1, y + .6), (-.1, y + .6), (-.27, y + .48)]),
-             (0, limb(-.4, y + .12, -.22, y + .48, .06)), (0, limb(.4, y + .12, .22, y + .48, .06)), (2, disc(0, y + .72, .13)),
-             (3, [(-.15, y + .72), (.15, y + .72), (.1, y + .9), (-.1, y + .9)])]
-    return [card("rider", first + k, outline, -.02) for k, outline in parts]
+    parts = [
+        (1, limb(-0.2, 0.35, -0.14, y, 0.09)),
+        (1, limb(0.2, 0.35, 0.14, y, 0.09)),
+        (0, [(-0.2, y - 0.1), (0.2, y - 0.1), (0.27, y + 0.48), (0.1, y + 0.6), (-0.1, y + 0.6), (-0.27, y + 0.48)]),
+        (0, limb(-0.4, y + 0.12, -0.22, y + 0.48, 0.06)),
+        (0, limb(0.4, y + 0.12, 0.22, y + 0.48, 0.06)),
+        (2, disc(0, y + 0.72, 0.13)),
+        (3, [(-0.15, y + 0.72), (0.15, y + 0.72), (0.1, y + 0.9), (-0.1, y + 0.9)]),
+    ]
+    return [card("rider", first + k, outline, -0.02) for k, outline in parts]
 
 # %% ../../nbs/data/20_scenes.ipynb #eff85a93
 @lru_cache(None)
 def bicycle(view, ridden):
     "`view`: side or along; coats: frame, spokes, tyre, then the rider's four."
     if view == "along":
-        parts = [(2, rect(-.06, 0, .06, .7)), (0, rect(-.32, .95, .32, 1.04)), (0, rect(-.05, .6, .05, 1.)), (0, rect(-.12, .85, .12, .95))]
-        rider = rider_along(.95, 3)
+        parts = [
+            (2, rect(-0.06, 0, 0.06, 0.7)),
+            (0, rect(-0.32, 0.95, 0.32, 1.04)),
+            (0, rect(-0.05, 0.6, 0.05, 1.0)),
+            (0, rect(-0.12, 0.85, 0.12, 0.95)),
+        ]
+        rider = rider_along(0.95, 3)
     else:
-        frame = [limb(-.55, .36, -.2, .8, .04), limb(-.2, .3, -.25, .95, .04), limb(-.2, .3, .42, .8, .05), limb(.55, .36, .4, 1., .04),
-                 rect(-.25, .76, .42, .84), rect(-.38, .93, -.1, 1.), rect(.28, .98, .5, 1.05)]
-        parts = [(coat, disc(x, .36, r, 12)) for coat, r in ((2, .37), (1, .29)) for x in (-.55, .55)] + [(0, bar) for bar in frame]
-        rider = rider_side(1., .2, 3)
-    return solid([card("bicycle", *part) for part in parts] + rider*ridden)
+        frame = [
+            limb(-0.55, 0.36, -0.2, 0.8, 0.04),
+            limb(-0.2, 0.3, -0.25, 0.95, 0.04),
+            limb(-0.2, 0.3, 0.42, 0.8, 0.05),
+            limb(0.55, 0.36, 0.4, 1.0, 0.04),
+            rect(-0.25, 0.76, 0.42, 0.84),
+            rect(-0.38, 0.93, -0.1, 1.0),
+            rect(0.28, 0.98, 0.5, 1.05),
+        ]
+        parts = [(coat, disc(x, 0.36, r, 12)) for coat, r in ((2, 0.37), (1, 0.29)) for x in (-0.55, 0.55)] + [
+            (0, bar) for bar in frame
+        ]
+        rider = rider_side(1.0, 0.2, 3)
+    return solid([card("bicycle", *part) for part in parts] + rider * ridden)
 
 # %% ../../nbs/data/20_scenes.ipynb #1a25a0a9
 @lru_cache(None)
 def motorcycle(view, ridden):
     "`view`: side or along; coats: paint, engine, tyre, lamp, then the rider's four."
     if view == "along":
-        parts = [(2, rect(-.12, 0, .12, .62)), (0, [(-.3, .5), (.3, .5), (.22, .98), (-.22, .98)]), (1, rect(-.42, .98, .42, 1.08)), (3, disc(0, .78, .12)),
-                 (1, rect(-.36, .3, -.16, .5)), (1, rect(.16, .3, .36, .5))]
-        rider = rider_along(.85, 4)
+        parts = [
+            (2, rect(-0.12, 0, 0.12, 0.62)),
+            (0, [(-0.3, 0.5), (0.3, 0.5), (0.22, 0.98), (-0.22, 0.98)]),
+            (1, rect(-0.42, 0.98, 0.42, 1.08)),
+            (3, disc(0, 0.78, 0.12)),
+            (1, rect(-0.36, 0.3, -0.16, 0.5)),
+            (1, rect(0.16, 0.3, 0.36, 0.5)),
+        ]
+        rider = rider_along(0.85, 4)
     else:
-        wheel = [(coat, disc(x, .33, r, 10)) for coat, r in ((2, .34), (1, .16)) for x in (-.75, .75)]
-        parts = wheel + [(1, [(-.45, .25), (.4, .25), (.45, .6), (-.45, .6)]), (0, [(-.95, .72), (-.3, .6), (.4, .58), (.55, .95), (.1, 1.), (-.2, .8), (-.95, .88)]),
-                         (1, limb(.75, .35, .45, 1.05, .05)), (3, disc(.62, .9, .1)), (1, rect(.3, 1.02, .55, 1.1))]
-        rider = rider_side(.85, .15, 4)
-    return solid([card("motorcycle", *part) for part in parts] + rider*ridden)
+        wheel = [(coat, disc(x, 0.33, r, 10)) for coat, r in ((2, 0.34), (1, 0.16)) for x in (-0.75, 0.75)]
+        parts = wheel + [
+            (1, [(-0.45, 0.25), (0.4, 0.25), (0.45, 0.6), (-0.45, 0.6)]),
+            (0, [(-0.95, 0.72), (-0.3, 0.6), (0.4, 0.58), (0.55, 0.95), (0.1, 1.0), (-0.2, 0.8), (-0.95, 0.88)]),
+            (1, limb(0.75, 0.35, 0.45, 1.05, 0.05)),
+            (3, disc(0.62, 0.9, 0.1)),
+            (1, rect(0.3, 1.02, 0.55, 1.1)),
+        ]
+        rider = rider_side(0.85, 0.15, 4)
+    return solid([card("motorcycle", *part) for part in parts] + rider * ridden)
 
 # %% ../../nbs/data/20_scenes.ipynb #07973e39
 @lru_cache(None)
 def pole(kind):
     "A pole of the right-hand side, its arm over the road; coats: metal, lamp."
-    def mast(h, w, *parts): return solid(box("pole", w, 0, h, -w, w) + [card("pole", *part) for part in parts])
-    if kind == "lamp": return mast(7., .13, (0, limb(-1.7, 7.2, 0, 6.9, .09)), (0, rect(-1.8, 7.05, 0, 7.2)), (1, rect(-2., 7.02, -1.3, 7.17), -.02))
-    if kind == "straight": return mast(5., .14, (1, [(-.22, 5.), (.22, 5.), (.3, 5.5), (-.3, 5.5)]))
-    if kind == "double": return mast(8., .15, (0, rect(-1.6, 7.8, 1.6, 7.95)), (1, rect(-1.9, 7.7, -1.1, 7.9)), (1, rect(1.1, 7.7, 1.9, 7.9)))
-    return mast(8.5, .18, (0, rect(-1.1, 7.6, 1.1, 7.78)), (0, rect(-.8, 6.8, .8, 6.95)), (0, rect(.16, 5.4, .5, 6.2)))
+
+    def mast(h, w, *parts):
+        return solid(box("pole", w, 0, h, -w, w) + [card("pole", *part) for part in parts])
+
+    if kind == "lamp":
+        return mast(
+            7.0,
+            0.13,
+            (0, limb(-1.7, 7.2, 0, 6.9, 0.09)),
+            (0, rect(-1.8, 7.05, 0, 7.2)),
+            (1, rect(-2.0, 7.02, -1.3, 7.17), -0.02),
+        )
+    if kind == "straight":
+        return mast(5.0, 0.14, (1, [(-0.22, 5.0), (0.22, 5.0), (0.3, 5.5), (-0.3, 5.5)]))
+    if kind == "double":
+        return mast(
+            8.0, 0.15, (0, rect(-1.6, 7.8, 1.6, 7.95)), (1, rect(-1.9, 7.7, -1.1, 7.9)), (1, rect(1.1, 7.7, 1.9, 7.9))
+        )
+    return mast(
+        8.5, 0.18, (0, rect(-1.1, 7.6, 1.1, 7.78)), (0, rect(-0.8, 6.8, 0.8, 6.95)), (0, rect(0.16, 5.4, 0.5, 6.2))
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #0b5cb734
 @lru_cache(None)
 def traffic_light(kind, lit):
     "Lamp number `lit` of three is on; coats: metal, housing, dark lamp, lit lamp, plate."
-    def post(h, w): return box("pole", w, 0, h, -w, w)
-    def head(coat, outline): return [card("traffic light", coat, outline, -.2)]
-    def lamps(x, y, dx, dy, r): return [card("traffic light", 3 if k == lit else 2, disc(x + k*dx, y + k*dy, r), -.22) for k in range(3)]
-    if kind == "vertical": return solid(post(3.6, .07) + box("traffic light", .24, 2.5, 3.75, -.2, .1, 1, 1) + lamps(0, 3.5, 0, -.38, .15))
-    if kind == "plate": return solid(post(3., .08) + head(4, rect(-.5, 2.5, .5, 4.1)) + head(1, rect(-.24, 2.65, .24, 3.95)) + lamps(0, 3.7, 0, -.4, .15))
-    if kind == "horizontal": return solid(post(5.5, .1) + [card("pole", 0, rect(-2.8, 5.1, 0, 5.25))] + head(1, rect(-3.2, 4.85, -1.9, 5.4)) + lamps(-2.95, 5.12, .4, 0, .16))
-    return solid(post(2.9, .09) + head(1, disc(0, 2.95, .5, 10)) + [card("traffic light", 3, disc(0, 2.95, .28), -.22)])
+
+    def post(h, w):
+        return box("pole", w, 0, h, -w, w)
+
+    def head(coat, outline):
+        return [card("traffic light", coat, outline, -0.2)]
+
+    def lamps(x, y, dx, dy, r):
+        return [card("traffic light", 3 if k == lit else 2, disc(x + k * dx, y + k * dy, r), -0.22) for k in range(3)]
+
+    if kind == "vertical":
+        return solid(
+            post(3.6, 0.07) + box("traffic light", 0.24, 2.5, 3.75, -0.2, 0.1, 1, 1) + lamps(0, 3.5, 0, -0.38, 0.15)
+        )
+    if kind == "plate":
+        return solid(
+            post(3.0, 0.08)
+            + head(4, rect(-0.5, 2.5, 0.5, 4.1))
+            + head(1, rect(-0.24, 2.65, 0.24, 3.95))
+            + lamps(0, 3.7, 0, -0.4, 0.15)
+        )
+    if kind == "horizontal":
+        return solid(
+            post(5.5, 0.1)
+            + [card("pole", 0, rect(-2.8, 5.1, 0, 5.25))]
+            + head(1, rect(-3.2, 4.85, -1.9, 5.4))
+            + lamps(-2.95, 5.12, 0.4, 0, 0.16)
+        )
+    return solid(
+        post(2.9, 0.09) + head(1, disc(0, 2.95, 0.5, 10)) + [card("traffic light", 3, disc(0, 2.95, 0.28), -0.22)]
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #8e94b840
 @lru_cache(None)
 def traffic_sign(kind):
     "Coats: metal, rim, face, mark."
-    plates = {"circle": (disc(0, 2.5, .48, 12), rect(-.24, 2.44, .24, 2.56)), "triangle": ([(-.58, 2.1), (.58, 2.1), (0, 3.1)], rect(-.05, 2.25, .05, 2.6)),
-              "octagon": (disc(0, 2.5, .52, 8), rect(-.3, 2.42, .3, 2.58)), "diamond": ([(0, 1.95), (.6, 2.55), (0, 3.15), (-.6, 2.55)], rect(-.06, 2.3, .06, 2.8)),
-              "rectangle": (rect(-.42, 1.9, .42, 3.1), rect(-.24, 2.6, .24, 2.75)), "arrow": ([(-.9, 2.2), (.6, 2.2), (1., 2.5), (.6, 2.8), (-.9, 2.8)], rect(-.5, 2.45, .4, 2.55)),
-              "board": (rect(-1.4, 2.1, 1.4, 3.7), rect(-1., 3., .8, 3.2))}
+    plates = {
+        "circle": (disc(0, 2.5, 0.48, 12), rect(-0.24, 2.44, 0.24, 2.56)),
+        "triangle": ([(-0.58, 2.1), (0.58, 2.1), (0, 3.1)], rect(-0.05, 2.25, 0.05, 2.6)),
+        "octagon": (disc(0, 2.5, 0.52, 8), rect(-0.3, 2.42, 0.3, 2.58)),
+        "diamond": ([(0, 1.95), (0.6, 2.55), (0, 3.15), (-0.6, 2.55)], rect(-0.06, 2.3, 0.06, 2.8)),
+        "rectangle": (rect(-0.42, 1.9, 0.42, 3.1), rect(-0.24, 2.6, 0.24, 2.75)),
+        "arrow": ([(-0.9, 2.2), (0.6, 2.2), (1.0, 2.5), (0.6, 2.8), (-0.9, 2.8)], rect(-0.5, 2.45, 0.4, 2.55)),
+        "board": (rect(-1.4, 2.1, 1.4, 3.7), rect(-1.0, 3.0, 0.8, 3.2)),
+    }
     rim, mark = plates[kind]
-    mx, my = sum(x for x, _ in rim)/len(rim), sum(y for _, y in rim)/len(rim)
-    shrink = .9 if kind == "board" else .74
-    inner = [(mx + shrink*(x - mx), my + shrink*(y - my)) for x, y in rim]
-    posts = [card("pole", 0, limb(x, 0, x, 3., .07)) for x in (-1., 1.)] if kind == "board" else box("pole", .05, 0, 2.3, -.05, .05)
-    marks = [mark, [(x, y - .5) for x, y in mark]] if kind == "board" else [mark]
-    return solid(posts + [card("traffic sign", 1, rim, -.06), card("traffic sign", 2, inner, -.07)] + [card("traffic sign", 3, m, -.08) for m in marks])
+    mx, my = sum(x for x, _ in rim) / len(rim), sum(y for _, y in rim) / len(rim)
+    shrink = 0.9 if kind == "board" else 0.74
+    inner = [(mx + shrink * (x - mx), my + shrink * (y - my)) for x, y in rim]
+    posts = (
+        [card("pole", 0, limb(x, 0, x, 3.0, 0.07)) for x in (-1.0, 1.0)]
+        if kind == "board"
+        else box("pole", 0.05, 0, 2.3, -0.05, 0.05)
+    )
+    marks = [mark, [(x, y - 0.5) for x, y in mark]] if kind == "board" else [mark]
+    return solid(
+        posts
+        + [card("traffic sign", 1, rim, -0.06), card("traffic sign", 2, inner, -0.07)]
+        + [card("traffic sign", 3, m, -0.08) for m in marks]
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #2674c414
 @lru_cache(None)
 def tree(kind):
     "6 m tall, `kind` 0 to 3, the last a conifer; coats: trunk, dark leaves, leaves, bright leaves."
     rng = np.random.default_rng([7, kind])
-    def leaves(coat, outline): return card("vegetation", coat, outline)
-    def blob(x, y, r, coat): return leaves(coat, [(x + r*s*cos(2*pi*k/11), y + .85*r*s*sin(2*pi*k/11)) for k, s in enumerate(.75 + .5*rng.random(11))])
-    if kind == 3: return solid([leaves(0, limb(0, 0, 0, 1.5, .15))] + [leaves(1 + k % 2, [(-w, y), (w, y), (.15, y + 2.6), (-.15, y + 2.6)]) for k, (w, y) in enumerate([(1.7, .9), (1.4, 2.3), (1., 3.7)])])
-    crown = [blob(rng.uniform(-1.5, 1.5), rng.uniform(3., 5.4), rng.uniform(.9, 1.5), 1 + k % 3) for k in range(7)]
-    return solid([leaves(0, [(-.2, 0), (.2, 0), (.14, 3.5), (-.14, 3.5)]), blob(0, 4.2, 2.1, 1)] + crown)
+
+    def leaves(coat, outline):
+        return card("vegetation", coat, outline)
+
+    def blob(x, y, r, coat):
+        return leaves(
+            coat,
+            [
+                (x + r * s * cos(2 * pi * k / 11), y + 0.85 * r * s * sin(2 * pi * k / 11))
+                for k, s in enumerate(0.75 + 0.5 * rng.random(11))
+            ],
+        )
+
+    if kind == 3:
+        return solid(
+            [leaves(0, limb(0, 0, 0, 1.5, 0.15))]
+            + [
+                leaves(1 + k % 2, [(-w, y), (w, y), (0.15, y + 2.6), (-0.15, y + 2.6)])
+                for k, (w, y) in enumerate([(1.7, 0.9), (1.4, 2.3), (1.0, 3.7)])
+            ]
+        )
+    crown = [blob(rng.uniform(-1.5, 1.5), rng.uniform(3.0, 5.4), rng.uniform(0.9, 1.5), 1 + k % 3) for k in range(7)]
+    return solid([leaves(0, [(-0.2, 0), (0.2, 0), (0.14, 3.5), (-0.14, 3.5)]), blob(0, 4.2, 2.1, 1)] + crown)
 
 # %% ../../nbs/data/20_scenes.ipynb #fa26afad
 @lru_cache(None)
 def block(name, kind="flat"):
     "A unit box whose front faces the street at x = 0 and extends to x = 1; coats: street side, near end, top. `row` is a hedge, whose ragged top shows no box."
-    street, near, top = [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)], [(0, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 0)], [(0, 1, 0), (0, 1, 1), (1, 1, 1), (1, 1, 0)]
+    street, near, top = (
+        [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)],
+        [(0, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 0)],
+        [(0, 1, 0), (0, 1, 1), (1, 1, 1), (1, 1, 0)],
+    )
     if kind == "row":
         rng = np.random.default_rng(9)
-        street = [(0, 0, 0), (0, 0, 1)] + [(0, .8 + .3*rng.random(), 1 - k/10) for k in range(11)]
+        street = [(0, 0, 0), (0, 0, 1)] + [(0, 0.8 + 0.3 * rng.random(), 1 - k / 10) for k in range(11)]
     faces = [Face(name, 2, top, False), Face(name, 1, near, False), Face(name, 0, street, False)]
     if kind == "gable":
-        roof = [Face(name, 2, [(-.05, 1, 0), (-.05, 1, 1), (.5, 1.5, 1), (.5, 1.5, 0)], False), Face(name, 1, [(0, 1, 0), (.5, 1.5, 0), (1, 1, 0)], False)]
+        roof = [
+            Face(name, 2, [(-0.05, 1, 0), (-0.05, 1, 1), (0.5, 1.5, 1), (0.5, 1.5, 0)], False),
+            Face(name, 1, [(0, 1, 0), (0.5, 1.5, 0), (1, 1, 0)], False),
+        ]
         faces = roof + faces[1:]
     return solid(faces)
 
 # %% ../../nbs/data/20_scenes.ipynb #a7b873e2
-SURFACES = { # material: the game's colours, the camera's colours, red, green, blue of 255
+SURFACES = {  # material: the game's colours, the camera's colours, red, green, blue of 255
     "asphalt": ([(84, 84, 92), (96, 96, 100)], [(112, 106, 100), (88, 84, 82)]),
     "paint": ([(235, 235, 230)], [(196, 190, 176)]),
     "paving": ([(166, 156, 148), (150, 150, 156)], [(126, 118, 112), (142, 132, 122)]),
     "kerb": ([(200, 198, 190)], [(150, 146, 138)]),
-    "plaster": ([(205, 178, 136), (170, 92, 72), (192, 194, 200), (126, 138, 160), (222, 212, 192), (150, 120, 100)],
-                [(132, 120, 106), (112, 84, 74), (152, 150, 148), (100, 100, 102), (176, 166, 146), (90, 78, 70)]),
+    "plaster": (
+        [(205, 178, 136), (170, 92, 72), (192, 194, 200), (126, 138, 160), (222, 212, 192), (150, 120, 100)],
+        [(132, 120, 106), (112, 84, 74), (152, 150, 148), (100, 100, 102), (176, 166, 146), (90, 78, 70)],
+    ),
     "pane": ([(70, 96, 132), (48, 58, 76)], [(62, 64, 68), (150, 156, 160)]),
     "roof": ([(150, 70, 55), (90, 90, 100)], [(104, 74, 64), (78, 76, 76)]),
     "shop": ([(60, 70, 90), (150, 60, 50), (50, 110, 90)], [(66, 64, 64), (110, 74, 62), (80, 92, 84)]),
@@ -350,143 +632,279 @@ SURFACES = { # material: the game's colours, the camera's colours, red, green, b
     "gap": ([(96, 120, 76), (120, 124, 126)], [(86, 88, 66), (104, 100, 92)]),
     "metal": ([(104, 110, 116), (74, 80, 86)], [(124, 120, 114), (80, 76, 72)]),
     "bulb": ([(240, 236, 210)], [(190, 184, 168)]),
-    "housing": ([(38, 42, 46), (40, 56, 44)], [(58, 56, 54), (84, 86, 66)])}
+    "housing": ([(38, 42, 46), (40, 56, 44)], [(58, 56, 54), (84, 86, 66)]),
+}
 
 # %% ../../nbs/data/20_scenes.ipynb #7cc573dc
-OBJECTS = { # the same for what lives, moves or glows
-    "leaves": ([(62, 122, 42), (84, 138, 52), (44, 102, 46), (110, 140, 60)], [(74, 84, 52), (98, 94, 58), (56, 70, 52), (124, 104, 58)]),
+OBJECTS = {  # the same for what lives, moves or glows
+    "leaves": (
+        [(62, 122, 42), (84, 138, 52), (44, 102, 46), (110, 140, 60)],
+        [(74, 84, 52), (98, 94, 58), (56, 70, 52), (124, 104, 58)],
+    ),
     "bark": ([(104, 78, 56)], [(88, 78, 68)]),
     "grass": ([(122, 156, 72), (146, 140, 84), (104, 140, 66)], [(108, 104, 70), (124, 112, 88), (92, 98, 66)]),
     "sky": ([(122, 172, 236), (150, 190, 240), (110, 160, 230)], [(206, 210, 214), (150, 178, 212), (190, 194, 200)]),
     "skin": ([(226, 180, 150), (150, 104, 76)], [(190, 150, 128), (118, 86, 68)]),
-    "cloth": ([(200, 60, 60), (60, 90, 180), (240, 240, 235), (50, 50, 60), (230, 180, 60), (70, 140, 90)], [(124, 72, 68), (70, 78, 104), (176, 174, 170), (52, 50, 52), (140, 120, 84), (84, 98, 84)]),
+    "cloth": (
+        [(200, 60, 60), (60, 90, 180), (240, 240, 235), (50, 50, 60), (230, 180, 60), (70, 140, 90)],
+        [(124, 72, 68), (70, 78, 104), (176, 174, 170), (52, 50, 52), (140, 120, 84), (84, 98, 84)],
+    ),
     "denim": ([(50, 62, 100), (44, 44, 50), (130, 116, 92)], [(58, 62, 78), (50, 48, 48), (106, 98, 86)]),
-    "lacquer": ([(200, 40, 40), (40, 80, 170), (235, 235, 235), (40, 42, 48), (170, 176, 184), (240, 190, 50), (60, 130, 90)],
-                [(126, 58, 54), (58, 74, 104), (196, 194, 190), (54, 54, 58), (138, 140, 142), (170, 146, 88), (82, 98, 86)]),
+    "lacquer": (
+        [(200, 40, 40), (40, 80, 170), (235, 235, 235), (40, 42, 48), (170, 176, 184), (240, 190, 50), (60, 130, 90)],
+        [(126, 58, 54), (58, 74, 104), (196, 194, 190), (54, 54, 58), (138, 140, 142), (170, 146, 88), (82, 98, 86)],
+    ),
     "glass": ([(56, 74, 96), (40, 50, 64)], [(72, 76, 80), (112, 118, 122)]),
-    "rubber": ([(26, 26, 30)], [(46, 44, 42)]), "trim": ([(60, 62, 68)], [(66, 64, 62)]),
-    "tail": ([(220, 40, 36)], [(156, 60, 50)]), "head": ([(250, 248, 230)], [(224, 218, 200)]),
-    "red": ([(212, 36, 40)], [(158, 62, 58)]), "blue": ([(40, 84, 190)], [(72, 92, 134)]), "white": ([(242, 242, 238)], [(206, 202, 192)]), "black": ([(30, 30, 34)], [(56, 54, 52)]),
+    "rubber": ([(26, 26, 30)], [(46, 44, 42)]),
+    "trim": ([(60, 62, 68)], [(66, 64, 62)]),
+    "tail": ([(220, 40, 36)], [(156, 60, 50)]),
+    "head": ([(250, 248, 230)], [(224, 218, 200)]),
+    "red": ([(212, 36, 40)], [(158, 62, 58)]),
+    "blue": ([(40, 84, 190)], [(72, 92, 134)]),
+    "white": ([(242, 242, 238)], [(206, 202, 192)]),
+    "black": ([(30, 30, 34)], [(56, 54, 52)]),
     "yellow": ([(240, 204, 60)], [(190, 162, 92)]),
-    "green": ([(40, 124, 80)], [(72, 106, 84)]), "dark lamp": ([(66, 62, 58)], [(78, 72, 66)]), "lit": ([(255, 70, 50), (80, 255, 140), (255, 200, 60)], [(226, 96, 74), (140, 214, 168), (226, 180, 96)])}
+    "green": ([(40, 124, 80)], [(72, 106, 84)]),
+    "dark lamp": ([(66, 62, 58)], [(78, 72, 66)]),
+    "lit": ([(255, 70, 50), (80, 255, 140), (255, 200, 60)], [(226, 96, 74), (140, 214, 168), (226, 180, 96)]),
+}
 COLOURS = SURFACES | OBJECTS
 
 # %% ../../nbs/data/20_scenes.ipynb #c5a10edf
 def colour(style, name, u):
     "A colour of material `name` in 0..1, chosen and varied by the random number `u`; the style's palette mixes game and camera."
     game, camera = COLOURS[name]
-    k = int(u*len(game))
-    v = u*len(game) - k  # what is left of u varies the brightness
-    gain = (1 + style.variety*(2*((v*7.31) % 1) - 1)*.6)/255
-    return [((1 - style.palette)*g + style.palette*c)*gain for g, c in zip(game[k], camera[k])]
+    k = int(u * len(game))
+    v = u * len(game) - k  # what is left of u varies the brightness
+    gain = (1 + style.variety * (2 * ((v * 7.31) % 1) - 1) * 0.6) / 255
+    return [((1 - style.palette) * g + style.palette * c) * gain for g, c in zip(game[k], camera[k])]
 
-def plain(rgb, rough=.6, grain=14., soil=1.):
+
+def plain(rgb, rough=0.6, grain=14.0, soil=1.0):
     "Material row of one colour: `rough` scales the texture, `grain` is its fineness in texels per metre, `soil` how dirty it gets."
-    return (*rgb, *rgb, 1., 1., 0., 0., 0., rough, grain, soil)
+    return (*rgb, *rgb, 1.0, 1.0, 0.0, 0.0, 0.0, rough, grain, soil)
 
-def tiled(rgb, cell, period, duty, vary=.0, rough=.6, grain=14., soil=1.):
+
+def tiled(rgb, cell, period, duty, vary=0.0, rough=0.6, grain=14.0, soil=1.0):
     "Material row of `cell`-coloured tiles on `rgb`: a tile fills `duty` of every `period` (metres, both ways), its brightness varies by `vary`."
     return (*rgb, *cell, *period, *duty, vary, rough, grain, soil)
 
 # %% ../../nbs/data/20_scenes.ipynb #41bd0b23
 class Thing(NamedTuple):
     "A solid placed on the street."
-    solid:Solid
-    coats:list        # material rows, one per coat number of the solid
-    x:float           # metres right of the middle of the camera's lane
-    z:float           # metres ahead
-    scale:tuple = (1., 1., 1.)
-    turn:float = 0.   # radians about the vertical
-    shade:tuple = None # what casts a shadow: half width, half length, height, and how far ahead of `z` its middle is, metres
 
-BAND, BANDS = 12., 8  # the street is planned in bands of 12 m, nearest first
+    solid: Solid
+    coats: list  # material rows, one per coat number of the solid
+    x: float  # metres right of the middle of the camera's lane
+    z: float  # metres ahead
+    scale: tuple = (1.0, 1.0, 1.0)
+    turn: float = 0.0  # radians about the vertical
+    shade: tuple = (
+        None  # what casts a shadow: half width, half length, height, and how far ahead of `z` its middle is, metres
+    )
+
+
+BAND, BANDS = 12.0, 8  # the street is planned in bands of 12 m, nearest first
+
 
 class Street:
     "Cross-section of one street from ten random numbers: where kerbs, pavements and house fronts are, in metres right of the middle of the camera's lane."
+
     def __init__(self, u):
-        self.lanes, self.parking = 1 + (u[0] < .35), (u[1] < .65, u[2] < .65)               # oncoming lanes; parked cars left, right
-        self.kerb = (-1.75 - 3.5*self.lanes - 2.3*self.parking[0], 1.75 + 2.3*self.parking[1])
-        self.walk = (self.kerb[0] - 2. - 2.2*u[3], self.kerb[1] + 2. + 2.2*u[4])             # outer edge of the pavement
-        self.front = (self.walk[0] - 7.*max(0, u[5] - .35), self.walk[1] + 7.*max(0, u[6] - .35)) # a verge of grass lies between
-        self.town, self.tall, self.bend = u[7], 6 + 16*u[8], (u[9] - .5)*.004                # how built-up, metres, 1/metre
+        self.lanes, self.parking = (
+            1 + (u[0] < 0.35),
+            (u[1] < 0.65, u[2] < 0.65),
+        )  # oncoming lanes; parked cars left, right
+        self.kerb = (-1.75 - 3.5 * self.lanes - 2.3 * self.parking[0], 1.75 + 2.3 * self.parking[1])
+        self.walk = (self.kerb[0] - 2.0 - 2.2 * u[3], self.kerb[1] + 2.0 + 2.2 * u[4])  # outer edge of the pavement
+        self.front = (
+            self.walk[0] - 7.0 * max(0, u[5] - 0.35),
+            self.walk[1] + 7.0 * max(0, u[6] - 0.35),
+        )  # a verge of grass lies between
+        self.town, self.tall, self.bend = u[7], 6 + 16 * u[8], (u[9] - 0.5) * 0.004  # how built-up, metres, 1/metre
 
 # %% ../../nbs/data/20_scenes.ipynb #37653091
-def chance(style, name): return COUNTABLE[name]*style.frequency.get(name, 1.)
+def chance(style, name):
+    return COUNTABLE[name] * style.frequency.get(name, 1.0)
+
 
 def pick(style, u, weights):
     "Draw a class by weight; `weights` maps names to factors on how often the style shows them."
-    shares = [chance(style, n)*w for n, w in weights.items()]
-    total, mark = sum(shares), 0.
+    shares = [chance(style, n) * w for n, w in weights.items()]
+    total, mark = sum(shares), 0.0
     for n, share in zip(weights, shares):
         mark += share
-        if u*total < mark: return n
+        if u * total < mark:
+            return n
     return None
+
 
 def frontage(style, street, side, band, u):
     "What stands along the house line of one band, as things; `side` 0 left, 1 right; `u` its 14 random numbers."
-    sign, x, z = 2*side - 1, street.front[side], BAND*band + 1
-    town = .35 + 1.3*street.town
-    kind = pick(style, u[0], {"building": town, "wall": 1., "fence": 1., "vegetation": .9, "terrain": .8})
-    if kind == "building": return house(style, street, sign, x, z, u)
+    sign, x, z = 2 * side - 1, street.front[side], BAND * band + 1
+    town = 0.35 + 1.3 * street.town
+    kind = pick(style, u[0], {"building": town, "wall": 1.0, "fence": 1.0, "vegetation": 0.9, "terrain": 0.8})
+    if kind == "building":
+        return house(style, street, sign, x, z, u)
     things = []
-    if u[11] < .5*min(1., chance(style, "building")/5): things.append(house(style, street, sign, x + sign*(9 + 5*u[12]), z, u)[0])
-    if u[7] < .6*style.frequency.get("vegetation", 1.): things.append(plant(style, sign, x + sign*(5 + 6*u[6]), z + 8*u[8], 1.3 + .6*u[9], u[10:]))
+    if u[11] < 0.5 * min(1.0, chance(style, "building") / 5):
+        things.append(house(style, street, sign, x + sign * (9 + 5 * u[12]), z, u)[0])
+    if u[7] < 0.6 * style.frequency.get("vegetation", 1.0):
+        things.append(plant(style, sign, x + sign * (5 + 6 * u[6]), z + 8 * u[8], 1.3 + 0.6 * u[9], u[10:]))
     return things + [barrier(style, kind, sign, x, z, u)] if kind not in ("terrain", None) else things
+
 
 def barrier(style, kind, sign, x, z, u):
     "A wall of masonry, a fence of bars or mesh, or a hedge, one band long."
     c = lambda name, k: colour(style, name, u[k])
-    if kind == "wall": height, coat = 2. + 1.6*u[1], tiled([.8*v for v in c("masonry", 2)], c("masonry", 2), (.9, .42), (.93, .88), .25)
-    elif kind == "fence": height, coat = 1.5 + 1.2*u[1], tiled(c("gap", 3), c("rail", 2), (.32 if u[4] < .6 else .7, 9. if u[5] < .5 else .45), (.5, 1. if u[5] < .5 else .45), .1)
-    else: height, coat = 1.2 + 2.2*u[1], plain(c("leaves", 2), 1.6, 9.)
-    top = plain([1.1*v for v in coat[3:6]])
-    return Thing(block(kind, "row" if kind == "vegetation" else "flat"), [coat, coat, top], x, z, (sign*(.9 if kind == "vegetation" else .15), height, BAND), 0., (.2, BAND/2, height, BAND/2))
+    if kind == "wall":
+        height, coat = (
+            2.0 + 1.6 * u[1],
+            tiled([0.8 * v for v in c("masonry", 2)], c("masonry", 2), (0.9, 0.42), (0.93, 0.88), 0.25),
+        )
+    elif kind == "fence":
+        height, coat = (
+            1.5 + 1.2 * u[1],
+            tiled(
+                c("gap", 3),
+                c("rail", 2),
+                (0.32 if u[4] < 0.6 else 0.7, 9.0 if u[5] < 0.5 else 0.45),
+                (0.5, 1.0 if u[5] < 0.5 else 0.45),
+                0.1,
+            ),
+        )
+    else:
+        height, coat = 1.2 + 2.2 * u[1], plain(c("leaves", 2), 1.6, 9.0)
+    top = plain([1.1 * v for v in coat[3:6]])
+    return Thing(
+        block(kind, "row" if kind == "vegetation" else "flat"),
+        [coat, coat, top],
+        x,
+        z,
+        (sign * (0.9 if kind == "vegetation" else 0.15), height, BAND),
+        0.0,
+        (0.2, BAND / 2, height, BAND / 2),
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #b76c6fc0
 def house(style, street, sign, x, z, u):
     "A house front of one band: body with windows and roof, then the ground floor."
-    tall = max(4., street.tall*(.7 + .6*u[1]))
+    tall = max(4.0, street.tall * (0.7 + 0.6 * u[1]))
     wall, roof = colour(style, "plaster", u[3]), plain(colour(style, "roof", u[7]))
-    body = tiled(wall, colour(style, "pane", u[4]), (1.6 + 1.8*u[5], 3.), (.4 + .3*u[6], .5), .9)
-    if u[10] < .5: shop = tiled(colour(style, "shop", u[8]), colour(style, "pane", u[9]), (3.1, 9.), (.8, .27), .6)
-    else: shop = tiled([.85*v for v in wall], colour(style, "trim", u[9]), (3.9, 9.), (.3, .26), .3)
-    return [Thing(block("building", "gable" if tall < 9 and u[2] < .7 else "flat"), [body, body, roof], x, z, (sign*11., tall, BAND), 0., (1., BAND/2, tall, BAND/2)),
-            Thing(block("building"), [shop, shop, roof], x - sign*.15, z, (sign*2., 3.1, BAND))]
+    body = tiled(wall, colour(style, "pane", u[4]), (1.6 + 1.8 * u[5], 3.0), (0.4 + 0.3 * u[6], 0.5), 0.9)
+    if u[10] < 0.5:
+        shop = tiled(colour(style, "shop", u[8]), colour(style, "pane", u[9]), (3.1, 9.0), (0.8, 0.27), 0.6)
+    else:
+        shop = tiled([0.85 * v for v in wall], colour(style, "trim", u[9]), (3.9, 9.0), (0.3, 0.26), 0.3)
+    return [
+        Thing(
+            block("building", "gable" if tall < 9 and u[2] < 0.7 else "flat"),
+            [body, body, roof],
+            x,
+            z,
+            (sign * 11.0, tall, BAND),
+            0.0,
+            (1.0, BAND / 2, tall, BAND / 2),
+        ),
+        Thing(block("building"), [shop, shop, roof], x - sign * 0.15, z, (sign * 2.0, 3.1, BAND)),
+    ]
+
 
 def plant(style, sign, x, z, size, u):
     "A tree of `size` times six metres."
     base = colour(style, "leaves", u[0])
-    rows = [plain(colour(style, "bark", u[1]))] + [plain([f*v for v in base], 1.6, 8.) for f in (.72, .95, 1.18)]
-    return Thing(tree(int(u[2]*4)), rows, x, z, (size*sign, size, size), 0., (1.2*size, 1.2*size, 5*size, 0.))
+    rows = [plain(colour(style, "bark", u[1]))] + [plain([f * v for v in base], 1.6, 8.0) for f in (0.72, 0.95, 1.18)]
+    return Thing(
+        tree(int(u[2] * 4)), rows, x, z, (size * sign, size, size), 0.0, (1.2 * size, 1.2 * size, 5 * size, 0.0)
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #eb6d8f22
-def dress(style, u): return [plain(colour(style, n, v), .5, 30.) for n, v in zip(("cloth", "denim", "skin", "black" if u[3] < .6 else "cloth"), u)]
+def dress(style, u):
+    return [
+        plain(colour(style, n, v), 0.5, 30.0)
+        for n, v in zip(("cloth", "denim", "skin", "black" if u[3] < 0.6 else "cloth"), u)
+    ]
+
 
 def vehicle(style, name, x, z, u, oncoming=False, side=False, ridden=False):
     "A vehicle whose near end is about `z`; two-wheelers may be seen from the `side` and be `ridden`; `u` its random numbers."
-    lamp, turn = "head" if oncoming else "tail", (u[6] - .5)*.08
-    def coats(*materials): return [plain(colour(style, m, v), .35, 20., .8) for m, v in zip(materials, u)]
-    if name == "car": return Thing(car(oncoming, .3*(u[5] < .35)), coats("lacquer", "glass", "rubber", lamp, "trim"), x, z, (1.02, 1.04, 1.), turn, (.9, 2.1, 1.2, 0.))
-    if name == "truck": return Thing(truck(oncoming), coats("white" if u[5] < .5 else "lacquer", "glass", "rubber", lamp, "lacquer", "trim"), x, z + 2, turn=turn, shade=(1.2, 3.4, 3.2, 0.))
-    if name == "bus": return Thing(bus(oncoming), coats("lacquer", "glass", "rubber", lamp, "lacquer", "black"), x, z + 4, turn=turn, shade=(1.2, 5.4, 3., 0.))
-    if name == "train": return Thing(train(), coats("lacquer", "glass", "trim", "head", "lacquer", "metal"), x, z + 9, shade=(1.3, 11., 3.4, 0.))
-    make, paint = (motorcycle, ("lacquer", "trim", "rubber", lamp)) if name == "motorcycle" else (bicycle, ("lacquer", "gap", "rubber"))
-    return Thing(make("side" if side else "along", ridden), coats(*paint) + (dress(style, u[6:]) if ridden else []), x, z, (1.3 if u[5] < .5 else -1.3, 1.2, 1.), 0., (.5 if side else .25, .4, 1.5, 0.))
+    lamp, turn = "head" if oncoming else "tail", (u[6] - 0.5) * 0.08
+
+    def coats(*materials):
+        return [plain(colour(style, m, v), 0.35, 20.0, 0.8) for m, v in zip(materials, u)]
+
+    if name == "car":
+        return Thing(
+            car(oncoming, 0.3 * (u[5] < 0.35)),
+            coats("lacquer", "glass", "rubber", lamp, "trim"),
+            x,
+            z,
+            (1.02, 1.04, 1.0),
+            turn,
+            (0.9, 2.1, 1.2, 0.0),
+        )
+    if name == "truck":
+        return Thing(
+            truck(oncoming),
+            coats("white" if u[5] < 0.5 else "lacquer", "glass", "rubber", lamp, "lacquer", "trim"),
+            x,
+            z + 2,
+            turn=turn,
+            shade=(1.2, 3.4, 3.2, 0.0),
+        )
+    if name == "bus":
+        return Thing(
+            bus(oncoming),
+            coats("lacquer", "glass", "rubber", lamp, "lacquer", "black"),
+            x,
+            z + 4,
+            turn=turn,
+            shade=(1.2, 5.4, 3.0, 0.0),
+        )
+    if name == "train":
+        return Thing(
+            train(),
+            coats("lacquer", "glass", "trim", "head", "lacquer", "metal"),
+            x,
+            z + 9,
+            shade=(1.3, 11.0, 3.4, 0.0),
+        )
+    make, paint = (
+        (motorcycle, ("lacquer", "trim", "rubber", lamp))
+        if name == "motorcycle"
+        else (bicycle, ("lacquer", "gap", "rubber"))
+    )
+    return Thing(
+        make("side" if side else "along", ridden),
+        coats(*paint) + (dress(style, u[6:]) if ridden else []),
+        x,
+        z,
+        (1.3 if u[5] < 0.5 else -1.3, 1.2, 1.0),
+        0.0,
+        (0.5 if side else 0.25, 0.4, 1.5, 0.0),
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #d4952c75
-LENGTH = {"car": 5., "truck": 8., "bus": 12., "train": 23., "motorcycle": 3., "bicycle": 3.}
+LENGTH = {"car": 5.0, "truck": 8.0, "bus": 12.0, "train": 23.0, "motorcycle": 3.0, "bicycle": 3.0}
+
 
 def traffic(style, street, rows):
     "Vehicles and riders on the lanes; `rows` is an iterator of lists of 14 random numbers, one per place."
-    things, ridden = [], style.frequency.get("rider", 1.)
-    kinds = {"car": 1., "truck": 1., "bus": 1., "train": 1., "motorcycle": ridden, "bicycle": ridden}
-    for lane in range(3):                                            # ours, then oncoming ones
-        free = z0 = 6. if lane else 9.
+    things, ridden = [], style.frequency.get("rider", 1.0)
+    kinds = {"car": 1.0, "truck": 1.0, "bus": 1.0, "train": 1.0, "motorcycle": ridden, "bicycle": ridden}
+    for lane in range(3):  # ours, then oncoming ones
+        free = z0 = 6.0 if lane else 9.0
         for k in range(6):
             u = next(rows)
-            name, z = pick(style, u[2], {n: w for n, w in kinds.items() if lane or n != "train"}), z0 + 11*k + 5*u[1]
-            if lane > street.lanes or z < free or u[0] > .52 or name is None: continue
-            things.append(vehicle(style, name, -3.5*lane + .5*(u[3] - .5), z, u[4:], oncoming=lane > 0, ridden=True))
+            name, z = (
+                pick(style, u[2], {n: w for n, w in kinds.items() if lane or n != "train"}),
+                z0 + 11 * k + 5 * u[1],
+            )
+            if lane > street.lanes or z < free or u[0] > 0.52 or name is None:
+                continue
+            things.append(
+                vehicle(style, name, -3.5 * lane + 0.5 * (u[3] - 0.5), z, u[4:], oncoming=lane > 0, ridden=True)
+            )
             free = z + LENGTH[name] + 2
     return things
 
@@ -497,125 +915,239 @@ def parked(style, street, rows):
     for side in (0, 1):
         for k in range(7):
             u = next(rows)
-            name = pick(style, u[2], {"car": 1., "truck": .6, "motorcycle": .5, "bicycle": .2})
-            if street.parking[side] and u[0] < .6 and name: things.append(vehicle(style, name, street.kerb[side] + (-1.15 if side else 1.15), 5. + 7.*k + u[1], u[4:], oncoming=side == 0))
+            name = pick(style, u[2], {"car": 1.0, "truck": 0.6, "motorcycle": 0.5, "bicycle": 0.2})
+            if street.parking[side] and u[0] < 0.6 and name:
+                things.append(
+                    vehicle(
+                        style,
+                        name,
+                        street.kerb[side] + (-1.15 if side else 1.15),
+                        5.0 + 7.0 * k + u[1],
+                        u[4:],
+                        oncoming=side == 0,
+                    )
+                )
     for k in range(4):
         u = next(rows)
-        name, across = "bicycle" if u[2] < .5 else "motorcycle", u[3] < .4
-        x = street.kerb[0] + u[4]*(street.kerb[1] - street.kerb[0]) if across else 1.4
-        if u[0] < 1.6*chance(style, "rider")*style.frequency.get(name, 1.): things.append(vehicle(style, name, x, 6. + 6*k + 4*u[1], u[4:], side=across, ridden=True))
+        name, across = "bicycle" if u[2] < 0.5 else "motorcycle", u[3] < 0.4
+        x = street.kerb[0] + u[4] * (street.kerb[1] - street.kerb[0]) if across else 1.4
+        if u[0] < 1.6 * chance(style, "rider") * style.frequency.get(name, 1.0):
+            things.append(vehicle(style, name, x, 6.0 + 6 * k + 4 * u[1], u[4:], side=across, ridden=True))
     return things
 
 # %% ../../nbs/data/20_scenes.ipynb #c0a1ffd0
 def furniture(style, street, side, band, u):
     "Tree, pole, traffic light, signs, people and two-wheelers of one side of one band; `u` is [11][14] random numbers, one row per place."
-    sign, kerb, z = 2*side - 1, street.kerb[side], BAND*band + 2.
-    def coat(name, v): return plain(colour(style, name, v), .4, 24., .8)
+    sign, kerb, z = 2 * side - 1, street.kerb[side], BAND * band + 2.0
+
+    def coat(name, v):
+        return plain(colour(style, name, v), 0.4, 24.0, 0.8)
+
     things, r = [], u[0]
-    if r[0] < .5*chance(style, "vegetation"): things.append(plant(style, sign, kerb + sign*(.8 + .6*r[1]), z + 10*r[2], .85 + .5*r[3], r[4:]))
+    if r[0] < 0.5 * chance(style, "vegetation"):
+        things.append(plant(style, sign, kerb + sign * (0.8 + 0.6 * r[1]), z + 10 * r[2], 0.85 + 0.5 * r[3], r[4:]))
     r = u[1]
-    if r[0] < chance(style, "pole"): things.append(Thing(pole(choose(style.poles, r[1])), [coat("metal", r[2]), coat("bulb", r[3])], kerb + sign*.5, z + 10*r[4], (sign, .8 + .4*r[5], 1.), 0., (.1, .1, 6., 0.)))
-    if band > 2: return things                                       # small things farther than 38 m would be specks
+    if r[0] < chance(style, "pole"):
+        things.append(
+            Thing(
+                pole(choose(style.poles, r[1])),
+                [coat("metal", r[2]), coat("bulb", r[3])],
+                kerb + sign * 0.5,
+                z + 10 * r[4],
+                (sign, 0.8 + 0.4 * r[5], 1.0),
+                0.0,
+                (0.1, 0.1, 6.0, 0.0),
+            )
+        )
+    if band > 2:
+        return things  # small things farther than 38 m would be specks
     r = u[2]
     if r[0] < chance(style, "traffic light"):
-        rows = [coat("metal", r[1]), coat("housing", r[2]), coat("dark lamp", .5), coat("lit", r[3]), coat("white" if r[4] < .5 else "black", r[5])]
-        things.append(Thing(traffic_light(choose(style.lights, r[6]), int(3*r[7])), rows, kerb + sign*.4, z + 9*r[8], (1.5*sign, 1.2, 1.), 0., (.2, .2, 3., 0.)))
+        rows = [
+            coat("metal", r[1]),
+            coat("housing", r[2]),
+            coat("dark lamp", 0.5),
+            coat("lit", r[3]),
+            coat("white" if r[4] < 0.5 else "black", r[5]),
+        ]
+        things.append(
+            Thing(
+                traffic_light(choose(style.lights, r[6]), int(3 * r[7])),
+                rows,
+                kerb + sign * 0.4,
+                z + 9 * r[8],
+                (1.5 * sign, 1.2, 1.0),
+                0.0,
+                (0.2, 0.2, 3.0, 0.0),
+            )
+        )
     return things + signposts(style, sign, kerb, z, u[3:5]) + passers(style, street, side, z, u[5:])
 
 # %% ../../nbs/data/20_scenes.ipynb #ddff7064
-def choose(kinds, u): return kinds[int(u*len(kinds))]
+def choose(kinds, u):
+    return kinds[int(u * len(kinds))]
+
 
 def signposts(style, sign, kerb, z, rows):
     "Traffic signs at the kerb."
     things = []
     for r in rows:
         kind = choose(style.signs, r[1])
-        scale = (1.35*(sign if kind == "arrow" else 1), 1.15, 1.)
+        scale = (1.35 * (sign if kind == "arrow" else 1), 1.15, 1.0)
         if r[0] < chance(style, "traffic sign"):
-            things.append(Thing(traffic_sign(kind), [plain(colour(style, "metal", r[2]), .4, 24., .8)] + sign_colours(style, kind, r[3]), kerb + sign*(.5 + .8*r[4]), z + 9*r[5], scale, 0., (.1, .1, 3., 0.)))
+            things.append(
+                Thing(
+                    traffic_sign(kind),
+                    [plain(colour(style, "metal", r[2]), 0.4, 24.0, 0.8)] + sign_colours(style, kind, r[3]),
+                    kerb + sign * (0.5 + 0.8 * r[4]),
+                    z + 9 * r[5],
+                    scale,
+                    0.0,
+                    (0.1, 0.1, 3.0, 0.0),
+                )
+            )
     return things
+
 
 def sign_colours(style, kind, u):
     "Rim, face and mark of a traffic sign."
-    either = u < .5
-    names = {"circle": ("red", "white", "black") if either else ("white", "blue", "white"), "triangle": ("red", "white", "black"), "octagon": ("white", "red", "white"),
-             "diamond": ("black", "yellow", "black"), "rectangle": ("white", "blue", "white") if either else ("black", "white", "black"),
-             "arrow": ("white", "blue", "white") if either else ("black", "yellow", "black"), "board": ("white", "green" if either else "blue", "white")}[kind]
-    return [plain(colour(style, name, u), .4, 24., .8) for name in names]
+    either = u < 0.5
+    names = {
+        "circle": ("red", "white", "black") if either else ("white", "blue", "white"),
+        "triangle": ("red", "white", "black"),
+        "octagon": ("white", "red", "white"),
+        "diamond": ("black", "yellow", "black"),
+        "rectangle": ("white", "blue", "white") if either else ("black", "white", "black"),
+        "arrow": ("white", "blue", "white") if either else ("black", "yellow", "black"),
+        "board": ("white", "green" if either else "blue", "white"),
+    }[kind]
+    return [plain(colour(style, name, u), 0.4, 24.0, 0.8) for name in names]
 
 # %% ../../nbs/data/20_scenes.ipynb #0d9078dd
 def passers(style, street, side, z, rows):
     "Four places for people, on the pavement or crossing, and one each for a bicycle and a motorcycle left standing."
-    things, sign, kerb, walk = [], 2*side - 1, street.kerb[side], street.walk[side]
+    things, sign, kerb, walk = [], 2 * side - 1, street.kerb[side], street.walk[side]
     for r in rows[:4]:
-        x = kerb + r[1]*(walk - kerb) if r[2] < .85 else street.kerb[0]*r[1]
-        if r[0] < chance(style, "person") and (abs(x) > .9 or z > 10):      # nobody right in front of the camera
-            wide, tall = 1.1 + .2*r[8], .92 + .2*r[8]
-            things.append(Thing(person(int(3*r[3])), dress(style, r[5:]), x, z + 10*r[4], (wide if r[9] < .5 else -wide, tall, 1.), 0., (.25, .2, 1.6, 0.)))
+        x = kerb + r[1] * (walk - kerb) if r[2] < 0.85 else street.kerb[0] * r[1]
+        if r[0] < chance(style, "person") and (abs(x) > 0.9 or z > 10):  # nobody right in front of the camera
+            wide, tall = 1.1 + 0.2 * r[8], 0.92 + 0.2 * r[8]
+            things.append(
+                Thing(
+                    person(int(3 * r[3])),
+                    dress(style, r[5:]),
+                    x,
+                    z + 10 * r[4],
+                    (wide if r[9] < 0.5 else -wide, tall, 1.0),
+                    0.0,
+                    (0.25, 0.2, 1.6, 0.0),
+                )
+            )
     for r, name in zip(rows[4:], ("bicycle", "motorcycle")):
-        if r[0] < .9*chance(style, name): things.append(vehicle(style, name, kerb + sign*(.8 + r[1]), max(7., z + 9*r[2]), r[3:], side=r[3] < .75))
+        if r[0] < 0.9 * chance(style, name):
+            things.append(
+                vehicle(style, name, kerb + sign * (0.8 + r[1]), max(7.0, z + 9 * r[2]), r[3:], side=r[3] < 0.75)
+            )
     return things
 
 # %% ../../nbs/data/20_scenes.ipynb #952fafcc
-def populate(style, street, rng, x=0.):
+def populate(style, street, rng, x=0.0):
     "All things of one scene in painter's order for a camera at `x`: farther bands first, within a band from the outside to the camera's column."
     fronts, places, lanes = (rng.random(shape).tolist() for shape in ((BANDS, 2, 14), (BANDS, 2, 11, 14), (36, 14)))
     rows = iter(lanes)
     things = traffic(style, street, rows) + parked(style, street, rows)
     for band in range(BANDS):
-        for side in (0, 1): things += frontage(style, street, side, band, fronts[band][side]) + furniture(style, street, side, band, places[band][side])
-    return sorted(things, key=lambda t: (-int((t.z - 1)/BAND), -abs(t.x - x), -t.z))
+        for side in (0, 1):
+            things += frontage(style, street, side, band, fronts[band][side]) + furniture(
+                style, street, side, band, places[band][side]
+            )
+    return sorted(things, key=lambda t: (-int((t.z - 1) / BAND), -abs(t.x - x), -t.z))
 
 # %% ../../nbs/data/20_scenes.ipynb #5879a06f
-def strip(name, x0, x1, z0, z1): return Face(name, 0, [(x0, 0, z0), (x0, 0, z1), (x1, 0, z1), (x1, 0, z0)])
+def strip(name, x0, x1, z0, z1):
+    return Face(name, 0, [(x0, 0, z0), (x0, 0, z1), (x1, 0, z1), (x1, 0, z0)])
+
 
 def ground(style, street, u):
     "Sky, terrain, skyline, pavement, road and markings as things, in the order they cover each other; `u` is 16 random numbers."
-    def thing(coat, faces): return Thing(solid(faces), [coat], 0., 0.)
-    cuts = [-2., 4., 9., 16., 26., 40., 60., 100., 160.]
+
+    def thing(coat, faces):
+        return Thing(solid(faces), [coat], 0.0, 0.0)
+
+    cuts = [-2.0, 4.0, 9.0, 16.0, 26.0, 40.0, 60.0, 100.0, 160.0]
     spans, (left, right) = list(zip(cuts, cuts[1:])), street.kerb
     paving = colour(style, "paving", u[2])
-    slabs = tiled([.8*v for v in paving], paving, (1.2, .8), (.95, .94), .12, .6, 18.) if u[3] < .75 else plain(paving, .9, 18.)
+    slabs = (
+        tiled([0.8 * v for v in paving], paving, (1.2, 0.8), (0.95, 0.94), 0.12, 0.6, 18.0)
+        if u[3] < 0.75
+        else plain(paving, 0.9, 18.0)
+    )
     dome = Face("sky", 0, [(-4000, -400, 2000), (4000, -400, 2000), (4000, 2500, 2000), (-4000, 2500, 2000)])
     field_ = Face("terrain", 0, [(-900, 0, -5), (-900, 0, 900), (900, 0, 900), (900, 0, -5)])
-    return [thing(plain(colour(style, "sky", u[5]), .35, .02, 0.), [dome]), thing(plain(colour(style, "grass", u[6]), 1.3, 7.), [field_]), *skyline(style, u),
-            thing(slabs, [strip("sidewalk", a, b, *s) for s in spans for a, b in ((street.walk[0], left), (right, street.walk[1]))]),
-            thing(plain(colour(style, "asphalt", u[0]), 1., 18.), [strip("road", left, right, *s) for s in spans]),
-            thing(plain(colour(style, "kerb", u[4]), .4), [strip("sidewalk", a - .12, a + .12, *s) for s in spans for a in (left, right)]),
-            thing(plain(colour(style, "paint", u[1]), .5, 18.), markings(street, spans, u))]
+    return [
+        thing(plain(colour(style, "sky", u[5]), 0.35, 0.02, 0.0), [dome]),
+        thing(plain(colour(style, "grass", u[6]), 1.3, 7.0), [field_]),
+        *skyline(style, u),
+        thing(
+            slabs,
+            [strip("sidewalk", a, b, *s) for s in spans for a, b in ((street.walk[0], left), (right, street.walk[1]))],
+        ),
+        thing(plain(colour(style, "asphalt", u[0]), 1.0, 18.0), [strip("road", left, right, *s) for s in spans]),
+        thing(
+            plain(colour(style, "kerb", u[4]), 0.4),
+            [strip("sidewalk", a - 0.12, a + 0.12, *s) for s in spans for a in (left, right)],
+        ),
+        thing(plain(colour(style, "paint", u[1]), 0.5, 18.0), markings(street, spans, u)),
+    ]
 
 # %% ../../nbs/data/20_scenes.ipynb #dee72b12
 def markings(street, spans, u):
     "Dashes between lanes, edges of the parking lanes, sometimes a crossing: faces of class road."
     left, right = street.kerb
-    dashes = [strip("road", a - .08, a + .08, z, z + 3.) for a in (-1.75, -5.25)[:street.lanes] for z in range(-1, 70, 6)]
-    edges = [strip("road", a - .06, a + .06, *s) for s in spans for a, cars in zip((left + 2.3, right - 2.3), street.parking) if cars]
-    z, n = 8 + 25*u[7], int((right - left)/.9) if u[8] < .4 else 0
-    return dashes + edges + [strip("road", left + .4 + .9*k, left + .9 + .9*k, z, z + 3) for k in range(n)]
+    dashes = [
+        strip("road", a - 0.08, a + 0.08, z, z + 3.0) for a in (-1.75, -5.25)[: street.lanes] for z in range(-1, 70, 6)
+    ]
+    edges = [
+        strip("road", a - 0.06, a + 0.06, *s)
+        for s in spans
+        for a, cars in zip((left + 2.3, right - 2.3), street.parking)
+        if cars
+    ]
+    z, n = 8 + 25 * u[7], int((right - left) / 0.9) if u[8] < 0.4 else 0
+    return dashes + edges + [strip("road", left + 0.4 + 0.9 * k, left + 0.9 + 0.9 * k, z, z + 3) for k in range(n)]
+
 
 def skyline(style, u):
     "Trees and houses that close the street 140 m ahead."
-    def some(k, factor): return (u[10]*k*factor) % 1
-    hills = [(-400, 0)] + [(-400 + 40*k, 3 + 10*some(k + 3, 7.3)) for k in range(21)] + [(400, 0)]
-    far = [Thing(solid([card("vegetation", 0, hills)]), [plain(colour(style, "leaves", u[9]), 1., .5)], 0., 150.)]
-    towers = [card("building", 0, rect(x, 0, x + 22, 8 + 22*some(k + 2, 5.7))) for k, x in enumerate(range(-170, 160, 24)) if some(k + 5, 3.9) < .55]
-    wall = tiled(colour(style, "plaster", u[11]), colour(style, "pane", u[12]), (3., 3.5), (.5, .5), .6)
-    return far + ([Thing(solid(towers), [wall], 0., 140.)] if towers else [])
+
+    def some(k, factor):
+        return (u[10] * k * factor) % 1
+
+    hills = [(-400, 0)] + [(-400 + 40 * k, 3 + 10 * some(k + 3, 7.3)) for k in range(21)] + [(400, 0)]
+    far = [Thing(solid([card("vegetation", 0, hills)]), [plain(colour(style, "leaves", u[9]), 1.0, 0.5)], 0.0, 150.0)]
+    towers = [
+        card("building", 0, rect(x, 0, x + 22, 8 + 22 * some(k + 2, 5.7)))
+        for k, x in enumerate(range(-170, 160, 24))
+        if some(k + 5, 3.9) < 0.55
+    ]
+    wall = tiled(colour(style, "plaster", u[11]), colour(style, "pane", u[12]), (3.0, 3.5), (0.5, 0.5), 0.6)
+    return far + ([Thing(solid(towers), [wall], 0.0, 140.0)] if towers else [])
 
 # %% ../../nbs/data/20_scenes.ipynb #77a2873a
 class Mesh(NamedTuple):
     "All faces of a scene in painter's order, in camera axes."
-    right:np.ndarray   # [V]
-    up:np.ndarray      # [V]
-    depth:np.ndarray   # [V]
-    starts:np.ndarray  # [F] first vertex
-    counts:np.ndarray  # [F]
-    ids:np.ndarray     # [F] class ids
-    rows:np.ndarray    # [F] row of `materials`
-    both:np.ndarray    # [F]
-    flip:np.ndarray    # [F] -1 where the thing is mirrored
-    origin:np.ndarray  # [F,3] first vertex in world axes
-    materials:np.ndarray # [M,14]
+
+    right: np.ndarray  # [V]
+    up: np.ndarray  # [V]
+    depth: np.ndarray  # [V]
+    starts: np.ndarray  # [F] first vertex
+    counts: np.ndarray  # [F]
+    ids: np.ndarray  # [F] class ids
+    rows: np.ndarray  # [F] row of `materials`
+    both: np.ndarray  # [F]
+    flip: np.ndarray  # [F] -1 where the thing is mirrored
+    origin: np.ndarray  # [F,3] first vertex in world axes
+    materials: np.ndarray  # [M,14]
+
 
 def assemble(things, camera, bend):
     "Move every thing to its place, bend the street by `bend`/metre, look at it through the camera: a `Mesh`."
@@ -624,14 +1156,24 @@ def assemble(things, camera, bend):
     joined = lambda name: np.concatenate([getattr(s, name) for s in solids])
     place = np.array([(t.x, t.z, *t.scale, cos(t.turn), sin(t.turn)) for t in things])
     ax, az, sx, sy, sz, c, s = np.repeat(place, corners, axis=0).T
-    x, y, z = joined("points").T*(sx, sy, sz)
-    x, z = x*c + z*s + ax, z*c - x*s + az
-    world = np.stack([x + bend*z*z, y, z], 1)
+    x, y, z = joined("points").T * (sx, sy, sz)
+    x, z = x * c + z * s + ax, z * c - x * s + az
+    world = np.stack([x + bend * z * z, y, z], 1)
     counts = joined("counts")
     starts = np.cumsum(counts) - counts
     rows = joined("coats") + np.repeat(np.cumsum([0] + [len(t.coats) for t in things[:-1]]), faces)
-    flip = np.repeat(np.where(place[:, 2]*place[:, 3]*place[:, 4] < 0, -1., 1.), faces)
-    return Mesh(*camera.look(world), starts, counts, joined("ids").astype(np.uint8), rows, joined("both"), flip, world[starts], np.array([row for t in things for row in t.coats], np.float32))
+    flip = np.repeat(np.where(place[:, 2] * place[:, 3] * place[:, 4] < 0, -1.0, 1.0), faces)
+    return Mesh(
+        *camera.look(world),
+        starts,
+        counts,
+        joined("ids").astype(np.uint8),
+        rows,
+        joined("both"),
+        flip,
+        world[starts],
+        np.array([row for t in things for row in t.coats], np.float32),
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #fe168fbd
 def planes(mesh):
@@ -639,24 +1181,27 @@ def planes(mesh):
     x, y, z = mesh.right, mesh.up, mesh.depth
     nxt = np.arange(1, len(x) + 1)
     nxt[mesh.starts + mesh.counts - 1] = mesh.starts
-    cross = [y*z[nxt] - z*y[nxt], z*x[nxt] - x*z[nxt], x*y[nxt] - y*x[nxt]]
-    n = np.stack([np.add.reduceat(c, mesh.starts) for c in cross])*mesh.flip
-    n /= np.sqrt(n[0]*n[0] + n[1]*n[1] + n[2]*n[2]) + 1e-12
+    cross = [y * z[nxt] - z * y[nxt], z * x[nxt] - x * z[nxt], x * y[nxt] - y * x[nxt]]
+    n = np.stack([np.add.reduceat(c, mesh.starts) for c in cross]) * mesh.flip
+    n /= np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) + 1e-12
     s = mesh.starts
-    return n, n[0]*x[s] + n[1]*y[s] + n[2]*z[s]
+    return n, n[0] * x[s] + n[1] * y[s] + n[2] * z[s]
 
 # %% ../../nbs/data/20_scenes.ipynb #a881d046
-NEAR = .4  # metres; nothing nearer is drawn
+NEAR = 0.4  # metres; nothing nearer is drawn
+
 
 def cut(points):
     "Clip a polygon of camera points (right, up, depth) at depth `NEAR`."
     out = []
-    for (a, b) in zip(points, points[1:] + points[:1]):
-        if a[2] >= NEAR: out.append(a)
+    for a, b in zip(points, points[1:] + points[:1]):
+        if a[2] >= NEAR:
+            out.append(a)
         if (a[2] < NEAR) != (b[2] < NEAR):
-            t = (NEAR - a[2])/(b[2] - a[2])
-            out.append(tuple(p + t*(q - p) for p, q in zip(a, b)))
+            t = (NEAR - a[2]) / (b[2] - a[2])
+            out.append(tuple(p + t * (q - p) for p, q in zip(a, b)))
     return out
+
 
 def visible(mesh, offset, camera):
     "Which faces [F] are turned to the camera and inside the picture, and which of them [F] must be clipped because they come nearer than `NEAR`."
@@ -665,17 +1210,34 @@ def visible(mesh, offset, camera):
     least, most = (lambda a: np.minimum.reduceat(a, mesh.starts)), (lambda a: np.maximum.reduceat(a, mesh.starts))
     clip = least(mesh.depth) < NEAR
     inside = (most(u) > -1) & (least(u) < w) & (most(v) > -1) & (least(v) < h)
-    return (mesh.both | (offset < 0)) & (most(mesh.depth) > NEAR) & (clip | inside), clip, np.stack([u, v], 1).ravel().tolist()
+    return (
+        (mesh.both | (offset < 0)) & (most(mesh.depth) > NEAR) & (clip | inside),
+        clip,
+        np.stack([u, v], 1).ravel().tolist(),
+    )
+
 
 def draw(mesh, offset, camera):
     "Paint the visible faces, far to near, into one buffer [H,W] of face numbers: the only rasterisation there is, for image and label alike."
     seen, clip, flat = visible(mesh, offset, camera)
     canvas = Image.new("I", camera.size[::-1], 0)
     pen = ImageDraw.Draw(canvas)
-    for i, a, n, near in zip(np.flatnonzero(seen).tolist(), mesh.starts[seen].tolist(), mesh.counts[seen].tolist(), clip[seen].tolist()):
-        if near: xy = [camera.pixel(*p) for p in cut(list(zip(mesh.right[a:a + n].tolist(), mesh.up[a:a + n].tolist(), mesh.depth[a:a + n].tolist())))]
-        else: xy = flat[2*a:2*(a + n)]
-        if len(xy) > 2: pen.polygon(xy, fill=i)
+    for i, a, n, near in zip(
+        np.flatnonzero(seen).tolist(), mesh.starts[seen].tolist(), mesh.counts[seen].tolist(), clip[seen].tolist()
+    ):
+        if near:
+            xy = [
+                camera.pixel(*p)
+                for p in cut(
+                    list(
+                        zip(mesh.right[a : a + n].tolist(), mesh.up[a : a + n].tolist(), mesh.depth[a : a + n].tolist())
+                    )
+                )
+            ]
+        else:
+            xy = flat[2 * a : 2 * (a + n)]
+        if len(xy) > 2:
+            pen.polygon(xy, fill=i)
     return np.asarray(canvas)
 
 # %% ../../nbs/data/20_scenes.ipynb #8e7ed783
@@ -683,13 +1245,13 @@ def draw(mesh, offset, camera):
 def grain():
     "Tileable noise [256,256] in about -1..1: four octaves of random numbers, smoothed in between."
     rng, total = np.random.default_rng(2018), np.zeros((256, 256), np.float32)
-    for octave, weight in ((16, .35), (32, .3), (64, .2), (256, .25)):
-        coarse, k = rng.random((octave, octave), np.float32)*2 - 1, 256//octave
-        t = (np.arange(k, dtype=np.float32) + np.float32(.5))/np.float32(k)
-        for _ in range(2):                                           # linear interpolation down the rows, then, transposed, along the columns
-            step = np.roll(coarse, -1, 0) - coarse                   # the last row continues at the first
-            coarse = (coarse[:, None] + step[:, None]*t[None, :, None]).reshape(256, -1).T
-        total += np.float32(weight)*coarse
+    for octave, weight in ((16, 0.35), (32, 0.3), (64, 0.2), (256, 0.25)):
+        coarse, k = rng.random((octave, octave), np.float32) * 2 - 1, 256 // octave
+        t = (np.arange(k, dtype=np.float32) + np.float32(0.5)) / np.float32(k)
+        for _ in range(2):  # linear interpolation down the rows, then, transposed, along the columns
+            step = np.roll(coarse, -1, 0) - coarse  # the last row continues at the first
+            coarse = (coarse[:, None] + step[:, None] * t[None, :, None]).reshape(256, -1).T
+        total += np.float32(weight) * coarse
     return total
 
 # %% ../../nbs/data/20_scenes.ipynb #bcbb7730
@@ -697,76 +1259,93 @@ def shadows(things, light, camera, bend):
     "Mask [H,W] uint8 of the ground in the shadow of a thing: its footprint swept along the sun's direction, a hexagon."
     x, z, a, b, tall, ahead = np.array([(t.x, t.z, *t.shade) for t in things if t.shade]).reshape(-1, 6).T
     (sx, sz), z = light.sun, z + ahead
-    dx, dz, i, j = sx*tall, sz*tall, (1 if sx > 0 else -1)*a, (1 if sz > 0 else -1)*b
+    dx, dz, i, j = sx * tall, sz * tall, (1 if sx > 0 else -1) * a, (1 if sz > 0 else -1) * b
     px = np.stack([x - i, x + i, x + i + dx, x + i + dx, x - i + dx, x - i], 1).ravel()
     pz = np.maximum(np.stack([z - j, z - j, z - j + dz, z + j + dz, z + j + dz, z + j], 1).ravel(), 1.5)
-    right, up, depth = camera.look(np.stack([px + bend*pz*pz, 0*pz, pz], 1))
+    right, up, depth = camera.look(np.stack([px + bend * pz * pz, 0 * pz, pz], 1))
     canvas = Image.new("L", camera.size[::-1], 0)
     pen = ImageDraw.Draw(canvas)
-    for xy in np.stack(camera.pixel(right, up, np.maximum(depth, NEAR)), 1).reshape(-1, 12).tolist(): pen.polygon(xy, fill=255)
+    for xy in np.stack(camera.pixel(right, up, np.maximum(depth, NEAR)), 1).reshape(-1, 12).tolist():
+        pen.polygon(xy, fill=255)
     return np.asarray(canvas)
 
 # %% ../../nbs/data/20_scenes.ipynb #6a0fbcd4
 class Light(NamedTuple):
     "The light of one scene."
-    exposure:float = 1.          # brightness factor
-    cast:tuple = (1., 1., 1.)    # factors on red, green, blue
-    sun:tuple = (.6, .5)         # shadow of a metre: metres to the right and ahead
-    strength:float = .6          # 0 overcast, 1 full sun
+
+    exposure: float = 1.0  # brightness factor
+    cast: tuple = (1.0, 1.0, 1.0)  # factors on red, green, blue
+    sun: tuple = (0.6, 0.5)  # shadow of a metre: metres to the right and ahead
+    strength: float = 0.6  # 0 overcast, 1 full sun
+
 
 def places(mesh, normals, offsets, faces, camera, bend):
     "Per pixel [H,W]: the place (s, t) on the surface and the depth, in metres, and whether the surface lies level."
     f32 = np.float32
     take = lambda per_face: per_face.astype(f32)[faces]
     x, y = camera.rays()
-    slope = normals/np.where(np.abs(offsets) < 1e-6, 1e-6, offsets)            # 1/depth = slope . (x, y, 1)
-    depth = 1/np.maximum(take(slope[0])*x + take(slope[1])*y + take(slope[2]), f32(5e-4))
-    east, up, north = (depth*a for a in camera.back(x, y, f32(1)))
-    east, up = east + f32(camera.x) - f32(bend)*north*north, up + f32(camera.height) # along the street, whichever way it bends
+    slope = normals / np.where(np.abs(offsets) < 1e-6, 1e-6, offsets)  # 1/depth = slope . (x, y, 1)
+    depth = 1 / np.maximum(take(slope[0]) * x + take(slope[1]) * y + take(slope[2]), f32(5e-4))
+    east, up, north = (depth * a for a in camera.back(x, y, f32(1)))
+    east, up = (
+        east + f32(camera.x) - f32(bend) * north * north,
+        up + f32(camera.height),
+    )  # along the street, whichever way it bends
     nx, ny, nz = np.abs(camera.back(*normals))
-    lies = np.where(ny > .7, 0, np.where(nx > nz, 1, 2))                        # level, along the street, across it
-    start = np.where(lies == 1, mesh.origin[:, 2], np.where(lies == 2, mesh.origin[:, 0], 0.))  # patterns begin at a face's first corner
+    lies = np.where(ny > 0.7, 0, np.where(nx > nz, 1, 2))  # level, along the street, across it
+    start = np.where(
+        lies == 1, mesh.origin[:, 2], np.where(lies == 2, mesh.origin[:, 0], 0.0)
+    )  # patterns begin at a face's first corner
     lies = lies[faces]
     return np.where(lies == 1, north, east) - take(start), np.where(lies == 0, north, up), depth, lies == 0
 
 # %% ../../nbs/data/20_scenes.ipynb #af00e139
 def lighting(style, mesh, normals, light, camera):
     "Brightness factor of every face [F]: the more it is turned from the sun, the darker; the sky is its own light."
-    sx, sy, sz = -light.sun[0], 1., -light.sun[1]
-    length = (sx*sx + sy*sy + sz*sz)**.5
-    x, y, z = camera.turn(sx/length, sy/length, sz/length)
-    facing = np.abs(normals[0]*x + normals[1]*y + normals[2]*z)*np.where(mesh.both, .8, 1.)
-    return np.where(mesh.ids == ID["sky"], 1., 1 - style.shadow*light.strength*(1 - facing))
+    sx, sy, sz = -light.sun[0], 1.0, -light.sun[1]
+    length = (sx * sx + sy * sy + sz * sz) ** 0.5
+    x, y, z = camera.turn(sx / length, sy / length, sz / length)
+    facing = np.abs(normals[0] * x + normals[1] * y + normals[2] * z) * np.where(mesh.both, 0.8, 1.0)
+    return np.where(mesh.ids == ID["sky"], 1.0, 1 - style.shadow * light.strength * (1 - facing))
+
 
 def pattern(table, faces, s, t, depth, camera):
     "Per pixel: how much of the tiles' colour shows, 0 or 1 (less where tiles are smaller than four pixels), and the tile's brightness factor."
     f32, take = np.float32, (lambda column: table[column][faces])
-    across, along = s/take(6), t/take(7)
+    across, along = s / take(6), t / take(7)
     i, j = np.floor(across), np.floor(along)
     wide, high = take(8), take(9)
-    sharp = np.minimum(take(6)*f32(camera.focal/4)/depth, 1)
-    inside = ((across - i < wide) & (along - j < high))*sharp + wide*high*(1 - sharp)
-    draw_ = grain()[(j.astype(np.int32)*53) & 255, (i.astype(np.int32)*37 + faces*11) & 255]
-    return inside, 1 + take(10)*sharp*draw_
+    sharp = np.minimum(take(6) * f32(camera.focal / 4) / depth, 1)
+    inside = ((across - i < wide) & (along - j < high)) * sharp + wide * high * (1 - sharp)
+    draw_ = grain()[(j.astype(np.int32) * 53) & 255, (i.astype(np.int32) * 37 + faces * 11) & 255]
+    return inside, 1 + take(10) * sharp * draw_
 
 # %% ../../nbs/data/20_scenes.ipynb #32231e62
 def shade(style, light, mesh, normals, offsets, faces, dark, camera, bend):
     "Colour of every pixel [H,W,3], 0..1 before exposure, the depth [H,W] in metres and which surfaces lie level."
     f32, noise = np.float32, grain()
     s, t, depth, level = places(mesh, normals, offsets, faces, camera, bend)
-    table = mesh.materials.T[:, mesh.rows]                                      # [14,F]
+    table = mesh.materials.T[:, mesh.rows]  # [14,F]
     table[:6] *= lighting(style, mesh, normals, light, camera).astype(f32)
     take = lambda column: table[column][faces]
     inside, tile = pattern(table, faces, s, t, depth, camera)
-    fine = take(12)                                                             # texels per metre
-    fade = f32(1.1*style.texture)/(1 + depth*fine*f32(.25/camera.focal))        # grain finer than a pixel fades out
-    gain = 1 + noise[(t*fine).astype(np.int32) & 255, (s*fine).astype(np.int32) & 255]*take(11)*fade
-    if style.dirt: gain *= 1 + f32(.9*style.dirt)*take(13)*noise[(t*f32(1.3)).astype(np.int32) & 255, (s*f32(1.3) + faces*17).astype(np.int32) & 255]
-    gain *= np.where(level, 1 - dark.astype(f32)*f32(style.shadow*light.strength*.75/255), 1)
+    fine = take(12)  # texels per metre
+    fade = f32(1.1 * style.texture) / (
+        1 + depth * fine * f32(0.25 / camera.focal)
+    )  # grain finer than a pixel fades out
+    gain = 1 + noise[(t * fine).astype(np.int32) & 255, (s * fine).astype(np.int32) & 255] * take(11) * fade
+    if style.dirt:
+        gain *= (
+            1
+            + f32(0.9 * style.dirt)
+            * take(13)
+            * noise[(t * f32(1.3)).astype(np.int32) & 255, (s * f32(1.3) + faces * 17).astype(np.int32) & 255]
+        )
+    gain *= np.where(level, 1 - dark.astype(f32) * f32(style.shadow * light.strength * 0.75 / 255), 1)
     image = np.empty((*faces.shape, 3), f32)
     for c in range(3):
         base = take(c)
-        image[..., c] = (base + (take(3 + c)*tile - base)*inside)*gain
+        image[..., c] = (base + (take(3 + c) * tile - base) * inside) * gain
     return image, depth, level
 
 # %% ../../nbs/data/20_scenes.ipynb #1303f2fc
@@ -774,39 +1353,50 @@ def weather(style, image, depth, level, light):
     "Fog, wetness, exposure, cast, saturation and contrast, on [H,W,3] in place."
     f32 = np.float32
     if style.fog:
-        x = depth*f32(style.fog)
-        clear = (1/(1 + x + f32(.5)*x*x))[..., None]
+        x = depth * f32(style.fog)
+        clear = (1 / (1 + x + f32(0.5) * x * x))[..., None]
         image *= clear
-        image += (1 - clear)*f32(.78)
-    if style.rain: image *= np.where(level, f32(1 - .35*style.rain), f32(1 - .12*style.rain))[..., None]
-    image *= np.array(light.cast, f32)*f32(light.exposure)
+        image += (1 - clear) * f32(0.78)
+    if style.rain:
+        image *= np.where(level, f32(1 - 0.35 * style.rain), f32(1 - 0.12 * style.rain))[..., None]
+    image *= np.array(light.cast, f32) * f32(light.exposure)
     if style.saturation != 1:
-        grey = (image[..., :1] + 2*image[..., 1:2] + image[..., 2:])*f32(.25)
+        grey = (image[..., :1] + 2 * image[..., 1:2] + image[..., 2:]) * f32(0.25)
         image -= grey
         image *= f32(style.saturation)
         image += grey
-    if style.contrast != 1: image[:] = (image - f32(.45))*f32(style.contrast) + f32(.45)
+    if style.contrast != 1:
+        image[:] = (image - f32(0.45)) * f32(style.contrast) + f32(0.45)
     return image
 
 # %% ../../nbs/data/20_scenes.ipynb #a388ef7c
 def lens(style, image, rng):
     "Rain streaks, blur and noise: colours [H,W,3], 1 is white -> uint8."
-    image = np.clip(image*np.float32(255) + np.float32(.5), 0, 255).astype(np.uint8)
-    if style.rain: image = streaks(image, style.rain, rng)
-    if style.blur: image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(style.blur*len(image)/128)))
-    if not style.noise: return image
-    a, b = np.frombuffer(rng.bytes(2*image.size), np.uint8).reshape(2, *image.shape)
-    grit = a.astype(np.int32) + b - 255                                         # triangular, standard deviation 104.5
-    return np.clip(image + ((grit*round(style.noise*65536/104.5)) >> 16), 0, 255).astype(np.uint8)
+    image = np.clip(image * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
+    if style.rain:
+        image = streaks(image, style.rain, rng)
+    if style.blur:
+        image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(style.blur * len(image) / 128)))
+    if not style.noise:
+        return image
+    a, b = np.frombuffer(rng.bytes(2 * image.size), np.uint8).reshape(2, *image.shape)
+    grit = a.astype(np.int32) + b - 255  # triangular, standard deviation 104.5
+    return np.clip(image + ((grit * round(style.noise * 65536 / 104.5)) >> 16), 0, 255).astype(np.uint8)
+
 
 def streaks(image, amount, rng):
     "Falling rain: slanted light lines, blended in."
     h, w = image.shape[:2]
     veil = Image.new("L", (w, h), 0)
-    pen, u = ImageDraw.Draw(veil), rng.random((int(400*amount), 3)).tolist()
-    for x, y, n in u: pen.line([(x*w, y*h), (x*w + .02*h, y*h + (.04 + .1*n)*h)], fill=int(110 + 100*n), width=max(1, h//256))
-    veil = np.asarray(veil).astype(np.float32)[..., None]*np.float32(.35/255)
-    return (image*(1 - veil) + veil*np.float32(225)).astype(np.uint8)
+    pen, u = ImageDraw.Draw(veil), rng.random((int(400 * amount), 3)).tolist()
+    for x, y, n in u:
+        pen.line(
+            [(x * w, y * h), (x * w + 0.02 * h, y * h + (0.04 + 0.1 * n) * h)],
+            fill=int(110 + 100 * n),
+            width=max(1, h // 256),
+        )
+    veil = np.asarray(veil).astype(np.float32)[..., None] * np.float32(0.35 / 255)
+    return (image * (1 - veil) + veil * np.float32(225)).astype(np.uint8)
 
 # %% ../../nbs/data/20_scenes.ipynb #133ea675
 def film(style, base, things, camera, street, light, rng):
@@ -823,46 +1413,115 @@ def render(style, seed, index, size):
     "Scene number `index` of `seed`, size = (rows, columns): image [H,W,3] and class ids [H,W], both uint8. Equal arguments give equal bits."
     place, look, pose, sensor = (np.random.default_rng([seed, index, k]) for k in range(4))
     street = Street(place.random(10).tolist())
-    p, v, k = (2*pose.random(5) - 1).tolist(), look.random(8).tolist(), style.sway
-    camera = Camera(style.offset + .5*k*p[0], style.height*(1 + .15*k*p[1]), radians(style.pitch + 3*k*p[2]), radians(5*k*p[3]), style.focal*size[1]*(1 + .1*k*p[4]), size)
-    (low, high), red, green = style.exposure, style.cast*(2*v[3] - 1), .3*style.cast*(2*v[5] - 1)
-    light = Light(low + (high - low)*v[2], (1 + red, 1 + green, 1 - red), (2.4*v[0] - 1.2, 2.4*v[1] - 1.2), .25 + .75*v[4])
-    return film(style, ground(style, street, look.random(16).tolist()), populate(style, street, place, camera.x), camera, street, light, sensor)
+    p, v, k = (2 * pose.random(5) - 1).tolist(), look.random(8).tolist(), style.sway
+    camera = Camera(
+        style.offset + 0.5 * k * p[0],
+        style.height * (1 + 0.15 * k * p[1]),
+        radians(style.pitch + 3 * k * p[2]),
+        radians(5 * k * p[3]),
+        style.focal * size[1] * (1 + 0.1 * k * p[4]),
+        size,
+    )
+    (low, high), red, green = style.exposure, style.cast * (2 * v[3] - 1), 0.3 * style.cast * (2 * v[5] - 1)
+    light = Light(
+        low + (high - low) * v[2],
+        (1 + red, 1 + green, 1 - red),
+        (2.4 * v[0] - 1.2, 2.4 * v[1] - 1.2),
+        0.25 + 0.75 * v[4],
+    )
+    return film(
+        style,
+        ground(style, street, look.random(16).tolist()),
+        populate(style, street, place, camera.x),
+        camera,
+        street,
+        light,
+        sensor,
+    )
 
 # %% ../../nbs/data/20_scenes.ipynb #8a4dbb11
-RENDERED = SceneStyle("rendered", shadow=.35, texture=.35, variety=.35, signs=("circle", "triangle", "octagon"), poles=("lamp", "straight"), lights=("vertical", "plate"))
-CAMERA = SceneStyle("camera", palette=.65, variety=.5, texture=.6, dirt=.3, exposure=(.8, 1.25), cast=.08, shadow=.5, contrast=1.05, saturation=.85, noise=6., blur=.4, fog=.003,
-                    height=1.35, pitch=2., offset=.4, focal=.76, sway=.6,
-                    frequency={"person": 1.2, "bicycle": 1.2, "rider": 1.2, "car": 1.2, "truck": .8, "vegetation": 1.2, "traffic light": 1.5},
-                    signs=("circle", "diamond", "rectangle", "arrow", "board"), poles=("straight", "double", "utility"), lights=("vertical", "horizontal", "small"))
-LORRY = replace(RENDERED, name="lorry", height=3., pitch=8., offset=-.6, focal=.95)
-VAN = replace(RENDERED, name="van", height=3., pitch=3., offset=-2.5)
+RENDERED = SceneStyle(
+    "rendered",
+    shadow=0.35,
+    texture=0.35,
+    variety=0.35,
+    signs=("circle", "triangle", "octagon"),
+    poles=("lamp", "straight"),
+    lights=("vertical", "plate"),
+)
+CAMERA = SceneStyle(
+    "camera",
+    palette=0.65,
+    variety=0.5,
+    texture=0.6,
+    dirt=0.3,
+    exposure=(0.8, 1.25),
+    cast=0.08,
+    shadow=0.5,
+    contrast=1.05,
+    saturation=0.85,
+    noise=6.0,
+    blur=0.4,
+    fog=0.003,
+    height=1.35,
+    pitch=2.0,
+    offset=0.4,
+    focal=0.76,
+    sway=0.6,
+    frequency={
+        "person": 1.2,
+        "bicycle": 1.2,
+        "rider": 1.2,
+        "car": 1.2,
+        "truck": 0.8,
+        "vegetation": 1.2,
+        "traffic light": 1.5,
+    },
+    signs=("circle", "diamond", "rectangle", "arrow", "board"),
+    poles=("straight", "double", "utility"),
+    lights=("vertical", "horizontal", "small"),
+)
+LORRY = replace(RENDERED, name="lorry", height=3.0, pitch=8.0, offset=-0.6, focal=0.95)
+VAN = replace(RENDERED, name="van", height=3.0, pitch=3.0, offset=-2.5)
 
 # %% ../../nbs/data/20_scenes.ipynb #353981ea
 class StreetScenes:
     "`n` rendered scenes as a labelled data set in CITYSCAPES19; scene `i` depends on (style, seed, i, size) alone. Every pixel has a class, none is ignored."
+
     split, space, labelled = "", CITYSCAPES19, True
 
-    def __init__(self,
-                 style:SceneStyle,  # how the streets are filmed and who is on them
-                 n:int=500,         # number of scenes
-                 size=(128, 256),   # rows, columns in pixels
-                 seed:int=0,        # another seed, other streets
-                ):
+    def __init__(
+        self,
+        style: SceneStyle,  # how the streets are filmed and who is on them
+        n: int = 500,  # number of scenes
+        size=(128, 256),  # rows, columns in pixels
+        seed: int = 0,  # another seed, other streets
+    ):
         whole = lambda v, low, high: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high
-        if not isinstance(style, SceneStyle): raise InputError("StreetScenes", f"style is {style!r}", "give a SceneStyle, such as RENDERED or CAMERA")
-        if not whole(n, 1, 10**9): raise InputError("StreetScenes", f"n is {n!r}", "give a whole number of scenes, at least 1")
-        if not whole(seed, 0, 2**63): raise InputError("StreetScenes", f"seed is {seed!r}", "give a whole number, at least 0")
+        if not isinstance(style, SceneStyle):
+            raise InputError("StreetScenes", f"style is {style!r}", "give a SceneStyle, such as RENDERED or CAMERA")
+        if not whole(n, 1, 10**9):
+            raise InputError("StreetScenes", f"n is {n!r}", "give a whole number of scenes, at least 1")
+        if not whole(seed, 0, 2**63):
+            raise InputError("StreetScenes", f"seed is {seed!r}", "give a whole number, at least 0")
         if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(whole(v, 16, 8192) for v in size):
-            raise InputError("StreetScenes", f"size is {size!r}", "give (rows, columns), each a whole number from 16 to 8192")
+            raise InputError(
+                "StreetScenes", f"size is {size!r}", "give (rows, columns), each a whole number from 16 to 8192"
+            )
         self.style, self.n, self.size, self.seed, self.name = style, n, tuple(size), seed, f"scenes-{style.name}"
 
-    def __len__(self): return self.n
-    def __repr__(self): return f"StreetScenes({self.style.name}, n={self.n}, size={self.size}, seed={self.seed})"
-    def key(self, i): return f"seed{self.seed}-{self.index(i):06d}"
+    def __len__(self):
+        return self.n
+
+    def __repr__(self):
+        return f"StreetScenes({self.style.name}, n={self.n}, size={self.size}, seed={self.seed})"
+
+    def key(self, i):
+        return f"seed{self.seed}-{self.index(i):06d}"
 
     def index(self, i):
-        if not 0 <= i < self.n: raise IndexError(f"scene {i} of {self.n}")
+        if not 0 <= i < self.n:
+            raise IndexError(f"scene {i} of {self.n}")
         return int(i)
 
     def scene(self, i):
@@ -870,15 +1529,28 @@ class StreetScenes:
         return render(self.style, self.seed, self.index(i), self.size)
 
     def __getitem__(self, i):
-        from torch import from_numpy                     # rendering itself needs no torch
+        from torch import from_numpy  # rendering itself needs no torch
         from uda_kit.data.datasets import Sample
+
         image, label = self.scene(i)
         return Sample(from_numpy(image.transpose(2, 0, 1).copy()), from_numpy(label), self.key(i))
 
-    def image(self, i): return self[i].image
-    def label(self, i): return self[i].label
+    def image(self, i):
+        return self[i].image
+
+    def label(self, i):
+        return self[i].label
 
     def settings(self):
         "What decides the samples, for a run's config: every dial, seed, size and number. JSON-able."
         dials = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.style).items()}
-        return {"name": self.name, "split": self.split, "space": self.space.name, "labelled": True, "samples": self.n, "scene_size": list(self.size), "seed": self.seed, "style": dials}
+        return {
+            "name": self.name,
+            "split": self.split,
+            "space": self.space.name,
+            "labelled": True,
+            "samples": self.n,
+            "scene_size": list(self.size),
+            "seed": self.seed,
+            "style": dials,
+        }

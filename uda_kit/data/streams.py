@@ -15,19 +15,23 @@ from .workers import read_in_order
 from ..errors import InputError
 
 # %% ../../nbs/data/60_streams.ipynb #cb41c581
-def generator_at(*address # numbers or words
-                )->torch.Generator:
+def generator_at(
+    *address,  # numbers or words
+) -> torch.Generator:
     "A fresh CPU generator whose numbers depend on the address alone."
     digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 # %% ../../nbs/data/60_streams.ipynb #ab0ccaea
 @lru_cache(maxsize=8)
-def permutation(n:int, seed:int, epoch:int): # data set size, stream's seed, epoch
+def permutation(n: int, seed: int, epoch: int):  # data set size, stream's seed, epoch
     "The order of one epoch, int64 [n]."
     return torch.randperm(n, generator=generator_at("epoch", seed, epoch))
 
-def address(step:int, slot:int, batch_size:int, rank:int=0, world:int=1)->int: # step, place in this process's batch, its batch size, process, number of processes
+
+def address(
+    step: int, slot: int, batch_size: int, rank: int = 0, world: int = 1
+) -> int:  # step, place in this process's batch, its batch size, process, number of processes
     "Which sample of the endless stream this slot holds, counted from 0."
     # m = step * B * world + rank * B + slot
     return (step * world + rank) * batch_size + slot
@@ -35,18 +39,27 @@ def address(step:int, slot:int, batch_size:int, rank:int=0, world:int=1)->int: #
 # %% ../../nbs/data/60_streams.ipynb #3f12006a
 class LoadedBatch(NamedTuple):
     "What a stream yields."
-    image:torch.Tensor             # uint8 [B,3,H,W] RGB
-    label:Optional[torch.Tensor]   # uint8 [B,H,W] class ids, or None
-    keys:list                      # names of the B samples
+
+    image: torch.Tensor  # uint8 [B,3,H,W] RGB
+    label: Optional[torch.Tensor]  # uint8 [B,H,W] class ids, or None
+    keys: list  # names of the B samples
+
 
 class SampleCache:
     "Decoded, resized samples by index, up to a number of bytes; never throws anything out."
-    def __init__(self, megabytes): self.limit, self.used, self.items = megabytes * 2**20, 0, {}
-    def get(self, i): return self.items.get(i)
+
+    def __init__(self, megabytes):
+        self.limit, self.used, self.items = megabytes * 2**20, 0, {}
+
+    def get(self, i):
+        return self.items.get(i)
+
     def put(self, i, image, label):
-        size = image.numel() + (0 if label is None else label.numel()) # uint8: one byte each
-        if self.used + size > self.limit: return
-        self.items[i] = image, label; self.used += size
+        size = image.numel() + (0 if label is None else label.numel())  # uint8: one byte each
+        if self.used + size > self.limit:
+            return
+        self.items[i] = image, label
+        self.used += size
 
 # %% ../../nbs/data/60_streams.ipynb #517cfb47
 class Batches:
@@ -93,29 +106,46 @@ class Batches:
 # %% ../../nbs/data/60_streams.ipynb #93d79203
 class Stream:
     "Endless batches of a data set, the same for any number of workers; iterate, or ask for `batch(step)`."
-    def __init__(self,
-                 dataset,          # any data set of this kit
-                 batch_size=1,     # samples per batch, in this process
-                 transform=None,   # JointTransform; None: images as they are
-                 seed=0,           # decides order and augmentation
-                 workers=0,        # worker processes; 0: load in this one
-                 start=0,          # first step; `start=k` goes on where a run of k steps stopped
-                 labelled=None,    # None: as the data set; False: labels are never read
-                 cache_mb=0,       # megabytes of decoded, resized samples kept, in each worker
-                 rank=0, world=1,  # this process and the number of processes that share a batch
-                 sampler=None      # draws samples of its own choice, as `data.sampling.RareClasses` does; None: each once an epoch
-                ):
-        if labelled and not dataset.labelled: raise InputError(dataset.name, f"split {dataset.split!r} has no labels", "choose a labelled split")
-        if not len(dataset): raise InputError(dataset.name, f"split {dataset.split!r} is empty", "choose another split")
-        if batch_size < 1 or start < 0 or workers < 0: raise InputError("stream", f"batch_size {batch_size}, start {start}, workers {workers}", "give a positive batch size; start and workers from 0")
-        labelled = dataset.labelled if labelled is None else bool(labelled)
-        if sampler is not None and not labelled: raise InputError(dataset.name, "is read without labels, and a sampler looks at them", "leave the sampler out, or read the labels")
-        self.dataset, self.workers, self.start = dataset, workers, start
-        self.batches = Batches(dataset, batch_size, transform or JointTransform(), seed, labelled, cache_mb, rank, world, sampler)
 
-    def batch(self, step:int)->LoadedBatch:
+    def __init__(
+        self,
+        dataset,  # any data set of this kit
+        batch_size=1,  # samples per batch, in this process
+        transform=None,  # JointTransform; None: images as they are
+        seed=0,  # decides order and augmentation
+        workers=0,  # worker processes; 0: load in this one
+        start=0,  # first step; `start=k` goes on where a run of k steps stopped
+        labelled=None,  # None: as the data set; False: labels are never read
+        cache_mb=0,  # megabytes of decoded, resized samples kept, in each worker
+        rank=0,
+        world=1,  # this process and the number of processes that share a batch
+        sampler=None,  # draws samples of its own choice, as `data.sampling.RareClasses` does; None: each once an epoch
+    ):
+        if labelled and not dataset.labelled:
+            raise InputError(dataset.name, f"split {dataset.split!r} has no labels", "choose a labelled split")
+        if not len(dataset):
+            raise InputError(dataset.name, f"split {dataset.split!r} is empty", "choose another split")
+        if batch_size < 1 or start < 0 or workers < 0:
+            raise InputError(
+                "stream",
+                f"batch_size {batch_size}, start {start}, workers {workers}",
+                "give a positive batch size; start and workers from 0",
+            )
+        labelled = dataset.labelled if labelled is None else bool(labelled)
+        if sampler is not None and not labelled:
+            raise InputError(
+                dataset.name,
+                "is read without labels, and a sampler looks at them",
+                "leave the sampler out, or read the labels",
+            )
+        self.dataset, self.workers, self.start = dataset, workers, start
+        self.batches = Batches(
+            dataset, batch_size, transform or JointTransform(), seed, labelled, cache_mb, rank, world, sampler
+        )
+
+    def batch(self, step: int) -> LoadedBatch:
         "The batch of one step, loaded in this process."
         return self.batches[step]
 
     def __iter__(self):
-        return read_in_order(self.batches, itertools.count(self.start), self.workers) # closing it ends the workers
+        return read_in_order(self.batches, itertools.count(self.start), self.workers)  # closing it ends the workers

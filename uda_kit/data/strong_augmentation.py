@@ -20,34 +20,57 @@ from ..errors import InputError
 @dataclass(frozen=True)
 class StrongAugmentation:
     "How strongly to augment: the defaults are Table 5 of the contrastive paper, for crops of 713 x 713."
-    jitter:tuple = (0.4, 0.4, 0.4, 0.1) # largest change of brightness, contrast, saturation (factors about 1) and hue (turns)
-    grey:float = 0.2                    # probability of a grey image
-    cutout:tuple = (0, 40)              # side of the one square hole, in pixels of the crop; (0, 0): none
-    scale:tuple = (0.4, 2.5)            # size of the scene: above 1 is nearer
-    rotation:tuple = (-45., 45.)        # degrees, counter-clockwise
-    flip:float = 0.5                    # probability of mirroring left-right
-    cut_label:bool = False              # True: labels are 255 in the hole
+
+    jitter: tuple = (
+        0.4,
+        0.4,
+        0.4,
+        0.1,
+    )  # largest change of brightness, contrast, saturation (factors about 1) and hue (turns)
+    grey: float = 0.2  # probability of a grey image
+    cutout: tuple = (0, 40)  # side of the one square hole, in pixels of the crop; (0, 0): none
+    scale: tuple = (0.4, 2.5)  # size of the scene: above 1 is nearer
+    rotation: tuple = (-45.0, 45.0)  # degrees, counter-clockwise
+    flip: float = 0.5  # probability of mirroring left-right
+    cut_label: bool = False  # True: labels are 255 in the hole
 
     def __post_init__(self):
-        for name in ("jitter", "cutout", "scale", "rotation"): object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("jitter", "cutout", "scale", "rotation"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         pairs = all(len(p) == 2 and p[0] <= p[1] for p in (self.cutout, self.scale, self.rotation))
-        if not pairs or self.scale[0] <= 0 or self.cutout[0] < 0: raise InputError("strong augmentation", f"cutout {self.cutout}, scale {self.scale}, rotation {self.rotation}", "give (low, high) each, the scale above 0, the cut-out from 0")
-        if len(self.jitter) != 4 or not all(0 <= j <= 1 for j in self.jitter): raise InputError("strong augmentation", f"jitter {self.jitter}", "give four numbers from 0 to 1: brightness, contrast, saturation, hue")
-        if not all(0 <= p <= 1 for p in (self.grey, self.flip)): raise InputError("strong augmentation", f"probabilities grey {self.grey}, flip {self.flip}", "give numbers from 0 to 1")
+        if not pairs or self.scale[0] <= 0 or self.cutout[0] < 0:
+            raise InputError(
+                "strong augmentation",
+                f"cutout {self.cutout}, scale {self.scale}, rotation {self.rotation}",
+                "give (low, high) each, the scale above 0, the cut-out from 0",
+            )
+        if len(self.jitter) != 4 or not all(0 <= j <= 1 for j in self.jitter):
+            raise InputError(
+                "strong augmentation",
+                f"jitter {self.jitter}",
+                "give four numbers from 0 to 1: brightness, contrast, saturation, hue",
+            )
+        if not all(0 <= p <= 1 for p in (self.grey, self.flip)):
+            raise InputError(
+                "strong augmentation", f"probabilities grey {self.grey}, flip {self.flip}", "give numbers from 0 to 1"
+            )
 
-NOTHING = StrongAugmentation((0., 0., 0., 0.), 0., (0, 0), (1., 1.), (0., 0.), 0.)
+
+NOTHING = StrongAugmentation((0.0, 0.0, 0.0, 0.0), 0.0, (0, 0), (1.0, 1.0), (0.0, 0.0), 0.0)
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #70ebc3dc
-def sampling_matrix(scale:Tensor,  # [B] s
-                    angle:Tensor,  # [B] theta, radians
-                    mirror:Tensor, # [B] -1 (mirrored) or 1
-                    shift:Tensor,  # [B,2] t across and down, pixels of the crop
-                    shape, crop    # (H, W) of the image, (h, w) of the crop
-                   )->Tensor:      # [B,2,3] as `affine_grid` wants it: from [-1, 1] over the crop to [-1, 1] over the image
+def sampling_matrix(
+    scale: Tensor,  # [B] s
+    angle: Tensor,  # [B] theta, radians
+    mirror: Tensor,  # [B] -1 (mirrored) or 1
+    shift: Tensor,  # [B,2] t across and down, pixels of the crop
+    shape,
+    crop,  # (H, W) of the image, (h, w) of the crop
+) -> Tensor:  # [B,2,3] as `affine_grid` wants it: from [-1, 1] over the crop to [-1, 1] over the image
     "Which point of the image each pixel of the crop shows: x = F R (u + t) / s, about centres."
     c, s = angle.cos(), angle.sin()
-    R = torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1) / scale[:, None, None] # [B,2,2]
-    R = R * torch.stack([mirror, torch.ones_like(mirror)], 1)[:, :, None]                        # F R / s
+    R = torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1) / scale[:, None, None]  # [B,2,2]
+    R = R * torch.stack([mirror, torch.ones_like(mirror)], 1)[:, :, None]  # F R / s
     half_image, half_crop = (torch.tensor([n[1] / 2, n[0] / 2], dtype=R.dtype) for n in (shape, crop))
     return torch.cat([R * half_crop, R @ shift[:, :, None]], 2) / half_image[:, None]
 
@@ -55,92 +78,135 @@ def sampling_matrix(scale:Tensor,  # [B] s
 LUMA = (0.299, 0.587, 0.114)
 TO_YIQ = torch.tensor([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)], dtype=torch.float64)
 
-def hue_matrix(turns:Tensor # [B] float64
-              )->Tensor:    # [B,3,3]
+
+def hue_matrix(
+    turns: Tensor,  # [B] float64
+) -> Tensor:  # [B,3,3]
     "Turn colours about the grey axis. Linear, unlike a shift of hue in HSV; lightness (Y) stays."
     c, s = (2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()
     turn = torch.zeros(len(turns), 3, 3, dtype=turns.dtype)
     turn[:, 0, 0], turn[:, 1, 1], turn[:, 1, 2], turn[:, 2, 1], turn[:, 2, 2] = 1, c, -s, s, c
     return TO_YIQ.inverse() @ turn @ TO_YIQ
 
-def colour_maps(factors:Tensor, # [B,4] of brightness, contrast, saturation; hue in turns
-                grey:Tensor,    # [B] bool
-                order           # the four steps in some order, 0 brightness to 3 hue; grey comes last
-               )->list:         # (matrix [B,3,3], share of the mean grey [B] or None) by step, float64
+
+def colour_maps(
+    factors: Tensor,  # [B,4] of brightness, contrast, saturation; hue in turns
+    grey: Tensor,  # [B] bool
+    order,  # the four steps in some order, 0 brightness to 3 hue; grey comes last
+) -> list:  # (matrix [B,3,3], share of the mean grey [B] or None) by step, float64
     "The steps of a colour change, each c -> A c + share * mean grey."
-    f, eye, luma = factors.double(), torch.eye(3, dtype=torch.float64), torch.tensor(LUMA, dtype=torch.float64).expand(3, 3)
-    scaled, toward_grey = lambda k: f[:, k, None, None] * eye, lambda k: k[:, None, None] * eye + (1 - k)[:, None, None] * luma
+    f, eye, luma = (
+        factors.double(),
+        torch.eye(3, dtype=torch.float64),
+        torch.tensor(LUMA, dtype=torch.float64).expand(3, 3),
+    )
+    scaled, toward_grey = (
+        lambda k: f[:, k, None, None] * eye,
+        lambda k: k[:, None, None] * eye + (1 - k)[:, None, None] * luma,
+    )
     steps = [(scaled(0), None), (scaled(1), 1 - f[:, 1]), (toward_grey(f[:, 2]), None), (hue_matrix(f[:, 3]), None)]
     return [steps[k] for k in order] + [(toward_grey(1 - grey.double()), None)]
 
-def change_colours(image:Tensor, # [B,3,H,W] RGB in [0, 1]
-                   maps:list     # from `colour_maps`
-                  )->Tensor:     # [B,3,H,W]
+
+def change_colours(
+    image: Tensor,  # [B,3,H,W] RGB in [0, 1]
+    maps: list,  # from `colour_maps`
+) -> Tensor:  # [B,3,H,W]
     "All steps as one affine map per image, clipped to [0, 1] once."
-    mean = image.mean((2, 3)).double()[:, :, None]                               # [B,3,1]
+    mean = image.mean((2, 3)).double()[:, :, None]  # [B,3,1]
     A, b = torch.eye(3, dtype=torch.float64, device=image.device).expand(len(image), 3, 3), torch.zeros_like(mean)
     for M, share in maps:
         M = M.to(image.device)
-        if share is not None: offset = share.to(image.device)[:, None, None] * (torch.tensor(LUMA, dtype=mean.dtype, device=mean.device) @ (A @ mean + b))[:, None]
+        if share is not None:
+            offset = (
+                share.to(image.device)[:, None, None]
+                * (torch.tensor(LUMA, dtype=mean.dtype, device=mean.device) @ (A @ mean + b))[:, None]
+            )
         A, b = M @ A, M @ b + (0 if share is None else offset)
     return torch.baddbmm(b.to(image.dtype), A.to(image.dtype), image.flatten(2)).view_as(image).clamp_(0, 1)
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #ef0a00ec
-FILL = (0.485, 0.456, 0.406) # mean colour of ImageNet
+FILL = (0.485, 0.456, 0.406)  # mean colour of ImageNet
+
 
 @dataclass
 class Augmentation:
     "One drawn change of a batch: the same for images and for labels, whenever they come."
-    matrix:Tensor  # [B,2,3] from `sampling_matrix`
-    shape:tuple    # (H, W) it was drawn for
-    crop:tuple     # (h, w) it makes
-    colours:list   # from `colour_maps`
-    hole:Tensor    # [B,4] int64: top, left, bottom, right in the crop; empty where bottom = top
-    cut_label:bool = False
 
-    def image(self, x:Tensor # [B,3,H,W] RGB in [0, 1]
-             )->Tensor:      # [B,3,h,w], FILL outside and in the hole
+    matrix: Tensor  # [B,2,3] from `sampling_matrix`
+    shape: tuple  # (H, W) it was drawn for
+    crop: tuple  # (h, w) it makes
+    colours: list  # from `colour_maps`
+    hole: Tensor  # [B,4] int64: top, left, bottom, right in the crop; empty where bottom = top
+    cut_label: bool = False
+
+    def image(
+        self,
+        x: Tensor,  # [B,3,H,W] RGB in [0, 1]
+    ) -> Tensor:  # [B,3,h,w], FILL outside and in the hole
         "Images in other colours, moved."
         fill = torch.tensor(FILL, dtype=x.dtype, device=x.device)[:, None, None]
         moved = self.move(change_colours(x, self.colours) - fill, "bilinear")
         return moved.masked_fill_(self.in_hole(x.device)[:, None], 0).add_(fill)
 
-    def label(self, y:Tensor,   # [B,H,W] class ids, or any map that must not be blended
-              outside=255       # value where there is no image
-             )->Tensor:         # [B,h,w], of the same type
+    def label(
+        self,
+        y: Tensor,  # [B,H,W] class ids, or any map that must not be blended
+        outside=255,  # value where there is no image
+    ) -> Tensor:  # [B,h,w], of the same type
         "Labels moved with the images, no colour touched."
-        moved = self.move(y[:, None].float() - outside, "nearest")[:, 0] + outside # zeros outside become `outside`
-        if self.cut_label: moved.masked_fill_(self.in_hole(y.device), outside)
+        moved = self.move(y[:, None].float() - outside, "nearest")[:, 0] + outside  # zeros outside become `outside`
+        if self.cut_label:
+            moved.masked_fill_(self.in_hole(y.device), outside)
         return moved.to(y.dtype)
 
-    def move(self, x:Tensor, mode:str)->Tensor: # [B,K,H,W], 'bilinear' or 'nearest' -> [B,K,h,w], 0 outside
-        if (len(x), *x.shape[-2:]) != (len(self.matrix), *self.shape): raise InputError("augmentation", f"was drawn for {len(self.matrix)} maps of {self.shape[1]}x{self.shape[0]}, got {len(x)} of {x.shape[-1]}x{x.shape[-2]}", "apply it to the batch it was drawn for")
+    def move(self, x: Tensor, mode: str) -> Tensor:  # [B,K,H,W], 'bilinear' or 'nearest' -> [B,K,h,w], 0 outside
+        if (len(x), *x.shape[-2:]) != (len(self.matrix), *self.shape):
+            raise InputError(
+                "augmentation",
+                f"was drawn for {len(self.matrix)} maps of {self.shape[1]}x{self.shape[0]}, got {len(x)} of {x.shape[-1]}x{x.shape[-2]}",
+                "apply it to the batch it was drawn for",
+            )
         grid = F.affine_grid(self.matrix.to(x.device), (len(x), 1, *self.crop), align_corners=False)
         return F.grid_sample(x, grid.to(x.dtype), mode=mode, padding_mode="zeros", align_corners=False)
 
-    def in_hole(self, device)->Tensor: # bool [B,h,w]
+    def in_hole(self, device) -> Tensor:  # bool [B,h,w]
         top, left, bottom, right = self.hole.to(device)[:, :, None].unbind(1)
         rows, columns = (torch.arange(n, device=device) for n in self.crop)
         return ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None]
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #61a0dcee
-def draw_augmentation(shape,                     # (B, H, W) of the batch
-                      crop,                      # (h, w) to make; None: as large as the images
-                      generator:torch.Generator, # source of all randomness, on the CPU
-                      how:StrongAugmentation=StrongAugmentation()
-                     )->Augmentation:
+def draw_augmentation(
+    shape,  # (B, H, W) of the batch
+    crop,  # (h, w) to make; None: as large as the images
+    generator: torch.Generator,  # source of all randomness, on the CPU
+    how: StrongAugmentation = StrongAugmentation(),
+) -> Augmentation:
     "Draw one strong augmentation for each image of a batch (contrastive, Table 5). InputError for a crop that is larger than the images or smaller than the hole."
     (B, H, W), (h, w) = shape, crop or shape[1:]
-    if h > H or w > W: raise InputError("crop", f"{w}x{h} is larger than the images ({W}x{H})", "give a crop that fits, or larger images")
-    if how.cutout[1] > min(h, w): raise InputError("cutout", f"a hole of {how.cutout[1]} pixels does not fit into a crop of {w}x{h}", "give a smaller cut-out")
+    if h > H or w > W:
+        raise InputError(
+            "crop", f"{w}x{h} is larger than the images ({W}x{H})", "give a crop that fits, or larger images"
+        )
+    if how.cutout[1] > min(h, w):
+        raise InputError(
+            "cutout", f"a hole of {how.cutout[1]} pixels does not fit into a crop of {w}x{h}", "give a smaller cut-out"
+        )
     u = torch.rand(B, 12, generator=generator, dtype=torch.float64)
     between = lambda k, bounds: bounds[0] + (bounds[1] - bounds[0]) * u[:, k]
     scale, angle = between(0, how.scale), between(1, how.rotation) * math.pi / 180
-    room = (scale[:, None] * torch.tensor([W, H]) - torch.tensor([w, h])).abs()       # |s W - w|, |s H - h|
-    matrix = sampling_matrix(scale, angle, 1 - 2. * (u[:, 2] < how.flip), (u[:, 3:5] - 0.5) * room, (H, W), (h, w))
-    factors = 2 * u[:, 5:9] * torch.tensor(how.jitter) + torch.tensor([1, 1, 1, 0.]) - torch.tensor(how.jitter)
-    side = (how.cutout[0] + (how.cutout[1] - how.cutout[0] + 1) * u[:, 10]).long()    # low to high, both possible
+    room = (scale[:, None] * torch.tensor([W, H]) - torch.tensor([w, h])).abs()  # |s W - w|, |s H - h|
+    matrix = sampling_matrix(scale, angle, 1 - 2.0 * (u[:, 2] < how.flip), (u[:, 3:5] - 0.5) * room, (H, W), (h, w))
+    factors = 2 * u[:, 5:9] * torch.tensor(how.jitter) + torch.tensor([1, 1, 1, 0.0]) - torch.tensor(how.jitter)
+    side = (how.cutout[0] + (how.cutout[1] - how.cutout[0] + 1) * u[:, 10]).long()  # low to high, both possible
     v = torch.rand(B, 2, generator=generator, dtype=torch.float64)
     start = (v * (torch.tensor([h, w]) - side[:, None] + 1)).long()
     order = torch.randperm(4, generator=generator).tolist()
-    return Augmentation(matrix.float(), (H, W), (h, w), colour_maps(factors, u[:, 9] < how.grey, order), torch.cat([start, start + side[:, None]], 1), how.cut_label)
+    return Augmentation(
+        matrix.float(),
+        (H, W),
+        (h, w),
+        colour_maps(factors, u[:, 9] < how.grey, order),
+        torch.cat([start, start + side[:, None]], 1),
+        how.cut_label,
+    )

@@ -18,61 +18,81 @@ from .datasets import Sample
 from ..errors import InputError
 
 # %% ../../nbs/data/50_transforms.ipynb #5e3e0984
-def resize_label(label, size): # uint8 [H,W], (height, width) wanted
+def resize_label(label, size):  # uint8 [H,W], (height, width) wanted
     "Resize class ids [H,W] to the nearest id, about pixel centres."
     size = [int(s) for s in size]
-    return label if list(label.shape) == size else F.resize(label[None], size, interpolation=InterpolationMode.NEAREST_EXACT)[0]
+    return (
+        label
+        if list(label.shape) == size
+        else F.resize(label[None], size, interpolation=InterpolationMode.NEAREST_EXACT)[0]
+    )
+
 
 def resize_image(image: torch.Tensor, size: list[int]) -> torch.Tensor:
     "Resize an image [3,H,W] to [3,h,w]: bicubic with antialiasing, about pixel centres."
     if size != [1, 1]:
         return F.resize(image, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    exact = F.resize(image.float(), size, interpolation=InterpolationMode.BICUBIC, antialias=True)  # torch's way for bytes fails at a single pixel
+    exact = F.resize(
+        image.float(), size, interpolation=InterpolationMode.BICUBIC, antialias=True
+    )  # torch's way for bytes fails at a single pixel
     return exact.round().clamp(0, 255).to(image.dtype)
 
-def resize_pair(image,  # uint8 [3,H,W]
-                label,  # uint8 [H,W] or None
-                size    # (height, width) wanted
-               ): # (image [3,h,w], label [h,w] or None)
+
+def resize_pair(
+    image,  # uint8 [3,H,W]
+    label,  # uint8 [H,W] or None
+    size,  # (height, width) wanted
+):  # (image [3,h,w], label [h,w] or None)
     "Resize whole: the image bicubic with antialiasing, the label to the nearest id, both about pixel centres."
     size = [int(s) for s in size]
-    if list(image.shape[1:]) != size: image = resize_image(image, size)
+    if list(image.shape[1:]) != size:
+        image = resize_image(image, size)
     return image, None if label is None else resize_label(label, size)
 
 # %% ../../nbs/data/50_transforms.ipynb #0292c840
 class Resized:
     "A data set whose samples are resized whole, as `resize_pair` does it."
-    def __init__(self, dataset, size): # any data set of this kit, (height, width)
+
+    def __init__(self, dataset, size):  # any data set of this kit, (height, width)
         self.dataset, self.size = dataset, tuple(int(s) for s in size)
         self.name, self.split, self.space, self.labelled = dataset.name, dataset.split, dataset.space, dataset.labelled
 
-    def __len__(self): return len(self.dataset)
-    def key(self, i:int)->str: return self.dataset.key(i)
-    def image(self, i:int): return resize_pair(self.dataset.image(i), None, self.size)[0] # uint8 tensor [3,h,w]
-    def label(self, i:int): # uint8 tensor [h,w]; None if unlabelled
+    def __len__(self):
+        return len(self.dataset)
+
+    def key(self, i: int) -> str:
+        return self.dataset.key(i)
+
+    def image(self, i: int):
+        return resize_pair(self.dataset.image(i), None, self.size)[0]  # uint8 tensor [3,h,w]
+
+    def label(self, i: int):  # uint8 tensor [h,w]; None if unlabelled
         y = self.dataset.label(i)
         return None if y is None else resize_label(y, self.size)
 
-    def __getitem__(self, i:int)->Sample:
+    def __getitem__(self, i: int) -> Sample:
         x, y, key = self.dataset[i]
         return Sample(*resize_pair(x, y, self.size), key)
 
-    def settings(self)->dict: # JSON-able
+    def settings(self) -> dict:  # JSON-able
         "The data set's, and the size."
         return {**self.dataset.settings(), "size": list(self.size)}
 
 # %% ../../nbs/data/50_transforms.ipynb #f874dbdb
-def uniform(low, high, generator:torch.Generator)->float: # bounds, source of randomness
+def uniform(low, high, generator: torch.Generator) -> float:  # bounds, source of randomness
     "One random number between two bounds."
     return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
 
-def crop_pair(image, label, size, generator): # uint8 [3,H,W], uint8 [H,W] or None, (height, width), torch.Generator
+
+def crop_pair(image, label, size, generator):  # uint8 [3,H,W], uint8 [H,W] or None, (height, width), torch.Generator
     "Cut a random window of `size`; where the image is smaller, pad it (image black, label 255) on the right and below."
     (h, w), (H, W) = size, image.shape[1:]
-    pad = [0, 0, max(w - W, 0), max(h - H, 0)] # left, top, right, bottom
-    top = int(uniform(0, max(H - h, 0) + 1, generator)); left = int(uniform(0, max(W - w, 0) + 1, generator))
+    pad = [0, 0, max(w - W, 0), max(h - H, 0)]  # left, top, right, bottom
+    top = int(uniform(0, max(H - h, 0) + 1, generator))
+    left = int(uniform(0, max(W - w, 0) + 1, generator))
     image = F.crop(F.pad(Image(image), pad), top, left, h, w)
-    if label is not None: label = F.crop(F.pad(Mask(label), pad, fill=255), top, left, h, w)
+    if label is not None:
+        label = F.crop(F.pad(Mask(label), pad, fill=255), top, left, h, w)
     return image, label
 
 # %% ../../nbs/data/50_transforms.ipynb #d216af77
@@ -83,42 +103,65 @@ def pair_of(name: str, value, least: int) -> tuple:
         pair = tuple(value)
     except TypeError:
         pair = ()
-    fits = len(pair) == 2 and all(isinstance(v, kinds) and not isinstance(v, bool) and least <= v < math.inf and v > 0 for v in pair)
+    fits = len(pair) == 2 and all(
+        isinstance(v, kinds) and not isinstance(v, bool) and least <= v < math.inf and v > 0 for v in pair
+    )
     if not fits or not least and pair[0] > pair[1]:
-        raise InputError(name, f"is {value!r}", "give (height, width) in whole pixels" if least else "give two positive numbers, the smaller first")
+        raise InputError(
+            name,
+            f"is {value!r}",
+            "give (height, width) in whole pixels" if least else "give two positive numbers, the smaller first",
+        )
     return tuple(int(v) for v in pair) if least else pair
 
 # %% ../../nbs/data/50_transforms.ipynb #d950a26a
 @dataclass(frozen=True)
 class JointTransform:
     "Resize whole, then optionally rescale, crop and flip; image and label alike."
-    size:Optional[tuple] = None   # (height, width) to resize whole images to; None: leave as they are
-    flip:bool = False             # mirror left-right with probability 1/2
-    scale:Optional[tuple] = None  # (low, high): resize by a random factor between these
-    crop:Optional[tuple] = None   # (height, width) of a random window; an image that `scale` has made smaller is padded, its label with 255
+
+    size: Optional[tuple] = None  # (height, width) to resize whole images to; None: leave as they are
+    flip: bool = False  # mirror left-right with probability 1/2
+    scale: Optional[tuple] = None  # (low, high): resize by a random factor between these
+    crop: Optional[tuple] = (
+        None  # (height, width) of a random window; an image that `scale` has made smaller is padded, its label with 255
+    )
 
     def __post_init__(self):
         for name, least in (("size", 1), ("crop", 1), ("scale", 0)):
             value = getattr(self, name)
-            if value is not None: object.__setattr__(self, name, pair_of(name, value, least))
+            if value is not None:
+                object.__setattr__(self, name, pair_of(name, value, least))
 
-    def resize(self, image, label=None): # uint8 [3,H,W], uint8 [H,W] or None
+    def resize(self, image, label=None):  # uint8 [3,H,W], uint8 [H,W] or None
         "The deterministic part."
         return resize_pair(image, label, self.size) if self.size else (image, label)
 
-    def augment(self, image, label, generator:torch.Generator): # uint8 [3,H,W], uint8 [H,W] or None, source of all randomness
+    def augment(
+        self, image, label, generator: torch.Generator
+    ):  # uint8 [3,H,W], uint8 [H,W] or None, source of all randomness
         "The random part. `InputError` for a crop that is larger than the image."
-        if self.crop and not self.scale and any(c > n for c, n in zip(self.crop, image.shape[1:])): raise InputError("crop", f"{self.crop[0]}x{self.crop[1]} is larger than an image of {image.shape[1]}x{image.shape[2]}", "give a crop that fits, or a larger size")
+        if self.crop and not self.scale and any(c > n for c, n in zip(self.crop, image.shape[1:])):
+            raise InputError(
+                "crop",
+                f"{self.crop[0]}x{self.crop[1]} is larger than an image of {image.shape[1]}x{image.shape[2]}",
+                "give a crop that fits, or a larger size",
+            )
         if self.scale:
             factor = uniform(*self.scale, generator)
             image, label = resize_pair(image, label, [max(1, round(s * factor)) for s in image.shape[1:]])
-        if self.crop: image, label = crop_pair(image, label, self.crop, generator)
+        if self.crop:
+            image, label = crop_pair(image, label, self.crop, generator)
         if self.flip and uniform(0, 1, generator) < 0.5:
             image, label = F.horizontal_flip(Image(image)), None if label is None else F.horizontal_flip(Mask(label))
-        return image.as_subclass(torch.Tensor), None if label is None else label.as_subclass(torch.Tensor) # plain tensors again
+        return image.as_subclass(torch.Tensor), None if label is None else label.as_subclass(
+            torch.Tensor
+        )  # plain tensors again
 
-    def __call__(self, image, label=None, generator=None): # uint8 [3,H,W], uint8 [H,W] or None, torch.Generator (needed for random parts)
+    def __call__(
+        self, image, label=None, generator=None
+    ):  # uint8 [3,H,W], uint8 [H,W] or None, torch.Generator (needed for random parts)
         "Both parts in turn: (image, label)."
         image, label = self.resize(image, label)
-        if not (self.flip or self.scale or self.crop): return image, label
+        if not (self.flip or self.scale or self.crop):
+            return image, label
         return self.augment(image, label, generator)

@@ -40,7 +40,7 @@ def _write(connection: Connection, memory: memoryview) -> None:
     if not hasattr(os, "readv"):  # Windows
         return connection.send_bytes(memory)
     while memory:
-        memory = memory[os.write(connection.fileno(), memory):]
+        memory = memory[os.write(connection.fileno(), memory) :]
 
 
 def _read(connection: Connection, memory: memoryview) -> None:
@@ -147,7 +147,11 @@ class _Workers:
                 self.start(items)
         except OSError as error:
             self.close()
-            raise InputError("--workers", f"{count} worker processes could not be started ({error.strerror or error})", "give fewer --workers") from None
+            raise InputError(
+                "--workers",
+                f"{count} worker processes could not be started ({error.strerror or error})",
+                "give fewer --workers",
+            ) from None
 
     def start(self, items) -> None:
         mine, theirs = multiprocessing.Pipe()
@@ -178,9 +182,9 @@ class _Workers:
 
 # %% ../../nbs/data/58_workers.ipynb #f52d0955
 def read_in_order(
-    items,                 # anything indexable by number; workers get a copy each
+    items,  # anything indexable by number; workers get a copy each
     chosen: Iterable[int],  # the numbers wanted, in this order; may be endless
-    workers: int = 0,      # processes that read; 0: this one
+    workers: int = 0,  # processes that read; 0: this one
 ) -> Iterator:
     "The items of these numbers, in order. `InputError` as an item raised it, and in one line where a worker dies."
     if not workers:
