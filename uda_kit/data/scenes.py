@@ -365,6 +365,7 @@ def truck(front: bool = False) -> Solid:
     end = -3.41  # of the side that we see
 
     def along(near: float, far: float) -> tuple[float, float]:
+        "A stretch of its length, measured from the end that we see."
         return (-far, -near) if front else (near, far)
 
     cab = box("truck", 1.1, 0.5, 2.6, *along(1.6, 3.4), cabin, cabin)
@@ -1308,6 +1309,7 @@ def skyline(style: SceneStyle, u: Row) -> list[Thing]:
     "Trees and houses that close the street 140 m ahead."
 
     def some(k: int, factor: float) -> float:
+        "A number in 0..1 that differs from tree to tree and from house to house."
         return (u[10] * k * factor) % 1
 
     hills = [(-400, 0)] + [(-400 + 40 * k, 3 + 10 * some(k + 3, 7.3)) for k in range(21)] + [(400, 0)]
