@@ -169,11 +169,13 @@ KINDS = {"signs": SIGNS, "poles": POLES, "lights": LIGHTS}
 
 # %% ../../nbs/data/20_scenes.ipynb #210e7926
 def _check_number(dial: str, value: object, low: float, high: float) -> None:
+    "`InputError` for a dial that is no number from `low` to `high`."
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise InputError(f"SceneStyle.{dial}", f"is {value!r}", f"give a number from {low} to {high}")
 
 # %% ../../nbs/data/20_scenes.ipynb #7483c4bf
 def _check_exposure(pair: object) -> None:
+    "`InputError` unless it is (darkest, brightest) factor."
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise InputError("SceneStyle.exposure", f"is {pair!r}", "give a pair (darkest, brightest)")
     for factor in pair:
@@ -183,6 +185,7 @@ def _check_exposure(pair: object) -> None:
 
 # %% ../../nbs/data/20_scenes.ipynb #398dd638
 def _check_frequency(frequency: object) -> None:
+    "`InputError` unless it maps classes that can be dialled to factors from 0 to 10."
     if not isinstance(frequency, Mapping):
         problem = f"is {frequency!r}"
         raise InputError("SceneStyle.frequency", problem, "give a mapping from class names to factors")
@@ -562,6 +565,7 @@ def post(height: float, half: float) -> list[Face]:
 
 
 def _lamp_post() -> list[Face]:
+    "A mast with an arm, a hood and a bulb over the road."
     arm, hood = limb(-1.7, 7.2, 0, 6.9, 0.09), rect(-1.8, 7.05, 0, 7.2)
     bulb = card("pole", 1, rect(-2.0, 7.02, -1.3, 7.17), -0.02)
     return post(7.0, 0.13) + cards("pole", [(0, arm), (0, hood)]) + [bulb]
@@ -964,9 +968,11 @@ def house(style: SceneStyle, street: Street, spot: Spot, u: Row) -> list[Thing]:
     tall = max(4.0, street.tall * (0.7 + 0.6 * u[1]))
     wall, roof = colour(style, "plaster", u[3]), plain(colour(style, "roof", u[7]))
     pane = colour(style, "pane", u[4])
-    body = tiled(wall, pane, (1.6 + 1.8 * u[5], 3.0), (0.4 + 0.3 * u[6], 0.5), 0.9)
+    window_distance, window_width = 1.6 + 1.8 * u[5], 0.4 + 0.3 * u[6]
+    body = tiled(wall, pane, (window_distance, 3.0), (window_width, 0.5), 0.9)
     floor = _ground_floor(style, wall, u)
-    shape = block("building", "gable" if tall < 9 and u[2] < 0.7 else "flat")
+    has_gable = tall < 9 and u[2] < 0.7
+    shape = block("building", "gable" if has_gable else "flat")
     shade = Shade(1.0, BAND / 2, tall, BAND / 2)
     x, z = spot.x, spot.z
     return [
@@ -1145,8 +1151,14 @@ def signals(style: SceneStyle, spot: Spot, u: Row) -> list[Thing]:
     "A traffic light, or none."
     if u[0] >= chance(style, "traffic light"):
         return []
-    materials = ("metal", "housing", "dark lamp", "lit", "white" if u[4] < 0.5 else "black")
-    coats = [hardware(style, name, v) for name, v in zip(materials, (u[1], u[2], 0.5, u[3], u[5]))]
+    plate = "white" if u[4] < 0.5 else "black"
+    coats = [
+        hardware(style, "metal", u[1]),
+        hardware(style, "housing", u[2]),
+        hardware(style, "dark lamp", 0.5),
+        hardware(style, "lit", u[3]),
+        hardware(style, plate, u[5]),
+    ]
     body = traffic_light(choose(style.lights, u[6]), int(3 * u[7]))
     sign, x, z = spot.moved(0.4, 9 * u[8])
     return [Thing(body, coats, x, z, (1.5 * sign, 1.2, 1.0), shade=Shade(0.2, 0.2, 3.0))]
@@ -1263,7 +1275,11 @@ def backdrop(style: SceneStyle, u: Row) -> list[Thing]:
     meadow = [(-900, 0, -5), (-900, 0, 900), (900, 0, 900), (900, 0, -5)]
     sky = plain(colour(style, "sky", u[5]), 0.35, 0.02, 0.0)
     grass = plain(colour(style, "grass", u[6]), 1.3, 7.0)
-    return [lay(sky, [Face("sky", 0, dome)]), lay(grass, [Face("terrain", 0, meadow)]), *skyline(style, u)]
+    return [
+        lay(sky, [Face("sky", 0, dome)]),
+        lay(grass, [Face("terrain", 0, meadow)]),
+        *skyline(style, u),
+    ]
 
 # %% ../../nbs/data/20_scenes.ipynb #41e585be
 def ground(style: SceneStyle, street: Street, u: Row) -> list[Thing]:
@@ -1345,12 +1361,14 @@ class Mesh(NamedTuple):
 def place_points(things: list[Thing], bend: float) -> np.ndarray:
     "Corners of all things in world axes [V,3]: scaled, turned, moved, and bent with the street."
     points = np.concatenate([thing.solid.points for thing in things])
-    poses = np.array([(t.x, t.z, *t.scale, cos(t.turn), sin(t.turn)) for t in things])
     corners = [len(thing.solid.points) for thing in things]
-    at_x, at_z, scale_x, scale_y, scale_z, c, s = np.repeat(poses, corners, axis=0).T
-    x, y, z = points.T * (scale_x, scale_y, scale_z)
-    x, z = x * c + z * s + at_x, z * c - x * s + at_z
-    return np.stack([x + bend * z * z, y, z], 1)
+    poses = np.array([(*t.scale, cos(t.turn), sin(t.turn), t.x, t.z) for t in things])
+    poses = np.repeat(poses, corners, axis=0)  # one row per corner
+    x, y, z = (points * poses[:, :3]).T
+    c, s, at_x, at_z = poses[:, 3:].T
+    world_x = x * c + z * s + at_x
+    world_z = z * c - x * s + at_z
+    return np.stack([world_x + bend * world_z * world_z, y, world_z], 1)
 
 # %% ../../nbs/data/20_scenes.ipynb #84447103
 def assemble(things: list[Thing], camera: Camera, bend: float) -> Mesh:
@@ -1504,7 +1522,8 @@ def shadow_outlines(things: list[Thing], light: Light) -> tuple[np.ndarray, np.n
     dx, dz = sun_x * tall, sun_z * tall
     i = (1 if sun_x > 0 else -1) * half_width
     j = (1 if sun_z > 0 else -1) * half_length
-    near_x, far_x, near_z, far_z = x - i, x + i, z - j, z + j  # as the sun sees the footprint
+    near_x, far_x = x - i, x + i  # as the sun sees the footprint
+    near_z, far_z = z - j, z + j
     xs = [near_x, far_x, far_x + dx, far_x + dx, near_x + dx, near_x]
     zs = [near_z, near_z, near_z + dz, far_z + dz, far_z + dz, far_z]
     return np.stack(xs, 1).ravel(), np.maximum(np.stack(zs, 1).ravel(), 1.5)
@@ -1671,8 +1690,9 @@ def streaks(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.nd
     canvas = Image.new("L", (w, h), 0)
     pen = ImageDraw.Draw(canvas)
     for x, y, length in rng.random((int(400 * amount), 3)).tolist():
-        line = [(x * w, y * h), (x * w + 0.02 * h, y * h + (0.04 + 0.1 * length) * h)]
-        pen.line(line, fill=int(110 + 100 * length), width=max(1, h // 256))
+        top = (x * w, y * h)
+        bottom = (x * w + 0.02 * h, y * h + (0.04 + 0.1 * length) * h)
+        pen.line([top, bottom], fill=int(110 + 100 * length), width=max(1, h // 256))
     veil = np.asarray(canvas).astype(np.float32)[..., None] * np.float32(0.35 / 255)
     return (image * (1 - veil) + veil * np.float32(225)).astype(np.uint8)
 
@@ -1800,6 +1820,7 @@ CAMERA = SceneStyle(
 
 # %% ../../nbs/data/20_scenes.ipynb #fbc088af
 def _is_whole(value: object, low: int, high: int) -> bool:
+    "Is it a whole number from `low` to `high`?"
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 # %% ../../nbs/data/20_scenes.ipynb #99183417

@@ -172,6 +172,7 @@ class JointTransform:
 
 # %% ../../nbs/data/50_transforms.ipynb #ada92f18
 def _check_crop(crop: tuple, height: int, width: int) -> None:
+    "`InputError` for a crop that is larger than the image."
     if crop[0] > height or crop[1] > width:
         problem = f"{crop[0]}x{crop[1]} is larger than an image of {height}x{width}"
         raise InputError("crop", problem, "give a crop that fits, or a larger size")
