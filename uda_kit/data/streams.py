@@ -80,7 +80,7 @@ class SampleCache:
             self.used += size
 
 # %% ../../nbs/data/60_streams.ipynb #517cfb47
-class Share(NamedTuple):
+class BatchPart(NamedTuple):
     "This process's part of a batch."
 
     batch_size: int
@@ -88,7 +88,7 @@ class Share(NamedTuple):
     world: int = 1  # number of processes
 
 # %% ../../nbs/data/60_streams.ipynb #5b4793b0
-@dataclass
+@dataclass(eq=False)
 class Batches:
     "The batch of every step, as a function of the step alone; indexable by step."
 
@@ -96,7 +96,7 @@ class Batches:
     transform: JointTransform
     seed: int
     labelled: bool
-    share: Share
+    part: BatchPart
     cache: SampleCache
     sampler: Any = None  # draws samples of its own choice
 
@@ -135,9 +135,10 @@ def sampled(self: Batches, m: int) -> tuple[Tensor, Tensor | None, str]:
 # %% ../../nbs/data/60_streams.ipynb #d09e3b46
 @patch
 def __getitem__(self: Batches, step: int) -> LoadedBatch:
+    "The batch of one step. `InputError` where its samples differ in size."
     samples = []
-    for slot in range(self.share.batch_size):
-        samples.append(self.sample(address(step, slot, *self.share)))
+    for slot in range(self.part.batch_size):
+        samples.append(self.sample(address(step, slot, *self.part)))
         _check_same_size(samples[0], samples[-1])
     images, labels, keys = zip(*samples)
     return LoadedBatch(torch.stack(images), torch.stack(labels) if self.labelled else None, list(keys))
@@ -174,7 +175,7 @@ class Stream:
             self.transform or JointTransform(),
             self.seed,
             _reads_labels(self),
-            Share(self.batch_size, self.rank, self.world),
+            BatchPart(self.batch_size, self.rank, self.world),
             SampleCache(self.cache_mb),
             self.sampler,
         )
