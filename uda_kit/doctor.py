@@ -23,6 +23,7 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Finding:
     "One thing looked at: `state` is 'ok', 'FAIL' (a required part does not work) or 'missing' (an optional one does not)."
+
     name: str
     state: str
     detail: str
@@ -47,19 +48,31 @@ REQUIRED = {  # module: (distribution, how to mend it)
     "matplotlib": ("matplotlib", "pip install matplotlib"),
 }
 OPTIONAL = {  # module: (distribution, what it is for)
-    "nbdev": ("nbdev", "changing the library"), "sklearn": ("scikit-learn", "t-SNE and clustering"), "umap": ("umap-learn", "UMAP"), "seaborn": ("seaborn", "some figures"),
-    "jscatter": ("jupyter-scatter", "linked embeddings"), "tensorboard": ("tensorboard", "--tensorboard"), "pytest": ("pytest", "the tests"), "torchmetrics": ("torchmetrics", "the tests"),
+    "nbdev": ("nbdev", "changing the library"),
+    "sklearn": ("scikit-learn", "t-SNE and clustering"),
+    "umap": ("umap-learn", "UMAP"),
+    "seaborn": ("seaborn", "some figures"),
+    "jscatter": ("jupyter-scatter", "linked embeddings"),
+    "tensorboard": ("tensorboard", "--tensorboard"),
+    "pytest": ("pytest", "the tests"),
+    "torchmetrics": ("torchmetrics", "the tests"),
 }
 
-def version_of(distribution:str) -> str: # "" where it is not installed
-    try: return metadata.version(distribution) or ""
-    except Exception: return ""
 
-def import_error(module:str) -> str: # "" where the import works
+def version_of(distribution: str) -> str:  # "" where it is not installed
+    try:
+        return metadata.version(distribution) or ""
+    except Exception:
+        return ""
+
+
+def import_error(module: str) -> str:  # "" where the import works
     "Import a module; what went wrong, in one line."
-    try: importlib.import_module(module)
+    try:
+        importlib.import_module(module)
     except BaseException as e:  # some packages raise SystemExit
-        if isinstance(e, KeyboardInterrupt): raise
+        if isinstance(e, KeyboardInterrupt):
+            raise
         return " ".join(f"{type(e).__name__}: {e}".split())[:200]
     return ""
 
@@ -69,21 +82,31 @@ def check_required() -> list[Finding]:
     found = []
     for module, (distribution, fix) in REQUIRED.items():
         version, error = version_of(distribution), import_error(module)
-        if error: found.append(Finding(distribution, "FAIL", f"{version + ' ' if version else ''}cannot be imported: {error}", fix))
-        else: found.append(Finding(distribution, "ok", version or "version unknown"))
+        if error:
+            found.append(
+                Finding(distribution, "FAIL", f"{version + ' ' if version else ''}cannot be imported: {error}", fix)
+            )
+        else:
+            found.append(Finding(distribution, "ok", version or "version unknown"))
     return found
+
 
 def check_optional() -> list[Finding]:
     "Look for what some features need; found, not imported, since importing takes long."
     found = []
     for module, (distribution, purpose) in OPTIONAL.items():
-        if version := installed(module, distribution): found.append(Finding(distribution, "ok", version))
-        else: found.append(Finding(distribution, "missing", f"only for {purpose}", f"pip install {distribution}"))
+        if version := installed(module, distribution):
+            found.append(Finding(distribution, "ok", version))
+        else:
+            found.append(Finding(distribution, "missing", f"only for {purpose}", f"pip install {distribution}"))
     return found
 
-def installed(module:str, distribution:str) -> str: # its version, "" where it is not there
-    try: there = importlib.util.find_spec(module) is not None
-    except Exception: there = False
+
+def installed(module: str, distribution: str) -> str:  # its version, "" where it is not there
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except Exception:
+        there = False
     return (version_of(distribution) or "version unknown") if there else ""
 
 # %% ../nbs/10_doctor.ipynb #9c5fa84d
@@ -91,16 +114,26 @@ def check_pair() -> Finding:
     "Do torch and torchvision fit, and does a compiled operator of torchvision run?"
     fix = f"{Path(sys.executable).name} -m pip install -U torch torchvision   (both in one command)"
     torch_version = version_of("torch")
-    wanted = next((r for r in (metadata.requires("torchvision") if version_of("torchvision") else None) or () if r.replace(" ", "").startswith("torch==")), "")
+    wanted = next(
+        (
+            r
+            for r in (metadata.requires("torchvision") if version_of("torchvision") else None) or ()
+            if r.replace(" ", "").startswith("torch==")
+        ),
+        "",
+    )
     exact = wanted.split(";")[0].replace(" ", "").removeprefix("torch==").strip("()")
     detail = f"torch {torch_version or 'missing'}, torchvision {version_of('torchvision') or 'missing'}"
-    if exact and exact.split("+")[0] != torch_version.split("+")[0]: return Finding("torch pair", "FAIL", f"{detail}, which is built for torch {exact}", fix)
+    if exact and exact.split("+")[0] != torch_version.split("+")[0]:
+        return Finding("torch pair", "FAIL", f"{detail}, which is built for torch {exact}", fix)
     try:
         import torch
         from torchvision.ops import nms
-        kept = nms(torch.tensor([[0., 0, 2, 2], [0, 0, 2, 2]]), torch.tensor([.9, .8]), .5)
+
+        kept = nms(torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2]]), torch.tensor([0.9, 0.8]), 0.5)
         assert kept.tolist() == [0], f"nms gave {kept.tolist()}"
-    except Exception as e: return Finding("torch pair", "FAIL", f"{detail}: {' '.join(str(e).split())[:160]}", fix)
+    except Exception as e:
+        return Finding("torch pair", "FAIL", f"{detail}: {' '.join(str(e).split())[:160]}", fix)
     return Finding("torch pair", "ok", f"{detail}, operators run")
 
 # %% ../nbs/10_doctor.ipynb #aee41d6d
@@ -110,17 +143,21 @@ BF16_INSTRUCTIONS = ("amx_tile", "avx512_bf16")  # what computes bfloat16 on x86
 def bf16_instructions() -> dict[str, bool]:
     "Which of the processor's instructions for bfloat16 torch sees. On others every product is emulated."
     import torch
+
     return {name: bool(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)()) for name in BF16_INSTRUCTIONS}
 
 
 def instructions() -> str:  # "avx512_bf16, no amx"
     "The processor's instructions for bfloat16 in words, for records of what was measured."
-    return ", ".join(("" if there else "no ") + name.removesuffix("_tile") for name, there in reversed(bf16_instructions().items()))
+    return ", ".join(
+        ("" if there else "no ") + name.removesuffix("_tile") for name, there in reversed(bf16_instructions().items())
+    )
 
 
 def good_precision(accelerator: str = "auto") -> str:  # "bf16-mixed" or "32-true"
     "The precision that is fast on this machine: mixed bfloat16 only where an accelerator or the processor has instructions for it."
     import torch
+
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     return "bf16-mixed" if any(bf16_instructions().values()) else "32-true"
@@ -135,22 +172,61 @@ def slow_precision(precision: str, accelerator: str = "auto") -> str:  # "" wher
 # %% ../nbs/10_doctor.ipynb #810ab730
 def check_devices() -> list[Finding]:
     "GPUs, processor features, threads."
-    try: import torch
-    except BaseException: return [Finding("device", "missing", "unknown without torch")]
+    try:
+        import torch
+    except BaseException:
+        return [Finding("device", "missing", "unknown without torch")]
     found, cores = [], len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         count = torch.cuda.device_count()
-        names = [f"{torch.cuda.get_device_name(i)} ({torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GiB)" for i in range(count)]
+        names = [
+            f"{torch.cuda.get_device_name(i)} ({torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GiB)"
+            for i in range(count)
+        ]
         built = torch.version.cuda or torch.version.hip
-        if count: found.append(Finding("device", "ok", "; ".join(names)))
-        else: found.append(Finding("device", "ok", "no GPU in sight: runs on the processor" + (f" (torch is built for {built}: check the driver)" if built else "")))
-    except Exception as e: found.append(Finding("device", "missing", f"GPU cannot be used: {' '.join(str(e).split())[:160]}", "check the driver, or use --accelerator cpu"))
-    has = [n for n in ("avx2", "avx512", "avx512_bf16", "amx_tile") if getattr(torch.cpu, f"_is_{n}_supported", lambda: False)()]
+        if count:
+            found.append(Finding("device", "ok", "; ".join(names)))
+        else:
+            found.append(
+                Finding(
+                    "device",
+                    "ok",
+                    "no GPU in sight: runs on the processor"
+                    + (f" (torch is built for {built}: check the driver)" if built else ""),
+                )
+            )
+    except Exception as e:
+        found.append(
+            Finding(
+                "device",
+                "missing",
+                f"GPU cannot be used: {' '.join(str(e).split())[:160]}",
+                "check the driver, or use --accelerator cpu",
+            )
+        )
+    has = [
+        n
+        for n in ("avx2", "avx512", "avx512_bf16", "amx_tile")
+        if getattr(torch.cpu, f"_is_{n}_supported", lambda: False)()
+    ]
     fast = "fast" if any(bf16_instructions().values()) else "emulated, so slow: use --precision 32-true or auto"
-    found.append(Finding("processor", "ok", f"{platform.machine()}, {cores} cores, {', '.join(has) or 'no vector extensions named'}; bfloat16 is {fast}"))
+    found.append(
+        Finding(
+            "processor",
+            "ok",
+            f"{platform.machine()}, {cores} cores, {', '.join(has) or 'no vector extensions named'}; bfloat16 is {fast}",
+        )
+    )
     threads = torch.get_num_threads()
     advice = f"export OMP_NUM_THREADS={cores}" if threads > cores else ""
-    found.append(Finding("threads", "missing" if advice else "ok", f"{threads} used by torch" + (f", more than the {cores} cores: they wait for each other" if advice else ""), advice))
+    found.append(
+        Finding(
+            "threads",
+            "missing" if advice else "ok",
+            f"{threads} used by torch" + (f", more than the {cores} cores: they wait for each other" if advice else ""),
+            advice,
+        )
+    )
     return found
 
 # %% ../nbs/10_doctor.ipynb #2ebbe4c1
@@ -158,48 +234,91 @@ def check_jupyter() -> list[Finding]:
     "Widgets and kernel, optional as a whole."
     fix = 'pip install "jupyterlab>=4.4" "ipywidgets>=8.1"   (then restart JupyterLab and reload the page)'
     found = []
-    for module, distribution in (("jupyterlab", "jupyterlab"), ("ipywidgets", "ipywidgets"), ("jupyterlab_widgets", "jupyterlab_widgets"), ("ipykernel", "ipykernel")):
+    for module, distribution in (
+        ("jupyterlab", "jupyterlab"),
+        ("ipywidgets", "ipywidgets"),
+        ("jupyterlab_widgets", "jupyterlab_widgets"),
+        ("ipykernel", "ipykernel"),
+    ):
         version = installed(module, distribution)
-        found.append(Finding(distribution, "ok", version) if version else Finding(distribution, "missing", "only for notebooks and explorers", fix))
-    if found[-1].state == "ok": found.append(check_kernel())
+        found.append(
+            Finding(distribution, "ok", version)
+            if version
+            else Finding(distribution, "missing", "only for notebooks and explorers", fix)
+        )
+    if found[-1].state == "ok":
+        found.append(check_kernel())
     return found
+
 
 def check_kernel() -> Finding:
     "Does the kernel that notebooks ask for start this Python?"
     fix = f"{sys.executable} -m ipykernel install --sys-prefix --name python3"
     try:
         from jupyter_client.kernelspec import KernelSpecManager
+
         program = KernelSpecManager().get_kernel_spec("python3").argv[0]
-    except Exception as e: return Finding("kernel python3", "missing", " ".join(f"{type(e).__name__}: {e}".split())[:160], fix)
+    except Exception as e:
+        return Finding("kernel python3", "missing", " ".join(f"{type(e).__name__}: {e}".split())[:160], fix)
     same = program in ("python", "python3") or os.path.abspath(program) == os.path.abspath(sys.executable)
-    return Finding("kernel python3", "ok" if same else "missing", "starts this Python" if same else f"starts {program}", "" if same else fix)
+    return Finding(
+        "kernel python3",
+        "ok" if same else "missing",
+        "starts this Python" if same else f"starts {program}",
+        "" if same else fix,
+    )
 
 # %% ../nbs/10_doctor.ipynb #4ec5512a
 def check_folder(folder=".") -> Finding:
     "Can a run be written here?"
     fix, where = "change to a folder you may write to, or give --out FOLDER", Path(folder).absolute()
     try:
-        with tempfile.TemporaryFile(dir=folder) as f: f.write(b"x")
+        with tempfile.TemporaryFile(dir=folder) as f:
+            f.write(b"x")
         import shutil
+
         free = shutil.disk_usage(folder).free / 2**30
-    except OSError as e: return Finding("folder", "FAIL", f"{where} cannot be written ({e.strerror or e})", fix)
+    except OSError as e:
+        return Finding("folder", "FAIL", f"{where} cannot be written ({e.strerror or e})", fix)
     return Finding("folder", "ok", f"{where}, {free:.0f} GiB free")
+
 
 def check_python() -> Finding:
     fine = sys.version_info >= (3, 11)
-    return Finding("python", "ok" if fine else "FAIL", f"{platform.python_version()} on {platform.system()}", "" if fine else "install Python 3.11 or newer, and make a new environment")
+    return Finding(
+        "python",
+        "ok" if fine else "FAIL",
+        f"{platform.python_version()} on {platform.system()}",
+        "" if fine else "install Python 3.11 or newer, and make a new environment",
+    )
 
 # %% ../nbs/10_doctor.ipynb #fbe6f264
 def examine() -> list[Finding]:
     "Everything, in the order of dependence."
     kit = Finding("uda_kit", "ok", version_of("uda_kit") or "not installed as a package, used from its folder")
-    return [check_python(), kit, *check_required(), check_pair(), *check_devices(), check_folder(), *check_jupyter(), *check_optional()]
+    return [
+        check_python(),
+        kit,
+        *check_required(),
+        check_pair(),
+        *check_devices(),
+        check_folder(),
+        *check_jupyter(),
+        *check_optional(),
+    ]
 
-def diagnose(say=print) -> bool: # True where all required parts work
+
+def diagnose(say=print) -> bool:  # True where all required parts work
     "Print all findings and a verdict."
     found = examine()
-    for f in found: say(str(f))
+    for f in found:
+        say(str(f))
     failed, missing = [f.name for f in found if f.state == "FAIL"], [f.name for f in found if f.state == "missing"]
-    if failed: say(f"\n{len(failed)} required parts do not work: {', '.join(failed)}")
-    else: say("\nall required parts work" + (f"; without {', '.join(missing)} some features are not there" if missing else ""))
+    if failed:
+        say(f"\n{len(failed)} required parts do not work: {', '.join(failed)}")
+    else:
+        say(
+            "\nall required parts work"
+            + (f"; without {', '.join(missing)} some features are not there" if missing else "")
+        )
     return not failed

@@ -14,12 +14,16 @@ from difflib import get_close_matches
 
 def printable(text: object) -> str:
     "`text` on one line that any terminal can show: line breaks become spaces; control codes and bytes that are no UTF-8 become \\x.. or \\u...."
+
     def shown(c: str) -> str:
         if c in "\n\r\t":
             return " "
         if "\udc80" <= c <= "\udcff":  # a byte of a file name that is not UTF-8, as Python keeps it
             return f"\\x{ord(c) - 0xDC00:02x}"
-        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069":
+        if (
+            unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
+            or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+        ):
             return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
         return c
 
@@ -32,8 +36,8 @@ class InputError(ValueError):
     def __init__(
         self,
         where: object,  # file, folder or option the problem is in
-        problem: str,   # what is wrong with it
-        remedy: str,    # what to do about it
+        problem: str,  # what is wrong with it
+        remedy: str,  # what to do about it
     ):
         self.where, self.problem, self.remedy = str(where), problem, remedy
         super().__init__(printable(f"{self.where}: {problem}; {remedy}"))
@@ -52,10 +56,10 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 
 def whole_number(
-    text: object,             # what the user wrote
-    where: object,            # option or file, for the message
-    least: int = 0,           # smallest value allowed
-    most: int = 10**15,       # largest value allowed
+    text: object,  # what the user wrote
+    where: object,  # option or file, for the message
+    least: int = 0,  # smallest value allowed
+    most: int = 10**15,  # largest value allowed
 ) -> int:
     "An int from its text. `InputError` for anything but digits 0-9, and outside of `least` to `most`."
     text = str(text).strip()

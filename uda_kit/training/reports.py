@@ -28,15 +28,18 @@ from ..visual.style import drawn_name, new_figure
 
 # %% ../../nbs/training/70_reports.ipynb #d7135efd
 def figure_png(
-    figure,      # Matplotlib Figure
-    dpi=80,      # pixels per inch
-    colours=256, # of the palette; None: all
+    figure,  # Matplotlib Figure
+    dpi=80,  # pixels per inch
+    colours=256,  # of the palette; None: all
 ) -> bytes:
     "A figure as the bytes of a small PNG file."
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    if colours is None: return buffer.getvalue()
-    Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    if colours is None:
+        return buffer.getvalue()
+    Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(
+        small, format="png", optimize=True
+    )
     return small.getvalue()
 
 
@@ -47,137 +50,244 @@ def save_png(figure, path, dpi=80) -> Path:
 
 # %% ../../nbs/training/70_reports.ipynb #f82b659f
 def shrink(
-    pixels,   # uint8 [H,W,3]
-    width,    # at most this many pixels wide
-    smooth,   # True for photographs, False for painted classes
-) -> np.ndarray: # uint8 [h,w,3]
+    pixels,  # uint8 [H,W,3]
+    width,  # at most this many pixels wide
+    smooth,  # True for photographs, False for painted classes
+) -> np.ndarray:  # uint8 [h,w,3]
     h, w = pixels.shape[:2]
-    if w <= width: return pixels
-    size = (width, max(1, round(h*width/w)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST))
+    if w <= width:
+        return pixels
+    size = (width, max(1, round(h * width / w)))
+    return np.asarray(
+        Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+    )
+
 
 def class_handles(
-    space,   # LabelSpace
-    present, # class indices to list
-    black="not scored", # what 255 means
-) -> list:   # Matplotlib handles
+    space,  # LabelSpace
+    present,  # class indices to list
+    black="not scored",  # what 255 means
+) -> list:  # Matplotlib handles
     "Colour swatches with class names; black is named where something is ignored."
     from matplotlib.patches import Patch
-    handles = [Patch(facecolor=np.array(space.palette[i])/255, label=drawn_name(space.classes[i], 24)) for i in sorted(present) if 0 <= i < len(space)]
-    return handles + [Patch(facecolor="black", label=black)]*any(i >= len(space) for i in present)
+
+    handles = [
+        Patch(facecolor=np.array(space.palette[i]) / 255, label=drawn_name(space.classes[i], 24))
+        for i in sorted(present)
+        if 0 <= i < len(space)
+    ]
+    return handles + [Patch(facecolor="black", label=black)] * any(i >= len(space) for i in present)
+
 
 def legend_columns(
-    space,    # LabelSpace
+    space,  # LabelSpace
     present,  # class indices to list
-    width,    # of the figure, inches
-    each=1.4, # width of an entry with a name of usual length, inches
+    width,  # of the figure, inches
+    each=1.4,  # width of an entry with a name of usual length, inches
 ) -> int:
     "Entries that fit beside each other: fewer where names are long."
     longest = max((len(drawn_name(space.classes[i], 24)) for i in present if 0 <= i < len(space)), default=0)
-    return max(1, int(width/max(each, .45 + .07*longest)))
+    return max(1, int(width / max(each, 0.45 + 0.07 * longest)))
+
 
 def add_legend(
     figure,  # Matplotlib Figure
-    space,   # LabelSpace
-    present, # class indices to list
+    space,  # LabelSpace
+    present,  # class indices to list
     bottom,  # height of the strip kept for it, fraction of the figure
     columns=7,
-    black="not scored", # what 255 means
+    black="not scored",  # what 255 means
 ):
     "Colour swatches with class names along the figure's lower edge."
-    figure.legend(handles=class_handles(space, present, black), loc="center", bbox_to_anchor=(.5, bottom/2), ncol=columns, frameon=False, fontsize=8, handlelength=1.2, columnspacing=1.2)
+    figure.legend(
+        handles=class_handles(space, present, black),
+        loc="center",
+        bbox_to_anchor=(0.5, bottom / 2),
+        ncol=columns,
+        frameon=False,
+        fontsize=8,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
 
 # %% ../../nbs/training/70_reports.ipynb #c6849dfb
 def sample_panels(
-    dataset,     # labelled data set the evaluations were made on
-    evaluations, # name -> Evaluation with kept predictions
-    count=4,     # samples to show at most
-) -> list:       # one dict per sample: "image" -> uint8 [H,W,3], "truth" and each name -> ids [H,W]
+    dataset,  # labelled data set the evaluations were made on
+    evaluations,  # name -> Evaluation with kept predictions
+    count=4,  # samples to show at most
+) -> list:  # one dict per sample: "image" -> uint8 [H,W,3], "truth" and each name -> ids [H,W]
     "What the samples all evaluations kept look like, image and labels. InputError where the evaluations do not fit together."
     first = next(iter(evaluations.values()))
     if any(e.space.classes != first.space.classes or e.images != len(dataset) for e in evaluations.values()):
-        raise InputError("report", "the evaluations are of different data or label spaces", "evaluate all networks on the same data set")
+        raise InputError(
+            "report",
+            "the evaluations are of different data or label spaces",
+            "evaluate all networks on the same data set",
+        )
     shared = [i for i in sorted(first.samples) if all(i in e.samples for e in evaluations.values())]
     table, panels = translate(dataset.space, first.space), []
     for i in [shared[k] for k in spread_out(len(shared), count)]:
         sample = dataset[i]
-        panels.append({"image": sample.image.permute(1, 2, 0).numpy(), "truth": table[sample.label.numpy()]} | {k: e.samples[i] for k, e in evaluations.items()})
+        panels.append(
+            {"image": sample.image.permute(1, 2, 0).numpy(), "truth": table[sample.label.numpy()]}
+            | {k: e.samples[i] for k, e in evaluations.items()}
+        )
     return panels
 
 # %% ../../nbs/training/70_reports.ipynb #51973380
 def sample_figure(
-    dataset,     # labelled data set the evaluations were made on
-    evaluations, # name -> Evaluation with kept predictions, e.g. {"before": ..., "after": ...}
-    count=4,     # samples to show at most
-    width=10.,   # inches
-):               # Matplotlib Figure
+    dataset,  # labelled data set the evaluations were made on
+    evaluations,  # name -> Evaluation with kept predictions, e.g. {"before": ..., "after": ...}
+    count=4,  # samples to show at most
+    width=10.0,  # inches
+):  # Matplotlib Figure
     "Rows of image, truth and each prediction, with a legend: the papers' qualitative figure."
     panels, space = sample_panels(dataset, evaluations, count), next(iter(evaluations.values())).space
-    if not panels: raise InputError("report", "no predictions were kept for pictures", "evaluate with keep=4")
+    if not panels:
+        raise InputError("report", "no predictions were kept for pictures", "evaluate with keep=4")
     present = set().union(*(np.unique(ids).tolist() for p in panels for k, ids in p.items() if k != "image"))
-    each = width/len(panels[0])
-    heights = [each*p["image"].shape[0]/p["image"].shape[1] for p in panels]
+    each = width / len(panels[0])
+    heights = [each * p["image"].shape[0] / p["image"].shape[1] for p in panels]
     columns = legend_columns(space, present, width)
-    top, low = .3, .15 + .2*math.ceil(len([i for i in present if i < len(space)])/columns + .01)
-    figure = new_figure(width, sum(heights) + .05*len(panels) + top + low)
+    top, low = 0.3, 0.15 + 0.2 * math.ceil(len([i for i in present if i < len(space)]) / columns + 0.01)
+    figure = new_figure(width, sum(heights) + 0.05 * len(panels) + top + low)
     total = figure.get_figheight()
-    grid = figure.add_gridspec(len(panels), len(panels[0]), left=.003, right=.997, top=1 - top/total, bottom=low/total, wspace=.015, hspace=.04, height_ratios=heights)
+    grid = figure.add_gridspec(
+        len(panels),
+        len(panels[0]),
+        left=0.003,
+        right=0.997,
+        top=1 - top / total,
+        bottom=low / total,
+        wspace=0.015,
+        hspace=0.04,
+        height_ratios=heights,
+    )
     for r, p in enumerate(panels):
         for c, (name, pixels) in enumerate(p.items()):
             axes = figure.add_subplot(grid[r, c])
-            axes.imshow(shrink(pixels if name == "image" else colorize(pixels, space), 512, name == "image"), interpolation="antialiased" if name == "image" else "nearest", aspect="auto")
+            axes.imshow(
+                shrink(pixels if name == "image" else colorize(pixels, space), 512, name == "image"),
+                interpolation="antialiased" if name == "image" else "nearest",
+                aspect="auto",
+            )
             axes.set_axis_off()
-            if r == 0: axes.set_title(drawn_name(name) if name not in evaluations else f"{drawn_name(name)}: {percent(evaluations[name].miou)} mIoU", fontsize=10, pad=4)
-    add_legend(figure, space, present, low/total, columns)
+            if r == 0:
+                axes.set_title(
+                    drawn_name(name)
+                    if name not in evaluations
+                    else f"{drawn_name(name)}: {percent(evaluations[name].miou)} mIoU",
+                    fontsize=10,
+                    pad=4,
+                )
+    add_legend(figure, space, present, low / total, columns)
     return figure
 
 # %% ../../nbs/training/70_reports.ipynb #b1381056
 def class_figure(
-    before,       # Evaluation, or None
-    after,        # Evaluation
+    before,  # Evaluation, or None
+    after,  # Evaluation
     oracle=None,  # Evaluation, or None
     names=("before", "after", "oracle"),
-):                # Matplotlib Figure
+):  # Matplotlib Figure
     "IoU of each class before and after, the change in points, and the oracle as a tick."
     classes = list(after.iou())
-    y, values = np.arange(len(classes)), lambda e: np.array([np.nan if e is None else 100*e.iou().get(c, np.nan) for c in classes])
+    y, values = (
+        np.arange(len(classes)),
+        lambda e: np.array([np.nan if e is None else 100 * e.iou().get(c, np.nan) for c in classes]),
+    )
     old, new, best = values(before), values(after), values(oracle)
-    figure = new_figure(7.5, .9 + .27*len(classes), layout="constrained")
+    figure = new_figure(7.5, 0.9 + 0.27 * len(classes), layout="constrained")
     axes = figure.add_subplot()
-    if before is not None: axes.barh(y - .2, old, .38, color="#b8b8b8", label=f"{names[0]}: {percent(before.miou)} mIoU")
-    axes.barh(y + (.2 if before is not None else 0), new, .38 if before is not None else .7, color="#2f6db3", label=f"{names[1]}: {percent(after.miou)} mIoU")
-    if oracle is not None: axes.plot(best, y, "|", color="black", markersize=11, markeredgewidth=1.6, label=f"{names[2]}: {percent(oracle.miou)} mIoU")
+    if before is not None:
+        axes.barh(y - 0.2, old, 0.38, color="#b8b8b8", label=f"{names[0]}: {percent(before.miou)} mIoU")
+    axes.barh(
+        y + (0.2 if before is not None else 0),
+        new,
+        0.38 if before is not None else 0.7,
+        color="#2f6db3",
+        label=f"{names[1]}: {percent(after.miou)} mIoU",
+    )
+    if oracle is not None:
+        axes.plot(
+            best,
+            y,
+            "|",
+            color="black",
+            markersize=11,
+            markeredgewidth=1.6,
+            label=f"{names[2]}: {percent(oracle.miou)} mIoU",
+        )
     for k, gain in enumerate(new - old):
-        if not np.isnan(gain): axes.text(103, k, percent(gain/100, sign=True), va="center", fontsize=8, color="#1a7a2e" if gain > .05 else "#b02a2a" if gain < -.05 else "#666666")
-    axes.set(yticks=y, xlim=(0, 102), ylim=(len(classes) - .4, -.6), xlabel="IoU in percent" + (", change in points at the right" if before is not None else ""))
-    axes.set_yticklabels([drawn_name(c) if not (np.isnan(n) and np.isnan(o)) else f"{drawn_name(c)} (absent)" for c, n, o in zip(classes, new, old)], fontsize=9)
+        if not np.isnan(gain):
+            axes.text(
+                103,
+                k,
+                percent(gain / 100, sign=True),
+                va="center",
+                fontsize=8,
+                color="#1a7a2e" if gain > 0.05 else "#b02a2a" if gain < -0.05 else "#666666",
+            )
+    axes.set(
+        yticks=y,
+        xlim=(0, 102),
+        ylim=(len(classes) - 0.4, -0.6),
+        xlabel="IoU in percent" + (", change in points at the right" if before is not None else ""),
+    )
+    axes.set_yticklabels(
+        [
+            drawn_name(c) if not (np.isnan(n) and np.isnan(o)) else f"{drawn_name(c)} (absent)"
+            for c, n, o in zip(classes, new, old)
+        ],
+        fontsize=9,
+    )
     axes.grid(axis="x", color="#e4e4e4")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda k: [n in labels[k] for n in names].index(True))  # before, after, oracle
-    figure.legend([handles[k] for k in order], [labels[k] for k in order], loc="outside upper center", ncol=3, frameon=False, fontsize=9)
+    order = sorted(
+        range(len(labels)), key=lambda k: [n in labels[k] for n in names].index(True)
+    )  # before, after, oracle
+    figure.legend(
+        [handles[k] for k in order],
+        [labels[k] for k in order],
+        loc="outside upper center",
+        ncol=3,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 # %% ../../nbs/training/70_reports.ipynb #5f998f50
 def comparison_table(
-    before=None, # Evaluation
+    before=None,  # Evaluation
     after=None,  # Evaluation
-    oracle=None, # Evaluation, or mean IoU as a fraction
+    oracle=None,  # Evaluation, or mean IoU as a fraction
 ) -> Table:
     "IoU by class and every mean, in percent: before, after, change, oracle, gap to it (negative: below)."
     shown = {k: e for k, e in (("before", before), ("after", after), ("oracle", oracle)) if e is not None}
     main = after if after is not None else before
+
     def scores(e):
-        if not isinstance(e, Evaluation): return {f"mIoU over {len(main.scored)}": float(e)}
+        if not isinstance(e, Evaluation):
+            return {f"mIoU over {len(main.scored)}": float(e)}
         return {key: value for key, _, value in e.table_rows()}
+
     by, columns, nan = {k: scores(e) for k, e in shown.items()}, ["class", *shown], float("nan")
-    changes = [(a, b, name) for a, b, name in (("before", "after", "change"), ("oracle", "after" if after is not None else "before", "gap")) if a in by and b in by]
-    for a, b, name in changes: columns.insert(columns.index(b if name == "change" else a) + 1, name)
+    changes = [
+        (a, b, name)
+        for a, b, name in (("before", "after", "change"), ("oracle", "after" if after is not None else "before", "gap"))
+        if a in by and b in by
+    ]
+    for a, b, name in changes:
+        columns.insert(columns.index(b if name == "change" else a) + 1, name)
+
     def cell(row, column):
         for a, b, name in changes:
-            if name == column: return percent(by[b].get(row, nan) - by[a].get(row, nan), sign=True)
+            if name == column:
+                return percent(by[b].get(row, nan) - by[a].get(row, nan), sign=True)
         return percent(by[column].get(row, nan))
+
     return Table(columns, [[label, *(cell(row, c) for c in columns[1:])] for row, label, _ in main.table_rows()])
 
 # %% ../../nbs/training/70_reports.ipynb #5e60ac5f
@@ -206,7 +316,7 @@ def panel_of(key: str) -> tuple:  # (panel or None, name of the curve)
 
 
 def log_series(
-    records, # dicts of log.jsonl, in order; what is no record is left out, and so are values that are no finite numbers
+    records,  # dicts of log.jsonl, in order; what is no record is left out, and so are values that are no finite numbers
 ) -> tuple:  # {panel: {name: (steps, values)}}, [(first step, stage name)]
     "Sort logged values into panels; stages follow one another on one axis."
     panels, stages, offset, last = {}, [], 0, 0
@@ -221,28 +331,34 @@ def log_series(
             if panel and is_value(value):
                 steps, values = panels.setdefault(panel, {}).setdefault(curve, ([], []))
                 steps.append(last)
-                values.append(100*value if panel == "miou" else value)
+                values.append(100 * value if panel == "miou" else value)
     return panels, stages
 
 # %% ../../nbs/training/70_reports.ipynb #196292d3
-CHANCE = {"vanilla": math.log(2), "least_squares": .25} # loss of a critic that cannot tell its two sides apart, by objective
-HEALTHY = {"vanilla": (.3, .6), "least_squares": tuple((1 - math.exp(-x))**2 for x in (.3, .6))}
+CHANCE = {
+    "vanilla": math.log(2),
+    "least_squares": 0.25,
+}  # loss of a critic that cannot tell its two sides apart, by objective
+HEALTHY = {"vanilla": (0.3, 0.6), "least_squares": tuple((1 - math.exp(-x)) ** 2 for x in (0.3, 0.6))}
+
 
 def healthy_band(
-    axes,           # Matplotlib axes with the loss of a critic
-    kind="vanilla", # or "least_squares"
-    first=None,     # step at which it begins; None: as wide as the axes
-    last=None,      # step at which it ends
+    axes,  # Matplotlib axes with the loss of a critic
+    kind="vanilla",  # or "least_squares"
+    first=None,  # step at which it begins; None: as wide as the axes
+    last=None,  # step at which it ends
 ):
     "Where a critic is of use (shaded), and where it cannot tell the domains apart (dotted). InputError for an unknown objective."
-    if not isinstance(kind, str) or kind not in CHANCE: raise InputError(f"objective {kind!r:.60}", "is unknown", f"choose one of {', '.join(CHANCE)}")
+    if not isinstance(kind, str) or kind not in CHANCE:
+        raise InputError(f"objective {kind!r:.60}", "is unknown", f"choose one of {', '.join(CHANCE)}")
     low, high = HEALTHY[kind]
     if first is None:
-        axes.axhspan(low, high, color="#2a6f97", alpha=.1, linewidth=0, zorder=0)
+        axes.axhspan(low, high, color="#2a6f97", alpha=0.1, linewidth=0, zorder=0)
         axes.axhline(CHANCE[kind], color="black", linestyle=":", linewidth=1)
     else:
-        axes.fill_between([first, last], low, high, color="#2a6f97", alpha=.1, linewidth=0, zorder=0)
+        axes.fill_between([first, last], low, high, color="#2a6f97", alpha=0.1, linewidth=0, zorder=0)
         axes.hlines(CHANCE[kind], first, last, color="black", linestyle=":", linewidth=1)
+
 
 def _bands(axes, series, stages, kinds):
     "A band for each stage whose critics' objective is known."
@@ -261,7 +377,7 @@ def _kind_of(terms: object) -> str:
 
 
 def critic_kinds(
-    config, # dict of a run's config.json
+    config,  # dict of a run's config.json
 ) -> dict:  # stage name -> "vanilla" or "least_squares"; without stages whose critics nothing is known of
     "Objectives of the critics of a run's stages: a recipe's as it says, else least squares for CycleGAN and vanilla for all others; those of a plain stage only where its terms' settings agree."
     if not isinstance(config, dict):
@@ -277,89 +393,142 @@ def critic_kinds(
 
 # %% ../../nbs/training/70_reports.ipynb #5912df00
 def running_mean(
-    values, # numbers
-    window, # how many to average at most
-) -> np.ndarray: # as many: mean of those up to here
+    values,  # numbers
+    window,  # how many to average at most
+) -> np.ndarray:  # as many: mean of those up to here
     "Mean of the last `window` values (fewer at the start)."
-    total = np.concatenate([[0.], np.cumsum(np.asarray(values, dtype=float))])
+    total = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=float))])
     end = np.arange(1, len(values) + 1)
     start = np.maximum(0, end - window)
-    return (total[end] - total[start])/(end - start)
+    return (total[end] - total[start]) / (end - start)
+
 
 def curve_figure(
-    records,      # dicts of log.jsonl, in order
-    critics=None, # stage name -> objective of its critics, "vanilla" or "least_squares"; those not named get no band
-):                # Matplotlib Figure, or None when nothing was logged
+    records,  # dicts of log.jsonl, in order
+    critics=None,  # stage name -> objective of its critics, "vanilla" or "least_squares"; those not named get no band
+):  # Matplotlib Figure, or None when nothing was logged
     "Losses, critics (with the band in which they are of use), mIoU (where measured more than once) and learning rate against the step."
     panels, stages = log_series(records)
-    titles = {"loss": "losses of the network", "critic": "losses of the critics", "miou": "mIoU in percent", "lr": "learning rate"}
+    titles = {
+        "loss": "losses of the network",
+        "critic": "losses of the critics",
+        "miou": "mIoU in percent",
+        "lr": "learning rate",
+    }
     shown = [k for k in titles if k in panels and (k != "miou" or max(len(s) for s, _ in panels[k].values()) > 1)]
-    if not shown: return None
-    figure = new_figure(3.2*len(shown), 2.6, layout="constrained")
+    if not shown:
+        return None
+    figure = new_figure(3.2 * len(shown), 2.6, layout="constrained")
     for k, axes in zip(shown, np.atleast_1d(figure.subplots(1, len(shown)))):
         for n, (name, (steps, values)) in enumerate(panels[k].items()):
             many, colour = len(steps) > 40, f"C{n}"
-            if many: axes.plot(steps, values, color=colour, alpha=.25, linewidth=.7)
-            axes.plot(steps, running_mean(values, max(1, len(steps)//20) if many and k != "lr" else 1), color=colour, label=drawn_name(name), linewidth=1.4, marker="o" if len(steps) < 3 else None, markersize=3)
+            if many:
+                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
+            axes.plot(
+                steps,
+                running_mean(values, max(1, len(steps) // 20) if many and k != "lr" else 1),
+                color=colour,
+                label=drawn_name(name),
+                linewidth=1.4,
+                marker="o" if len(steps) < 3 else None,
+                markersize=3,
+            )
         axes.set_xlim(0, max(1, *(steps[-1] for lines in panels.values() for steps, _ in lines.values())))
-        if k == "critic": _bands(axes, panels[k], stages, critics or {})
+        if k == "critic":
+            _bands(axes, panels[k], stages, critics or {})
         _decorate(axes, k, titles[k], stages, len(panels[k]))
     return figure
 
 # %% ../../nbs/training/70_reports.ipynb #5616703e
 def _decorate(axes, panel, title, stages, lines):
     "Title, guide lines, stage borders and legend of one panel."
-    if panel in ("loss", "critic"): axes.set_ylim(bottom=0)
+    if panel in ("loss", "critic"):
+        axes.set_ylim(bottom=0)
     for first, name in stages if len(stages) > 1 else ():
-        if first: axes.axvline(first, color="#999999", linewidth=.8)
-        axes.annotate(drawn_name(name, 24), (first, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points", fontsize=7, color="#555555")
-    if panel == "lr": axes.yaxis.set_major_formatter("{x:.1e}")
+        if first:
+            axes.axvline(first, color="#999999", linewidth=0.8)
+        axes.annotate(
+            drawn_name(name, 24),
+            (first, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize=7,
+            color="#555555",
+        )
+    if panel == "lr":
+        axes.yaxis.set_major_formatter("{x:.1e}")
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(color="#ececec")
     axes.spines[["top", "right"]].set_visible(False)
-    if lines > 1 or panel in ("loss", "critic"): axes.legend(fontsize=8, frameon=False)
+    if lines > 1 or panel in ("loss", "critic"):
+        axes.legend(fontsize=8, frameon=False)
 
 # %% ../../nbs/training/70_reports.ipynb #0820d380
 def summary(
-    before=None, # Evaluation
+    before=None,  # Evaluation
     after=None,  # Evaluation
-    oracle=None, # Evaluation, or mean IoU as a fraction
-) -> str:         # Markdown
+    oracle=None,  # Evaluation, or mean IoU as a fraction
+) -> str:  # Markdown
     "The result in a sentence or two."
     main = after if after is not None else before
-    def present(e): return {c for c, v in e.iou().items() if not math.isnan(v)}
+
+    def present(e):
+        return {c for c, v in e.iou().items() if not math.isnan(v)}
+
     where = f"over {main.counted(str(len(main.scored)), ' classes')} on {markdown_text(f'{main.dataset} {main.split}'.strip())}"
     text = f"**{percent(main.miou)} mIoU** {where}"
     if before is not None and after is not None:
         old, new = before.iou(), after.iou()
         gains = {c: new[c] - old[c] for c in new if c in old and not math.isnan(new[c] - old[c])}
         text = f"mIoU **{percent(before.miou)} → {percent(after.miou)}** ({percent(after.miou - before.miou, sign=True)} points) {where}"
-        worse = [c for c, g in gains.items() if g < -.0005]
-        if gains: text += f". Largest gain: {markdown_text(max(gains, key=gains.get))} ({percent(max(gains.values()), sign=True)}). " + (
-            f"Classes that lost: {', '.join(f'{markdown_text(c)} ({percent(gains[c], sign=True)})' for c in worse)}" if worse else "No class lost")
-        if present(before) != present(after): text += f". The means cover different classes: {', '.join(map(markdown_text, sorted(present(before) ^ present(after))))} counted in one of them only"
+        worse = [c for c, g in gains.items() if g < -0.0005]
+        if gains:
+            text += (
+                f". Largest gain: {markdown_text(max(gains, key=gains.get))} ({percent(max(gains.values()), sign=True)}). "
+                + (
+                    f"Classes that lost: {', '.join(f'{markdown_text(c)} ({percent(gains[c], sign=True)})' for c in worse)}"
+                    if worse
+                    else "No class lost"
+                )
+            )
+        if present(before) != present(after):
+            text += f". The means cover different classes: {', '.join(map(markdown_text, sorted(present(before) ^ present(after))))} counted in one of them only"
     if oracle is not None:
         best = oracle.miou if isinstance(oracle, Evaluation) else float(oracle)
         text += f". Gap to the oracle ({percent(best)}): {percent(main.miou - best, sign=True)} points"
     return text + "."
 
 # %% ../../nbs/training/70_reports.ipynb #1dbf0af6
-def _figures(folder, before, after, oracle, dataset, count) -> list: # of (title, file, remark)
+def _figures(folder, before, after, oracle, dataset, count) -> list:  # of (title, file, remark)
     "Draw what there is to draw; returns what was written."
     main, shown = after if after is not None else before, []
-    evaluations = {k: e for k, e in (("before", before), ("after", after), ("oracle", oracle)) if isinstance(e, Evaluation)}
+    evaluations = {
+        k: e for k, e in (("before", before), ("after", after), ("oracle", oracle)) if isinstance(e, Evaluation)
+    }
     if dataset is not None and all(e.samples for e in evaluations.values()):
-        save_png(sample_figure(dataset, evaluations, count), folder/"samples.png")
+        save_png(sample_figure(dataset, evaluations, count), folder / "samples.png")
         shown.append(("Samples", "samples.png", "Evenly spaced through the data set, not chosen by eye."))
-    figure = class_figure(before if after is not None else None, main, oracle if isinstance(oracle, Evaluation) else None, names=("before", "after" if after is not None else "before", "oracle"))
-    save_png(figure, folder/"classes.png")
+    figure = class_figure(
+        before if after is not None else None,
+        main,
+        oracle if isinstance(oracle, Evaluation) else None,
+        names=("before", "after" if after is not None else "before", "oracle"),
+    )
+    save_png(figure, folder / "classes.png")
     shown.append(("Class by class", "classes.png", ""))
     figure = curve_figure(read_log(RunDirectory(folder.parent)), critic_kinds(_config(folder.parent)))
     if figure is not None:
-        save_png(figure, folder/"curves.png")
-        shown.append(("Training", "curves.png", "Critics: dotted, the loss of one that cannot tell the domains apart (ln 2, or 0.25 for least squares); shaded, where it is of use."))
+        save_png(figure, folder / "curves.png")
+        shown.append(
+            (
+                "Training",
+                "curves.png",
+                "Critics: dotted, the loss of one that cannot tell the domains apart (ln 2, or 0.25 for least squares); shaded, where it is of use.",
+            )
+        )
     return shown
 
 # %% ../../nbs/training/70_reports.ipynb #dc32b410
@@ -373,65 +542,95 @@ def _check_report(run_dir, before, after, oracle, count) -> None:
     if oracle is not None and not isinstance(oracle, Evaluation):
         number = isinstance(oracle, (int, float, np.number)) and not isinstance(oracle, bool)
         if not number or not 0 <= oracle <= 1:
-            raise InputError(run_dir, f"oracle {oracle!r:.40} is no mean IoU", "give an evaluation, or a fraction from 0 to 1")
+            raise InputError(
+                run_dir, f"oracle {oracle!r:.40} is no mean IoU", "give an evaluation, or a fraction from 0 to 1"
+            )
     if not isinstance(count, (int, np.integer)) or count < 1:
         raise InputError(run_dir, f"{count!r:.40} samples cannot be shown", "give at least 1")
 
 # %% ../../nbs/training/70_reports.ipynb #127cc16b
 def write_report(
-    run_dir,      # the run's folder; made if missing
+    run_dir,  # the run's folder; made if missing
     before=None,  # Evaluation before adaptation (or the only one)
-    after=None,   # Evaluation after
+    after=None,  # Evaluation after
     oracle=None,  # Evaluation, or mean IoU as a fraction, of a network trained on labelled target images
-    dataset=None, # labelled data set of the evaluations, for pictures; None: no pictures
+    dataset=None,  # labelled data set of the evaluations, for pictures; None: no pictures
     title="Report",
-    notes=(),     # lines of Markdown to add under the summary
-    count=4,      # samples to show at most
-) -> Path:        # report.md
+    notes=(),  # lines of Markdown to add under the summary
+    count=4,  # samples to show at most
+) -> Path:  # report.md
     "Write report.md, figures/*.png and report.json into a run's folder. InputError without an evaluation, WriteError where the disk or the folder does not allow it."
     _check_report(run_dir, before, after, oracle, count)
     run_dir, main = Path(run_dir), after if after is not None else before
-    with writing(run_dir/"figures"): (run_dir/"figures").mkdir(parents=True, exist_ok=True)
-    shown = _figures(run_dir/"figures", before, after, oracle, dataset, count)
+    with writing(run_dir / "figures"):
+        (run_dir / "figures").mkdir(parents=True, exist_ok=True)
+    shown = _figures(run_dir / "figures", before, after, oracle, dataset, count)
     named = {"before": before, "after": after, "oracle": oracle}
-    write_json(run_dir/"report.json", {k: e.to_dict() if isinstance(e, Evaluation) else float(e) for k, e in named.items() if e is not None}, indent=None)
+    write_json(
+        run_dir / "report.json",
+        {k: e.to_dict() if isinstance(e, Evaluation) else float(e) for k, e in named.items() if e is not None},
+        indent=None,
+    )
     parts = [f"# {markdown_text(title)}", summary(before, after, oracle), *notes]
-    pictures = [(f"## {name}", f"![{name}](figures/{file})", *([remark] if remark else [])) for name, file, remark in shown]
-    parts += [*pictures[0], "## Scores", "IoU in percent; – marks classes absent from truth and prediction.", comparison_table(before, after, oracle).markdown()]
-    for p in pictures[1:]: parts += p
-    conditions = dict.fromkeys(f"- {k}: {markdown_text(e.conditions())} ({e.seconds:.0f} s)" for k, e in named.items() if isinstance(e, Evaluation))
+    pictures = [
+        (f"## {name}", f"![{name}](figures/{file})", *([remark] if remark else [])) for name, file, remark in shown
+    ]
+    parts += [
+        *pictures[0],
+        "## Scores",
+        "IoU in percent; – marks classes absent from truth and prediction.",
+        comparison_table(before, after, oracle).markdown(),
+    ]
+    for p in pictures[1:]:
+        parts += p
+    conditions = dict.fromkeys(
+        f"- {k}: {markdown_text(e.conditions())} ({e.seconds:.0f} s)"
+        for k, e in named.items()
+        if isinstance(e, Evaluation)
+    )
     parts += ["## How it was measured", "\n".join(conditions), _settings(run_dir)]
-    write_text(run_dir/"report.md", "\n\n".join(p for p in parts if p) + "\n")
-    return run_dir/"report.md"
+    write_text(run_dir / "report.md", "\n\n".join(p for p in parts if p) + "\n")
+    return run_dir / "report.md"
 
 # %% ../../nbs/training/70_reports.ipynb #f1a4396d
-def _config(run_dir) -> dict: # {} without a readable config.json
-    try: return read_json(Path(run_dir)/"config.json")
-    except InputError: return {}
+def _config(run_dir) -> dict:  # {} without a readable config.json
+    try:
+        return read_json(Path(run_dir) / "config.json")
+    except InputError:
+        return {}
 
-def _settings(run_dir) -> str: # Markdown, "" without a readable config.json
+
+def _settings(run_dir) -> str:  # Markdown, "" without a readable config.json
     "The run's configuration, folded away; what could end the block or start markup is written as JSON's escapes."
     config = _config(run_dir)
-    if not config: return ""
+    if not config:
+        return ""
     text = to_json(config, indent=1)
-    for mark in "<>`": text = text.replace(mark, f"\\u{ord(mark):04x}")
+    for mark in "<>`":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
     return "<details><summary>Configuration</summary>\n\n```json\n" + text + "\n```\n\n</details>"
+
 
 class Report(TypedDict, total=False):
     "What report.json holds: `Evaluation.to_dict`, or a number for an oracle."
+
     before: dict
     after: dict
     oracle: dict | float
 
+
 def load_report(
-    run_dir, # folder of a run with a report
-) -> dict:   # "before", "after", "oracle" -> Evaluation (or a float for an oracle given as a number)
+    run_dir,  # folder of a run with a report
+) -> dict:  # "before", "after", "oracle" -> Evaluation (or a float for an oracle given as a number)
     "The evaluations behind a report. InputError when there are none."
-    path, found = Path(run_dir)/"report.json", {}
+    path, found = Path(run_dir) / "report.json", {}
     remedy = "write the report again"
     data = read_json(path, Report, remedy)
     for name in (n for n in Report.__annotations__ if n in data):
-        try: found[name] = load_evaluation(data[name]) if isinstance(data[name], dict) else float(data[name])
-        except InputError as e: raise InputError(path, f"{name} {e.problem}", remedy) from None
-    if not {"before", "after"} & found.keys(): raise InputError(path, "holds no evaluation", remedy)
+        try:
+            found[name] = load_evaluation(data[name]) if isinstance(data[name], dict) else float(data[name])
+        except InputError as e:
+            raise InputError(path, f"{name} {e.problem}", remedy) from None
+    if not {"before", "after"} & found.keys():
+        raise InputError(path, "holds no evaluation", remedy)
     return found

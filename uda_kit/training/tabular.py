@@ -16,14 +16,14 @@ from ..errors import printable
 
 # %% ../../nbs/training/50_tabular.ipynb #52c5547d
 def percent(
-    x: float | None,     # fraction in [0, 1], nan or None
-    digits: int = 1,     # decimals
+    x: float | None,  # fraction in [0, 1], nan or None
+    digits: int = 1,  # decimals
     sign: bool = False,  # show + for gains
-) -> str:                # "41.4", or "–" where there is no score
+) -> str:  # "41.4", or "–" where there is no score
     "A score as the papers print it."
     if x is None or not math.isfinite(x):
         return "–"
-    text = f"{100*x:{'+' if sign else ''}.{digits}f}"
+    text = f"{100 * x:{'+' if sign else ''}.{digits}f}"
     return text if float(text) else text.lstrip("+-")  # a change of -0.04 points is 0.0, not -0.0
 
 # %% ../../nbs/training/50_tabular.ipynb #acb9d70f
@@ -45,8 +45,9 @@ def markdown_text(text: object) -> str:
 @dataclass(frozen=True)
 class Table:
     "Cells that are already text: `str(t)`, `t.markdown()` and `t.html()`; notebooks show the last."
-    columns: tuple     # column names
-    rows: tuple        # rows, each as many cells as there are columns
+
+    columns: tuple  # column names
+    rows: tuple  # rows, each as many cells as there are columns
     caption: str = ""  # one line above the table
 
     def __post_init__(self):
@@ -67,27 +68,28 @@ def _width(text: str) -> int:
     return len(text) + wide - bare
 
 
-def _text(self) -> str: # aligned columns, two spaces apart
+def _text(self) -> str:  # aligned columns, two spaces apart
     "The table for a terminal."
     lines = [[printable(c) for c in line] for line in (self.columns, *self.rows)]
     widths = [max(_width(line[j]) for line in lines) for j in range(len(self.columns))]
 
     def show(line) -> str:
-        gaps = [" "*(w - _width(c)) for c, w in zip(line, widths)]
+        gaps = [" " * (w - _width(c)) for c, w in zip(line, widths)]
         cells = [c + gap if j == 0 else gap + c for j, (c, gap) in enumerate(zip(line, gaps))]
         return "  ".join(cells).rstrip()
 
-    rule = "  ".join("-"*w for w in widths)
+    rule = "  ".join("-" * w for w in widths)
     caption = [printable(self.caption)] if self.caption else []
     return "\n".join([*caption, show(lines[0]), rule, *map(show, lines[1:])])
 
 
-def _markdown(self) -> str: # pipes, first column left, others right
+def _markdown(self) -> str:  # pipes, first column left, others right
     "The table for report.md."
+
     def show(line) -> str:
         return "| " + " | ".join(map(markdown_text, line)) + " |"
 
-    rule = "|" + "|".join([":--"] + ["--:"]*(len(self.columns) - 1)) + "|"
+    rule = "|" + "|".join([":--"] + ["--:"] * (len(self.columns) - 1)) + "|"
     caption = [markdown_text(self.caption) + "\n"] if self.caption else []
     return "\n".join([*caption, show(self.columns), rule, *map(show, self.rows)])
 
@@ -95,8 +97,9 @@ def _markdown(self) -> str: # pipes, first column left, others right
 Table.__str__, Table.markdown = _text, _markdown
 
 # %% ../../nbs/training/50_tabular.ipynb #088b2d46
-def _html(self) -> str: # a <table>, every cell escaped
+def _html(self) -> str:  # a <table>, every cell escaped
     "The table for a notebook or a page."
+
     def cell(tag, j, c) -> str:
         return f'<{tag} style="text-align:{"right" if j else "left"}">{html_text(c)}</{tag}>'
 
@@ -105,7 +108,9 @@ def _html(self) -> str: # a <table>, every cell escaped
 
     caption = f'<caption style="text-align:left">{html_text(self.caption)}</caption>' if self.caption else ""
     body = [line("td", r) for r in self.rows]
-    return "\n".join(["<table>" + caption, "<thead>", line("th", self.columns), "</thead>", "<tbody>", *body, "</tbody>", "</table>"])
+    return "\n".join(
+        ["<table>" + caption, "<thead>", line("th", self.columns), "</thead>", "<tbody>", *body, "</tbody>", "</table>"]
+    )
 
 
 Table.html = _html

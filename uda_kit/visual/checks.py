@@ -58,7 +58,7 @@ def check_network(net, where: str) -> None:
 # %% ../../nbs/visual/15_checks.ipynb #f181f936
 def checked_numbers(
     values: object,  # a number, or a list of them
-    where: str,      # what they are, for the message
+    where: str,  # what they are, for the message
     low: float,
     high: float,
     whole: bool = False,
@@ -73,7 +73,9 @@ def checked_numbers(
     for v in values:
         number = isinstance(v, (int, float, np.integer, np.floating)) and not isinstance(v, bool)
         if not number or not low <= v <= high or (whole and v != int(v)):
-            raise InputError(where, f"{short(v)} is out of range", f"give {'whole ' * whole}numbers from {low:g} to {high:g}")
+            raise InputError(
+                where, f"{short(v)} is out of range", f"give {'whole ' * whole}numbers from {low:g} to {high:g}"
+            )
     return tuple(map(int, values)) if whole else values
 
 
@@ -86,7 +88,7 @@ def check_precision(precision: object, where: str) -> None:
 @contextmanager
 def taking(
     images: object,  # tensor [...,h,w] that goes through a network
-    where: str,      # whose image, for the message
+    where: str,  # whose image, for the message
 ) -> Iterator[None]:
     "Context in which a network that fails on images of a size says so in one line."
     try:

@@ -40,49 +40,95 @@ from .style import axes_or_new, drawn_name, drawn_text, needs, new_figure, tidy
 @dataclass(frozen=True, eq=False)
 class FeatureTable:
     "Features of sampled cells and where they come from; `table[rows]` is the table of some of them. `InputError` for features that are not finite."
+
     features: np.ndarray  # float32 [N,F]
-    label: np.ndarray     # int64 [N] true class, 255 where unknown
-    predicted: np.ndarray # int64 [N] class the network says
-    domain: np.ndarray    # str [N] name of the domain
-    image: np.ndarray     # int64 [N] index of the image in its data set
-    key: np.ndarray       # str [N] name of the image in its data set
+    label: np.ndarray  # int64 [N] true class, 255 where unknown
+    predicted: np.ndarray  # int64 [N] class the network says
+    domain: np.ndarray  # str [N] name of the domain
+    image: np.ndarray  # int64 [N] index of the image in its data set
+    key: np.ndarray  # str [N] name of the image in its data set
     position: np.ndarray  # int64 [N,2] row and column of the pixel the cell stands on, at the image's own size
-    space: LabelSpace     # what the classes mean
+    space: LabelSpace  # what the classes mean
 
     def __post_init__(self):
         columns = [getattr(self, c) for c in COLUMNS]
-        if not all(isinstance(c, np.ndarray) and c.ndim and len(c) == len(columns[0]) for c in columns) or self.features.ndim != 2: raise InputError("feature table", "its columns do not fit together", "give [N,F] features and N values of everything else")
-        if self.features.dtype.kind != "f" or not np.isfinite(self.features).all(): raise InputError("feature table", "features are not finite", "check the network, or use 32-bit precision")
+        if (
+            not all(isinstance(c, np.ndarray) and c.ndim and len(c) == len(columns[0]) for c in columns)
+            or self.features.ndim != 2
+        ):
+            raise InputError(
+                "feature table",
+                "its columns do not fit together",
+                "give [N,F] features and N values of everything else",
+            )
+        if self.features.dtype.kind != "f" or not np.isfinite(self.features).all():
+            raise InputError("feature table", "features are not finite", "check the network, or use 32-bit precision")
         for ids in (self.label, self.predicted):
-            if ids.dtype.kind not in "iu" or ((ids != IGNORE) & ((ids < 0) | (ids >= len(self.space)))).any(): raise InputError("feature table", f"holds classes that {self.space.name} has not", f"give ids from 0 to {len(self.space) - 1}, or 255")
+            if ids.dtype.kind not in "iu" or ((ids != IGNORE) & ((ids < 0) | (ids >= len(self.space)))).any():
+                raise InputError(
+                    "feature table",
+                    f"holds classes that {self.space.name} has not",
+                    f"give ids from 0 to {len(self.space) - 1}, or 255",
+                )
 
-    def __len__(self): return len(self.features)
-    def __getitem__(self, rows): return FeatureTable(*(getattr(self, c)[rows] for c in COLUMNS), self.space)
-    def __repr__(self): return f"<FeatureTable of {len(self)} x {self.features.shape[1]}: " + ", ".join(f"{d} {(self.domain == d).sum()}" for d in self.domains) + ">"
+    def __len__(self):
+        return len(self.features)
+
+    def __getitem__(self, rows):
+        return FeatureTable(*(getattr(self, c)[rows] for c in COLUMNS), self.space)
+
+    def __repr__(self):
+        return (
+            f"<FeatureTable of {len(self)} x {self.features.shape[1]}: "
+            + ", ".join(f"{d} {(self.domain == d).sum()}" for d in self.domains)
+            + ">"
+        )
 
     @property
-    def domains(self): return tuple(dict.fromkeys(self.domain.tolist())) # in order of appearance
+    def domains(self):
+        return tuple(dict.fromkeys(self.domain.tolist()))  # in order of appearance
+
     @property
-    def ids(self): return np.where(self.label == IGNORE, self.predicted, self.label) # int64 [N]: true class, or the predicted one where nobody knows
+    def ids(self):
+        return np.where(
+            self.label == IGNORE, self.predicted, self.label
+        )  # int64 [N]: true class, or the predicted one where nobody knows
+
 
 COLUMNS = tuple(f.name for f in fields(FeatureTable))[:-1]
 
 # %% ../../nbs/visual/20_embedding.ipynb #e03d005b
-def join(*tables:FeatureTable) -> FeatureTable:
+def join(*tables: FeatureTable) -> FeatureTable:
     "The rows of all tables, in order. `InputError` where feature lengths or label spaces differ."
-    if not tables: raise InputError("join", "no tables", "give at least one")
-    if len({t.space.classes for t in tables}) > 1: raise InputError("join", f"tables are of different label spaces ({', '.join(t.space.name for t in tables)})", "sample networks trained in one label space")
-    if len({t.features.shape[1] for t in tables}) > 1: raise InputError("join", f"features have {', '.join(str(t.features.shape[1]) for t in tables)} channels", "sample networks of one architecture")
+    if not tables:
+        raise InputError("join", "no tables", "give at least one")
+    if len({t.space.classes for t in tables}) > 1:
+        raise InputError(
+            "join",
+            f"tables are of different label spaces ({', '.join(t.space.name for t in tables)})",
+            "sample networks trained in one label space",
+        )
+    if len({t.features.shape[1] for t in tables}) > 1:
+        raise InputError(
+            "join",
+            f"features have {', '.join(str(t.features.shape[1]) for t in tables)} channels",
+            "sample networks of one architecture",
+        )
     return FeatureTable(*(np.concatenate([getattr(t, c) for t in tables]) for c in COLUMNS), tables[0].space)
 
-def content_of(*parts) -> str: # arrays, and whatever JSON can hold -> 32 hexadecimal digits
+
+def content_of(*parts) -> str:  # arrays, and whatever JSON can hold -> 32 hexadecimal digits
     "A short stand-in for content, the same on every machine."
     h = hashlib.sha256()
     for p in parts:
         if isinstance(p, np.ndarray):
             p = np.ascontiguousarray(p)
-            h.update(f"{p.dtype}{p.shape}".encode() + (json.dumps(p.tolist()).encode() if p.dtype.kind == "U" else p.tobytes()))
-        else: h.update(json.dumps(p, sort_keys=True).encode())
+            h.update(
+                f"{p.dtype}{p.shape}".encode()
+                + (json.dumps(p.tolist()).encode() if p.dtype.kind == "U" else p.tobytes())
+            )
+        else:
+            h.update(json.dumps(p, sort_keys=True).encode())
     return h.hexdigest()[:32]
 
 # %% ../../nbs/visual/20_embedding.ipynb #d408a0e4
@@ -93,6 +139,7 @@ AGAIN = "sample and save the table again"
 
 class SpaceRecord(TypedDict):
     "The label space of a table of features."
+
     name: str
     classes: list[str]
     palette: list[tuple[int, int, int]]
@@ -101,6 +148,7 @@ class SpaceRecord(TypedDict):
 
 class TableRecord(TypedDict):
     "The JSON file of a table of features."
+
     format: str
     content: str
     rows: int
@@ -111,9 +159,10 @@ class TableRecord(TypedDict):
     numbers: NotRequired[str]  # SHA-256 of the file beside it
 
 
-def table_files(path) -> tuple: # a folder, or a path with or without suffix -> (.safetensors, .json)
+def table_files(path) -> tuple:  # a folder, or a path with or without suffix -> (.safetensors, .json)
     path = Path(path)
-    if path.is_dir() or not path.suffix: path = path/"features"
+    if path.is_dir() or not path.suffix:
+        path = path / "features"
     return path.with_suffix(".safetensors"), path.with_suffix(".json")
 
 # %% ../../nbs/visual/20_embedding.ipynb #b6bd32cd
@@ -125,9 +174,10 @@ def _digest(self) -> str:
 def _save(
     self,
     path,  # folder, or file ending in .safetensors
-) -> Path: # the .safetensors file
+) -> Path:  # the .safetensors file
     "Write the table: numbers beside a JSON file of names. `WriteError` where that cannot be done."
     from safetensors.numpy import save
+
     numbers, names = table_files(path)
     columns, codes = {c: np.ascontiguousarray(getattr(self, c)) for c in COLUMNS}, {}
     for c in ("domain", "key"):
@@ -137,18 +187,24 @@ def _save(
     s = self.space
     space = {"name": s.name, "classes": s.classes, "palette": s.palette, "ignore": s.ignore}
     size = {"rows": len(self), "channels": self.features.shape[1]}
-    write_json(names, {"format": FORMAT, "content": self.digest(), **size, **codes, "space": space, "numbers": file_hash(numbers)}, seal=True)
+    write_json(
+        names,
+        {"format": FORMAT, "content": self.digest(), **size, **codes, "space": space, "numbers": file_hash(numbers)},
+        seal=True,
+    )
     return numbers
 
 
 FeatureTable.digest, FeatureTable.save, FeatureTable.join = _digest, _save, staticmethod(join)
 
 # %% ../../nbs/visual/20_embedding.ipynb #f1597893
-def load(path, # what was given to `FeatureTable.save`
-        ) -> FeatureTable:
+def load(
+    path,  # what was given to `FeatureTable.save`
+) -> FeatureTable:
     "Read a table back. `InputError` where there is none, or its two files are damaged or do not belong together."
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
+
     numbers, names = table_files(path)
     for f in (numbers, names):
         if not f.is_file():
@@ -173,42 +229,48 @@ def load(path, # what was given to `FeatureTable.save`
 FeatureTable.load = staticmethod(load)
 
 # %% ../../nbs/visual/20_embedding.ipynb #add6d7c7
-def smallest(ids:np.ndarray,  # int [n] classes
-             draws:np.ndarray,# float [n]
-             count:int,       # how many of each class
-            ) -> np.ndarray:  # int [m] indices, by class and then by draw
+def smallest(
+    ids: np.ndarray,  # int [n] classes
+    draws: np.ndarray,  # float [n]
+    count: int,  # how many of each class
+) -> np.ndarray:  # int [m] indices, by class and then by draw
     "Indices of the `count` smallest draws of every class."
     order = np.lexsort((draws, ids))
     of_class = ids[order]
-    return order[np.arange(len(order)) - np.searchsorted(of_class, of_class) < count] # place within the class
+    return order[np.arange(len(order)) - np.searchsorted(of_class, of_class) < count]  # place within the class
 
 # %% ../../nbs/visual/20_embedding.ipynb #c1166cd4
 class Reservoir:
     "Rows with the smallest draws of each class, of all rows seen so far."
-    def __init__(self, count:int): self.count, self.rows = count, {}
 
-    def limits(self) -> np.ndarray: # float64 [256]: a draw must be smaller to stay; inf for classes that have room
+    def __init__(self, count: int):
+        self.count, self.rows = count, {}
+
+    def limits(self) -> np.ndarray:  # float64 [256]: a draw must be smaller to stay; inf for classes that have room
         limits = np.full(256, np.inf)
         if self.rows:
-            ids, draws = self.rows["ids"], self.rows["draw"]                # by class and then by draw
-            last = np.flatnonzero(np.r_[ids[1:] != ids[:-1], True])         # where the largest of each class stands
+            ids, draws = self.rows["ids"], self.rows["draw"]  # by class and then by draw
+            last = np.flatnonzero(np.r_[ids[1:] != ids[:-1], True])  # where the largest of each class stands
             limits[ids[last]] = np.where(np.bincount(ids)[ids[last]] >= self.count, draws[last], np.inf)
         return limits
 
-    def candidates(self, ids:np.ndarray, draws:np.ndarray) -> np.ndarray: # int [n], float [n] -> int [m]
+    def candidates(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:  # int [n], float [n] -> int [m]
         "Indices of the rows that would stay."
         found = np.flatnonzero(draws < self.limits()[ids])
         return found[smallest(ids[found], draws[found], self.count)]
 
-    def add(self, parts:list) -> None: # of dicts of columns, "ids" and "draw" among them
+    def add(self, parts: list) -> None:  # of dicts of columns, "ids" and "draw" among them
         parts = [p for p in [self.rows, *parts] if p and len(p["ids"])]
-        if not parts: return
+        if not parts:
+            return
         rows = {c: np.concatenate([p[c] for p in parts]) for c in parts[0]}
         kept = smallest(rows["ids"], rows["draw"], self.count)
         self.rows = {c: v[kept] for c, v in rows.items()}
 
 # %% ../../nbs/visual/20_embedding.ipynb #1214824f
-def read_batches(dataset, size, batch:int): # yields lists of (index, key, image's own size, uint8 [3,h,w], uint8 [H,W] or None)
+def read_batches(
+    dataset, size, batch: int
+):  # yields lists of (index, key, image's own size, uint8 [3,h,w], uint8 [H,W] or None)
     "Samples at the network's size, in lists of up to `batch` neighbours that are equally large."
     now = []
     for i in range(len(dataset)):
@@ -218,91 +280,149 @@ def read_batches(dataset, size, batch:int): # yields lists of (index, key, image
             yield now
             now = []
         now.append((i, sample[2], tuple(sample[0].shape[-2:]), image, sample[1]))
-    if now: yield now
+    if now:
+        yield now
 
-def feature_maps(net, images:list, keys:list, precision:str) -> tuple: # uint8 [3,H,W] each -> float32 [B,F,h,w] on the network's device, uint8 [B,h,w] on the CPU
+
+def feature_maps(
+    net, images: list, keys: list, precision: str
+) -> tuple:  # uint8 [3,H,W] each -> float32 [B,F,h,w] on the network's device, uint8 [B,h,w] on the CPU
     "Penultimate features, and the classes predicted at their cells. `InputError` where features or scores are not finite."
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    x = torch.stack(images).to(device).float()/255
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"), taking(x, keys[0]): out = net(x)
-    if out.features is None: raise InputError("network", "returns no features", "give a segmenter of the kit")
+    x = torch.stack(images).to(device).float() / 255
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"), taking(x, keys[0]):
+        out = net(x)
+    if out.features is None:
+        raise InputError("network", "returns no features", "give a segmenter of the kit")
     f = out.features.float()
     fine = torch.isfinite(f).flatten(1).all(1) & torch.isfinite(out.logits).flatten(1).all(1)
-    if not fine.all(): raise InputError(keys[int((~fine).nonzero()[0])], "the network's features or scores are not finite", "check the checkpoint, or use 32-bit precision")
+    if not fine.all():
+        raise InputError(
+            keys[int((~fine).nonzero()[0])],
+            "the network's features or scores are not finite",
+            "check the checkpoint, or use 32-bit precision",
+        )
     return f, upsample(out.logits, f.shape[-2:]).argmax(1).to(torch.uint8).cpu()
 
 # %% ../../nbs/visual/20_embedding.ipynb #87661394
-def wanted_classes(classes, space:LabelSpace) -> np.ndarray: # names or ids, or None -> bool [256]
+def wanted_classes(classes, space: LabelSpace) -> np.ndarray:  # names or ids, or None -> bool [256]
     classes = [classes] if isinstance(classes, (str, int, np.integer)) else classes
-    if not (classes is None or hasattr(classes, "__iter__")): raise InputError("classes", f"{classes!r:.40} is no list", "give names or ids of classes")
-    chosen = range(len(space)) if classes is None else [space.index(c) if isinstance(c, str) else whole_number(c, "class", 0) for c in classes]
+    if not (classes is None or hasattr(classes, "__iter__")):
+        raise InputError("classes", f"{classes!r:.40} is no list", "give names or ids of classes")
+    chosen = (
+        range(len(space))
+        if classes is None
+        else [space.index(c) if isinstance(c, str) else whole_number(c, "class", 0) for c in classes]
+    )
     wrong = [c for c in chosen if not 0 <= c < len(space)]
-    if wrong: raise InputError(space.name, f"has no class {wrong[0]}", f"choose from 0 to {len(space) - 1}")
+    if wrong:
+        raise InputError(space.name, f"has no class {wrong[0]}", f"choose from 0 to {len(space) - 1}")
     wanted = np.zeros(256, bool)
     wanted[list(chosen)] = True
     return wanted
 
-def as_cells(size, label, features, predicted) -> tuple: # (H, W), uint8 [H,W] or None, [F,h,w], uint8 [h,w] -> features [F,h,w]; true and predicted classes [n]; rows [h], columns [w] of pixels
-    "Every cell of a feature map, with the class of the pixel it stands on."
-    at = [torch.linspace(0, n - 1, m).round().long().numpy() for n, m in zip(size, predicted.shape)] # as in `cells_of`
-    return features, None if label is None else cells_of(label[None], predicted.shape).numpy().ravel(), predicted.numpy().ravel(), *at
 
-def as_patches(size, label, features, predicted, patch) -> tuple: # as `as_cells`, of U x V patches
+def as_cells(
+    size, label, features, predicted
+) -> tuple:  # (H, W), uint8 [H,W] or None, [F,h,w], uint8 [h,w] -> features [F,h,w]; true and predicted classes [n]; rows [h], columns [w] of pixels
+    "Every cell of a feature map, with the class of the pixel it stands on."
+    at = [torch.linspace(0, n - 1, m).round().long().numpy() for n, m in zip(size, predicted.shape)]  # as in `cells_of`
+    return (
+        features,
+        None if label is None else cells_of(label[None], predicted.shape).numpy().ravel(),
+        predicted.numpy().ravel(),
+        *at,
+    )
+
+
+def as_patches(size, label, features, predicted, patch) -> tuple:  # as `as_cells`, of U x V patches
     "Every patch: mean features, the most frequent true and predicted class (255 where most pixels have none), its middle pixel. `InputError` where patches do not fit exactly."
     grid = patch_grid(size, patch, 1)
-    def most(ids): # uint8 [H,W] -> uint8 [U*V]
+
+    def most(ids):  # uint8 [H,W] -> uint8 [U*V]
         shares = patch_histograms(ids, grid, 1, IGNORE)
         return torch.where(shares.sum(-1) > 0, shares.argmax(-1), IGNORE).flatten().to(torch.uint8).numpy()
+
     guess = F.interpolate(predicted[None, None].float(), size, mode="nearest-exact")[0, 0].to(torch.uint8)
-    at = [np.arange(g)*p + p//2 for g, p in zip(grid, patch)]
+    at = [np.arange(g) * p + p // 2 for g, p in zip(grid, patch)]
     return F.adaptive_avg_pool2d(features[None], grid)[0], None if label is None else most(label), most(guess), *at
 
 # %% ../../nbs/visual/20_embedding.ipynb #f4cd50fe
-def cells_to_keep(reservoir:Reservoir, wanted, table, seed, patch, sample, features, predicted) -> dict: # -> columns of this image's candidates
+def cells_to_keep(
+    reservoir: Reservoir, wanted, table, seed, patch, sample, features, predicted
+) -> dict:  # -> columns of this image's candidates
     "One image's cells or patches that would enter the reservoir. `features` [F,h,w], `predicted` [h,w], `table` [256]: id of the data set -> class of the network."
     i, key, size, _, label = sample
     label = None if label is None else torch.from_numpy(table)[label.long()]
-    features, truth, guess, rows, columns = as_cells(size, label, features, predicted) if patch is None else as_patches(size, label, features, predicted, patch)
+    features, truth, guess, rows, columns = (
+        as_cells(size, label, features, predicted)
+        if patch is None
+        else as_patches(size, label, features, predicted, patch)
+    )
     draws, ids = np.random.default_rng((seed, i)).random(len(guess)), guess if truth is None else truth
     truth = np.full(len(guess), IGNORE, np.uint8) if truth is None else truth
     at = np.flatnonzero(wanted[ids])
     at = at[reservoir.candidates(ids[at], draws[at])]
     w = len(columns)
-    return {"features": features.flatten(1)[:, torch.from_numpy(at).to(features.device)].T.cpu().numpy(), "label": truth[at].astype(np.int64), "predicted": guess[at].astype(np.int64),
-            "image": np.full(len(at), i), "key": np.full(len(at), key), "position": np.stack((rows[at//w], columns[at % w]), 1), "ids": ids[at], "draw": draws[at]}
+    return {
+        "features": features.flatten(1)[:, torch.from_numpy(at).to(features.device)].T.cpu().numpy(),
+        "label": truth[at].astype(np.int64),
+        "predicted": guess[at].astype(np.int64),
+        "image": np.full(len(at), i),
+        "key": np.full(len(at), key),
+        "position": np.stack((rows[at // w], columns[at % w]), 1),
+        "ids": ids[at],
+        "draw": draws[at],
+    }
 
 # %% ../../nbs/visual/20_embedding.ipynb #bfe0b54c
 def sample_features(
-    net,                 # Segmenter; comes back in the mode it was in
-    dataset,             # data set (see `data.datasets`); without labels, predicted classes are balanced
-    per_class=200,       # cells of each class, at most
-    seed=0,              # of the choice; the same cells for every network whose maps are equally large
-    size=None,           # (h, w) the network sees; None: each image's own size
-    domain="source",     # name of the domain in the table
-    classes=None,        # names or ids of the classes to sample; None: all
-    space=None,          # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
-    batch=4,             # images in a forward pass; the sample does not depend on it
-    precision="32-true", # or "bf16-mixed"
-    progress=True,       # show a progress bar
-    patch=None,          # (height, width) in pixels of the images: sample patches, not cells
-) -> FeatureTable:       # rows by class
+    net,  # Segmenter; comes back in the mode it was in
+    dataset,  # data set (see `data.datasets`); without labels, predicted classes are balanced
+    per_class=200,  # cells of each class, at most
+    seed=0,  # of the choice; the same cells for every network whose maps are equally large
+    size=None,  # (h, w) the network sees; None: each image's own size
+    domain="source",  # name of the domain in the table
+    classes=None,  # names or ids of the classes to sample; None: all
+    space=None,  # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
+    batch=4,  # images in a forward pass; the sample does not depend on it
+    precision="32-true",  # or "bf16-mixed"
+    progress=True,  # show a progress bar
+    patch=None,  # (height, width) in pixels of the images: sample patches, not cells
+) -> FeatureTable:  # rows by class
     "Class-balanced random cells, or patches, of the penultimate features over a data set (contrastive paper, Fig. 4). `InputError` where nothing can be sampled or features are not finite."
     check_network(net, "sample_features")
     check_dataset(dataset, "sample_features")
-    per_class, batch = (whole_number(n, f"sample_features: {name}", 1) for name, n in (("per_class", per_class), ("batch", batch)))
+    per_class, batch = (
+        whole_number(n, f"sample_features: {name}", 1) for name, n in (("per_class", per_class), ("batch", batch))
+    )
     seed, size = whole_number(seed, "sample_features: seed"), checked_size(size, "sample_features")
     check_precision(precision, "sample_features")
-    if patch is not None: patch = checked_patch(patch, "sample_features")
+    if patch is not None:
+        patch = checked_patch(patch, "sample_features")
     space = space_of(net, space, dataset.space)
     wanted, table, reservoir = wanted_classes(classes, space), np.full(256, IGNORE, np.uint8), Reservoir(per_class)
-    table[:len(dataset.space)] = translate(dataset.space, space)[:len(dataset.space)]
-    with evaluation_mode(net), tqdm(total=len(dataset), desc=f"features, {domain}", unit="image", disable=not progress) as bar:
+    table[: len(dataset.space)] = translate(dataset.space, space)[: len(dataset.space)]
+    with (
+        evaluation_mode(net),
+        tqdm(total=len(dataset), desc=f"features, {domain}", unit="image", disable=not progress) as bar,
+    ):
         for samples in read_batches(dataset, size, batch):
             features, predicted = feature_maps(net, [s[3] for s in samples], [s[1] for s in samples], precision)
-            reservoir.add([cells_to_keep(reservoir, wanted, table, seed, patch, *each) for each in zip(samples, features, predicted)])
+            reservoir.add(
+                [
+                    cells_to_keep(reservoir, wanted, table, seed, patch, *each)
+                    for each in zip(samples, features, predicted)
+                ]
+            )
             bar.update(len(samples))
     rows = reservoir.rows
-    if not rows: raise InputError(f"{dataset.name} {dataset.split}".strip(), "no cell of the classes asked for", "check classes, labels and split")
+    if not rows:
+        raise InputError(
+            f"{dataset.name} {dataset.split}".strip(),
+            "no cell of the classes asked for",
+            "check classes, labels and split",
+        )
     return FeatureTable(*(rows[c] if c != "domain" else np.full(len(rows["ids"]), domain) for c in COLUMNS), space)
 
 # %% ../../nbs/visual/20_embedding.ipynb #af3f949a
@@ -338,7 +458,9 @@ def finite_rows(features) -> np.ndarray:  # [N,F] array, tensor or FeatureTable 
     return X if X.dtype.kind == "f" else X.astype(np.float64)
 
 
-def exponent_of(X: np.ndarray, each: bool = False) -> np.ndarray:  # float [N,F] -> int [1,1], or [N,1] for each row by itself
+def exponent_of(
+    X: np.ndarray, each: bool = False
+) -> np.ndarray:  # float [N,F] -> int [1,1], or [N,1] for each row by itself
     "The power of two to divide by where float32 could not hold the squares of features; 0 where it can."
     exponent = np.frexp(np.abs(X).max(axis=1 if each else None, keepdims=True, initial=0))[1]
     return np.where(np.abs(exponent) > 40, exponent, 0)
@@ -350,19 +472,28 @@ def moderate(X: np.ndarray, each: bool = False) -> np.ndarray:
     return np.ldexp(X, -exponent) if exponent.any() else X
 
 # %% ../../nbs/visual/20_embedding.ipynb #1d89cefd
-def unit_prototypes(table:FeatureTable) -> np.ndarray: # float32 [C,F]; nan for a class that has no feature, or none but zeros
+def unit_prototypes(
+    table: FeatureTable,
+) -> np.ndarray:  # float32 [C,F]; nan for a class that has no feature, or none but zeros
     "Mean feature of each class, divided by its length."
-    means, mass = class_prototypes(torch.from_numpy(moderate(table.features)), torch.from_numpy(table.ids), len(table.space))
+    means, mass = class_prototypes(
+        torch.from_numpy(moderate(table.features)), torch.from_numpy(table.ids), len(table.space)
+    )
     there = (mass > 0) & (means.norm(dim=1) > 0)
     return torch.where(there[:, None], F.normalize(means, dim=1), torch.nan).numpy()
 
+
 def prototype_distances(
-    source:FeatureTable,
-    target:FeatureTable,
-) -> np.ndarray: # float32 [C] in [0, 2]; nan for classes that one of them has not
+    source: FeatureTable,
+    target: FeatureTable,
+) -> np.ndarray:  # float32 [C] in [0, 2]; nan for classes that one of them has not
     "L2 distance between the unit prototypes of two domains, by class (contrastive paper, section C). `InputError` where label spaces or features differ."
     if source.space.classes != target.space.classes or source.features.shape[1] != target.features.shape[1]:
-        raise InputError("prototype_distances", f"{source.space.name} with {source.features.shape[1]} channels, {target.space.name} with {target.features.shape[1]}", "sample both domains with one network")
+        raise InputError(
+            "prototype_distances",
+            f"{source.space.name} with {source.features.shape[1]} channels, {target.space.name} with {target.features.shape[1]}",
+            "sample both domains with one network",
+        )
     return np.linalg.norm(unit_prototypes(source) - unit_prototypes(target), axis=1)
 
 # %% ../../nbs/visual/20_embedding.ipynb #10ee2f78
@@ -371,76 +502,118 @@ def matrix_of(features, unit: bool = True) -> np.ndarray:  # [N,F] array, tensor
     X = moderate(finite_rows(features), each=unit)
     if unit:
         length = np.linalg.norm(X, axis=1, keepdims=True)
-        X = X/np.where(length > 0, length, 1)
+        X = X / np.where(length > 0, length, 1)
     return X.astype(np.float32)
 
 # %% ../../nbs/visual/20_embedding.ipynb #c8bef138
-def shared_classes(table:FeatureTable) -> np.ndarray: # int [c]
+def shared_classes(table: FeatureTable) -> np.ndarray:  # int [c]
     "Classes that every domain of the table has."
-    return np.flatnonzero(np.all([np.bincount(table.ids[table.domain == d], minlength=256) > 0 for d in table.domains], axis=0))
+    return np.flatnonzero(
+        np.all([np.bincount(table.ids[table.domain == d], minlength=256) > 0 for d in table.domains], axis=0)
+    )
 
-def domain_silhouette(X, ids, domain) -> float: # float32 [N,F], int [N], int [N] -> nan where no class has three points
+
+def domain_silhouette(
+    X, ids, domain
+) -> float:  # float32 [N,F], int [N], int [N] -> nan where no class has three points
     "Silhouette of domains within each class, averaged over classes. A point that is alone counts 0."
     silhouette_score = needs("sklearn.metrics", "scikit-learn").silhouette_score
-    return nan_mean([float(silhouette_score(X[ids == c], domain[ids == c])) for c in np.unique(ids) if (ids == c).sum() > 2])
+    return nan_mean(
+        [float(silhouette_score(X[ids == c], domain[ids == c])) for c in np.unique(ids) if (ids == c).sum() > 2]
+    )
 
-def domain_mixing(X, ids, domain, k:int=20) -> float: # float32 [N,F], int [N], int [N] in {0, 1}
+
+def domain_mixing(X, ids, domain, k: int = 20) -> float:  # float32 [N,F], int [N], int [N] in {0, 1}
     "Share of the k nearest neighbours that are of the other domain, relative to the share expected if domains were drawn anew within classes."
     NearestNeighbors = needs("sklearn.neighbors", "scikit-learn").NearestNeighbors
-    near = NearestNeighbors(n_neighbors=min(k, len(X) - 1)).fit(X).kneighbors(return_distance=False) # [N,k], itself left out
-    counts = np.bincount(2*ids + domain, minlength=512).reshape(-1, 2)                              # n_{c,d}
+    near = (
+        NearestNeighbors(n_neighbors=min(k, len(X) - 1)).fit(X).kneighbors(return_distance=False)
+    )  # [N,k], itself left out
+    counts = np.bincount(2 * ids + domain, minlength=512).reshape(-1, 2)  # n_{c,d}
     others = counts[ids[near], 1 - domain[:, None]]
-    expected = others/np.maximum(counts.sum(1)[ids[near]] - (ids[near] == ids[:, None]), 1)
-    return float((domain[near] != domain[:, None]).mean()/expected.mean())
+    expected = others / np.maximum(counts.sum(1)[ids[near]] - (ids[near] == ids[:, None]), 1)
+    return float((domain[near] != domain[:, None]).mean() / expected.mean())
 
 # %% ../../nbs/visual/20_embedding.ipynb #c932a2ae
 def alignment_scores(
-    table:FeatureTable, # of two domains, joined
-    k:int=20,           # neighbours
-    unit:bool=True,     # divide features by their length first
-) -> dict:              # "prototype distance", "domain silhouette", "class silhouette", "mixing"; nan where too few points
+    table: FeatureTable,  # of two domains, joined
+    k: int = 20,  # neighbours
+    unit: bool = True,  # divide features by their length first
+) -> dict:  # "prototype distance", "domain silhouette", "class silhouette", "mixing"; nan where too few points
     """How well two domains meet in the features: mean prototype distance, silhouettes of domains and classes, and domain mixing among nearest neighbours.
 
     Over the classes both domains have. `InputError` for another number of domains than two, and where no class is in both. Distances of all pairs of points: some seconds for 10,000 points."""
     silhouette_score = needs("sklearn.metrics", "scikit-learn").silhouette_score
     k = whole_number(k, "k", 1)
-    if len(table.domains) != 2: raise InputError("alignment_scores", f"features are of {len(table.domains)} domains ({', '.join(table.domains) or 'none'})", "join the tables of a source and a target")
+    if len(table.domains) != 2:
+        raise InputError(
+            "alignment_scores",
+            f"features are of {len(table.domains)} domains ({', '.join(table.domains) or 'none'})",
+            "join the tables of a source and a target",
+        )
     shared = shared_classes(table)
-    if not len(shared): raise InputError("alignment_scores", "no class is in both domains", "sample more images, or more classes")
+    if not len(shared):
+        raise InputError("alignment_scores", "no class is in both domains", "sample more images, or more classes")
     table = table[np.isin(table.ids, shared)]
     X, ids, domain = matrix_of(table, unit), table.ids, (table.domain == table.domains[1]).astype(np.int64)
     distances = prototype_distances(*(table[domain == d] for d in (0, 1)))
     apart = float(silhouette_score(X, ids)) if 1 < len(shared) < len(ids) else math.nan
-    return {"prototype distance": nan_mean(distances.tolist()), "domain silhouette": domain_silhouette(X, ids, domain), "class silhouette": apart, "mixing": domain_mixing(X, ids, domain, k)}
+    return {
+        "prototype distance": nan_mean(distances.tolist()),
+        "domain silhouette": domain_silhouette(X, ids, domain),
+        "class silhouette": apart,
+        "mixing": domain_mixing(X, ids, domain, k),
+    }
 
 # %% ../../nbs/visual/20_embedding.ipynb #b6ceb284
-def reduce_to(X:np.ndarray, components:int, seed:int) -> np.ndarray: # float32 [N,F] -> [N,min(F, N, components)]
+def reduce_to(X: np.ndarray, components: int, seed: int) -> np.ndarray:  # float32 [N,F] -> [N,min(F, N, components)]
     PCA = needs("sklearn.decomposition", "scikit-learn").PCA
     return PCA(min(components, *X.shape), random_state=seed).fit_transform(X)
 
-def place_umap(X, seed, progress, neighbours=15, min_dist=.1, **more):
+
+def place_umap(X, seed, progress, neighbours=15, min_dist=0.1, **more):
     umap = needs("umap", "umap-learn")
     n = len(X)
-    more = {"init": "spectral" if n > 20 else "random", **more} # few points have no spectrum to start from
-    return umap.UMAP(n_neighbors=min(neighbours, n - 1), min_dist=min_dist, random_state=seed, n_jobs=1, verbose=progress, **more).fit_transform(X)
+    more = {"init": "spectral" if n > 20 else "random", **more}  # few points have no spectrum to start from
+    return umap.UMAP(
+        n_neighbors=min(neighbours, n - 1), min_dist=min_dist, random_state=seed, n_jobs=1, verbose=progress, **more
+    ).fit_transform(X)
+
 
 def place_tsne(X, seed, progress, perplexity=30, components=50, **more):
     TSNE = needs("sklearn.manifold", "scikit-learn").TSNE
     threadpool_limits = needs("threadpoolctl", "scikit-learn").threadpool_limits
     X = reduce_to(X, components, seed)
     more = {"init": "pca" if X.shape[1] > 1 else "random", "n_jobs": -1, **more}
-    with threadpool_limits(1 if len(X) < 2000 else None): # few points: threads would wait for each other, on a busy machine for ever
-        return TSNE(perplexity=min(perplexity, (len(X) - 1)/3), random_state=seed, verbose=int(progress), **more).fit_transform(X)
+    with threadpool_limits(
+        1 if len(X) < 2000 else None
+    ):  # few points: threads would wait for each other, on a busy machine for ever
+        return TSNE(
+            perplexity=min(perplexity, (len(X) - 1) / 3), random_state=seed, verbose=int(progress), **more
+        ).fit_transform(X)
+
 
 def place_pca(X, seed, progress):
     placed = reduce_to(X, 2, seed)
     return np.pad(placed, ((0, 0), (0, 2 - placed.shape[1])))
 
+
 METHODS = {"umap": place_umap, "tsne": place_tsne, "pca": place_pca}
 
 # %% ../../nbs/visual/20_embedding.ipynb #7bbfbde5
-NEAREST = {"neighbours": 2, "components": 1, "max_iter": 250, "n_epochs": 0}  # whole numbers: the least that makes sense
-RANGES = {"min_dist": (0, 100), "spread": (1e-3, 100), "perplexity": (1, 1e6), "early_exaggeration": (1, 1e4), "learning_rate": (1e-6, 1e6)}
+NEAREST = {
+    "neighbours": 2,
+    "components": 1,
+    "max_iter": 250,
+    "n_epochs": 0,
+}  # whole numbers: the least that makes sense
+RANGES = {
+    "min_dist": (0, 100),
+    "spread": (1e-3, 100),
+    "perplexity": (1, 1e6),
+    "early_exaggeration": (1, 1e4),
+    "learning_rate": (1e-6, 1e6),
+}
 STARTS = {"umap": ("spectral", "random", "pca", "tswspectral"), "tsne": ("pca", "random"), "pca": ()}
 
 
@@ -452,7 +625,11 @@ def check_start(start, method: str, count: int) -> None:  # a name, or where the
         begin = array_of(start)
         if begin.shape == (count, 2) and np.abs(begin).max() < 1e4:
             return
-    raise InputError(f"init {start!s:.40}", "is no start of a map", f"choose one of {', '.join(STARTS[method])}, or give a finite array [{count},2]")
+    raise InputError(
+        f"init {start!s:.40}",
+        "is no start of a map",
+        f"choose one of {', '.join(STARTS[method])}, or give a finite array [{count},2]",
+    )
 
 
 def check_options(method: str, options: dict, count: int) -> None:
@@ -472,69 +649,95 @@ def check_options(method: str, options: dict, count: int) -> None:
             raise InputError(name, f"{value!r:.40} is no map", "maps have two dimensions: leave it out")
         elif name == "init" and method != "pca":
             check_start(value, method, count)
-    least, spread = options.get("min_dist", .1), options.get("spread", 1.)
+    least, spread = options.get("min_dist", 0.1), options.get("spread", 1.0)
     if method == "umap" and spread is not None and least > spread:
         raise InputError("min_dist", f"{least:g} is larger than spread, {spread:g}", "give a smaller one")
 
 # %% ../../nbs/visual/20_embedding.ipynb #afa88b7c
 def embed(
-    features,       # [N,F] array, tensor or FeatureTable, or a list of them: one map for all
+    features,  # [N,F] array, tensor or FeatureTable, or a list of them: one map for all
     method="umap",  # or "tsne" or "pca"
-    seed=0,         # of the map
-    cache=None,     # folder in which maps are kept; None: computed anew
-    unit=True,      # divide features by their length first
-    progress=False, # the method's own messages
-    **options,      # of the method. umap: neighbours=15, min_dist=.1; tsne: perplexity=30, components=50 (PCA first); and their libraries' own
-):                  # float32 [N,2], or a list of them
+    seed=0,  # of the map
+    cache=None,  # folder in which maps are kept; None: computed anew
+    unit=True,  # divide features by their length first
+    progress=False,  # the method's own messages
+    **options,  # of the method. umap: neighbours=15, min_dist=.1; tsne: perplexity=30, components=50 (PCA first); and their libraries' own
+):  # float32 [N,2], or a list of them
     "Place features in the plane. `InputError` for an unknown method or option, a value that an option cannot take, fewer than four points, or points that are all equal."
-    if not isinstance(method, str) or method not in METHODS: raise InputError(f"method {method!r:.60}", "is unknown", f"choose one of {', '.join(METHODS)}")
+    if not isinstance(method, str) or method not in METHODS:
+        raise InputError(f"method {method!r:.60}", "is unknown", f"choose one of {', '.join(METHODS)}")
     seed = whole_number(seed, "seed", 0, 2**32 - 1)
     several = isinstance(features, (list, tuple)) and not (features and is_row(features[0]))
     parts = [finite_rows(f) for f in (features if several else [features])]
-    if len({p.shape[1] for p in parts}) > 1: raise InputError("embed", f"features have {', '.join(str(p.shape[1]) for p in parts)} channels", "embed networks of one architecture together")
+    if len({p.shape[1] for p in parts}) > 1:
+        raise InputError(
+            "embed",
+            f"features have {', '.join(str(p.shape[1]) for p in parts)} channels",
+            "embed networks of one architecture together",
+        )
     rows = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
-    if len(rows) < 4: raise InputError("embed", f"{len(rows)} points are too few for a map", "sample more cells")
+    if len(rows) < 4:
+        raise InputError("embed", f"{len(rows)} points are too few for a map", "sample more cells")
     X = matrix_of(rows, unit)
-    if (X == X[0]).all(): raise InputError("embed", "all points are equal", "check the network: its features do not depend on the image")
+    if (X == X[0]).all():
+        raise InputError("embed", "all points are equal", "check the network: its features do not depend on the image")
     check_options(method, options, len(X))
     points = kept_map(X, method, seed, cache, progress, options)
-    if method == "pca" and not unit: points = unscaled(points, rows)
+    if method == "pca" and not unit:
+        points = unscaled(points, rows)
     return np.split(points, np.cumsum([len(p) for p in parts])[:-1]) if several else points
 
 # %% ../../nbs/visual/20_embedding.ipynb #76baf545
-def unscaled(points, rows) -> np.ndarray: # float32 [N,2] of PCA, features [N,F]
+def unscaled(points, rows) -> np.ndarray:  # float32 [N,2] of PCA, features [N,F]
     "A projection in the units of the features. `InputError` where float32 cannot hold them."
     points = np.ldexp(points, exponent_of(rows)).astype(np.float32)
-    if not np.isfinite(points).all() or not points.any(): raise InputError("pca", "features are too large or too small for float32", "use unit=True, or scale them")
+    if not np.isfinite(points).all() or not points.any():
+        raise InputError("pca", "features are too large or too small for float32", "use unit=True, or scale them")
     return points
+
 
 def map_file(X, method, seed, cache, options) -> Path:
     "The file that keeps a map, named by all that the map depends on."
     from importlib.metadata import version
-    needs("umap" if method == "umap" else "sklearn", package := "umap-learn" if method == "umap" else "scikit-learn")
-    try: return Path(cache)/f"map-{content_of(X, method, seed, options, version(package))}.npy"
-    except TypeError as e: raise InputError(f"options of {method}", f"cannot name a kept map ({e!s:.80})", "give names and numbers, or cache=None") from None
 
-def read_map(file, count:int): # -> float32 [N,2], or None for a file that is missing or broken
-    try: points = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError): return None
+    needs("umap" if method == "umap" else "sklearn", package := "umap-learn" if method == "umap" else "scikit-learn")
+    try:
+        return Path(cache) / f"map-{content_of(X, method, seed, options, version(package))}.npy"
+    except TypeError as e:
+        raise InputError(
+            f"options of {method}", f"cannot name a kept map ({e!s:.80})", "give names and numbers, or cache=None"
+        ) from None
+
+
+def read_map(file, count: int):  # -> float32 [N,2], or None for a file that is missing or broken
+    try:
+        points = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
     return points if points.shape == (count, 2) and points.dtype == np.float32 and np.isfinite(points).all() else None
 
-def computed_map(X, method, seed, progress, options) -> np.ndarray: # float32 [N,2]
+
+def computed_map(X, method, seed, progress, options) -> np.ndarray:  # float32 [N,2]
     "What a method makes of a matrix. `InputError` where it refuses, or finds nothing finite."
-    try: points = METHODS[method](X, seed, progress, **options)
-    except InputError: raise
-    except Exception as e: # the libraries' own checks are many
+    try:
+        points = METHODS[method](X, seed, progress, **options)
+    except InputError:
+        raise
+    except Exception as e:  # the libraries' own checks are many
         reason = str(e).strip().partition("\n")[0] or type(e).__name__
-        raise InputError(f"options of {method}", f"{reason:.200}", "change or leave out what it does not take") from None
+        raise InputError(
+            f"options of {method}", f"{reason:.200}", "change or leave out what it does not take"
+        ) from None
     points = np.asarray(points)
     if points.shape != (len(X), 2) or points.dtype.kind != "f" or not np.isfinite(points).all():
         raise InputError(method, "found no map of these features", "sample more cells, or use pca")
     return np.ascontiguousarray(points, dtype=np.float32)
 
-def kept_map(X, method, seed, cache, progress, options) -> np.ndarray: # float32 [N,2]
+
+def kept_map(X, method, seed, cache, progress, options) -> np.ndarray:  # float32 [N,2]
     "The map of a matrix, from the folder `cache` if it is there."
-    if cache is None: return computed_map(X, method, seed, progress, options)
+    if cache is None:
+        return computed_map(X, method, seed, progress, options)
     file = map_file(X, method, seed, cache, options)
     points = read_map(file, len(X))
     if points is None:
@@ -542,30 +745,35 @@ def kept_map(X, method, seed, cache, progress, options) -> np.ndarray: # float32
         atomic_write(file, npy_bytes(points))
     return points
 
+
 def npy_bytes(array) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
 
 # %% ../../nbs/visual/20_embedding.ipynb #d7e0f7cd
-DEUTERANOPIA = np.array([[.367322, .860646, -.227968], [.280085, .672501, .047413], [-.011820, .042940, .968881]])
-SIDES = {"source": "#2a6f97", "target": "#c8553d"} # colours of domains
-MARKERS = ("o", "x", "^", "+")                     # of domains, in their order
+DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+)
+SIDES = {"source": "#2a6f97", "target": "#c8553d"}  # colours of domains
+MARKERS = ("o", "x", "^", "+")  # of domains, in their order
 
-def ink(space:LabelSpace, limit:float=.62) -> np.ndarray: # float [C,3] in [0, 1]
+
+def ink(space: LabelSpace, limit: float = 0.62) -> np.ndarray:  # float [C,3] in [0, 1]
     "The palette for marks on white paper: very light colours are darkened, the others are as they are."
-    colours = np.array(space.palette)/255
-    light = colours @ (.2126, .7152, .0722)
-    return colours*np.minimum(1, limit/np.maximum(light, 1e-6))[:, None]
+    colours = np.array(space.palette) / 255
+    light = colours @ (0.2126, 0.7152, 0.0722)
+    return colours * np.minimum(1, limit / np.maximum(light, 1e-6))[:, None]
 
-def clear_classes(table:FeatureTable, count:int=6) -> list: # -> class ids, ascending
+
+def clear_classes(table: FeatureTable, count: int = 6) -> list:  # -> class ids, ascending
     "Classes that all domains have plenty of, the most frequent one first and then whichever colour differs most from those chosen."
     colours, left = ink(table.space), shared_classes(table)
     counts = np.min([np.bincount(table.ids[table.domain == d], minlength=256) for d in table.domains], axis=0)
-    left = left[counts[left]*2 >= counts.max()] if len(left) else np.unique(table.ids)   # no class of a few points
-    seen = np.stack((colours, colours @ DEUTERANOPIA.T))                                # [2,C,3]
-    gaps = np.linalg.norm(seen[:, :, None] - seen[:, None], axis=-1).min(0)             # [C,C]
-    gaps = np.minimum(gaps, np.linalg.norm(colours - 1, axis=1))                        # and from the paper
+    left = left[counts[left] * 2 >= counts.max()] if len(left) else np.unique(table.ids)  # no class of a few points
+    seen = np.stack((colours, colours @ DEUTERANOPIA.T))  # [2,C,3]
+    gaps = np.linalg.norm(seen[:, :, None] - seen[:, None], axis=-1).min(0)  # [C,C]
+    gaps = np.minimum(gaps, np.linalg.norm(colours - 1, axis=1))  # and from the paper
     chosen = [int(left[np.bincount(table.ids, minlength=256)[left].argmax()])]
     while len(chosen) < min(count, len(left)):
         rest = np.setdiff1d(left, chosen)
@@ -573,144 +781,239 @@ def clear_classes(table:FeatureTable, count:int=6) -> list: # -> class ids, asce
     return sorted(chosen)
 
 # %% ../../nbs/visual/20_embedding.ipynb #21962bed
-def class_ids(classes, space:LabelSpace) -> list: # names or ids -> ids
+def class_ids(classes, space: LabelSpace) -> list:  # names or ids -> ids
     return np.flatnonzero(wanted_classes(classes, space)).tolist()
 
-def coloured(table:FeatureTable, by:str) -> tuple: # -> rgb [N,3], {name: colour} for the legend
+
+def coloured(table: FeatureTable, by: str) -> tuple:  # -> rgb [N,3], {name: colour} for the legend
     "Colours of points by class, domain, predicted class, or whether the network is right."
     from matplotlib.colors import to_rgb
+
     ids, domains = table.ids, table.domains
     if isinstance(by, str) and by in ("class", "predicted"):
         colours, ids = ink(table.space), ids if by == "class" else table.predicted
-        known, grey = ids < len(colours), np.full(3, .8)
+        known, grey = ids < len(colours), np.full(3, 0.8)
         rgb = np.where(known[:, None], colours[np.where(known, ids, 0)], grey)
-        return rgb, {table.space.classes[c]: colours[c] for c in np.unique(ids[known])} | ({} if known.all() else {"unknown": grey})
-    if by == "domain": names, codes = domains, np.array([domains.index(d) for d in table.domain])
-    elif by == "correct": names, codes = ("right", "wrong", "unknown"), np.where(table.label == IGNORE, 2, table.label != table.predicted)
-    else: raise InputError(f"by={by!r:.40}", "is unknown", "choose class, domain, predicted or correct")
-    choice = ("#9aa5ab", "#d1495b", "#dddddd") if by == "correct" else [SIDES.get(d, f"C{i + 2}") for i, d in enumerate(domains)]
+        return rgb, {table.space.classes[c]: colours[c] for c in np.unique(ids[known])} | (
+            {} if known.all() else {"unknown": grey}
+        )
+    if by == "domain":
+        names, codes = domains, np.array([domains.index(d) for d in table.domain])
+    elif by == "correct":
+        names, codes = ("right", "wrong", "unknown"), np.where(table.label == IGNORE, 2, table.label != table.predicted)
+    else:
+        raise InputError(f"by={by!r:.40}", "is unknown", "choose class, domain, predicted or correct")
+    choice = (
+        ("#9aa5ab", "#d1495b", "#dddddd")
+        if by == "correct"
+        else [SIDES.get(d, f"C{i + 2}") for i, d in enumerate(domains)]
+    )
     colours = np.array([to_rgb(c) for c in choice])
-    return colours[codes], {n: c for i, (n, c) in enumerate(zip(names, colours)) if by == "domain" or (codes == i).any()}
+    return colours[codes], {
+        n: c for i, (n, c) in enumerate(zip(names, colours)) if by == "domain" or (codes == i).any()
+    }
 
-def densest(points:np.ndarray, most:int=400) -> np.ndarray: # float [n,2] -> [2]
+
+def densest(points: np.ndarray, most: int = 400) -> np.ndarray:  # float [n,2] -> [2]
     "A point in the thick of the others: the one whose tenth part of all others is nearest."
-    some = points[:: max(1, len(points)//most)]
+    some = points[:: max(1, len(points) // most)]
     away = np.sort(np.linalg.norm(some[:, None] - some, axis=-1), axis=1)
-    return some[away[:, len(some)//10].argmin()]
+    return some[away[:, len(some) // 10].argmin()]
 
 # %% ../../nbs/visual/20_embedding.ipynb #0a5b32b1
 def draw_points(ax, points, table, classes, by, size, names) -> None:
     "The marks of `plot_embedding`, without a legend."
     from matplotlib.patheffects import withStroke
-    shown = np.random.default_rng(0).permutation(np.flatnonzero(np.isin(table.ids, classes))) # or the last class would cover the others
-    points, domains, table = points[shown], table.domains, table[shown]
-    size = size or float(np.clip(9000/max(1, len(points)), 3, 26))
-    if not isinstance(size, (int, float, np.number)) or not 0 < size < 1e5: raise InputError(f"size={size!r:.40}", "is no size of a mark", "give points squared, such as 9")
-    rgb = coloured(table, by)[0]
-    for d, marker in zip(domains, MARKERS*len(domains)):
-        at = table.domain == d
-        style = dict(marker=marker, s=size*1.3, lw=max(.6, size**.5/5)) if marker in "x+" else dict(marker=marker, s=size, lw=0)
-        ax.scatter(*points[at].T, c=rgb[at], alpha=.75, rasterized=True, **style)
-    for c in np.unique(table.ids[table.ids != IGNORE]) if names else ():
-        ax.text(*densest(points[table.ids == c]), drawn_name(table.space.classes[c], 24), color=ink(table.space)[c]*.75, fontsize=8, ha="center", va="center",
-                path_effects=[withStroke(linewidth=2.5, foreground="white")])
-    ax.set(xticks=[], yticks=[])
-    ax.margins(.03)
-    for s in ax.spines.values(): s.set(color=".75", linewidth=.6)
 
-def map_legend(table, classes, by) -> list: # -> Matplotlib handles: colours, then markers
+    shown = np.random.default_rng(0).permutation(
+        np.flatnonzero(np.isin(table.ids, classes))
+    )  # or the last class would cover the others
+    points, domains, table = points[shown], table.domains, table[shown]
+    size = size or float(np.clip(9000 / max(1, len(points)), 3, 26))
+    if not isinstance(size, (int, float, np.number)) or not 0 < size < 1e5:
+        raise InputError(f"size={size!r:.40}", "is no size of a mark", "give points squared, such as 9")
+    rgb = coloured(table, by)[0]
+    for d, marker in zip(domains, MARKERS * len(domains)):
+        at = table.domain == d
+        style = (
+            dict(marker=marker, s=size * 1.3, lw=max(0.6, size**0.5 / 5))
+            if marker in "x+"
+            else dict(marker=marker, s=size, lw=0)
+        )
+        ax.scatter(*points[at].T, c=rgb[at], alpha=0.75, rasterized=True, **style)
+    for c in np.unique(table.ids[table.ids != IGNORE]) if names else ():
+        ax.text(
+            *densest(points[table.ids == c]),
+            drawn_name(table.space.classes[c], 24),
+            color=ink(table.space)[c] * 0.75,
+            fontsize=8,
+            ha="center",
+            va="center",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
+    ax.set(xticks=[], yticks=[])
+    ax.margins(0.03)
+    for s in ax.spines.values():
+        s.set(color=".75", linewidth=0.6)
+
+
+def map_legend(table, classes, by) -> list:  # -> Matplotlib handles: colours, then markers
     from matplotlib.lines import Line2D
-    mark = lambda name, colour, marker: Line2D([], [], ls="", marker=marker, color=colour, label=drawn_name(name, 24), ms=6, mew=1.2 if marker in "x+" else 0)
-    domains = dict(zip(table.domains, MARKERS*len(table.domains)))
-    if by == "domain": return [mark(n, c, domains[n]) for n, c in coloured(table, by)[1].items()]
+
+    mark = lambda name, colour, marker: Line2D(
+        [], [], ls="", marker=marker, color=colour, label=drawn_name(name, 24), ms=6, mew=1.2 if marker in "x+" else 0
+    )
+    domains = dict(zip(table.domains, MARKERS * len(table.domains)))
+    if by == "domain":
+        return [mark(n, c, domains[n]) for n, c in coloured(table, by)[1].items()]
     swatches = [mark(n, c, "s") for n, c in coloured(table[np.isin(table.ids, classes)], by)[1].items()]
     return swatches + [mark(n, ".25", m) for n, m in domains.items()]
 
 # %% ../../nbs/visual/20_embedding.ipynb #714838b0
-def check_map(points, table) -> np.ndarray: # float [N,2]
-    if not isinstance(table, FeatureTable): raise InputError("map", f"is of a {type(table).__name__}", "give the FeatureTable that was embedded")
+def check_map(points, table) -> np.ndarray:  # float [N,2]
+    if not isinstance(table, FeatureTable):
+        raise InputError("map", f"is of a {type(table).__name__}", "give the FeatureTable that was embedded")
     points = array_of(points)
-    if points.shape != (len(table), 2): raise InputError("map", f"has shape {points.shape} for {len(table)} features", "embed this very table")
-    if not len(table): raise InputError("map", "has no points", "sample more cells")
-    if not np.isfinite(points).all(): raise InputError("map", "has points that are not finite", "embed the table again")
+    if points.shape != (len(table), 2):
+        raise InputError("map", f"has shape {points.shape} for {len(table)} features", "embed this very table")
+    if not len(table):
+        raise InputError("map", "has no points", "sample more cells")
+    if not np.isfinite(points).all():
+        raise InputError("map", "has points that are not finite", "embed the table again")
     return points
 
+
 def plot_embedding(
-    points,       # [N,2] of `embed`
-    table,        # FeatureTable [N] that was embedded
-    classes=None, # names or ids to show; None: up to six that can be told apart
-    ax=None,      # Matplotlib axes; None: a new figure
-    by="class",   # colour: "class", "domain", "predicted" or "correct" (is the prediction right?)
-    title=None,   # of the map
-    size=None,    # of a mark, points squared; None: by the number of points
-    names=None,   # write class names on the map; None: where colour means something else, or fewer than ten classes are shown
+    points,  # [N,2] of `embed`
+    table,  # FeatureTable [N] that was embedded
+    classes=None,  # names or ids to show; None: up to six that can be told apart
+    ax=None,  # Matplotlib axes; None: a new figure
+    by="class",  # colour: "class", "domain", "predicted" or "correct" (is the prediction right?)
+    title=None,  # of the map
+    size=None,  # of a mark, points squared; None: by the number of points
+    names=None,  # write class names on the map; None: where colour means something else, or fewer than ten classes are shown
     legend=True,  # beside the map
-):                # axes; `.figure` is the figure
+):  # axes; `.figure` is the figure
     "A map of features (contrastive paper, Fig. 4): colour = class, marker = domain. `InputError` where points, table and classes do not fit."
     points = check_map(points, table)
     chosen = clear_classes(table) if classes is None else class_ids(classes, table.space)
-    if not np.isin(table.ids, chosen).any(): raise InputError("map", "has no point of these classes", f"choose from {', '.join(table.space.classes[c] for c in np.unique(table.ids) if c != IGNORE)}")
+    if not np.isin(table.ids, chosen).any():
+        raise InputError(
+            "map",
+            "has no point of these classes",
+            f"choose from {', '.join(table.space.classes[c] for c in np.unique(table.ids) if c != IGNORE)}",
+        )
     ax = axes_or_new(ax, 5.4, 3.9)
     draw_points(ax, points, table, chosen, by, size, len(chosen) < 10 if names is None else names)
-    if title: ax.set_title(drawn_text(title), fontsize=10)
-    if legend: ax.legend(handles=map_legend(table, chosen, by), loc="center left", bbox_to_anchor=(1, .5), frameon=False, fontsize=8, handletextpad=.3)
+    if title:
+        ax.set_title(drawn_text(title), fontsize=10)
+    if legend:
+        ax.legend(
+            handles=map_legend(table, chosen, by),
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            frameon=False,
+            fontsize=8,
+            handletextpad=0.3,
+        )
     return ax
 
 # %% ../../nbs/visual/20_embedding.ipynb #680c11cf
-def scores_line(scores:dict) -> str: # of `alignment_scores`
+def scores_line(scores: dict) -> str:  # of `alignment_scores`
     "Scores in the words of a caption."
-    s = {k: f"{round(v, 2) + 0:.2f}" for k, v in scores.items()} # + 0: no "-0.00"
+    s = {k: f"{round(v, 2) + 0:.2f}" for k, v in scores.items()}  # + 0: no "-0.00"
     return f"prototype distance {s['prototype distance']}, mixing {s['mixing']}\nsilhouettes: domain {s['domain silhouette']}, class {s['class silhouette']}"
 
+
 def plot_embeddings(
-    maps,         # title -> (points [N,2], FeatureTable [N])
-    classes=None, # names or ids to show; None: up to six that can be told apart, the same in all
-    by="class",   # colour: "class", "domain", "predicted" or "correct"
+    maps,  # title -> (points [N,2], FeatureTable [N])
+    classes=None,  # names or ids to show; None: up to six that can be told apart, the same in all
+    by="class",  # colour: "class", "domain", "predicted" or "correct"
     scores=None,  # title -> what `alignment_scores` found, to stand under the map; None: nothing
-    columns=3,    # maps in a row, at most
-    each=3.4,     # inches, one map
-    size=None, names=None, # as in `plot_embedding`
+    columns=3,  # maps in a row, at most
+    each=3.4,  # inches, one map
+    size=None,
+    names=None,  # as in `plot_embedding`
     joint=False,  # the maps are parts of one: give them the same axes
-):                # Matplotlib Figure
+):  # Matplotlib Figure
     "Maps side by side in one style and under one legend (contrastive paper, Fig. 4 a to c)."
-    if not maps: raise InputError("plot_embeddings", "no maps", "give at least one")
-    for points, table in maps.values(): check_map(points, table)
+    if not maps:
+        raise InputError("plot_embeddings", "no maps", "give at least one")
+    for points, table in maps.values():
+        check_map(points, table)
     columns = whole_number(columns, "columns", 1)
     everything = join(*(t for _, t in maps.values()))
     chosen = clear_classes(everything) if classes is None else class_ids(classes, everything.space)
     across = min(columns, len(maps))
-    down = math.ceil(len(maps)/across)
-    figure = new_figure(each*across, (each*.92 + (.35 if scores else 0))*down + .35, layout="constrained")
+    down = math.ceil(len(maps) / across)
+    figure = new_figure(each * across, (each * 0.92 + (0.35 if scores else 0)) * down + 0.35, layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, sharex=joint, sharey=joint).ravel()
     for ax, (title, (points, table)) in zip(axes, maps.items()):
         plot_embedding(points, table, chosen, ax, by, drawn_text(title, 36), size, names, legend=False)
-        if scores and title in scores: ax.set_xlabel(scores_line(scores[title]), fontsize=8)
-    for ax in axes[len(maps):]: ax.set_axis_off()
+        if scores and title in scores:
+            ax.set_xlabel(scores_line(scores[title]), fontsize=8)
+    for ax in axes[len(maps) :]:
+        ax.set_axis_off()
     handles = map_legend(everything, chosen, by)
-    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), int(across*each/max(.95, .5 + .07*max(len(h.get_label()) for h in handles))))), frameon=False, fontsize=8, handletextpad=.2, columnspacing=1.2)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=max(
+            1, min(len(handles), int(across * each / max(0.95, 0.5 + 0.07 * max(len(h.get_label()) for h in handles))))
+        ),
+        frameon=False,
+        fontsize=8,
+        handletextpad=0.2,
+        columnspacing=1.2,
+    )
     return figure
 
 # %% ../../nbs/visual/20_embedding.ipynb #54965565
-BARS = (("#a8b5bd", ""), ("#2a6f97", "///"), ("#e09f3e", "..."), ("#6a994e", "\\\\\\"), ("#9d4edd", "xx"), ("#c8553d", "++"))
+BARS = (
+    ("#a8b5bd", ""),
+    ("#2a6f97", "///"),
+    ("#e09f3e", "..."),
+    ("#6a994e", "\\\\\\"),
+    ("#9d4edd", "xx"),
+    ("#c8553d", "++"),
+)
+
 
 def plot_prototype_distances(
-    distances, # name -> [C] of `prototype_distances`
-    classes,   # LabelSpace, or names of the C classes
-    ax=None,   # Matplotlib axes; None: a new figure
-):             # axes; `.figure` is the figure
+    distances,  # name -> [C] of `prototype_distances`
+    classes,  # LabelSpace, or names of the C classes
+    ax=None,  # Matplotlib axes; None: a new figure
+):  # axes; `.figure` is the figure
     "Distances of prototypes across domains by class, networks side by side (contrastive paper, Fig. 8). `InputError` where lengths differ or there is nothing to show."
     names = tuple(getattr(classes, "classes", classes))
     table = {n: array_of(v).astype(float) for n, v in distances.items()}
-    if not table or any(v.shape != (len(names),) for v in table.values()): raise InputError("prototype distances", f"are not one for each of {len(names)} classes", "give name: distances [C]")
+    if not table or any(v.shape != (len(names),) for v in table.values()):
+        raise InputError(
+            "prototype distances", f"are not one for each of {len(names)} classes", "give name: distances [C]"
+        )
     shown = np.flatnonzero(np.any([np.isfinite(v) for v in table.values()], axis=0))
-    if not len(shown): raise InputError("prototype distances", "no class has a prototype in both domains", "sample more images")
-    ax = axes_or_new(ax, max(4, 1.2 + len(shown)*(.2 + .13*len(table))), 2.9)
-    x, width = np.arange(len(shown)), .8/len(table)
-    for k, ((name, v), (colour, hatch)) in enumerate(zip(table.items(), BARS*len(table))):
-        ax.bar(x + (k - (len(table) - 1)/2)*width, v[shown], width, color=colour, hatch=hatch, edgecolor="white", linewidth=.4, label=f"{drawn_name(name)}, mean {nan_mean(v):.2f}")
-    ax.set_xticks(x, [drawn_name(names[c], 24) for c in shown], rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    if not len(shown):
+        raise InputError("prototype distances", "no class has a prototype in both domains", "sample more images")
+    ax = axes_or_new(ax, max(4, 1.2 + len(shown) * (0.2 + 0.13 * len(table))), 2.9)
+    x, width = np.arange(len(shown)), 0.8 / len(table)
+    for k, ((name, v), (colour, hatch)) in enumerate(zip(table.items(), BARS * len(table))):
+        ax.bar(
+            x + (k - (len(table) - 1) / 2) * width,
+            v[shown],
+            width,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.4,
+            label=f"{drawn_name(name)}, mean {nan_mean(v):.2f}",
+        )
+    ax.set_xticks(
+        x, [drawn_name(names[c], 24) for c in shown], rotation=40, ha="right", rotation_mode="anchor", fontsize=8
+    )
     ax.set_ylabel("distance of prototypes", fontsize=9)
     tidy(ax).tick_params(axis="x", length=0)
-    ax.set_xlim(-.6, len(shown) - .4)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, len(table)), frameon=False, fontsize=8, borderaxespad=.2)
+    ax.set_xlim(-0.6, len(shown) - 0.4)
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, len(table)), frameon=False, fontsize=8, borderaxespad=0.2
+    )
     return ax

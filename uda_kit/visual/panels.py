@@ -33,106 +33,187 @@ from .style import axes_or_new, drawn_name, drawn_text, new_figure, tidy
 @dataclass(frozen=True, eq=False)
 class Field:
     "A map of numbers [H,W] to be drawn in colours, with a colour bar; `InputError` where they are not finite. Fields under one title share the first one's scale."
-    values: object          # array or tensor [H,W]
-    low: float = 0.         # the darkest colour
-    high: float = 1.        # the brightest colour
+
+    values: object  # array or tensor [H,W]
+    low: float = 0.0  # the darkest colour
+    high: float = 1.0  # the brightest colour
     colours: str = "viridis"
 
     def __post_init__(self):
         values = _array(self.values)
-        if values.ndim != 2 or not values.size: raise InputError("field", f"has shape {values.shape}", "give numbers [H,W]")
-        if not np.isfinite(values).all(): raise InputError("field", "holds numbers that are not finite", "check the network, or mask them")
-        if not all(isinstance(v, (int, float, np.number)) for v in (self.low, self.high)) or not -1e300 < self.low < self.high < 1e300: raise InputError("field", f"runs from {short(self.low)} to {short(self.high)}", "give low < high")
+        if values.ndim != 2 or not values.size:
+            raise InputError("field", f"has shape {values.shape}", "give numbers [H,W]")
+        if not np.isfinite(values).all():
+            raise InputError("field", "holds numbers that are not finite", "check the network, or mask them")
+        if (
+            not all(isinstance(v, (int, float, np.number)) for v in (self.low, self.high))
+            or not -1e300 < self.low < self.high < 1e300
+        ):
+            raise InputError("field", f"runs from {short(self.low)} to {short(self.high)}", "give low < high")
         from matplotlib import colormaps
-        if not isinstance(self.colours, str) or self.colours not in colormaps: raise InputError("field", f"colours={short(self.colours)} are unknown", "choose one of Matplotlib's, such as viridis")
 
-def _array(x) -> np.ndarray: return array_of(x)
+        if not isinstance(self.colours, str) or self.colours not in colormaps:
+            raise InputError(
+                "field", f"colours={short(self.colours)} are unknown", "choose one of Matplotlib's, such as viridis"
+            )
 
-def as_picture(x,                      # photograph, class ids [H,W], booleans [H,W] or Field
-               space:LabelSpace|None,  # what ids mean
-              ) -> np.ndarray:         # uint8 [H,W,3], or float [H,W] for a Field
+
+def _array(x) -> np.ndarray:
+    return array_of(x)
+
+
+def as_picture(
+    x,  # photograph, class ids [H,W], booleans [H,W] or Field
+    space: LabelSpace | None,  # what ids mean
+) -> np.ndarray:  # uint8 [H,W,3], or float [H,W] for a Field
     "A picture as Matplotlib draws it. `InputError` for a shape or type that is none of them, and for ids without a label space."
-    if isinstance(x, Field): return _array(x.values).astype(np.float32)
+    if isinstance(x, Field):
+        return _array(x.values).astype(np.float32)
     x = _array(x)
-    if not x.size: raise InputError("panels", f"an array {x.shape} is empty", "check what is shown")
+    if not x.size:
+        raise InputError("panels", f"an array {x.shape} is empty", "check what is shown")
     if x.ndim == 3 and 3 in (x.shape[0], x.shape[-1]):
         x = x if x.shape[-1] == 3 else x.transpose(1, 2, 0)
-        if x.dtype == np.uint8: return x
-        if x.dtype.kind in "iu" and 0 <= x.min() and x.max() <= 255: return x.astype(np.uint8)
-        if x.dtype.kind != "f" or not np.isfinite(x).all() or np.abs(x).max() > 2: raise InputError("panels", f"a photograph of {x.dtype} from {x.min():g} to {x.max():g} cannot be shown", "give uint8, or fractions from 0 to 1")
-        return (x.clip(0, 1)*255).round().astype(np.uint8)
-    if x.ndim == 2 and x.dtype == bool: return np.repeat(x[..., None].astype(np.uint8)*255, 3, 2)
+        if x.dtype == np.uint8:
+            return x
+        if x.dtype.kind in "iu" and 0 <= x.min() and x.max() <= 255:
+            return x.astype(np.uint8)
+        if x.dtype.kind != "f" or not np.isfinite(x).all() or np.abs(x).max() > 2:
+            raise InputError(
+                "panels",
+                f"a photograph of {x.dtype} from {x.min():g} to {x.max():g} cannot be shown",
+                "give uint8, or fractions from 0 to 1",
+            )
+        return (x.clip(0, 1) * 255).round().astype(np.uint8)
+    if x.ndim == 2 and x.dtype == bool:
+        return np.repeat(x[..., None].astype(np.uint8) * 255, 3, 2)
     if x.ndim == 2 and x.dtype.kind in "iu":
-        if not isinstance(space, LabelSpace): raise InputError("panels", "class ids without a label space", "give space=")
-        wrong = (x < 0) | ((x > len(space)) & (x != IGNORE)) # len(space) is "other" in evaluations
-        if wrong.any(): raise InputError("panels", f"class id {x[wrong][0]} is none of {space.name}'s {len(space)} classes", f"give 0 to {len(space) - 1}, and 255 for none")
+        if not isinstance(space, LabelSpace):
+            raise InputError("panels", "class ids without a label space", "give space=")
+        wrong = (x < 0) | ((x > len(space)) & (x != IGNORE))  # len(space) is "other" in evaluations
+        if wrong.any():
+            raise InputError(
+                "panels",
+                f"class id {x[wrong][0]} is none of {space.name}'s {len(space)} classes",
+                f"give 0 to {len(space) - 1}, and 255 for none",
+            )
         return colorize(x, space)
-    raise InputError("panels", f"an array {x.shape} of {x.dtype} is no picture", "give [3,H,W] or [H,W,3], class ids [H,W], or a Field for other numbers")
+    raise InputError(
+        "panels",
+        f"an array {x.shape} of {x.dtype} is no picture",
+        "give [3,H,W] or [H,W,3], class ids [H,W], or a Field for other numbers",
+    )
 
 # %% ../../nbs/visual/30_panels.ipynb #f157deda
-def classes_in(rows:list, space:LabelSpace|None) -> set: # ids that occur in the maps of classes
+def classes_in(rows: list, space: LabelSpace | None) -> set:  # ids that occur in the maps of classes
     maps = [_array(x) for row in rows for x in row.values() if x is not None and not isinstance(x, Field)]
-    return set().union(*(np.unique(m).tolist() for m in maps if m.ndim == 2 and m.dtype.kind in "iu")) if space is not None else set()
+    return (
+        set().union(*(np.unique(m).tolist() for m in maps if m.ndim == 2 and m.dtype.kind in "iu"))
+        if space is not None
+        else set()
+    )
 
-def draw_panel(ax, x, space, wide:int) -> None:
+
+def draw_panel(ax, x, space, wide: int) -> None:
     "One picture on axes without frame, at most `wide` pixels wide."
     ax.set_axis_off()
-    if x is None: return
+    if x is None:
+        return
     picture = as_picture(x, space)
     if isinstance(x, Field):
-        step = math.ceil(picture.shape[1]/wide)
-        ax.imshow(picture[::step, ::step], cmap=x.colours, vmin=x.low, vmax=x.high, interpolation="nearest", aspect="auto")
+        step = math.ceil(picture.shape[1] / wide)
+        ax.imshow(
+            picture[::step, ::step], cmap=x.colours, vmin=x.low, vmax=x.high, interpolation="nearest", aspect="auto"
+        )
     else:
         photo = _array(x).ndim == 3
         ax.imshow(shrink(picture, wide, photo), interpolation="antialiased" if photo else "nearest", aspect="auto")
 
-def column_scales(rows:list) -> dict: # title -> Field: the first one under each title
-    return {t: next(r[t] for r in rows if isinstance(r[t], Field)) for t in rows[0] if any(isinstance(r[t], Field) for r in rows)}
 
-def on_scale(x, scale): return Field(x.values, scale.low, scale.high, scale.colours) if isinstance(x, Field) else x
+def column_scales(rows: list) -> dict:  # title -> Field: the first one under each title
+    return {
+        t: next(r[t] for r in rows if isinstance(r[t], Field))
+        for t in rows[0]
+        if any(isinstance(r[t], Field) for r in rows)
+    }
+
+
+def on_scale(x, scale):
+    return Field(x.values, scale.low, scale.high, scale.colours) if isinstance(x, Field) else x
 
 # %% ../../nbs/visual/30_panels.ipynb #fbe44dc2
 def picture_grid(
-    rows,               # list of {title: picture}, the same titles in all; a picture is a photograph, class ids, booleans, a Field, or None
-    space=None,         # LabelSpace of the class ids
-    width=10.,          # inches
-    names=(),           # of the rows, written at their left
-    black="not scored", # what 255 means, for the legend
-    wide=512,           # pixels of a panel, at most
-):                      # Matplotlib Figure
+    rows,  # list of {title: picture}, the same titles in all; a picture is a photograph, class ids, booleans, a Field, or None
+    space=None,  # LabelSpace of the class ids
+    width=10.0,  # inches
+    names=(),  # of the rows, written at their left
+    black="not scored",  # what 255 means, for the legend
+    wide=512,  # pixels of a panel, at most
+):  # Matplotlib Figure
     "Rows of pictures under common titles, with a legend of the classes that occur and colour bars for numbers. `InputError` where titles differ or there is nothing to show."
     rows = list(rows) if isinstance(rows, (list, tuple)) else []
-    if not rows or not all(isinstance(r, Mapping) for r in rows) or not rows[0]: raise InputError("panels", "no pictures", "give at least one row of {title: picture}")
+    if not rows or not all(isinstance(r, Mapping) for r in rows) or not rows[0]:
+        raise InputError("panels", "no pictures", "give at least one row of {title: picture}")
     names = tuple(names)
-    if names and len(names) != len(rows): raise InputError("panels", f"{len(names)} names for {len(rows)} rows", "give one for each row, or none")
-    wide, width = whole_number(wide, "panels: wide", 1), checked_numbers(width, "panels: width", .5, 100)[0]
-    if any(list(r) != list(rows[0]) for r in rows): raise InputError("panels", "rows have different titles", "give every row the same ones, with None where there is nothing")
+    if names and len(names) != len(rows):
+        raise InputError("panels", f"{len(names)} names for {len(rows)} rows", "give one for each row, or none")
+    wide, width = whole_number(wide, "panels: wide", 1), checked_numbers(width, "panels: width", 0.5, 100)[0]
+    if any(list(r) != list(rows[0]) for r in rows):
+        raise InputError(
+            "panels", "rows have different titles", "give every row the same ones, with None where there is nothing"
+        )
     shapes = [next((as_picture(x, space).shape for x in r.values() if x is not None), (1, 2)) for r in rows]
-    left, present, scales = .24 if names else .03, classes_in(rows, space), column_scales(rows)
-    columns, each = legend_columns(space, present, width) if present else 1, (width - left - .03)/len(rows[0])
-    heights, top = [each*h/w for h, w, *_ in shapes], .12 + .18*max(1 + str(t).count("\n") for t in rows[0])
-    bars, low = (.34 if scales else 0), .05 + (.1 + .19*math.ceil(len({min(i, len(space)) for i in present})/columns) if present else 0)
-    figure = new_figure(width, top + sum(heights) + .04*len(rows) + bars + low)
+    left, present, scales = 0.24 if names else 0.03, classes_in(rows, space), column_scales(rows)
+    columns, each = legend_columns(space, present, width) if present else 1, (width - left - 0.03) / len(rows[0])
+    heights, top = [each * h / w for h, w, *_ in shapes], 0.12 + 0.18 * max(1 + str(t).count("\n") for t in rows[0])
+    bars, low = (
+        (0.34 if scales else 0),
+        0.05 + (0.1 + 0.19 * math.ceil(len({min(i, len(space)) for i in present}) / columns) if present else 0),
+    )
+    figure = new_figure(width, top + sum(heights) + 0.04 * len(rows) + bars + low)
     total = figure.get_figheight()
-    grid = figure.add_gridspec(len(rows), len(rows[0]), left=left/width, right=1 - .03/width, top=1 - top/total, bottom=(low + bars)/total, wspace=.02, hspace=.04, height_ratios=heights)
+    grid = figure.add_gridspec(
+        len(rows),
+        len(rows[0]),
+        left=left / width,
+        right=1 - 0.03 / width,
+        top=1 - top / total,
+        bottom=(low + bars) / total,
+        wspace=0.02,
+        hspace=0.04,
+        height_ratios=heights,
+    )
     for r, row in enumerate(rows):
         for c, (title, x) in enumerate(row.items()):
             ax = figure.add_subplot(grid[r, c])
             draw_panel(ax, on_scale(x, scales.get(title)), space, wide)
-            if r == 0: ax.set_title(drawn_text(title, max(12, int(each/.06))), fontsize=9, pad=3)
-            if c == 0 and names: ax.text(-.03, .5, drawn_text(names[r]), transform=ax.transAxes, rotation=90, ha="right", va="center", fontsize=8)
-            if title in scales and r == len(rows) - 1: add_colour_bar(figure, ax, low/total, bars/total)
-    if present: add_legend(figure, space, present, low/total, columns, black)
+            if r == 0:
+                ax.set_title(drawn_text(title, max(12, int(each / 0.06))), fontsize=9, pad=3)
+            if c == 0 and names:
+                ax.text(
+                    -0.03,
+                    0.5,
+                    drawn_text(names[r]),
+                    transform=ax.transAxes,
+                    rotation=90,
+                    ha="right",
+                    va="center",
+                    fontsize=8,
+                )
+            if title in scales and r == len(rows) - 1:
+                add_colour_bar(figure, ax, low / total, bars / total)
+    if present:
+        add_legend(figure, space, present, low / total, columns, black)
     return figure
 
 # %% ../../nbs/visual/30_panels.ipynb #1af23404
-def add_colour_bar(figure, ax, bottom:float, height:float) -> None: # fractions of the figure
+def add_colour_bar(figure, ax, bottom: float, height: float) -> None:  # fractions of the figure
     "A flat colour bar in the strip under a column, for the picture on `ax`."
     box = ax.get_position()
-    bar = figure.add_axes([box.x0 + .06*box.width, bottom + .55*height, .88*box.width, .22*height])
+    bar = figure.add_axes([box.x0 + 0.06 * box.width, bottom + 0.55 * height, 0.88 * box.width, 0.22 * height])
     figure.colorbar(ax.images[0], cax=bar, orientation="horizontal")
     low, high = ax.images[0].get_clim()
-    bar.set_xticks([low, (low + high)/2, high], [f"{x:.2g}" for x in (low, (low + high)/2, high)])
+    bar.set_xticks([low, (low + high) / 2, high], [f"{x:.2g}" for x in (low, (low + high) / 2, high)])
     bar.tick_params(labelsize=7, length=2, pad=1)
     bar.get_xticklabels()[0].set_ha("left")
     bar.get_xticklabels()[-1].set_ha("right")
@@ -141,7 +222,11 @@ def add_colour_bar(figure, ax, bottom:float, height:float) -> None: # fractions 
 def count_of(images: object, where: str) -> int:
     "How many images there are. `InputError` where they are not given as a list or one array."
     if isinstance(images, (str, Mapping)) or not hasattr(images, "__len__") or getattr(images, "ndim", 4) not in (1, 4):
-        raise InputError(where, f"images are {short(getattr(images, 'shape', images))}", "give photographs [N,3,H,W], or a list of them")
+        raise InputError(
+            where,
+            f"images are {short(getattr(images, 'shape', images))}",
+            "give photographs [N,3,H,W], or a list of them",
+        )
     return len(images)
 
 
@@ -150,8 +235,12 @@ def check_sizes(where: str, name: str, maps: object, images: object) -> None:
     for ids, image in zip(maps, images):
         ids, image = _array(ids), _array(image)
         h, w = image.shape[:2] if image.shape[-1:] == (3,) else image.shape[-2:]
-        if ids.ndim != 2 or not ids.size or abs(ids.shape[0]*w/(ids.shape[1]*h) - 1) > .02:
-            raise InputError(where, f"a map called {name!r:.60} is {ids.shape} for an image of {h}x{w}", "give [H,W] in the image's proportions")
+        if ids.ndim != 2 or not ids.size or abs(ids.shape[0] * w / (ids.shape[1] * h) - 1) > 0.02:
+            raise InputError(
+                where,
+                f"a map called {name!r:.60} is {ids.shape} for an image of {h}x{w}",
+                "give [H,W] in the image's proportions",
+            )
 
 
 def stacked_maps(where: str, name: str, maps: object) -> np.ndarray:  # -> [N,H,W]
@@ -160,234 +249,346 @@ def stacked_maps(where: str, name: str, maps: object) -> np.ndarray:  # -> [N,H,
         raise InputError(where, f"{name} are {short(maps)}", "give at least one map [H,W]")
     maps = [_array(m) for m in maps]
     if maps[0].ndim != 2 or any(m.shape != maps[0].shape for m in maps):
-        raise InputError(where, f"{name} have shapes {', '.join(str(m.shape) for m in maps[:4])}", "give maps [H,W] of one size")
+        raise InputError(
+            where, f"{name} have shapes {', '.join(str(m.shape) for m in maps[:4])}", "give maps [H,W] of one size"
+        )
     return np.stack(maps)
 
 # %% ../../nbs/visual/30_panels.ipynb #43a23293
-def check_counts(where:str, columns:dict, n:int) -> None: # name -> maps, number of images
+def check_counts(where: str, columns: dict, n: int) -> None:  # name -> maps, number of images
     "`InputError` where there are no images, or not as many maps as images."
-    if not n: raise InputError(where, "no images", "give at least one")
+    if not n:
+        raise InputError(where, "no images", "give at least one")
     for name, maps in columns.items():
-        if not hasattr(maps, "__len__") or getattr(maps, "ndim", 1) == 0: raise InputError(where, f"{name!r:.60} are {short(maps)}", "give one map for each image")
-        if len(maps) != n: raise InputError(where, f"{len(maps)} maps called {name!r} for {n} images", "give one for each image")
+        if not hasattr(maps, "__len__") or getattr(maps, "ndim", 1) == 0:
+            raise InputError(where, f"{name!r:.60} are {short(maps)}", "give one map for each image")
+        if len(maps) != n:
+            raise InputError(where, f"{len(maps)} maps called {name!r} for {n} images", "give one for each image")
+
 
 def prediction_grid(
-    images,      # photographs, [N,3,H,W] or a list
-    predictions, # name -> class ids [N,H,W], or a list; in the order of the columns
-    space,       # LabelSpace of truth and predictions
+    images,  # photographs, [N,3,H,W] or a list
+    predictions,  # name -> class ids [N,H,W], or a list; in the order of the columns
+    space,  # LabelSpace of truth and predictions
     truth=None,  # class ids [N,H,W], or a list; None: unknown
-    scores=None, # name -> mean IoU as a fraction, to stand in the title
-    names=(),    # of the rows
-    width=10.,   # inches
-    black="not scored", # what 255 means, for the legend
-):               # Matplotlib Figure
+    scores=None,  # name -> mean IoU as a fraction, to stand in the title
+    names=(),  # of the rows
+    width=10.0,  # inches
+    black="not scored",  # what 255 means, for the legend
+):  # Matplotlib Figure
     "Image, truth, and what each network says: the papers' qualitative figure, for any label space. `InputError` where numbers of images differ."
-    if not isinstance(predictions, Mapping): raise InputError("prediction_grid", f"predictions are {short(predictions)}", "give name: class ids")
+    if not isinstance(predictions, Mapping):
+        raise InputError("prediction_grid", f"predictions are {short(predictions)}", "give name: class ids")
     columns = ({} if truth is None else {"truth": truth}) | dict(predictions)
     check_counts("prediction_grid", columns, count_of(images, "prediction_grid"))
-    for k in columns: check_sizes("prediction_grid", k, columns[k], images)
+    for k in columns:
+        check_sizes("prediction_grid", k, columns[k], images)
     title = lambda k: f"{drawn_name(k)}: {percent(scores[k])} mIoU" if scores and k in scores else drawn_name(k)
-    return picture_grid([{"image": x} | {title(k): v[i] for k, v in columns.items()} for i, x in enumerate(images)], space, width, names, black)
+    return picture_grid(
+        [{"image": x} | {title(k): v[i] for k, v in columns.items()} for i, x in enumerate(images)],
+        space,
+        width,
+        names,
+        black,
+    )
 
 # %% ../../nbs/visual/30_panels.ipynb #9b8940d5
-RIGHT, WRONG, UNKNOWN = (222, 232, 238), (196, 64, 52), (150, 150, 150) # colours of `verdict`
+RIGHT, WRONG, UNKNOWN = (222, 232, 238), (196, 64, 52), (150, 150, 150)  # colours of `verdict`
 
-def verdict(labels, # class ids [H,W], 255 = none
-            truth,  # class ids [H,W], 255 = unknown
-           ) -> np.ndarray: # uint8 [H,W,3]
+
+def verdict(
+    labels,  # class ids [H,W], 255 = none
+    truth,  # class ids [H,W], 255 = unknown
+) -> np.ndarray:  # uint8 [H,W,3]
     "A label map by whether it is right: pale; wrong: red; silent: black; grey where the truth is unknown."
     labels, truth = _array(labels), _array(truth)
-    if labels.ndim != 2: raise InputError("verdict", f"labels are {labels.shape}", "give class ids [H,W]")
-    if labels.shape != truth.shape: raise InputError("verdict", f"labels are {labels.shape}, the truth {truth.shape}", "bring them to one size")
+    if labels.ndim != 2:
+        raise InputError("verdict", f"labels are {labels.shape}", "give class ids [H,W]")
+    if labels.shape != truth.shape:
+        raise InputError("verdict", f"labels are {labels.shape}, the truth {truth.shape}", "bring them to one size")
     code = np.where(labels == IGNORE, 3, np.where(truth == IGNORE, 2, (labels != truth).astype(int)))
     return np.array([RIGHT, WRONG, UNKNOWN, (0, 0, 0)], np.uint8)[code]
 
 # %% ../../nbs/visual/30_panels.ipynb #c13a1b20
-def label_shares(labels, truth=None) -> tuple: # class ids [N,H,W] each -> (share of pixels with a label, share of those that are right or nan)
+def label_shares(
+    labels, truth=None
+) -> tuple:  # class ids [N,H,W] each -> (share of pixels with a label, share of those that are right or nan)
     "How much a label map says, and how much of it is true (pixels of unknown truth left out)."
     labels = stacked_maps("label_shares", "labels", labels)
     said = labels != IGNORE
-    if truth is None: return float(said.mean()), math.nan
+    if truth is None:
+        return float(said.mean()), math.nan
     truth = stacked_maps("label_shares", "truth", truth)
-    if truth.shape != labels.shape: raise InputError("label_shares", f"labels are {labels.shape}, the truth {truth.shape}", "bring them to one size")
+    if truth.shape != labels.shape:
+        raise InputError(
+            "label_shares", f"labels are {labels.shape}, the truth {truth.shape}", "bring them to one size"
+        )
     known = truth != IGNORE
     return float(said.mean()), float((labels == truth)[said & known].mean()) if (said & known).any() else math.nan
 
+
 def expansion_panels(
-    images,         # photographs [N,3,H,W] or a list
-    labels,         # what `Teacher.look` gives, or name -> class ids [N,H,W]
-    space,          # LabelSpace of the labels
-    truth=None,     # class ids [N,H,W]; None: unknown
-    verdicts=False, # paint the last map by whether it is right, beside the truth
-    numbers=True,   # write into the titles: share of pixels with a label, and how many of them are right
-    names=(),       # of the rows
-    width=10.,      # inches
-):                  # Matplotlib Figure
+    images,  # photographs [N,3,H,W] or a list
+    labels,  # what `Teacher.look` gives, or name -> class ids [N,H,W]
+    space,  # LabelSpace of the labels
+    truth=None,  # class ids [N,H,W]; None: unknown
+    verdicts=False,  # paint the last map by whether it is right, beside the truth
+    numbers=True,  # write into the titles: share of pixels with a label, and how many of them are right
+    names=(),  # of the rows
+    width=10.0,  # inches
+):  # Matplotlib Figure
     "Image, initial, confident and expanded labels, truth: how pseudo-labels come about (contrastive paper, Fig. 6). `InputError` where numbers of images differ."
-    labels = dict(labels) if isinstance(labels, Mapping) else {k: getattr(labels, k, None) for k in ("initial", "confident", "expanded")}
-    check_counts("expansion_panels", labels | ({} if truth is None else {"truth": truth}), count_of(images, "expansion_panels"))
-    if not labels: raise InputError("expansion_panels", "no labels", "give name: class ids, at least one")
-    for k, maps in (labels | ({} if truth is None else {"truth": truth})).items(): check_sizes("expansion_panels", k, maps, images)
+    labels = (
+        dict(labels)
+        if isinstance(labels, Mapping)
+        else {k: getattr(labels, k, None) for k in ("initial", "confident", "expanded")}
+    )
+    check_counts(
+        "expansion_panels", labels | ({} if truth is None else {"truth": truth}), count_of(images, "expansion_panels")
+    )
+    if not labels:
+        raise InputError("expansion_panels", "no labels", "give name: class ids, at least one")
+    for k, maps in (labels | ({} if truth is None else {"truth": truth})).items():
+        check_sizes("expansion_panels", k, maps, images)
     columns = {"image": images}
     for k, maps in labels.items():
         said, right = label_shares(maps, truth)
-        columns[drawn_name(k) + (f": {said:.0%}" + ("" if math.isnan(right) else f"\n{right:.0%} right") if numbers else "")] = maps
+        columns[
+            drawn_name(k) + (f": {said:.0%}" + ("" if math.isnan(right) else f"\n{right:.0%} right") if numbers else "")
+        ] = maps
     columns = {f"({chr(97 + i)}) {k}": v for i, (k, v) in enumerate(columns.items())}
-    if truth is not None: columns["truth"] = truth
-    if truth is not None and verdicts: columns[f"({chr(97 + len(labels))}) right or wrong"] = [verdict(a, b) for a, b in zip(labels[list(labels)[-1]], truth)]
-    return picture_grid([{k: v[i] for k, v in columns.items()} for i in range(len(images))], space, width, names, "no label")
+    if truth is not None:
+        columns["truth"] = truth
+    if truth is not None and verdicts:
+        columns[f"({chr(97 + len(labels))}) right or wrong"] = [
+            verdict(a, b) for a, b in zip(labels[list(labels)[-1]], truth)
+        ]
+    return picture_grid(
+        [{k: v[i] for k, v in columns.items()} for i in range(len(images))], space, width, names, "no label"
+    )
 
 # %% ../../nbs/visual/30_panels.ipynb #fbe65ef5
 def attention_of(
-    net,            # Segmenter with an ancillary classifier; comes back in the mode it was in
-    images,         # uint8 [N,3,H,W]
-    cosine_weight=40., # lambda_cos
-    eps=.4,
-) -> dict:          # on the CPU: "predicted" int64 [N,H,W], "attention" [N,K,H,W] in [0, 1], "distance" R and "weight" [N,H,W]
+    net,  # Segmenter with an ancillary classifier; comes back in the mode it was in
+    images,  # uint8 [N,3,H,W]
+    cosine_weight=40.0,  # lambda_cos
+    eps=0.4,
+) -> dict:  # on the CPU: "predicted" int64 [N,H,W], "attention" [N,K,H,W] in [0, 1], "distance" R and "weight" [N,H,W]
     "What an ancillary classifier makes of images (content-invariant paper, Eq. 7). `InputError` for a network without one."
     check_network(net, "attention_of")
-    if not isinstance(images, torch.Tensor) or images.ndim != 4 or not len(images): raise InputError("attention_of", f"images are {short(getattr(images, 'shape', images))}", "give uint8 [N,3,H,W]")
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or not len(images):
+        raise InputError(
+            "attention_of", f"images are {short(getattr(images, 'shape', images))}", "give uint8 [N,3,H,W]"
+        )
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    with evaluation_mode(net), taking(images, "attention_of"): out = net(images.to(device).float()/255)
-    if getattr(out, "ancillary", None) is None: raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
+    with evaluation_mode(net), taking(images, "attention_of"):
+        out = net(images.to(device).float() / 255)
+    if getattr(out, "ancillary", None) is None:
+        raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
     size = images.shape[-2:]
     R = cosine_distance_map(out.primary, out.ancillary, size)[:, 0].cpu()
-    return {"predicted": upsample(out.logits, size).argmax(1).cpu(), "attention": upsample(out.attention.float(), size).clamp(0, 1).cpu(), "distance": R, "weight": cosine_weight*R + eps}
+    return {
+        "predicted": upsample(out.logits, size).argmax(1).cpu(),
+        "attention": upsample(out.attention.float(), size).clamp(0, 1).cpu(),
+        "distance": R,
+        "weight": cosine_weight * R + eps,
+    }
 
 # %% ../../nbs/visual/30_panels.ipynb #bd97c998
 def attention_panels(
-    images,           # photographs [N,3,H,W]
-    attention,        # [N,K,H,W] in [0, 1]
-    distance,         # R [N,H,W]
-    weight=None,      # of a pixel [N,H,W]; None: left out
-    predicted=None,   # class ids [N,H,W]; None: left out
-    space=None,       # LabelSpace of the predictions
-    truth=None,       # class ids [N,H,W]: adds a column of wrong pixels (white)
-    top=None,         # largest R on the scale; None: 99 of 100 pixels are below it
-    title="weight",   # of the weight's column, such as "$40 R + 0.4$"
-    names=(),         # of the rows
-    width=10.,        # inches
-):                    # Matplotlib Figure
+    images,  # photographs [N,3,H,W]
+    attention,  # [N,K,H,W] in [0, 1]
+    distance,  # R [N,H,W]
+    weight=None,  # of a pixel [N,H,W]; None: left out
+    predicted=None,  # class ids [N,H,W]; None: left out
+    space=None,  # LabelSpace of the predictions
+    truth=None,  # class ids [N,H,W]: adds a column of wrong pixels (white)
+    top=None,  # largest R on the scale; None: 99 of 100 pixels are below it
+    title="weight",  # of the weight's column, such as "$40 R + 0.4$"
+    names=(),  # of the rows
+    width=10.0,  # inches
+):  # Matplotlib Figure
     "Attention maps, the classifiers' cosine distance and the weight of each pixel, with colour bars (content-invariant paper, section on ACM and Eq. 7)."
     A, R, n = _array(attention), _array(distance), count_of(images, "attention_panels")
-    if A.ndim != 4 or R.ndim != 3: raise InputError("attention_panels", f"attention is {A.shape}, distance {R.shape}", "give [N,K,H,W] and [N,H,W]")
+    if A.ndim != 4 or R.ndim != 3:
+        raise InputError(
+            "attention_panels", f"attention is {A.shape}, distance {R.shape}", "give [N,K,H,W] and [N,H,W]"
+        )
     given = {"attention": A, "distance": R, "weight": weight, "predicted": predicted, "truth": truth}
     check_counts("attention_panels", {k: v for k, v in given.items() if v is not None}, n)
-    if predicted is not None and truth is not None and _array(predicted).shape != _array(truth).shape: raise InputError("attention_panels", f"predictions are {_array(predicted).shape}, the truth {_array(truth).shape}", "bring them to one size")
-    if not np.isfinite(R).all(): raise InputError("attention_panels", "distances are not finite", "check the network, or mask them")
-    top = checked_numbers(float(max(np.quantile(R, .99), 1e-3)) if top is None else top, "attention_panels: top", 1e-9, 1e9)[0]
+    if predicted is not None and truth is not None and _array(predicted).shape != _array(truth).shape:
+        raise InputError(
+            "attention_panels",
+            f"predictions are {_array(predicted).shape}, the truth {_array(truth).shape}",
+            "bring them to one size",
+        )
+    if not np.isfinite(R).all():
+        raise InputError("attention_panels", "distances are not finite", "check the network, or mask them")
+    top = checked_numbers(
+        float(max(np.quantile(R, 0.99), 1e-3)) if top is None else top, "attention_panels: top", 1e-9, 1e9
+    )[0]
     columns = {"image": images} | ({} if predicted is None else {"prediction": predicted})
-    if predicted is not None and truth is not None: columns["wrong (white)"] = (_array(predicted) != _array(truth)) & (_array(truth) != IGNORE)
+    if predicted is not None and truth is not None:
+        columns["wrong (white)"] = (_array(predicted) != _array(truth)) & (_array(truth) != IGNORE)
     columns |= {f"attention $A_{k + 1}$": [Field(a[k]) for a in A] for k in range(A.shape[1])}
     columns["distance $R$"] = [Field(r, 0, top, "cividis") for r in R]
     if weight is not None:
         w = _array(weight)
-        columns[title] = [Field(x, 0, max(float(np.quantile(w, .99)), 1e-3), "cividis") for x in w]
+        columns[title] = [Field(x, 0, max(float(np.quantile(w, 0.99)), 1e-3), "cividis") for x in w]
     return picture_grid([{k: v[i] for k, v in columns.items()} for i in range(n)], space, width, names)
 
 # %% ../../nbs/visual/30_panels.ipynb #a6890695
 @dataclass(frozen=True, eq=False)
 class Patches:
     "One domain's images on the grid of patch modes."
-    image: np.ndarray # uint8 [N,H,W,3]
-    label: np.ndarray # uint8 [N,H,W] class ids: true ones, or predicted
-    fit: np.ndarray   # float32 [N,U,V,K]: how well a patch fits a mode, larger is better; -inf: no mode
+
+    image: np.ndarray  # uint8 [N,H,W,3]
+    label: np.ndarray  # uint8 [N,H,W] class ids: true ones, or predicted
+    fit: np.ndarray  # float32 [N,U,V,K]: how well a patch fits a mode, larger is better; -inf: no mode
 
     @property
-    def mode(self) -> np.ndarray: # int64 [N,U,V]; -1: no mode
+    def mode(self) -> np.ndarray:  # int64 [N,U,V]; -1: no mode
         return np.where(np.isfinite(self.fit).any(-1), self.fit.argmax(-1), -1)
+
     @property
-    def shares(self) -> np.ndarray: # float64 [K]: share of the patches in each mode
+    def shares(self) -> np.ndarray:  # float64 [K]: share of the patches in each mode
         found = self.mode[self.mode >= 0]
-        return np.bincount(found, minlength=self.fit.shape[-1])/max(1, len(found))
+        return np.bincount(found, minlength=self.fit.shape[-1]) / max(1, len(found))
+
 
 def patches_of(
-    modes:PatchModes,
-    images,           # uint8 [N,3,H,W], H and W as the modes'
-    labels,           # class ids [N,H,W]
-    probability=None, # [N,K,U,V] of module H; None: by label histograms
+    modes: PatchModes,
+    images,  # uint8 [N,3,H,W], H and W as the modes'
+    labels,  # class ids [N,H,W]
+    probability=None,  # [N,K,U,V] of module H; None: by label histograms
 ) -> Patches:
     "Cut images into the modes' patches. `InputError` where sizes do not fit."
     image, label = _array(images), torch.from_numpy(_array(labels))
-    if label.ndim != 3: raise InputError("patches", f"labels are {tuple(label.shape)}", "give class ids [N,H,W]")
+    if label.ndim != 3:
+        raise InputError("patches", f"labels are {tuple(label.shape)}", "give class ids [N,H,W]")
     modes.check(size=label.shape[-2:])
-    if image.shape != (len(label), 3, *modes.size) or (probability is not None and tuple(probability.shape) != (len(label), modes.k, *modes.grid)):
-        raise InputError("patches", f"images are {image.shape}" + ("" if probability is None else f", probabilities {tuple(probability.shape)}"), f"give {len(label)} images of {modes.size[0]}x{modes.size[1]}, and one probability for each of {modes.k} modes and {modes.grid[0]}x{modes.grid[1]} patches")
-    if probability is not None: fit = _array(probability).transpose(0, 2, 3, 1).astype(np.float32)
+    if image.shape != (len(label), 3, *modes.size) or (
+        probability is not None and tuple(probability.shape) != (len(label), modes.k, *modes.grid)
+    ):
+        raise InputError(
+            "patches",
+            f"images are {image.shape}"
+            + ("" if probability is None else f", probabilities {tuple(probability.shape)}"),
+            f"give {len(label)} images of {modes.size[0]}x{modes.size[1]}, and one probability for each of {modes.k} modes and {modes.grid[0]}x{modes.grid[1]} patches",
+        )
+    if probability is not None:
+        fit = _array(probability).transpose(0, 2, 3, 1).astype(np.float32)
     else:
         h, c = patch_histograms(label, modes.grid, modes.cells, len(modes.classes)), modes.centroids.float().cpu()
-        fit = (2*h @ c.T - (c**2).sum(-1) - (h**2).sum(-1, keepdim=True)).masked_fill(h.sum(-1, keepdim=True) == 0, -torch.inf).numpy()
+        fit = (
+            (2 * h @ c.T - (c**2).sum(-1) - (h**2).sum(-1, keepdim=True))
+            .masked_fill(h.sum(-1, keepdim=True) == 0, -torch.inf)
+            .numpy()
+        )
     return Patches(np.ascontiguousarray(image.transpose(0, 2, 3, 1)), label.numpy().astype(np.uint8), fit)
 
 # %% ../../nbs/visual/30_panels.ipynb #5d7e99d7
-def members(patches:Patches, k:int, count:int) -> np.ndarray: # int64 [m,3]: image, row and column of at most `count` patches of mode k
+def members(
+    patches: Patches, k: int, count: int
+) -> np.ndarray:  # int64 [m,3]: image, row and column of at most `count` patches of mode k
     "The most typical patches of a mode, from as many images as possible."
-    if not isinstance(k, (int, np.integer)) or not 0 <= k < patches.fit.shape[-1]: raise InputError(f"mode {short(k)}", f"there are {patches.fit.shape[-1]} modes", f"choose 0 to {patches.fit.shape[-1] - 1}")
+    if not isinstance(k, (int, np.integer)) or not 0 <= k < patches.fit.shape[-1]:
+        raise InputError(
+            f"mode {short(k)}", f"there are {patches.fit.shape[-1]} modes", f"choose 0 to {patches.fit.shape[-1] - 1}"
+        )
     place = np.argwhere(patches.mode == k)
     fit = patches.fit[(*place.T, np.full(len(place), k))]
-    place = place[np.lexsort((-fit, place[:, 0]))]                                      # by image, best first
-    rank = np.arange(len(place)) - np.searchsorted(place[:, 0], place[:, 0])            # within the image
+    place = place[np.lexsort((-fit, place[:, 0]))]  # by image, best first
+    rank = np.arange(len(place)) - np.searchsorted(place[:, 0], place[:, 0])  # within the image
     best = patches.fit[(*place.T, np.full(len(place), k))]
     return place[np.lexsort((-best, rank))][:count]
 
-def cut(maps:np.ndarray, grid:tuple, place:np.ndarray) -> np.ndarray: # [N,H,W,...], (U, V), [m,3] -> [m,H/U,W/V,...]
+
+def cut(
+    maps: np.ndarray, grid: tuple, place: np.ndarray
+) -> np.ndarray:  # [N,H,W,...], (U, V), [m,3] -> [m,H/U,W/V,...]
     "Patches at places of the grid."
     (N, H, W, *rest), (U, V) = maps.shape, grid
-    return maps.reshape(N, U, H//U, V, W//V, *rest)[place[:, 0], place[:, 1], :, place[:, 2]]
+    return maps.reshape(N, U, H // U, V, W // V, *rest)[place[:, 0], place[:, 1], :, place[:, 2]]
 
 # %% ../../nbs/visual/30_panels.ipynb #64d87560
-def patch_strip(patches:Patches, k:int, count:int, space:LabelSpace, gap:int=2) -> np.ndarray: # uint8 [2h + gap, count(w + gap) - gap, 3]
+def patch_strip(
+    patches: Patches, k: int, count: int, space: LabelSpace, gap: int = 2
+) -> np.ndarray:  # uint8 [2h + gap, count(w + gap) - gap, 3]
     "Members of a mode side by side, images over labels; white where there are fewer than `count`."
     place, grid = members(patches, k, count), patches.fit.shape[1:3]
     photo, ids = cut(patches.image, grid, place), cut(patches.label, grid, place)
-    h, w = patches.label.shape[1]//grid[0], patches.label.shape[2]//grid[1]
-    strip = np.full((count, 2*h + gap, w + gap, 3), 255, np.uint8)
-    strip[:len(place), :h, :w], strip[:len(place), h + gap:, :w] = photo, colorize(ids, space)
-    return strip.transpose(1, 0, 2, 3).reshape(2*h + gap, count*(w + gap), 3)[:, :-gap]
+    h, w = patches.label.shape[1] // grid[0], patches.label.shape[2] // grid[1]
+    strip = np.full((count, 2 * h + gap, w + gap, 3), 255, np.uint8)
+    strip[: len(place), :h, :w], strip[: len(place), h + gap :, :w] = photo, colorize(ids, space)
+    return strip.transpose(1, 0, 2, 3).reshape(2 * h + gap, count * (w + gap), 3)[:, :-gap]
 
-def centroid_picture(modes:PatchModes, k:int, space:LabelSpace) -> np.ndarray: # uint8 [cells,cells,3]
+
+def centroid_picture(modes: PatchModes, k: int, space: LabelSpace) -> np.ndarray:  # uint8 [cells,cells,3]
     "A mode's centroid, each cell in the mixture of its classes' colours."
     share = modes.centroids[k].reshape(modes.cells, modes.cells, -1).cpu().numpy().clip(0)
     return (share @ np.array(space.palette)).round().clip(0, 255).astype(np.uint8)
 
-def common_modes(sides:Mapping, count:int) -> list: # name -> Patches; -> mode ids, ascending
+
+def common_modes(sides: Mapping, count: int) -> list:  # name -> Patches; -> mode ids, ascending
     "The modes that all domains have most of."
     least = np.min([s.shares for s in sides.values()], axis=0)
     return sorted(np.argsort(-least, kind="stable")[:count].tolist())
 
 # %% ../../nbs/visual/30_panels.ipynb #8d56af85
 def patch_gallery(
-    modes,       # PatchModes
-    sides,       # name of the domain -> Patches
-    space,       # LabelSpace of the labels
-    chosen=None, # mode ids; None: the eight that all domains have most of
-    count=7,     # patches of a mode and domain, at most
-    columns=2,   # modes beside each other
-    width=10.,   # inches
-):               # Matplotlib Figure
+    modes,  # PatchModes
+    sides,  # name of the domain -> Patches
+    space,  # LabelSpace of the labels
+    chosen=None,  # mode ids; None: the eight that all domains have most of
+    count=7,  # patches of a mode and domain, at most
+    columns=2,  # modes beside each other
+    width=10.0,  # inches
+):  # Matplotlib Figure
     "For every chosen mode its centroid and its most typical patches, images over labels, one row a domain (patch paper, Fig. 1 and 4). `InputError` for modes that do not exist."
-    if not isinstance(sides, Mapping) or not sides or not all(isinstance(s, Patches) for s in sides.values()): raise InputError("patch_gallery", "no modes or no domains", "give name: Patches, at least one")
-    count, columns, width = whole_number(count, "patch_gallery: count", 1, 1000), whole_number(columns, "patch_gallery: columns", 1, 100), checked_numbers(width, "patch_gallery: width", .5, 100)[0]
-    chosen = common_modes(sides, 8) if chosen is None else list(checked_numbers(chosen, "patch_gallery: modes", 0, modes.k - 1, whole=True))
+    if not isinstance(sides, Mapping) or not sides or not all(isinstance(s, Patches) for s in sides.values()):
+        raise InputError("patch_gallery", "no modes or no domains", "give name: Patches, at least one")
+    count, columns, width = (
+        whole_number(count, "patch_gallery: count", 1, 1000),
+        whole_number(columns, "patch_gallery: columns", 1, 100),
+        checked_numbers(width, "patch_gallery: width", 0.5, 100)[0],
+    )
+    chosen = (
+        common_modes(sides, 8)
+        if chosen is None
+        else list(checked_numbers(chosen, "patch_gallery: modes", 0, modes.k - 1, whole=True))
+    )
     strips = [[patch_strip(s, k, count, space) for s in sides.values()] for k in chosen]
     h, w = strips[0][0].shape[:2]
-    gap = max(2, h//5)
-    tall, down = len(sides)*h + (len(sides) - 1)*gap, math.ceil(len(chosen)/columns)
-    each = width/columns - .35
-    figure = new_figure(width, down*(each*tall/w + .32) + .5, layout="constrained")
-    for ax in (axes := figure.subplots(down, columns, squeeze=False).ravel())[len(chosen):]: ax.set_axis_off()
+    gap = max(2, h // 5)
+    tall, down = len(sides) * h + (len(sides) - 1) * gap, math.ceil(len(chosen) / columns)
+    each = width / columns - 0.35
+    figure = new_figure(width, down * (each * tall / w + 0.32) + 0.5, layout="constrained")
+    for ax in (axes := figure.subplots(down, columns, squeeze=False).ravel())[len(chosen) :]:
+        ax.set_axis_off()
     for ax, k, rows in zip(axes, chosen, strips):
         white = np.full((gap, w, 3), 255, np.uint8)
         ax.imshow(np.concatenate([p for r in rows for p in (r, white)][:-1]), interpolation="nearest")
-        frame_mode(ax, modes, k, sides, space, [r*(h + gap) + h/2 for r in range(len(sides))])
-    ids = np.concatenate([cut(s.label, s.fit.shape[1:3], members(s, k, count)).ravel() for s in sides.values() for k in chosen])
-    legend_below(figure, space, np.flatnonzero(np.bincount(ids, minlength=256) > .01*len(ids)))
+        frame_mode(ax, modes, k, sides, space, [r * (h + gap) + h / 2 for r in range(len(sides))])
+    ids = np.concatenate(
+        [cut(s.label, s.fit.shape[1:3], members(s, k, count)).ravel() for s in sides.values() for k in chosen]
+    )
+    legend_below(figure, space, np.flatnonzero(np.bincount(ids, minlength=256) > 0.01 * len(ids)))
     return figure
 
 # %% ../../nbs/visual/30_panels.ipynb #aab2adee
 def legend_below(figure, space, present) -> None:
     "The classes that matter, in rows under a figure with constrained layout."
-    figure.legend(handles=class_handles(space, present), loc="outside lower center", ncols=legend_columns(space, present, figure.get_figwidth(), 1.2), frameon=False, fontsize=7.5, handlelength=1.2, columnspacing=1.1)
+    figure.legend(
+        handles=class_handles(space, present),
+        loc="outside lower center",
+        ncols=legend_columns(space, present, figure.get_figwidth(), 1.2),
+        frameon=False,
+        fontsize=7.5,
+        handlelength=1.2,
+        columnspacing=1.1,
+    )
+
 
 def frame_mode(ax, modes, k, sides, space, middles) -> None:
     "Title, names of the rows and, in the title's line, the centroid of a mode."
@@ -395,75 +596,125 @@ def frame_mode(ax, modes, k, sides, space, middles) -> None:
     ax.set_xticks([])
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set_visible(False)
-    ax.set_title(f"mode {k}: " + ", ".join(f"{drawn_name(n, 24)} {s.shares[k]:.1%}" for n, s in sides.items()), fontsize=8, loc="left", pad=4, x=.09)
-    inset = ax.inset_axes([0, 1.02, .07, .13], transform=ax.transAxes)
+    ax.set_title(
+        f"mode {k}: " + ", ".join(f"{drawn_name(n, 24)} {s.shares[k]:.1%}" for n, s in sides.items()),
+        fontsize=8,
+        loc="left",
+        pad=4,
+        x=0.09,
+    )
+    inset = ax.inset_axes([0, 1.02, 0.07, 0.13], transform=ax.transAxes)
     inset.imshow(centroid_picture(modes, k, space), interpolation="nearest", aspect="auto")
     inset.set(xticks=[], yticks=[])
-    inset.spines[:].set(linewidth=.5, color=".4")
+    inset.spines[:].set(linewidth=0.5, color=".4")
 
 # %% ../../nbs/visual/30_panels.ipynb #12d3e42d
 CELLS = {1: ("",), 2: ("upper left", "upper right", "lower left", "lower right")}
 
-def mode_histogram(ax, histogram:np.ndarray, space:LabelSpace, named:float=.22) -> set: # [cells,C]; -> classes shown
+
+def mode_histogram(
+    ax, histogram: np.ndarray, space: LabelSpace, named: float = 0.22
+) -> set:  # [cells,C]; -> classes shown
     "Stacked bars of one mode's cells by class, from above; parts that are longer than `named` carry their class's name."
-    shown = np.flatnonzero(histogram.max(0) > .02)
+    shown = np.flatnonzero(histogram.max(0) > 0.02)
     left = np.zeros(len(histogram))
     for c in shown:
-        colour = np.array(space.palette[c])/255
-        ax.barh(np.arange(len(histogram)), histogram[:, c], .86, left, color=colour, edgecolor="white", linewidth=.5)
+        colour = np.array(space.palette[c]) / 255
+        ax.barh(np.arange(len(histogram)), histogram[:, c], 0.86, left, color=colour, edgecolor="white", linewidth=0.5)
         for y in np.flatnonzero(histogram[:, c] > named):
-            ax.text(left[y] + histogram[y, c]/2, y, drawn_name(space.classes[c], 16), ha="center", va="center", fontsize=6.5, color="black" if colour @ (.2126, .7152, .0722) > .45 else "white")
+            ax.text(
+                left[y] + histogram[y, c] / 2,
+                y,
+                drawn_name(space.classes[c], 16),
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color="black" if colour @ (0.2126, 0.7152, 0.0722) > 0.45 else "white",
+            )
         left += histogram[:, c]
-    ax.set(xlim=(0, 1), ylim=(len(histogram) - .5, -.5), xticks=[])
+    ax.set(xlim=(0, 1), ylim=(len(histogram) - 0.5, -0.5), xticks=[])
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0, labelsize=7, pad=2)
     return set(shown.tolist())
 
+
 def mode_histograms(
-    modes,       # PatchModes
-    space,       # LabelSpace the modes are of
-    chosen=None, # mode ids; None: the eight commonest
-    columns=4,   # modes beside each other
-    width=10.,   # inches
-):               # Matplotlib Figure
+    modes,  # PatchModes
+    space,  # LabelSpace the modes are of
+    chosen=None,  # mode ids; None: the eight commonest
+    columns=4,  # modes beside each other
+    width=10.0,  # inches
+):  # Matplotlib Figure
     "The label histograms of modes, cell by cell (patch paper, section 3.2). `InputError` for modes that do not exist or another label space."
     modes.check(classes=space.classes)
-    columns, width = whole_number(columns, "mode_histograms: columns", 1, 100), checked_numbers(width, "mode_histograms: width", .5, 100)[0]
-    chosen = list(range(min(8, modes.k))) if chosen is None else list(checked_numbers(chosen, "mode_histograms: modes", 0, modes.k - 1, whole=True))
-    down = math.ceil(len(chosen)/columns)
-    figure, shown = new_figure(width, down*(.3 + .2*modes.cells**2) + .4, layout="constrained"), set()
+    columns, width = (
+        whole_number(columns, "mode_histograms: columns", 1, 100),
+        checked_numbers(width, "mode_histograms: width", 0.5, 100)[0],
+    )
+    chosen = (
+        list(range(min(8, modes.k)))
+        if chosen is None
+        else list(checked_numbers(chosen, "mode_histograms: modes", 0, modes.k - 1, whole=True))
+    )
+    down = math.ceil(len(chosen) / columns)
+    figure, shown = new_figure(width, down * (0.3 + 0.2 * modes.cells**2) + 0.4, layout="constrained"), set()
     axes = figure.subplots(down, columns, squeeze=False)
     cells = CELLS.get(modes.cells) or tuple(f"{i + 1}, {j + 1}" for i in range(modes.cells) for j in range(modes.cells))
     for n, ax in enumerate(axes.ravel()):
-        if n >= len(chosen): ax.set_axis_off(); continue
+        if n >= len(chosen):
+            ax.set_axis_off()
+            continue
         shown |= mode_histogram(ax, modes.centroids[chosen[n]].reshape(len(cells), -1).cpu().numpy(), space)
-        ax.set_yticks(range(len(cells)), cells if n % columns == 0 else [""]*len(cells))
-        ax.set_title(f"mode {chosen[n]}" + (f": {modes.shares[chosen[n]]:.1%}" if modes.shares else ""), fontsize=8, loc="left", pad=2)
+        ax.set_yticks(range(len(cells)), cells if n % columns == 0 else [""] * len(cells))
+        ax.set_title(
+            f"mode {chosen[n]}" + (f": {modes.shares[chosen[n]]:.1%}" if modes.shares else ""),
+            fontsize=8,
+            loc="left",
+            pad=2,
+        )
     legend_below(figure, space, shown)
     return figure
 
 # %% ../../nbs/visual/30_panels.ipynb #17015e8c
 def mode_shares(
-    shares,      # name of the domain -> share of its patches in each mode [K], as fractions
-    chosen=None, # mode ids; None: all
-    ax=None,     # Matplotlib axes; None: a new figure
-):               # axes; `.figure` is the figure
+    shares,  # name of the domain -> share of its patches in each mode [K], as fractions
+    chosen=None,  # mode ids; None: all
+    ax=None,  # Matplotlib axes; None: a new figure
+):  # axes; `.figure` is the figure
     "Bars of the modes' shares by domain. `InputError` where lengths differ."
-    if not isinstance(shares, Mapping): raise InputError("mode_shares", f"shares are {short(shares)}", "give name of the domain: [K]")
+    if not isinstance(shares, Mapping):
+        raise InputError("mode_shares", f"shares are {short(shares)}", "give name of the domain: [K]")
     table = {n: _array(v).astype(float) for n, v in shares.items()}
     counts = {v.shape for v in table.values()}
-    if len(counts) != 1 or len(next(iter(counts))) != 1 or not next(iter(counts))[0]: raise InputError("mode_shares", "domains have different numbers of modes, or there are none", "count the same modes in all")
-    if not all(np.isfinite(v).all() for v in table.values()): raise InputError("mode_shares", "shares are not finite", "count patches of at least one image")
+    if len(counts) != 1 or len(next(iter(counts))) != 1 or not next(iter(counts))[0]:
+        raise InputError(
+            "mode_shares", "domains have different numbers of modes, or there are none", "count the same modes in all"
+        )
+    if not all(np.isfinite(v).all() for v in table.values()):
+        raise InputError("mode_shares", "shares are not finite", "count patches of at least one image")
     K = next(iter(counts))[0]
-    at = np.arange(K) if chosen is None else np.array(checked_numbers(chosen, "mode_shares: modes", 0, K - 1, whole=True))
-    ax = tidy(axes_or_new(ax, min(10, 1.5 + .28*len(at)*len(table)**.5), 2.4))
-    width = .8/len(table)
+    at = (
+        np.arange(K)
+        if chosen is None
+        else np.array(checked_numbers(chosen, "mode_shares: modes", 0, K - 1, whole=True))
+    )
+    ax = tidy(axes_or_new(ax, min(10, 1.5 + 0.28 * len(at) * len(table) ** 0.5), 2.4))
+    width = 0.8 / len(table)
     for d, (name, v) in enumerate(table.items()):
         colour, hatch = BARS[d % len(BARS)]
-        ax.bar(np.arange(len(at)) + (d - (len(table) - 1)/2)*width, 100*v[at], width, color=SIDES.get(name, colour), hatch=("", "///", "...", "xx")[d % 4], edgecolor="white", linewidth=.4, label=drawn_name(name))
-    step = max(1, len(at)//25)
+        ax.bar(
+            np.arange(len(at)) + (d - (len(table) - 1) / 2) * width,
+            100 * v[at],
+            width,
+            color=SIDES.get(name, colour),
+            hatch=("", "///", "...", "xx")[d % 4],
+            edgecolor="white",
+            linewidth=0.4,
+            label=drawn_name(name),
+        )
+    step = max(1, len(at) // 25)
     ax.set_xticks(np.arange(len(at))[::step], at[::step])
-    ax.set_xlim(-.7, len(at) - .3)
+    ax.set_xlim(-0.7, len(at) - 0.3)
     ax.set_xlabel("mode", fontsize=9)
     ax.set_ylabel("share of patches (%)", fontsize=9)
     ax.legend(frameon=False, fontsize=8)

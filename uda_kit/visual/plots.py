@@ -21,127 +21,219 @@ from .embedding import BARS, array_of
 from .style import axes_or_new, drawn_name, drawn_text, line_styles, needs, new_figure, tidy
 
 # %% ../../nbs/visual/40_plots.ipynb #19c6a898
-def seeds_of(scores) -> np.ndarray: # a score, scores, or {seed: score} -> float [n]
+def seeds_of(scores) -> np.ndarray:  # a score, scores, or {seed: score} -> float [n]
     values = scores.values() if isinstance(scores, Mapping) else scores
     return np.atleast_1d(np.asarray(list(values) if hasattr(values, "__iter__") else values, dtype=float))
 
-def are_numbers(scores) -> bool: # a score, scores, or {seed: score}
-    try: seeds_of(scores)
-    except (TypeError, ValueError): return False
+
+def are_numbers(scores) -> bool:  # a score, scores, or {seed: score}
+    try:
+        seeds_of(scores)
+    except (TypeError, ValueError):
+        return False
     return seeds_of(scores).ndim == 1
 
-def draw_series(ax, name:str, points:dict, style:dict) -> None: # value -> score or scores
+
+def draw_series(ax, name: str, points: dict, style: dict) -> None:  # value -> score or scores
     "One series: mean, spread and seeds."
     x = sorted(points)
     seeds = [seeds_of(points[v]) for v in x]
     spread = [float(s.std(ddof=1)) if len(s) > 1 else 0 for s in seeds]
-    ax.errorbar(x, [float(s.mean()) for s in seeds], yerr=spread if any(spread) else None, label=drawn_text(name) if name else None, capsize=3, linewidth=1.4, markersize=5, **style)
+    ax.errorbar(
+        x,
+        [float(s.mean()) for s in seeds],
+        yerr=spread if any(spread) else None,
+        label=drawn_text(name) if name else None,
+        capsize=3,
+        linewidth=1.4,
+        markersize=5,
+        **style,
+    )
     dots = [(v, y) for v, s in zip(x, seeds) if len(s) > 1 for y in s]
-    if dots: ax.plot(*zip(*dots), ".", color=style["color"], markersize=3.5, alpha=.55)
+    if dots:
+        ax.plot(*zip(*dots), ".", color=style["color"], markersize=3.5, alpha=0.55)
 
-def check_curve(series, published, references, usual) -> None: # of `value_curve`
+
+def check_curve(series, published, references, usual) -> None:  # of `value_curve`
     "`InputError` for what no curve can be drawn of."
     check_series(series, "value_curve")
     check_series(published, "value_curve")
-    check_series({n: {0: y} for n, y in references.items()} if isinstance(references, Mapping) else references, "value_curve")
-    if usual is not None: checked_numbers(usual, "value_curve: usual", -1e300, 1e300)
+    check_series(
+        {n: {0: y} for n, y in references.items()} if isinstance(references, Mapping) else references, "value_curve"
+    )
+    if usual is not None:
+        checked_numbers(usual, "value_curve: usual", -1e300, 1e300)
 
-def check_series(series:dict, what:str) -> None:
+
+def check_series(series: dict, what: str) -> None:
     "`InputError` for a series without points or with scores that are no numbers."
-    if not isinstance(series, Mapping): raise InputError(what, f"series are {short(series)}", "give name: {value: score or scores}")
+    if not isinstance(series, Mapping):
+        raise InputError(what, f"series are {short(series)}", "give name: {value: score or scores}")
     for name, points in series.items():
-        if not isinstance(points, Mapping) or not points: raise InputError(what, f"series {name!r:.60} has no points", "give {value: score or scores}")
-        for v in points: checked_numbers(v, f"{what}: value", -1e300, 1e300)
-        if not all(are_numbers(s) for s in points.values()): raise InputError(what, f"series {name!r:.60} has scores that are no numbers", "give a score, scores, or {seed: score}")
-        if any(not len(seeds_of(s)) or not np.isfinite(seeds_of(s)).all() for s in points.values()): raise InputError(what, f"series {name!r} has scores that are missing or not finite", "leave such values out")
+        if not isinstance(points, Mapping) or not points:
+            raise InputError(what, f"series {name!r:.60} has no points", "give {value: score or scores}")
+        for v in points:
+            checked_numbers(v, f"{what}: value", -1e300, 1e300)
+        if not all(are_numbers(s) for s in points.values()):
+            raise InputError(
+                what, f"series {name!r:.60} has scores that are no numbers", "give a score, scores, or {seed: score}"
+            )
+        if any(not len(seeds_of(s)) or not np.isfinite(seeds_of(s)).all() for s in points.values()):
+            raise InputError(
+                what, f"series {name!r} has scores that are missing or not finite", "leave such values out"
+            )
 
 # %% ../../nbs/visual/40_plots.ipynb #bbb348ea
 def value_curve(
-    series,          # name -> {value: score, list of scores, or {seed: score}}
-    ax=None,         # Matplotlib axes; None: a new figure
+    series,  # name -> {value: score, list of scores, or {seed: score}}
+    ax=None,  # Matplotlib axes; None: a new figure
     published=None,  # name -> {value: score} of somebody else's measurements
-    references=None, # name -> score of what does not depend on the value, drawn as a horizontal line
-    usual=None,      # the value a method uses unless told otherwise, marked
-    log=False,       # logarithmic axis
-    name="value",    # of the axis
+    references=None,  # name -> score of what does not depend on the value, drawn as a horizontal line
+    usual=None,  # the value a method uses unless told otherwise, marked
+    log=False,  # logarithmic axis
+    name="value",  # of the axis
     score="mIoU (%)",
     title=None,
-    legend=True,     # on the axes; "outside": at their right
-):                   # axes; `.figure` is the figure
+    legend=True,  # on the axes; "outside": at their right
+):  # axes; `.figure` is the figure
     "Scores against a setting, with their spread over seeds (patch paper, Fig. 5; output-space paper, Table 3; contrastive paper, Table 7). `InputError` without points, or for values up to zero on a logarithmic axis."
     published, references = published or {}, references or {}
-    if not series and not published: raise InputError("value_curve", "no series", "give name: {value: score}")
+    if not series and not published:
+        raise InputError("value_curve", "no series", "give name: {value: score}")
     check_curve(series, published, references, usual)
     values = sorted({v for points in [*series.values(), *published.values()] for v in points})
-    if log and values[0] <= 0: raise InputError("value_curve", f"value {values[0]:g} has no place on a logarithmic axis", "use log=False")
+    if log and values[0] <= 0:
+        raise InputError("value_curve", f"value {values[0]:g} has no place on a logarithmic axis", "use log=False")
     ax = tidy(axes_or_new(ax, 5.2, 2.8))
-    styles = dict(zip(dict.fromkeys([*series, *published]), line_styles(len(series) + len(published)))) # one name, one style
-    for n, points in series.items(): draw_series(ax, n, points, styles[n])
+    styles = dict(
+        zip(dict.fromkeys([*series, *published]), line_styles(len(series) + len(published)))
+    )  # one name, one style
+    for n, points in series.items():
+        draw_series(ax, n, points, styles[n])
     for n, points in published.items():
-        ax.plot(sorted(points), [points[v] for v in sorted(points)], label=drawn_text(f"{n} (published)".strip()), **styles[n] | dict(linestyle=(0, (1, 2)), markerfacecolor="white", markersize=6, linewidth=1.2))
+        ax.plot(
+            sorted(points),
+            [points[v] for v in sorted(points)],
+            label=drawn_text(f"{n} (published)".strip()),
+            **styles[n] | dict(linestyle=(0, (1, 2)), markerfacecolor="white", markersize=6, linewidth=1.2),
+        )
     strokes = ((0, (1, 1)), (0, (4, 2)), (0, (4, 1, 1, 1)), (0, (8, 2)))
-    for k, (n, y) in enumerate(references.items()): ax.axhline(y, color=".45", linewidth=1, linestyle=strokes[k % len(strokes)], label=drawn_text(n))
-    if usual is not None: ax.axvline(usual, color=".6", linewidth=.8, linestyle=":", zorder=0)
-    finish_curve(ax, values, log, name, score, title, legend if len(series) + len(published) + len(references) > 1 else False)
+    for k, (n, y) in enumerate(references.items()):
+        ax.axhline(y, color=".45", linewidth=1, linestyle=strokes[k % len(strokes)], label=drawn_text(n))
+    if usual is not None:
+        ax.axvline(usual, color=".6", linewidth=0.8, linestyle=":", zorder=0)
+    finish_curve(
+        ax, values, log, name, score, title, legend if len(series) + len(published) + len(references) > 1 else False
+    )
     return ax
+
 
 def finish_curve(ax, values, log, name, score, title, legend) -> None:
     "Ticks where something was measured, names, legend."
-    if log: ax.set_xscale("log")
-    if len(values) <= 12: ax.set_xticks(values, [f"{v:g}" for v in values])
+    if log:
+        ax.set_xscale("log")
+    if len(values) <= 12:
+        ax.set_xticks(values, [f"{v:g}" for v in values])
     ax.minorticks_off()
     ax.set_xlabel(drawn_text(name) if name else "", fontsize=9)
     ax.set_ylabel(drawn_text(score) if score else "", fontsize=9)
-    if title: ax.set_title(drawn_text(title), fontsize=10)
-    if not legend: return
-    handles = sorted(zip(*ax.get_legend_handles_labels()), key=lambda pair: not hasattr(pair[0], "has_yerr")) # measured series first, then lines in their order
-    place = dict(loc="center left", bbox_to_anchor=(1, .5)) if legend == "outside" else {}
-    ax.legend(*zip(*handles), fontsize=8, handlelength=3, edgecolor="none", framealpha=.85, **place)
+    if title:
+        ax.set_title(drawn_text(title), fontsize=10)
+    if not legend:
+        return
+    handles = sorted(
+        zip(*ax.get_legend_handles_labels()), key=lambda pair: not hasattr(pair[0], "has_yerr")
+    )  # measured series first, then lines in their order
+    place = dict(loc="center left", bbox_to_anchor=(1, 0.5)) if legend == "outside" else {}
+    ax.legend(*zip(*handles), fontsize=8, handlelength=3, edgecolor="none", framealpha=0.85, **place)
 
 # %% ../../nbs/visual/40_plots.ipynb #b2968217
 def k_curve(
-    series,          # name -> {K: score, list of scores, or {seed: score}}
+    series,  # name -> {K: score, list of scores, or {seed: score}}
     published=None,  # name -> {K: score} of the paper
-    references=None, # name -> score of methods without modes
-    ax=None,         # Matplotlib axes; None: a new figure
-    **more,          # of `value_curve`
-):                   # axes; `.figure` is the figure
+    references=None,  # name -> score of methods without modes
+    ax=None,  # Matplotlib axes; None: a new figure
+    **more,  # of `value_curve`
+):  # axes; `.figure` is the figure
     "mIoU against the number K of patch modes (patch paper, Fig. 5) or of attention modules (content-invariant paper, Table 3), on a logarithmic axis where K spans more than a factor of eight."
     check_series(series, "k_curve")
     check_series(published or {}, "k_curve")
     counts = [k for points in [*series.values(), *(published or {}).values()] for k in points]
-    return value_curve(series, ax, published, references, **{"log": bool(counts) and min(counts) > 0 and max(counts) > 8*min(counts), "name": "K"} | more)
+    return value_curve(
+        series,
+        ax,
+        published,
+        references,
+        **{"log": bool(counts) and min(counts) > 0 and max(counts) > 8 * min(counts), "name": "K"} | more,
+    )
 
 # %% ../../nbs/visual/40_plots.ipynb #ef622705
-def confusion_shares(matrix) -> np.ndarray: # ConfusionMatrix, Evaluation, or counts [C,C] with rows = truth -> float [C,C]; nan rows where no pixel is
+def confusion_shares(
+    matrix,
+) -> (
+    np.ndarray
+):  # ConfusionMatrix, Evaluation, or counts [C,C] with rows = truth -> float [C,C]; nan rows where no pixel is
     "Counts as shares of the true class's pixels."
     counts = array_of(getattr(getattr(matrix, "confusion", matrix), "matrix", matrix)).astype(float)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or not counts.size or not np.isfinite(counts).all() or (counts < 0).any(): raise InputError("confusion matrix", f"an array {counts.shape} is none", "give counts [C,C], rows = truth")
+    if (
+        counts.ndim != 2
+        or counts.shape[0] != counts.shape[1]
+        or not counts.size
+        or not np.isfinite(counts).all()
+        or (counts < 0).any()
+    ):
+        raise InputError("confusion matrix", f"an array {counts.shape} is none", "give counts [C,C], rows = truth")
     total = counts.sum(1, keepdims=True)
     return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
 
+
 def confusion_plot(
-    matrix,      # ConfusionMatrix, Evaluation, or counts [C,C] with rows = truth
-    classes,     # LabelSpace, or names of the C classes (one more row and column is "other")
-    ax=None,     # Matplotlib axes; None: a new figure
-    smallest=.01,# share from which on it is written into its cell
-):               # axes; `.figure` is the figure
+    matrix,  # ConfusionMatrix, Evaluation, or counts [C,C] with rows = truth
+    classes,  # LabelSpace, or names of the C classes (one more row and column is "other")
+    ax=None,  # Matplotlib axes; None: a new figure
+    smallest=0.01,  # share from which on it is written into its cell
+):  # axes; `.figure` is the figure
     "Row-normalised confusion matrix in percent. `InputError` where names do not fit or nothing was counted."
     seaborn = needs("seaborn", "seaborn")
     smallest = checked_numbers(smallest, "confusion_plot: smallest", 0, 1)[0]
-    if not hasattr(getattr(classes, "classes", classes), "__iter__"): raise InputError("confusion matrix", f"classes={short(classes)} are none", "give the label space it was counted in")
+    if not hasattr(getattr(classes, "classes", classes), "__iter__"):
+        raise InputError(
+            "confusion matrix", f"classes={short(classes)} are none", "give the label space it was counted in"
+        )
     shares, names = confusion_shares(matrix), list(getattr(classes, "classes", classes))
-    if len(shares) == len(names) + 1: names.append("other")
-    if len(shares) != len(names): raise InputError("confusion matrix", f"{len(shares)} rows for {len(names)} classes", "give the label space it was counted in")
-    rows, columns = np.flatnonzero(np.isfinite(shares[:, 0])), np.flatnonzero(np.isfinite(shares[:, 0]) | (np.nan_to_num(shares).sum(0) > 0))
-    if not len(rows): raise InputError("confusion matrix", "nothing was counted", "evaluate on labelled images")
-    percent = 100*shares[np.ix_(rows, columns)]
-    text = np.where(percent >= 100*smallest, np.char.mod("%.0f", percent), "")
-    ax = axes_or_new(ax, 1.9 + .34*len(columns), 1.2 + .28*len(rows))
-    seaborn.heatmap(percent, ax=ax, cmap="cividis", vmin=0, vmax=100, annot=text, fmt="", annot_kws={"fontsize": 6.5}, linewidths=.4, linecolor="white",
-                    xticklabels=[drawn_name(names[c], 24) for c in columns], yticklabels=[drawn_name(names[c], 24) for c in rows], cbar_kws={"label": "% of the true class", "fraction": .04, "pad": .015})
+    if len(shares) == len(names) + 1:
+        names.append("other")
+    if len(shares) != len(names):
+        raise InputError(
+            "confusion matrix", f"{len(shares)} rows for {len(names)} classes", "give the label space it was counted in"
+        )
+    rows, columns = (
+        np.flatnonzero(np.isfinite(shares[:, 0])),
+        np.flatnonzero(np.isfinite(shares[:, 0]) | (np.nan_to_num(shares).sum(0) > 0)),
+    )
+    if not len(rows):
+        raise InputError("confusion matrix", "nothing was counted", "evaluate on labelled images")
+    percent = 100 * shares[np.ix_(rows, columns)]
+    text = np.where(percent >= 100 * smallest, np.char.mod("%.0f", percent), "")
+    ax = axes_or_new(ax, 1.9 + 0.34 * len(columns), 1.2 + 0.28 * len(rows))
+    seaborn.heatmap(
+        percent,
+        ax=ax,
+        cmap="cividis",
+        vmin=0,
+        vmax=100,
+        annot=text,
+        fmt="",
+        annot_kws={"fontsize": 6.5},
+        linewidths=0.4,
+        linecolor="white",
+        xticklabels=[drawn_name(names[c], 24) for c in columns],
+        yticklabels=[drawn_name(names[c], 24) for c in rows],
+        cbar_kws={"label": "% of the true class", "fraction": 0.04, "pad": 0.015},
+    )
     ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor", fontsize=8)
-    for a in (ax, ax.collections[0].colorbar.ax): a.tick_params(labelsize=8, length=0)
+    for a in (ax, ax.collections[0].colorbar.ax):
+        a.tick_params(labelsize=8, length=0)
     ax.collections[0].colorbar.ax.yaxis.label.set_size(9)
     ax.set_xlabel("predicted", fontsize=9)
     ax.set_ylabel("true", fontsize=9)
@@ -149,97 +241,198 @@ def confusion_plot(
 
 # %% ../../nbs/visual/40_plots.ipynb #dbba36f0
 def adversarial_curves(
-    records,       # dicts of log.jsonl, in order
-    ax=None,       # Matplotlib axes; None: a new figure
-    stage=None,    # name of the stage; None: all records
-    names=None,    # key of the log -> name in the legend, in this order; None: all critics, adversarial and segmentation losses
-    kind="vanilla",# objective of the critics, or "least_squares"
-    window=1,      # steps logged that are averaged
+    records,  # dicts of log.jsonl, in order
+    ax=None,  # Matplotlib axes; None: a new figure
+    stage=None,  # name of the stage; None: all records
+    names=None,  # key of the log -> name in the legend, in this order; None: all critics, adversarial and segmentation losses
+    kind="vanilla",  # objective of the critics, or "least_squares"
+    window=1,  # steps logged that are averaged
     title=None,
-    legend=True,   # on the axes; "outside": at their right
-):                 # axes; `.figure` is the figure
+    legend=True,  # on the axes; "outside": at their right
+):  # axes; `.figure` is the figure
     "Critics, adversarial and source losses of one stage, with the band in which a critic is of use (output-space paper, Eq. 2 and 4). `InputError` where none of it was logged."
-    records = [r for r in (records if hasattr(records, "__iter__") else ()) if is_record(r) and (stage is None or stage == r.get("stage"))]
+    records = [
+        r
+        for r in (records if hasattr(records, "__iter__") else ())
+        if is_record(r) and (stage is None or stage == r.get("stage"))
+    ]
     window = whole_number(window, "adversarial_curves: window", 1)
-    if names is None: names = game_names(records)
-    if not isinstance(names, Mapping): raise InputError("adversarial_curves", f"names={short(names)} are none", "give key of the log: name in the legend")
+    if names is None:
+        names = game_names(records)
+    if not isinstance(names, Mapping):
+        raise InputError(
+            "adversarial_curves", f"names={short(names)} are none", "give key of the log: name in the legend"
+        )
     found = {k: [(r["step"], r[k]) for r in records if is_value(r.get(k))] for k in names}
-    if not any(found.values()): raise InputError("adversarial_curves", "no loss of this stage was logged" if stage else "no loss was logged", "choose a stage that has critics")
+    if not any(found.values()):
+        raise InputError(
+            "adversarial_curves",
+            "no loss of this stage was logged" if stage else "no loss was logged",
+            "choose a stage that has critics",
+        )
     ax = tidy(axes_or_new(ax, 5.2, 2.8))
     for (key, points), style in zip(((k, p) for k, p in found.items() if p), line_styles(len(found))):
         steps, values = zip(*points)
-        ax.plot(steps, running_mean(values, window), label=drawn_text(names[key]), linewidth=1.4, **style | dict(markevery=max(1, len(steps)//8), markersize=4))
+        ax.plot(
+            steps,
+            running_mean(values, window),
+            label=drawn_text(names[key]),
+            linewidth=1.4,
+            **style | dict(markevery=max(1, len(steps) // 8), markersize=4),
+        )
     healthy_band(ax, kind)
     ax.set_ylim(bottom=0)
-    finish_curve(ax, [0]*99, False, "step", "loss", title, legend)
+    finish_curve(ax, [0] * 99, False, "step", "loss", title, legend)
     return ax
 
-def game_names(records) -> dict: # key of the log -> name
+
+def game_names(records) -> dict:  # key of the log -> name
     "Critics first, then the losses of the terms that have one, then segmentation."
     keys = list(dict.fromkeys(k for r in records for k in r))
-    critics = {k: f"critic {k.partition('/')[0]} {k.partition('/critic')[2].strip('_')}".strip() for k in keys if "/critic" in k}
+    critics = {
+        k: f"critic {k.partition('/')[0]} {k.partition('/critic')[2].strip('_')}".strip()
+        for k in keys
+        if "/critic" in k
+    }
     owners = {k.partition("/")[0] for k in critics}
-    return critics | {f"loss/{t}": f"adversarial {t}" for t in sorted(owners) if f"loss/{t}" in keys} | {k: "segmentation (source)" for k in keys if k == "loss/seg"}
+    return (
+        critics
+        | {f"loss/{t}": f"adversarial {t}" for t in sorted(owners) if f"loss/{t}" in keys}
+        | {k: "segmentation (source)" for k in keys if k == "loss/seg"}
+    )
 
 # %% ../../nbs/visual/40_plots.ipynb #118028c8
 MEASURES = ("precision", "coverage")
 
+
 def quality_by_class(
     lines,  # dicts of a results/*_labels.csv, with "labels", "class", "precision" and "coverage" as fractions or ""
-    recipe, # the row wanted
+    recipe,  # the row wanted
     kinds=("initial", "confident", "expanded"),
 ) -> dict:  # kind -> "precision" and "coverage" -> class -> values over seeds
     "One recipe's label quality by class. `InputError` where there is none."
     found = {}
     for line in lines:
-        if line["recipe"] != recipe or line["labels"] not in kinds or line["class"] == "all": continue
+        if line["recipe"] != recipe or line["labels"] not in kinds or line["class"] == "all":
+            continue
         for m in MEASURES:
-            if line[m] != "": found.setdefault(line["labels"], {}).setdefault(m, {}).setdefault(line["class"], []).append(float(line[m]))
-    if not found: raise InputError(f"row {recipe!r}", "has no label quality", f"choose one of {', '.join(sorted({line['recipe'] for line in lines})) or 'none'}")
+            if line[m] != "":
+                found.setdefault(line["labels"], {}).setdefault(m, {}).setdefault(line["class"], []).append(
+                    float(line[m])
+                )
+    if not found:
+        raise InputError(
+            f"row {recipe!r}",
+            "has no label quality",
+            f"choose one of {', '.join(sorted({line['recipe'] for line in lines})) or 'none'}",
+        )
     return {k: found[k] for k in kinds if k in found}
 
-def named_quality(quality, names) -> dict: # ConfusionMatrix of `teacher_quality`, or measures by class -> "precision", "coverage": class -> fraction or fractions
+
+def named_quality(
+    quality, names
+) -> dict:  # ConfusionMatrix of `teacher_quality`, or measures by class -> "precision", "coverage": class -> fraction or fractions
     "Label quality in one form, whoever measured it."
-    if isinstance(quality, ConfusionMatrix): quality = precision_and_coverage(quality)
-    if not isinstance(quality, Mapping): raise InputError("label quality", f"is {short(quality)}", "give {'precision': {class: fraction}, 'coverage': ...}, or a confusion matrix")
+    if isinstance(quality, ConfusionMatrix):
+        quality = precision_and_coverage(quality)
+    if not isinstance(quality, Mapping):
+        raise InputError(
+            "label quality",
+            f"is {short(quality)}",
+            "give {'precision': {class: fraction}, 'coverage': ...}, or a confusion matrix",
+        )
     found = {m: quality[m] for m in MEASURES if m in quality}
     bare = [m for m, v in found.items() if not isinstance(v, Mapping)]
-    if bare and (names is None or any(len(found[m]) != len(names) for m in bare)): raise InputError("label quality", f"{bare[0]} has {len(found[bare[0]])} values without names", "give classes=, the label space they are of")
+    if bare and (names is None or any(len(found[m]) != len(names) for m in bare)):
+        raise InputError(
+            "label quality",
+            f"{bare[0]} has {len(found[bare[0]])} values without names",
+            "give classes=, the label space they are of",
+        )
     found = {m: dict(zip(names, map(float, v))) if m in bare else v for m, v in found.items()}
     wrong = [m for m, v in found.items() if not all(are_numbers(s) for s in v.values())]
-    if wrong: raise InputError("label quality", f"{wrong[0]} holds what is no number", "give class: fraction, or fractions of several seeds")
+    if wrong:
+        raise InputError(
+            "label quality",
+            f"{wrong[0]} holds what is no number",
+            "give class: fraction, or fractions of several seeds",
+        )
     return found
 
 # %% ../../nbs/visual/40_plots.ipynb #979d9b66
-def class_bars(ax, table:dict, names:list, score:str) -> None: # name -> {class: score or scores, as fractions}
+def class_bars(ax, table: dict, names: list, score: str) -> None:  # name -> {class: score or scores, as fractions}
     "Bars by class, series side by side, with the spread over seeds; a class without a number has no bar."
-    x, width = np.arange(len(names)), .84/len(table)
-    for k, ((n, values), (colour, hatch)) in enumerate(zip(table.items(), BARS*len(table))):
+    x, width = np.arange(len(names)), 0.84 / len(table)
+    for k, ((n, values), (colour, hatch)) in enumerate(zip(table.items(), BARS * len(table))):
         seeds = [seeds_of(values.get(c, np.nan)) for c in names]
-        mean, sd = (100*np.array([float(f(s)) for s in seeds]) for f in (np.mean, lambda s: s.std(ddof=1) if len(s) > 1 else np.nan))
-        ax.bar(x + (k - (len(table) - 1)/2)*width, np.nan_to_num(mean), width, yerr=sd if np.isfinite(sd).any() else None, error_kw=dict(elinewidth=.7, ecolor=".25"),
-               color=colour, hatch=hatch, edgecolor="white", linewidth=.4, label=drawn_text(n))
+        mean, sd = (
+            100 * np.array([float(f(s)) for s in seeds])
+            for f in (np.mean, lambda s: s.std(ddof=1) if len(s) > 1 else np.nan)
+        )
+        ax.bar(
+            x + (k - (len(table) - 1) / 2) * width,
+            np.nan_to_num(mean),
+            width,
+            yerr=sd if np.isfinite(sd).any() else None,
+            error_kw=dict(elinewidth=0.7, ecolor=".25"),
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.4,
+            label=drawn_text(n),
+        )
     tidy(ax)
     ax.set_ylabel(score, fontsize=9)
-    ax.set(xlim=(-.6, len(names) - .4), ylim=(0, 105))
+    ax.set(xlim=(-0.6, len(names) - 0.4), ylim=(0, 105))
     ax.tick_params(axis="x", length=0)
 
+
 def label_quality_bars(
-    quality,      # kind of labels -> {"precision": {class: fraction or fractions}, "coverage": ...}, or ConfusionMatrix of `teacher_quality`
-    classes=None, # LabelSpace or names, in the order of the bars; None: as they come
+    quality,  # kind of labels -> {"precision": {class: fraction or fractions}, "coverage": ...}, or ConfusionMatrix of `teacher_quality`
+    classes=None,  # LabelSpace or names, in the order of the bars; None: as they come
     title=None,
-):                # Matplotlib Figure
+):  # Matplotlib Figure
     "Precision and coverage of pseudo-labels by class, kinds side by side (contrastive paper, section on label expansion; content-invariant paper, stage 3). `InputError` where there is nothing to show."
-    if not isinstance(quality, Mapping): raise InputError("label quality", f"is {short(quality)}", "give kind: {'precision': {class: fraction}, 'coverage': ...}")
+    if not isinstance(quality, Mapping):
+        raise InputError(
+            "label quality", f"is {short(quality)}", "give kind: {'precision': {class: fraction}, 'coverage': ...}"
+        )
     names = None if classes is None else list(getattr(classes, "classes", classes))
     quality = {k: named_quality(q, names) for k, q in quality.items()}
-    seen = {c for q in quality.values() for m in MEASURES for c, v in q.get(m, {}).items() if np.isfinite(seeds_of(v)).any()}
-    names = [c for c in names or dict.fromkeys(c for q in quality.values() for m in MEASURES for c in q.get(m, {})) if c in seen]
-    if not names: raise InputError("label quality", "there are no numbers to show", "give kind: {'precision': {class: fraction}, 'coverage': ...}")
-    figure = new_figure(max(4, 1 + len(names)*(.22 + .14*len(quality))), 3.8, layout="constrained")
+    seen = {
+        c for q in quality.values() for m in MEASURES for c, v in q.get(m, {}).items() if np.isfinite(seeds_of(v)).any()
+    }
+    names = [
+        c
+        for c in names or dict.fromkeys(c for q in quality.values() for m in MEASURES for c in q.get(m, {}))
+        if c in seen
+    ]
+    if not names:
+        raise InputError(
+            "label quality",
+            "there are no numbers to show",
+            "give kind: {'precision': {class: fraction}, 'coverage': ...}",
+        )
+    figure = new_figure(max(4, 1 + len(names) * (0.22 + 0.14 * len(quality))), 3.8, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
-    for ax, m in zip(axes, MEASURES): class_bars(ax, {k: q.get(m, {}) for k, q in quality.items()}, names, f"{m} (%)")
-    axes[1].set_xticks(range(len(names)), [drawn_name(n, 24) for n in names], rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    if title: axes[0].set_title(drawn_text(title), fontsize=10)
-    if len(quality) > 1: figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(quality), frameon=False, fontsize=8)
+    for ax, m in zip(axes, MEASURES):
+        class_bars(ax, {k: q.get(m, {}) for k, q in quality.items()}, names, f"{m} (%)")
+    axes[1].set_xticks(
+        range(len(names)),
+        [drawn_name(n, 24) for n in names],
+        rotation=40,
+        ha="right",
+        rotation_mode="anchor",
+        fontsize=8,
+    )
+    if title:
+        axes[0].set_title(drawn_text(title), fontsize=10)
+    if len(quality) > 1:
+        figure.legend(
+            *axes[0].get_legend_handles_labels(),
+            loc="outside upper center",
+            ncols=len(quality),
+            frameon=False,
+            fontsize=8,
+        )
     return figure

@@ -23,19 +23,24 @@ __all__ = ['LINES', 'SCRIPTS', 'FONTS', 'MISSING', 'line_styles', 'new_figure', 
            'font_with', 'drawn_letter', 'drawn_name', 'drawn_text', 'needs']
 
 # %% ../../nbs/visual/10_style.ipynb #f18f41ff
-LINES = ( # colour, stroke and marker of series, in their order
-    dict(color="#2a6f97", linestyle="-", marker="o"), dict(color="#c8553d", linestyle="--", marker="s"), dict(color="#5b8e3e", linestyle="-.", marker="^"),
-    dict(color="#7b5ea7", linestyle=":", marker="D"), dict(color="#b07d12", linestyle=(0, (6, 1, 1, 1, 1, 1)), marker="v"))
+LINES = (  # colour, stroke and marker of series, in their order
+    dict(color="#2a6f97", linestyle="-", marker="o"),
+    dict(color="#c8553d", linestyle="--", marker="s"),
+    dict(color="#5b8e3e", linestyle="-.", marker="^"),
+    dict(color="#7b5ea7", linestyle=":", marker="D"),
+    dict(color="#b07d12", linestyle=(0, (6, 1, 1, 1, 1, 1)), marker="v"),
+)
 
-def line_styles(count:int) -> list: # of dicts for `Axes.plot`
+
+def line_styles(count: int) -> list:  # of dicts for `Axes.plot`
     "The first styles of `LINES`, from the beginning again where there are more series."
     return [dict(s) for s in islice(cycle(LINES), count)]
 
 # %% ../../nbs/visual/10_style.ipynb #7b44014e
 def new_figure(
-    width: float,   # inches
+    width: float,  # inches
     height: float,  # inches
-    **options,      # of Matplotlib's Figure, such as layout="constrained"
+    **options,  # of Matplotlib's Figure, such as layout="constrained"
 ) -> Figure:  # a `visual.drawing.Drawing`
     "An empty figure. Every figure of the kit is made here. `InputError` for a size that is none."
     try:
@@ -43,8 +48,13 @@ def new_figure(
     except (TypeError, ValueError):
         fits = False
     if not fits:
-        raise InputError("figure", f"a size of {width!s:.20} x {height!s:.20} inches cannot be drawn", "show fewer things, or give a width such as 10")
+        raise InputError(
+            "figure",
+            f"a size of {width!s:.20} x {height!s:.20} inches cannot be drawn",
+            "show fewer things, or give a width such as 10",
+        )
     from uda_kit.visual.drawing import Drawing
+
     drawing = Drawing(figsize=(float(width), float(height)), **options)
     drawing.fonts = FONTS
     return drawing
@@ -55,6 +65,7 @@ def axes_or_new(ax: Axes | None, width: float, height: float) -> Axes:
     from matplotlib.axes import Axes
 
     from uda_kit.visual.drawing import Chart
+
     if ax is None:
         return new_figure(width, height, layout="constrained").add_subplot(axes_class=Chart)
     if not isinstance(ax, Axes):
@@ -71,15 +82,27 @@ def tidy(
     ax.tick_params(labelsize=8)
     ax.set_axisbelow(True)
     if grid:
-        ax.grid(axis=grid, color=".9", linewidth=.6)
+        ax.grid(axis=grid, color=".9", linewidth=0.6)
     return ax
 
 # %% ../../nbs/visual/10_style.ipynb #ef0aa23a
 SCRIPTS = (  # what to look for first, as other fonts often hold a few of these letters only
-    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
-    "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS", "Droid Sans Fallback",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+    "Droid Sans Fallback",
 )
-FONTS = []    # families that names needed so far, beside Matplotlib's own
+FONTS = []  # families that names needed so far, beside Matplotlib's own
 MISSING = []  # letters that no font has: the first one is told
 
 
@@ -89,6 +112,7 @@ def letters_of(file: str) -> frozenset:
     if re.search(r"color.?emoji|lastresort", file, re.IGNORECASE):
         return frozenset()
     from matplotlib import font_manager
+
     try:
         return frozenset(font_manager.get_font(file).get_charmap())
     except (OSError, RuntimeError, ValueError):
@@ -99,6 +123,7 @@ def letters_of(file: str) -> frozenset:
 def letters_in(families: tuple) -> frozenset:
     "The letters of the fonts that Matplotlib takes for some families."
     from matplotlib import font_manager
+
     files = (font_manager.findfont(font_manager.FontProperties(family=[f])) for f in families)
     return frozenset().union(*map(letters_of, files))
 
@@ -135,14 +160,15 @@ def drawn_letter(letter: str) -> str:
 
 # %% ../../nbs/visual/10_style.ipynb #a2e20cdd
 def drawn_name(
-    name: object,    # of a class, a data set, a checkpoint ...
+    name: object,  # of a class, a data set, a checkpoint ...
     most: int = 40,  # letters to show
 ) -> str:
     "A name as Matplotlib draws it literally: one line, no formula, the middle of a long one left out."
     from matplotlib import rcParams
+
     text = printable(name).strip() or "(no name)"
     if len(text) > most:
-        text = f"{text[:most - most // 3 - 1]}…{text[-(most // 3):]}"
+        text = f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
     own = letters_in(tuple(rcParams["font.family"]))
     text = "".join(c if ord(c) in own else drawn_letter(c) for c in text)
     if text.startswith("_"):
@@ -156,6 +182,7 @@ def drawn_text(
 ) -> str:
     "A text that may hold formulas between dollar signs; one that Matplotlib cannot read is drawn as it stands."
     from matplotlib.mathtext import MathTextParser
+
     text = str(text)
     lines = text.split("\n")
     try:
@@ -170,7 +197,7 @@ def drawn_text(
 
 # %% ../../nbs/visual/10_style.ipynb #46896c0f
 def needs(
-    module: str,   # to import
+    module: str,  # to import
     package: str,  # it is part of
 ):
     "A module of a package that only notebooks need. `InputError` where it is not installed."
