@@ -43,8 +43,8 @@ Images = Sequence | np.ndarray | torch.Tensor  # photographs [N,3,H,W], or a lis
 # %% ../../nbs/visual/30_panels.ipynb #9eea4f1f
 @dataclass(frozen=True, eq=False)
 class Field:
-    """A map of numbers [H,W] to be drawn in colours, with a colour bar; `InputError` where they are not finite.
-    Fields under one title share the first one's scale."""
+    """A map of numbers [H,W] to be drawn in colours, with a colour bar.
+    Fields under one title share the first one's scale. `InputError` for numbers that are not finite."""
 
     values: object  # array or tensor [H,W]
     low: float = 0.0  # the darkest colour
