@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
 
 # %% auto #0
 __all__ = ['RIGHT', 'WRONG', 'UNKNOWN', 'Field', 'as_picture', 'picture_grid', 'prediction_grid', 'verdict', 'label_shares',
-           'expansion_panels', 'attention_of', 'attention_panels', 'Patches', 'patches_of', 'members', 'cut',
-           'common_modes', 'patch_gallery', 'mode_histograms', 'mode_shares']
+           'expansion_panels', 'attention_of', 'AttentionOptions', 'attention_panels', 'Patches', 'patches_of',
+           'members', 'cut', 'common_modes', 'patch_gallery', 'mode_histograms', 'mode_shares']
 
 # %% ../../nbs/visual/30_panels.ipynb #ff9578a8
 Maps = Sequence | np.ndarray | torch.Tensor  # one map [H,W] for each image
@@ -577,20 +577,60 @@ def attention_of(
         "weight": cosine_weight * distance + eps,
     }
 
+# %% ../../nbs/visual/30_panels.ipynb #b9412c95
+@dataclass(frozen=True, eq=False)
+class AttentionOptions:
+    "What `attention_panels` shows beside attention and distance: it takes these fields as options, in this order."
+
+    weight: Maps | None = None  # of a pixel [N,H,W]; None: left out
+    predicted: Maps | None = None  # class ids [N,H,W]; None: left out
+    space: LabelSpace | None = None  # of the predictions
+    truth: Maps | None = None  # class ids [N,H,W]: adds a column of wrong pixels (white)
+    top: float | None = None  # largest R on the scale; None: 99 of 100 pixels are below it
+    title: str = "weight"  # of the weight's column, such as "$40 R + 0.4$"
+    names: Iterable = ()  # of the rows
+    width: float = 10.0  # inches
+
+    def maps(self) -> dict[str, Maps]:
+        "The maps that were given."
+        maps = {"weight": self.weight, "predicted": self.predicted, "truth": self.truth}
+        return {name: values for name, values in maps.items() if values is not None}
+
+    def distance_limit(self, distance: np.ndarray) -> float:
+        "The largest R on the scale. `InputError` for what is no positive number."
+        limit = _nearly_largest(distance) if self.top is None else self.top
+        return checked_numbers(limit, "attention_panels: top", 1e-9, 1e9)[0]
+
+    def predictions(self) -> dict[str, Maps]:
+        "Columns of the prediction and its wrong pixels."
+        if self.predicted is None:
+            return {}
+        columns = {"prediction": self.predicted}
+        if self.truth is not None:
+            columns["wrong (white)"] = _wrong_pixels(self.predicted, self.truth)
+        return columns
+
+    def weights(self) -> dict[str, list[Field]]:
+        "The column of the weight."
+        if self.weight is None:
+            return {}
+        weight = array_of(self.weight)
+        limit = _nearly_largest(weight)
+        return {self.title: [Field(w, 0, limit, "cividis") for w in weight]}
+
 # %% ../../nbs/visual/30_panels.ipynb #08151890
-def _check_attention(count: int, attention: np.ndarray, distance: np.ndarray, others: dict) -> None:
-    "`InputError` for maps that do not fit `count` images. The others are given by name, None where there is none."
+def _check_attention(count: int, attention: np.ndarray, distance: np.ndarray, show: AttentionOptions) -> None:
+    "`InputError` for maps that do not fit `count` images and each other."
     where = "attention_panels"
     if attention.ndim != 4 or distance.ndim != 3:
         problem = f"attention is {attention.shape}, distance {distance.shape}"
         raise InputError(where, problem, "give [N,K,H,W] and [N,H,W]")
-    columns = {"attention": attention, "distance": distance} | others
-    _check_counts(where, {name: maps for name, maps in columns.items() if maps is not None}, count)
-    predicted, truth = others["predicted"], others["truth"]
-    if predicted is not None and truth is not None:
-        shapes = array_of(predicted).shape, array_of(truth).shape
-        if shapes[0] != shapes[1]:
-            problem = f"predictions are {shapes[0]}, the truth {shapes[1]}"
+    columns = {"attention": attention, "distance": distance} | show.maps()
+    _check_counts(where, columns, count)
+    if "predicted" in columns and "truth" in columns:
+        predicted, truth = array_of(show.predicted), array_of(show.truth)
+        if predicted.shape != truth.shape:
+            problem = f"predictions are {predicted.shape}, the truth {truth.shape}"
             raise InputError(where, problem, "bring them to one size")
     if not np.isfinite(distance).all():
         raise InputError(where, "distances are not finite", "check the network, or mask them")
@@ -611,34 +651,21 @@ def attention_panels(
     images: Images,  # photographs [N,3,H,W]
     attention: Maps,  # [N,K,H,W] in [0, 1]
     distance: Maps,  # R [N,H,W]
-    weight: Maps | None = None,  # of a pixel [N,H,W]; None: left out
-    predicted: Maps | None = None,  # class ids [N,H,W]; None: left out
-    space: LabelSpace | None = None,  # of the predictions
-    truth: Maps | None = None,  # class ids [N,H,W]: adds a column of wrong pixels (white)
-    top: float | None = None,  # largest R on the scale; None: 99 of 100 pixels are below it
-    title: str = "weight",  # of the weight's column, such as "$40 R + 0.4$"
-    **layout,  # names and width, as in `picture_grid`
+    *options,  # fields of `AttentionOptions`, in their order
+    **named_options,  # and by name: weight, predicted, space, truth, top, title, names, width
 ) -> Figure:
     """Attention maps, the classifiers' cosine distance and the weight of each pixel, with colour bars
     (content-invariant paper, section on ACM and Eq. 7). `InputError` for maps that do not fit the images."""
+    show = AttentionOptions(*options, **named_options)
     attention, distance = array_of(attention), array_of(distance)
-    others = {"weight": weight, "predicted": predicted, "truth": truth}
-    _check_attention(_count_of(images, "attention_panels"), attention, distance, others)
-    limit = _nearly_largest(distance) if top is None else top
-    limit = checked_numbers(limit, "attention_panels: top", 1e-9, 1e9)[0]
-    columns = {"image": images}
-    if predicted is not None:
-        columns["prediction"] = predicted
-        if truth is not None:
-            columns["wrong (white)"] = _wrong_pixels(predicted, truth)
+    _check_attention(_count_of(images, "attention_panels"), attention, distance, show)
+    limit = show.distance_limit(distance)
+    columns = {"image": images} | show.predictions()
     for k in range(attention.shape[1]):
         columns[f"attention $A_{k + 1}$"] = [Field(maps[k]) for maps in attention]
     columns["distance $R$"] = [Field(r, 0, limit, "cividis") for r in distance]
-    if weight is not None:
-        weight = array_of(weight)
-        weight_limit = _nearly_largest(weight)
-        columns[title] = [Field(w, 0, weight_limit, "cividis") for w in weight]
-    return picture_grid(_rows_of(columns), space, **layout)
+    columns |= show.weights()
+    return picture_grid(_rows_of(columns), show.space, show.width, show.names)
 
 # %% ../../nbs/visual/30_panels.ipynb #a6890695
 @dataclass(frozen=True, eq=False)
