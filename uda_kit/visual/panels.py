@@ -236,11 +236,11 @@ def _grid_layout(
     named: bool,  # do the rows have names?
 ) -> GridLayout:
     "The layout of a grid of pictures, from their proportions, titles and classes."
+    shapes = [_row_shape(row, space) for row in rows]
     present = _classes_in(rows, space)
     columns = legend_columns(space, present, width) if present else 1
     left = 0.24 if named else 0.03
     panel = (width - left - 0.03) / len(rows[0])
-    shapes = [_row_shape(row, space) for row in rows]
     title_lines = max(1 + str(title).count("\n") for title in rows[0])
     return GridLayout(
         width=width,
