@@ -677,11 +677,13 @@ class Patches:
     fit: np.ndarray  # float32 [N,U,V,K]: how well a patch fits a mode, larger is better; -inf: no mode
 
     @property
-    def mode(self) -> np.ndarray:  # int64 [N,U,V]; -1: no mode
+    def mode(self) -> np.ndarray:  # int64 [N,U,V]
+        "The mode that each patch fits best; -1: no mode."
         return np.where(np.isfinite(self.fit).any(-1), self.fit.argmax(-1), -1)
 
     @property
-    def shares(self) -> np.ndarray:  # float64 [K]: share of the patches in each mode
+    def shares(self) -> np.ndarray:  # float64 [K]
+        "Fraction of the patches in each mode."
         modes = self.mode[self.mode >= 0]
         return np.bincount(modes, minlength=self.fit.shape[-1]) / max(1, len(modes))
 
