@@ -14,5 +14,12 @@ from .patch_clusters import PatchClusterExplorer
 from .scenes import SceneExplorer
 from .training import TrainingExplorer
 
-_all_ = ["AlignmentExplorer", "PatchClusterExplorer", "LabelExpansionExplorer", "AttentionExplorer", "SceneExplorer", "TrainingExplorer"]
+_all_ = [
+    "AlignmentExplorer",
+    "PatchClusterExplorer",
+    "LabelExpansionExplorer",
+    "AttentionExplorer",
+    "SceneExplorer",
+    "TrainingExplorer",
+]
 NAMES = tuple(_all_)

@@ -18,175 +18,328 @@ from ...data.labels import colorize, translate
 from ...errors import InputError, whole_number
 from ...models.segmenters import upsample
 from ...training.evaluation import evaluation_mode, resized, space_of
-from ..embedding import FeatureTable, alignment_scores, coloured, embed, ink, join, plot_embeddings, prototype_distances, sample_features
+from uda_kit.visual.embedding import (
+    FeatureTable,
+    alignment_scores,
+    coloured,
+    embed,
+    ink,
+    join,
+    plot_embeddings,
+    prototype_distances,
+    sample_features,
+)
 from ...training.tabular import html_text
 from ..checks import check_dataset, check_network, checked_size, short, taking
 from .view import Choice, Explorer, Markup, Number, View, bars, caption, swatch, word_for
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #489f9a2c
-OUTSIDE = 254 # in squares of class ids: beyond the image's edge
+OUTSIDE = 254  # in squares of class ids: beyond the image's edge
 
-def squares_of(picture, positions, radius:int, outside) -> np.ndarray: # uint8 [H,W] or [H,W,3], int [n,2] -> uint8 [n,s,s] or [n,s,s,3], s = 2 radius + 1
+
+def squares_of(
+    picture, positions, radius: int, outside
+) -> np.ndarray:  # uint8 [H,W] or [H,W,3], int [n,2] -> uint8 [n,s,s] or [n,s,s,3], s = 2 radius + 1
     "The squares around pixels; `outside` beyond the edge."
-    padded = np.pad(picture, [(radius, radius)]*2 + [(0, 0)]*(picture.ndim - 2), constant_values=outside)
-    windows = sliding_window_view(padded, (2*radius + 1,)*2, axis=(0, 1))[positions[:, 0], positions[:, 1]]
+    padded = np.pad(picture, [(radius, radius)] * 2 + [(0, 0)] * (picture.ndim - 2), constant_values=outside)
+    windows = sliding_window_view(padded, (2 * radius + 1,) * 2, axis=(0, 1))[positions[:, 0], positions[:, 1]]
     return np.ascontiguousarray(np.moveaxis(windows, 1, -1) if picture.ndim == 3 else windows)
 
-def id_colours(ids, space) -> np.ndarray: # uint8 [s,s] -> uint8 [s,s,3]
+
+def id_colours(ids, space) -> np.ndarray:  # uint8 [s,s] -> uint8 [s,s,3]
     "A square of classes in their colours; grey beyond the image."
-    return np.where((ids == OUTSIDE)[..., None], np.uint8(190), colorize(np.where(ids == OUTSIDE, 255, ids).astype(np.uint8), space))
+    return np.where(
+        (ids == OUTSIDE)[..., None], np.uint8(190), colorize(np.where(ids == OUTSIDE, 255, ids).astype(np.uint8), space)
+    )
 
-def enlarged(square, scale:int) -> np.ndarray: return square.repeat(scale, 0).repeat(scale, 1)
 
-def cross(square) -> np.ndarray: # uint8 [s,s,3]
+def enlarged(square, scale: int) -> np.ndarray:
+    return square.repeat(scale, 0).repeat(scale, 1)
+
+
+def cross(square) -> np.ndarray:  # uint8 [s,s,3]
     "The square with a black and white cross about its middle, which stays free."
-    square, m = square.copy(), len(square)//2
-    gap, arm = max(2, m//16), max(5, m//5)
+    square, m = square.copy(), len(square) // 2
+    gap, arm = max(2, m // 16), max(5, m // 5)
     for width, colour in ((2, 0), (0, 255)):
         for a, b in ((m - arm, m - gap), (m + gap, m + arm)):
-            square[a:b, m - width//2 - 1:m + width//2 + 1] = colour
-            square[m - width//2 - 1:m + width//2 + 1, a:b] = colour
+            square[a:b, m - width // 2 - 1 : m + width // 2 + 1] = colour
+            square[m - width // 2 - 1 : m + width // 2 + 1, a:b] = colour
     return square
 
-def beside(pictures, gap:int=6) -> np.ndarray: # of uint8 [h,w,3], equally high
+
+def beside(pictures, gap: int = 6) -> np.ndarray:  # of uint8 [h,w,3], equally high
     "Pictures in a row, on white."
     white = np.full((pictures[0].shape[0], gap, 3), 255, np.uint8)
     return np.concatenate([p for picture in pictures for p in (picture, white)][:-1], axis=1)
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #4ac221a0
-def cell_numbers(position, image_size, map_size) -> tuple: # int [n,2], (H, W), (h, w) -> rows [n], columns [n]
+def cell_numbers(position, image_size, map_size) -> tuple:  # int [n,2], (H, W), (h, w) -> rows [n], columns [n]
     "Which cells of a feature map stand on these pixels: the inverse of `cells_of`."
-    return tuple(np.rint(position[:, k]*(m - 1)/max(1, n - 1)).astype(int) for k, (n, m) in enumerate(zip(image_size, map_size)))
+    return tuple(
+        np.rint(position[:, k] * (m - 1) / max(1, n - 1)).astype(int)
+        for k, (n, m) in enumerate(zip(image_size, map_size))
+    )
 
-def look_at(net, image, size, precision, device) -> tuple: # uint8 [3,H,W] -> float32 [F,h,w], uint8 [h,w] classes of its cells, uint8 [H,W] classes
+
+def look_at(
+    net, image, size, precision, device
+) -> tuple:  # uint8 [3,H,W] -> float32 [F,h,w], uint8 [h,w] classes of its cells, uint8 [H,W] classes
     "Features and predictions of one image, or `None` where they are not finite."
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         seen = resized(image, size)[None]
-        with taking(seen, "AlignmentExplorer"): out = net(seen.to(device).float()/255)
-    if out.features is None: raise InputError("network", "returns no features", "give a segmenter of the kit")
-    if not (torch.isfinite(out.features).all() and torch.isfinite(out.logits).all()): return None
+        with taking(seen, "AlignmentExplorer"):
+            out = net(seen.to(device).float() / 255)
+    if out.features is None:
+        raise InputError("network", "returns no features", "give a segmenter of the kit")
+    if not (torch.isfinite(out.features).all() and torch.isfinite(out.logits).all()):
+        return None
     ids = lambda wanted: upsample(out.logits, wanted)[0].argmax(0).to(torch.uint8).cpu().numpy()
     return out.features[0].float().cpu().numpy(), ids(out.features.shape[-2:]), ids(image.shape[-2:])
 
-def revisit(net, dataset, table:FeatureTable, size=None, radius=24, precision="32-true", progress=True) -> tuple: # -> FeatureTable of the same cells, uint8 [N,s,s] predicted classes around them
+
+def revisit(
+    net, dataset, table: FeatureTable, size=None, radius=24, precision="32-true", progress=True
+) -> tuple:  # -> FeatureTable of the same cells, uint8 [N,s,s] predicted classes around them
     "The cells of `table`, as another network sees them. `size` (h, w) is what the network sees. `InputError` for another label space, and for features or scores that are not finite."
     space, device = space_of(net, None, dataset.space), next((p.device for p in net.parameters()), torch.device("cpu"))
-    if space.classes != table.space.classes: raise InputError("revisit", f"the network tells {space.name} apart, the cells are of {table.space.name}", "compare networks trained in one label space")
-    features, guessed, around = None, np.empty(len(table), np.int64), np.empty((len(table), 2*radius + 1, 2*radius + 1), np.uint8)
+    if space.classes != table.space.classes:
+        raise InputError(
+            "revisit",
+            f"the network tells {space.name} apart, the cells are of {table.space.name}",
+            "compare networks trained in one label space",
+        )
+    features, guessed, around = (
+        None,
+        np.empty(len(table), np.int64),
+        np.empty((len(table), 2 * radius + 1, 2 * radius + 1), np.uint8),
+    )
     with evaluation_mode(net):
-        for i in tqdm(np.unique(table.image).tolist(), desc="predictions", unit="image", disable=not progress, leave=False):
+        for i in tqdm(
+            np.unique(table.image).tolist(), desc="predictions", unit="image", disable=not progress, leave=False
+        ):
             image, at = dataset.image(i), np.flatnonzero(table.image == i)
             seen = look_at(net, image, size, precision, device)
-            if seen is None: raise InputError(dataset.key(i), "the network's features or scores are not finite", "check the checkpoint, or use 32-bit precision")
+            if seen is None:
+                raise InputError(
+                    dataset.key(i),
+                    "the network's features or scores are not finite",
+                    "check the checkpoint, or use 32-bit precision",
+                )
             cells = cell_numbers(table.position[at], image.shape[-2:], seen[0].shape[-2:])
-            if features is None: features = np.empty((len(table), len(seen[0])), np.float32)
-            features[at], guessed[at], around[at] = seen[0][:, *cells].T, seen[1][cells], squares_of(seen[2], table.position[at], radius, OUTSIDE)
-    return FeatureTable(features, table.label, guessed, table.domain, table.image, table.key, table.position, table.space), around
+            if features is None:
+                features = np.empty((len(table), len(seen[0])), np.float32)
+            features[at], guessed[at], around[at] = (
+                seen[0][:, *cells].T,
+                seen[1][cells],
+                squares_of(seen[2], table.position[at], radius, OUTSIDE),
+            )
+    return FeatureTable(
+        features, table.label, guessed, table.domain, table.image, table.key, table.position, table.space
+    ), around
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #a251b4d8
 BY = ("class", "domain", "correct", "predicted")
 NONE = "none"
 
+
 class AlignmentExplorer(Explorer):
     """Features of two domains on one map for all checkpoints, their alignment scores, and the image behind every point (contrastive paper, Fig. 4).
 
     `tables` hold the same cells in the same order. `InputError` for tables that do not, fewer than four points, or features that are all equal; with one domain, or without a class that both have, the map is shown and the scores say what is missing."""
+
     title = "Feature alignment"
 
-    def __init__(self, tables,      # checkpoint name -> FeatureTable, domains joined
-                 datasets,          # domain name -> data set
-                 methods=("umap", "tsne"), # maps to make: of "umap", "tsne", "pca"
-                 predictions=None,  # checkpoint name -> uint8 [N,2 radius + 1,2 radius + 1] classes around the points (see `revisit`); None: the predicted class alone is told
-                 radius=24,         # of a square, pixels of the image
-                 seed=0, cache=None, progress=True, **options): # as in `embed`: `cache`, a folder, saves the maps for the next time; options only with a single method
+    def __init__(
+        self,
+        tables,  # checkpoint name -> FeatureTable, domains joined
+        datasets,  # domain name -> data set
+        methods=("umap", "tsne"),  # maps to make: of "umap", "tsne", "pca"
+        predictions=None,  # checkpoint name -> uint8 [N,2 radius + 1,2 radius + 1] classes around the points (see `revisit`); None: the predicted class alone is told
+        radius=24,  # of a square, pixels of the image
+        seed=0,
+        cache=None,
+        progress=True,
+        **options,
+    ):  # as in `embed`: `cache`, a folder, saves the maps for the next time; options only with a single method
         methods = check_made_of(tables, datasets, methods, predictions, radius, options)
-        self.tables, self.predictions, self.radius, self.selected, self.drawn_map = dict(tables), dict(predictions or {}), int(radius), [], False # drawn_map: the map is a part, not a widget
+        self.tables, self.predictions, self.radius, self.selected, self.drawn_map = (
+            dict(tables),
+            dict(predictions or {}),
+            int(radius),
+            [],
+            False,
+        )  # drawn_map: the map is a part, not a widget
         check_tables(self.tables, datasets, self.predictions, radius)
         self.first, names, self.maps = next(iter(self.tables.values())), list(self.tables), {}
         for m in (bar := tqdm(methods, disable=not progress, leave=False)):
-            bar.set_description(f"{m} of {len(self.first)*len(names)} points")
+            bar.set_description(f"{m} of {len(self.first) * len(names)} points")
             self.maps[m] = dict(zip(names, even(embed(list(self.tables.values()), m, seed, cache, **options))))
-        self.scores, self.distances = {n: try_scores(t) for n, t in self.tables.items()}, {n: class_distances(t) for n, t in self.tables.items()}
+        self.scores, self.distances = (
+            {n: try_scores(t) for n, t in self.tables.items()},
+            {n: class_distances(t) for n, t in self.tables.items()},
+        )
         self.patches, self.labels, self.labelled = read_patches(self.first, datasets, radius, progress)
         space = self.first.space
         present = [space.classes[c] for c in np.unique(self.first.ids) if c < len(space)]
         self.all = word_for("all", present)
-        super().__init__(checkpoint=Choice("checkpoint", tuple(names), names[0], slide=len(names) > 1), beside=Choice("beside it", (NONE, *names), names[-1] if len(names) > 1 else NONE),
-                         colour=Choice("colour by", BY, "class"), shown=Choice("classes", (self.all, *present), self.all), method=Choice("map", tuple(self.maps), next(iter(self.maps))),
-                         point=Number("point", 0, len(self.first) - 1, 1, 0))
+        super().__init__(
+            checkpoint=Choice("checkpoint", tuple(names), names[0], slide=len(names) > 1),
+            beside=Choice("beside it", (NONE, *names), names[-1] if len(names) > 1 else NONE),
+            colour=Choice("colour by", BY, "class"),
+            shown=Choice("classes", (self.all, *present), self.all),
+            method=Choice("map", tuple(self.maps), next(iter(self.maps))),
+            point=Number("point", 0, len(self.first) - 1, 1, 0),
+        )
 
     @property
-    def table(self): return self.tables[self.values.checkpoint] # FeatureTable of the current checkpoint
+    def table(self):
+        return self.tables[self.values.checkpoint]  # FeatureTable of the current checkpoint
+
     @property
-    def checkpoints(self): return [self.values.checkpoint] + ([self.values.beside] if self.values.beside not in (NONE, self.values.checkpoint) else [])
+    def checkpoints(self):
+        return [self.values.checkpoint] + (
+            [self.values.beside] if self.values.beside not in (NONE, self.values.checkpoint) else []
+        )
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #d65be46a
-def check_made_of(tables, datasets, methods, predictions, radius, options) -> tuple: # -> names of methods
+def check_made_of(tables, datasets, methods, predictions, radius, options) -> tuple:  # -> names of methods
     "`InputError` for arguments of other kinds than an explorer is made of."
     where = "AlignmentExplorer"
-    for what, value in (("tables", tables), ("datasets", datasets), ("predictions", {} if predictions is None else predictions)):
-        if not isinstance(value, Mapping) or not all(isinstance(n, str) for n in value): raise InputError(where, f"{what}={short(value)} are not given by name", f"give {what} as {{name: ...}}")
-    if not all(isinstance(t, FeatureTable) for t in tables.values()): raise InputError(where, "a table is no FeatureTable", "give what `sample_features` or `revisit` returns")
-    if NONE in tables: raise InputError(f"table {NONE!r}", "has a name that stands for no table", "give it another name")
+    for what, value in (
+        ("tables", tables),
+        ("datasets", datasets),
+        ("predictions", {} if predictions is None else predictions),
+    ):
+        if not isinstance(value, Mapping) or not all(isinstance(n, str) for n in value):
+            raise InputError(where, f"{what}={short(value)} are not given by name", f"give {what} as {{name: ...}}")
+    if not all(isinstance(t, FeatureTable) for t in tables.values()):
+        raise InputError(where, "a table is no FeatureTable", "give what `sample_features` or `revisit` returns")
+    if NONE in tables:
+        raise InputError(f"table {NONE!r}", "has a name that stands for no table", "give it another name")
     methods = (methods,) if isinstance(methods, str) else methods
-    if not isinstance(methods, (list, tuple)) or not methods: raise InputError(where, f"methods={short(methods)} make no map", "give at least one of umap, tsne, pca")
+    if not isinstance(methods, (list, tuple)) or not methods:
+        raise InputError(where, f"methods={short(methods)} make no map", "give at least one of umap, tsne, pca")
     whole_number(radius, f"{where}: radius", 1, 500)
-    if options and len(methods) > 1: raise InputError(where, f"{', '.join(options)} for {len(methods)} methods", "give options with a single method")
+    if options and len(methods) > 1:
+        raise InputError(where, f"{', '.join(options)} for {len(methods)} methods", "give options with a single method")
     return tuple(methods)
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #0e51f19e
 def check_tables(tables, datasets, predictions, radius) -> None:
     "Raise `InputError` for tables that an explorer cannot show."
-    if not tables: raise InputError("AlignmentExplorer", "no tables", "give at least one")
+    if not tables:
+        raise InputError("AlignmentExplorer", "no tables", "give at least one")
     first = next(iter(tables.values()))
-    if not len(first): raise InputError("AlignmentExplorer", "the sample is empty", "sample more images, or more classes")
+    if not len(first):
+        raise InputError("AlignmentExplorer", "the sample is empty", "sample more images, or more classes")
     for name, t in tables.items():
-        if len(t) != len(first) or (t.position != first.position).any() or (t.image != first.image).any() or (t.domain != first.domain).any():
-            raise InputError(f"table {name!r}", "holds other cells than the first one", "sample one network's cells and `revisit` them with the others")
-        if t.space.classes != first.space.classes: raise InputError(f"table {name!r}", f"is of {t.space.name}, the first one of {first.space.name}", "compare networks trained in one label space")
+        if (
+            len(t) != len(first)
+            or (t.position != first.position).any()
+            or (t.image != first.image).any()
+            or (t.domain != first.domain).any()
+        ):
+            raise InputError(
+                f"table {name!r}",
+                "holds other cells than the first one",
+                "sample one network's cells and `revisit` them with the others",
+            )
+        if t.space.classes != first.space.classes:
+            raise InputError(
+                f"table {name!r}",
+                f"is of {t.space.name}, the first one of {first.space.name}",
+                "compare networks trained in one label space",
+            )
     for name, p in predictions.items():
-        if name not in tables or np.shape(p) != (len(first), 2*radius + 1, 2*radius + 1): raise InputError(f"predictions of {name!r}", f"have shape {np.shape(p)}", f"give uint8 [{len(first)},{2*radius + 1},{2*radius + 1}] for names of tables")
-    if len(first.domains) > 2: raise InputError("AlignmentExplorer", f"features are of {len(first.domains)} domains", "give one source and one target")
+        if name not in tables or np.shape(p) != (len(first), 2 * radius + 1, 2 * radius + 1):
+            raise InputError(
+                f"predictions of {name!r}",
+                f"have shape {np.shape(p)}",
+                f"give uint8 [{len(first)},{2 * radius + 1},{2 * radius + 1}] for names of tables",
+            )
+    if len(first.domains) > 2:
+        raise InputError(
+            "AlignmentExplorer", f"features are of {len(first.domains)} domains", "give one source and one target"
+        )
     missing = [d for d in first.domains if d not in datasets]
-    if missing: raise InputError("AlignmentExplorer", f"no data set for domain {missing[0]!r}", f"give datasets={{{missing[0]!r}: ...}}")
+    if missing:
+        raise InputError(
+            "AlignmentExplorer", f"no data set for domain {missing[0]!r}", f"give datasets={{{missing[0]!r}: ...}}"
+        )
     for d in first.domains:
         check_dataset(datasets[d], f"AlignmentExplorer: {d}")
         last = first.image[first.domain == d].max()
-        if last >= len(datasets[d]): raise InputError(f"AlignmentExplorer: {d}", f"has a point in image {last} of {len(datasets[d])}", "give the data set that the table was sampled from")
+        if last >= len(datasets[d]):
+            raise InputError(
+                f"AlignmentExplorer: {d}",
+                f"has a point in image {last} of {len(datasets[d])}",
+                "give the data set that the table was sampled from",
+            )
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #9dc3443f
-def even(maps) -> list: # of float [N,2] on one map -> the same, centred, within [-1, 1]
+def even(maps) -> list:  # of float [N,2] on one map -> the same, centred, within [-1, 1]
     "All maps of one kind, moved and scaled together."
     everything = np.concatenate(maps)
     low, high = everything.min(0), everything.max(0)
-    return [((m - (low + high)/2)/max(1e-9, (high - low).max()/2)).astype(np.float32) for m in maps]
+    return [((m - (low + high) / 2) / max(1e-9, (high - low).max() / 2)).astype(np.float32) for m in maps]
+
 
 def try_scores(table) -> dict | str:
     "Alignment scores, or why there are none."
-    try: return alignment_scores(table)
-    except InputError as e: return f"{e.problem}; {e.remedy}"
+    try:
+        return alignment_scores(table)
+    except InputError as e:
+        return f"{e.problem}; {e.remedy}"
 
-def class_distances(table): # float [C], nan where a class is not in both domains
-    if len(table.domains) != 2: return np.full(len(table.space), np.nan)
+
+def class_distances(table):  # float [C], nan where a class is not in both domains
+    if len(table.domains) != 2:
+        return np.full(len(table.space), np.nan)
     return prototype_distances(*(table[table.domain == d] for d in table.domains))
 
-def read_patches(table, datasets, radius, progress) -> tuple: # -> uint8 [N,s,s,3] images and [N,s,s] classes around the points, bool [N] whether classes are known
+
+def read_patches(
+    table, datasets, radius, progress
+) -> tuple:  # -> uint8 [N,s,s,3] images and [N,s,s] classes around the points, bool [N] whether classes are known
     "What surrounds each point, from the data sets."
-    side = 2*radius + 1
-    patches, labels, known = np.empty((len(table), side, side, 3), np.uint8), np.full((len(table), side, side), 255, np.uint8), np.zeros(len(table), bool)
-    for d, i in tqdm(sorted(set(zip(table.domain.tolist(), table.image.tolist()))), desc="images", unit="image", disable=not progress, leave=False):
+    side = 2 * radius + 1
+    patches, labels, known = (
+        np.empty((len(table), side, side, 3), np.uint8),
+        np.full((len(table), side, side), 255, np.uint8),
+        np.zeros(len(table), bool),
+    )
+    for d, i in tqdm(
+        sorted(set(zip(table.domain.tolist(), table.image.tolist()))),
+        desc="images",
+        unit="image",
+        disable=not progress,
+        leave=False,
+    ):
         data, at = datasets[d], np.flatnonzero((table.domain == d) & (table.image == i))
         sample = data[i] if data.labelled else (data.image(i), None)
-        if (table.position[at] < 0).any() or (table.position[at] >= sample[0].shape[-2:]).any(): raise InputError(data.key(i), "is smaller than the image that was sampled", "give the data set that the table was sampled from")
+        if (table.position[at] < 0).any() or (table.position[at] >= sample[0].shape[-2:]).any():
+            raise InputError(
+                data.key(i),
+                "is smaller than the image that was sampled",
+                "give the data set that the table was sampled from",
+            )
         patches[at] = squares_of(sample[0].permute(1, 2, 0).numpy(), table.position[at], radius, 190)
-        if sample[1] is None: continue
-        labels[at], known[at] = squares_of(translate(data.space, table.space)[sample[1].numpy()], table.position[at], radius, OUTSIDE), True
+        if sample[1] is None:
+            continue
+        labels[at], known[at] = (
+            squares_of(translate(data.space, table.space)[sample[1].numpy()], table.position[at], radius, OUTSIDE),
+            True,
+        )
     return patches, labels, known
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #f57226c9
-def _colours(self:AlignmentExplorer, checkpoint) -> tuple: # -> code of each point [N], [(name, "#rrggbb")] of the codes
+def _colours(
+    self: AlignmentExplorer, checkpoint
+) -> tuple:  # -> code of each point [N], [(name, "#rrggbb")] of the codes
     "What colour means just now."
     from matplotlib.colors import to_hex
+
     table, by = self.tables[checkpoint], self.values.colour
     if by in ("class", "predicted"):
         names = [(n, to_hex(c)) for n, c in zip(table.space.classes, ink(table.space))]
@@ -195,195 +348,353 @@ def _colours(self:AlignmentExplorer, checkpoint) -> tuple: # -> code of each poi
     names = [n for n in legend]
     return np.array([np.abs(rgb - legend[n]).sum(1) for n in names]).argmin(0), [(n, to_hex(legend[n])) for n in names]
 
-def _visible(self:AlignmentExplorer) -> np.ndarray: # int [n] points of the classes shown
-    shown = self.values.shown
-    return np.arange(len(self.first)) if shown == self.all else np.flatnonzero(self.first.ids == self.first.space.index(shown))
 
-def _select(self:AlignmentExplorer, points) -> None: # of a lasso
+def _visible(self: AlignmentExplorer) -> np.ndarray:  # int [n] points of the classes shown
+    shown = self.values.shown
+    return (
+        np.arange(len(self.first))
+        if shown == self.all
+        else np.flatnonzero(self.first.ids == self.first.space.index(shown))
+    )
+
+
+def _select(self: AlignmentExplorer, points) -> None:  # of a lasso
     "Select points by number; the first becomes the point looked at."
-    if not hasattr(points, "__iter__"): raise InputError("selection", f"{short(points)} is no list", "give numbers of points")
+    if not hasattr(points, "__iter__"):
+        raise InputError("selection", f"{short(points)} is no list", "give numbers of points")
     self.selected = [self.controls["point"].check(p) for p in points][:500]
+
 
 AlignmentExplorer.colours, AlignmentExplorer.visible, AlignmentExplorer.select = _colours, _visible, _select
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #9f78c452
-def _card(self:AlignmentExplorer, point) -> np.ndarray: # uint8 [s,w,3]: image, labels and predictions of the checkpoints around it
-    ids = [self.labels[point]]*bool(self.labelled[point]) + [self.predictions[n][point] for n in self.checkpoints if n in self.predictions]
-    scale = max(1, round(150/(2*self.radius + 1)))
-    return beside([cross(enlarged(square, scale)) for square in (self.patches[point], *(id_colours(i, self.first.space) for i in ids))])
+def _card(
+    self: AlignmentExplorer, point
+) -> np.ndarray:  # uint8 [s,w,3]: image, labels and predictions of the checkpoints around it
+    ids = [self.labels[point]] * bool(self.labelled[point]) + [
+        self.predictions[n][point] for n in self.checkpoints if n in self.predictions
+    ]
+    scale = max(1, round(150 / (2 * self.radius + 1)))
+    return beside(
+        [
+            cross(enlarged(square, scale))
+            for square in (self.patches[point], *(id_colours(i, self.first.space) for i in ids))
+        ]
+    )
 
-def _gallery(self:AlignmentExplorer, points, most:int=12) -> np.ndarray: # uint8 [s,w,3]
+
+def _gallery(self: AlignmentExplorer, points, most: int = 12) -> np.ndarray:  # uint8 [s,w,3]
     "Squares of selected points, spread evenly over them, in frames of their labels' colours."
-    t, points, squares = self.first, np.asarray(points)[np.unique(np.linspace(0, len(points) - 1, min(most, len(points))).round().astype(int))], []
+    t, points, squares = (
+        self.first,
+        np.asarray(points)[np.unique(np.linspace(0, len(points) - 1, min(most, len(points))).round().astype(int))],
+        [],
+    )
     for p in points:
-        square = enlarged(self.patches[p], max(1, round(80/(2*self.radius + 1))))
-        framed = np.full((len(square) + 8, len(square) + 8, 3), (*t.space.palette, *[(190,)*3]*256)[t.ids[p]], np.uint8)
+        square = enlarged(self.patches[p], max(1, round(80 / (2 * self.radius + 1))))
+        framed = np.full(
+            (len(square) + 8, len(square) + 8, 3), (*t.space.palette, *[(190,) * 3] * 256)[t.ids[p]], np.uint8
+        )
         framed[4:-4, 4:-4] = square
         squares.append(framed)
     return beside(squares, 4)
 
-def _about(self:AlignmentExplorer, point) -> str: # HTML
+
+def _about(self: AlignmentExplorer, point) -> str:  # HTML
     "A point in words."
     t, names = self.first, self.first.space.classes
-    row = lambda what, c: (what, Markup(swatch(t.space.palette[c]) + html_text(names[c])) if c < len(names) else "unknown")
-    said = [("point", f"{point}, {t.domain[point]} {t.key[point]}, row {t.position[point][0]}, column {t.position[point][1]}"), row("label", t.label[point])]
+    row = lambda what, c: (
+        what,
+        Markup(swatch(t.space.palette[c]) + html_text(names[c])) if c < len(names) else "unknown",
+    )
+    said = [
+        (
+            "point",
+            f"{point}, {t.domain[point]} {t.key[point]}, row {t.position[point][0]}, column {t.position[point][1]}",
+        ),
+        row("label", t.label[point]),
+    ]
     return bars(("", ""), said + [row(f"{n} says", self.tables[n].predicted[point]) for n in self.checkpoints])
+
 
 AlignmentExplorer.card, AlignmentExplorer.gallery, AlignmentExplorer.about = _card, _gallery, _about
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #33dff461
-def _score_table(self:AlignmentExplorer) -> str: # HTML
+def _score_table(self: AlignmentExplorer) -> str:  # HTML
     "Scores of the checkpoints shown; of one class, its prototypes' distance."
     names, found = self.checkpoints, [self.scores[n] for n in self.checkpoints]
     reasons = {n: s for n, s in zip(names, found) if isinstance(s, str)}
     said = "".join(caption(f"No alignment scores of {n}: {s}.") for n, s in reasons.items())
-    if len(reasons) == len(names): return said
+    if len(reasons) == len(names):
+        return said
     kinds = next(s for s in found if not isinstance(s, str))
     rows = [(k, *("–" if isinstance(s, str) else f"{s[k] + 0:.2f}" for s in found)) for k in kinds]
     if self.values.shown != self.all:
         c = self.first.space.index(self.values.shown)
         far = [self.distances[n][c] for n in names]
-        rows.append((f"prototype distance, {self.values.shown}", *("in one domain only" if np.isnan(d) else f"{d:.2f}" for d in far)))
-    rows.append(("right", *(f"{100*(t.predicted == t.label)[t.label != 255].mean():.0f} %" if (t.label != 255).any() else "unknown" for t in (self.tables[n] for n in names))))
+        rows.append(
+            (
+                f"prototype distance, {self.values.shown}",
+                *("in one domain only" if np.isnan(d) else f"{d:.2f}" for d in far),
+            )
+        )
+    rows.append(
+        (
+            "right",
+            *(
+                f"{100 * (t.predicted == t.label)[t.label != 255].mean():.0f} %"
+                if (t.label != 255).any()
+                else "unknown"
+                for t in (self.tables[n] for n in names)
+            ),
+        )
+    )
     return bars(("all classes", *names), rows) + said
 
-def _legend(self:AlignmentExplorer) -> str: # HTML
+
+def _legend(self: AlignmentExplorer) -> str:  # HTML
     codes, names = self.colours(self.values.checkpoint)
-    rgb = lambda colour: tuple(int(colour[k:k + 2], 16) for k in (1, 3, 5))
-    entries = "".join(f'<span style="display:inline-block;margin-right:12px">{swatch(rgb(names[c][1]))}{html_text(names[c][0])}</span>' for c in np.unique(codes[self.visible()]))
-    sides = "; ".join(f"{size} points: {html_text(d)}" for size, d in zip(("small", "large"), self.first.domains)) if not self.drawn_map else ""
+    rgb = lambda colour: tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5))
+    entries = "".join(
+        f'<span style="display:inline-block;margin-right:12px">{swatch(rgb(names[c][1]))}{html_text(names[c][0])}</span>'
+        for c in np.unique(codes[self.visible()])
+    )
+    sides = (
+        "; ".join(f"{size} points: {html_text(d)}" for size, d in zip(("small", "large"), self.first.domains))
+        if not self.drawn_map
+        else ""
+    )
     return f'<div style="font-size:12px;line-height:1.5;max-width:1100px">{entries}<span style="opacity:.7">{sides}</span></div>'
 
-def _parts(self:AlignmentExplorer) -> dict:
+
+def _parts(self: AlignmentExplorer) -> dict:
     point = self.values.point
     seen = {"map": self.drawn()} if self.drawn_map else {}
-    columns = ", ".join(["image"] + ["label"]*bool(self.labelled[point]) + [n for n in self.checkpoints if n in self.predictions])
-    seen |= {"legend": self.legend(), columns: self.card(point), "about": self.about(point), "scores": self.score_table()}
-    if len(self.selected) > 1: seen[f"{len(self.selected)} selected, frame: label"] = self.gallery(self.selected)
+    columns = ", ".join(
+        ["image"] + ["label"] * bool(self.labelled[point]) + [n for n in self.checkpoints if n in self.predictions]
+    )
+    seen |= {
+        "legend": self.legend(),
+        columns: self.card(point),
+        "about": self.about(point),
+        "scores": self.score_table(),
+    }
+    if len(self.selected) > 1:
+        seen[f"{len(self.selected)} selected, frame: label"] = self.gallery(self.selected)
     return seen
+
 
 AlignmentExplorer.score_table, AlignmentExplorer.legend, AlignmentExplorer.parts = _score_table, _legend, _parts
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #c01bc1d8
-def _drawn(self:AlignmentExplorer, side:int=420) -> np.ndarray: # uint8 [side,w,3]
+def _drawn(self: AlignmentExplorer, side: int = 420) -> np.ndarray:  # uint8 [side,w,3]
     "The maps of the checkpoints shown, as one picture."
     rows, pictures = np.random.default_rng(0).permutation(self.visible()), []
     domain = np.array([self.first.domains.index(d) for d in self.first.domain])
     for name in self.checkpoints:
         codes, names = self.colours(name)
-        palette = np.array([[int(c[k:k + 2], 16) for k in (1, 3, 5)] for _, c in names], np.uint8)
-        at = np.clip((side/2 + np.stack((-1, 1))*self.maps[self.values.method][name][:, ::-1]*(side/2 - 12)).astype(int), 4, side - 5)
+        palette = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for _, c in names], np.uint8)
+        at = np.clip(
+            (side / 2 + np.stack((-1, 1)) * self.maps[self.values.method][name][:, ::-1] * (side / 2 - 12)).astype(int),
+            4,
+            side - 5,
+        )
         picture = np.full((side, side, 3), 255, np.uint8)
         for d, offsets in enumerate(MARKS):
             some = rows[domain[rows] == d]
-            for dr, dc in offsets: picture[at[some, 0] + dr, at[some, 1] + dc] = palette[codes[some]]
+            for dr, dc in offsets:
+                picture[at[some, 0] + dr, at[some, 1] + dc] = palette[codes[some]]
         r, c = at[self.values.point]
         for k in range(36):
-            y, x = np.clip((r + 9*np.sin(k*np.pi/18), c + 9*np.cos(k*np.pi/18)), 1, side - 2).astype(int)
-            picture[y - 1:y + 1, x - 1:x + 1] = 0
+            y, x = np.clip((r + 9 * np.sin(k * np.pi / 18), c + 9 * np.cos(k * np.pi / 18)), 1, side - 2).astype(int)
+            picture[y - 1 : y + 1, x - 1 : x + 1] = 0
         pictures.append(picture)
     return beside(pictures, 12)
 
-MARKS = ([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)], [(k, s*k) for k in (-2, -1, 0, 1, 2) for s in (1, -1)]) # of the first and the second domain
+
+MARKS = (
+    [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)],
+    [(k, s * k) for k in (-2, -1, 0, 1, 2) for s in (1, -1)],
+)  # of the first and the second domain
 AlignmentExplorer.drawn = _drawn
 
-def _figure(self:AlignmentExplorer):
+
+def _figure(self: AlignmentExplorer):
     "The maps of the checkpoints shown, in print (contrastive paper, Fig. 4)."
     classes = None if self.values.shown == self.all else [self.values.shown]
     scores = {n: s for n in self.checkpoints if not isinstance(s := self.scores[n], str)}
-    return plot_embeddings({n: (self.maps[self.values.method][n], self.tables[n]) for n in self.checkpoints}, classes, self.values.colour, scores, joint=True)
+    return plot_embeddings(
+        {n: (self.maps[self.values.method][n], self.tables[n]) for n in self.checkpoints},
+        classes,
+        self.values.colour,
+        scores,
+        joint=True,
+    )
+
 
 AlignmentExplorer.figure = _figure
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #ba541b76
 class Some:
     "Some images of a data set, evenly spread; all else is as in the data set."
+
     def __init__(self, dataset, count):
-        self.dataset, self.chosen = dataset, np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist() if len(dataset) else []
-    def __len__(self): return len(self.chosen)
-    def __getattr__(self, name): return getattr(self.dataset, name)
-    def __getitem__(self, i): return self.dataset[self.chosen[i]]
-    def image(self, i): return self.dataset.image(self.chosen[i])
-    def label(self, i): return self.dataset.label(self.chosen[i])
-    def key(self, i): return self.dataset.key(self.chosen[i])
+        self.dataset, self.chosen = (
+            dataset,
+            np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
+            if len(dataset)
+            else [],
+        )
+
+    def __len__(self):
+        return len(self.chosen)
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
+
+    def __getitem__(self, i):
+        return self.dataset[self.chosen[i]]
+
+    def image(self, i):
+        return self.dataset.image(self.chosen[i])
+
+    def label(self, i):
+        return self.dataset.label(self.chosen[i])
+
+    def key(self, i):
+        return self.dataset.key(self.chosen[i])
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #6c80cf90
-def thinned(tables, most, seed) -> dict: # domain -> FeatureTable -> the same with `most` rows in all, at most
+def thinned(tables, most, seed) -> dict:  # domain -> FeatureTable -> the same with `most` rows in all, at most
     "Some rows of several tables, drawn from all of them together."
     total = sum(map(len, tables.values()))
-    if most is None or total <= most: return tables
-    kept, first = np.sort(np.random.default_rng(seed).permutation(total)[:most]), np.cumsum([0, *map(len, tables.values())])
+    if most is None or total <= most:
+        return tables
+    kept, first = (
+        np.sort(np.random.default_rng(seed).permutation(total)[:most]),
+        np.cumsum([0, *map(len, tables.values())]),
+    )
     return {d: t[kept[(kept >= a) & (kept < b)] - a] for (d, t), a, b in zip(tables.items(), first, first[1:])}
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #2b728ae5
 @classmethod
-def _from_networks(cls, networks,    # checkpoint name -> Segmenter
-                   datasets,         # domain name -> data set
-                   per_class=100,    # cells of each class and domain, at most
-                   images=100,       # of each domain, at most, evenly spread over the data set
-                   most=None,        # points in all, at most; None: no limit
-                   size=None,        # (h, w) the networks see; None: each image's own
-                   classes=None, seed=0, precision="32-true", progress=True, # as in `sample_features`
-                   radius=24, **more): # of AlignmentExplorer
+def _from_networks(
+    cls,
+    networks,  # checkpoint name -> Segmenter
+    datasets,  # domain name -> data set
+    per_class=100,  # cells of each class and domain, at most
+    images=100,  # of each domain, at most, evenly spread over the data set
+    most=None,  # points in all, at most; None: no limit
+    size=None,  # (h, w) the networks see; None: each image's own
+    classes=None,
+    seed=0,
+    precision="32-true",
+    progress=True,  # as in `sample_features`
+    radius=24,
+    **more,
+):  # of AlignmentExplorer
     "Sample cells with the first network, revisit them with all. `InputError` as in `sample_features`, and for networks of different label spaces."
     for what, value in (("networks", networks), ("datasets", datasets)):
-        if not isinstance(value, Mapping) or not value: raise InputError("AlignmentExplorer", f"no {what}", f"give at least one, as {{name: ...}}")
-    for n, net in networks.items(): check_network(net, f"AlignmentExplorer: {n}")
-    for d, data in datasets.items(): check_dataset(data, f"AlignmentExplorer: {d}")
+        if not isinstance(value, Mapping) or not value:
+            raise InputError("AlignmentExplorer", f"no {what}", f"give at least one, as {{name: ...}}")
+    for n, net in networks.items():
+        check_network(net, f"AlignmentExplorer: {n}")
+    for d, data in datasets.items():
+        check_dataset(data, f"AlignmentExplorer: {d}")
     check_made_of({}, datasets, more.get("methods", "pca"), None, radius, {})
     images, size = whole_number(images, "AlignmentExplorer: images", 1), checked_size(size, "AlignmentExplorer")
-    if most is not None: most = whole_number(most, "AlignmentExplorer: most", 4)
+    if most is not None:
+        most = whole_number(most, "AlignmentExplorer: most", 4)
     first, datasets = next(iter(networks.values())), {d: Some(data, images) for d, data in datasets.items()}
-    cells = {d: sample_features(first, data, per_class, seed, size, d, classes, None, 4, precision, progress) for d, data in datasets.items()}
+    cells = {
+        d: sample_features(first, data, per_class, seed, size, d, classes, None, 4, precision, progress)
+        for d, data in datasets.items()
+    }
     cells, tables, predictions = thinned(cells, most, seed), {}, {}
     for n, net in networks.items():
         found = [revisit(net, datasets[d], t, size, radius, precision, progress) for d, t in cells.items()]
         tables[n], predictions[n] = join(*(t for t, _ in found)), np.concatenate([p for _, p in found])
     return cls(tables, datasets, predictions=predictions, radius=radius, seed=seed, progress=progress, **more)
 
+
 @classmethod
 def _example(cls, size=(64, 128), images=4, per_class=20, methods=("pca",), most=None):
     "Street scenes under two untrained networks."
     from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
     from uda_kit.models.segmenters import deeplab_v2
+
     with torch.random.fork_rng(devices=[]):
         nets = {}
         for k, name in enumerate(("before", "after")):
             torch.manual_seed(k)
             nets[name] = deeplab_v2(19, backbone="tiny")
-    data = {"source": StreetScenes(RENDERED, n=images, size=size), "target": StreetScenes(CAMERA, n=images, size=size, seed=1)}
+    data = {
+        "source": StreetScenes(RENDERED, n=images, size=size),
+        "target": StreetScenes(CAMERA, n=images, size=size, seed=1),
+    }
     return cls.from_networks(nets, data, per_class, most=most, methods=methods, progress=False)
+
 
 AlignmentExplorer.from_networks, AlignmentExplorer.example = _from_networks, _example
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #abe89f41
 class AlignmentView(View):
     "The common view, with one or two linked maps between controls and parts."
-    def __init__(self, explorer:AlignmentExplorer):
+
+    def __init__(self, explorer: AlignmentExplorer):
         self.scatters, self.placed, self.note = [], None, ""
-        try: maps = self.make_maps(explorer)
+        try:
+            maps = self.make_maps(explorer)
         except ImportError as e:
-            self.note, explorer.drawn_map, maps = f"{e.name or 'jupyter-scatter'} is missing (pip install jupyter-scatter): maps are pictures, move 'point' to look at one.", True, []
+            self.note, explorer.drawn_map, maps = (
+                f"{e.name or 'jupyter-scatter'} is missing (pip install jupyter-scatter): maps are pictures, move 'point' to look at one.",
+                True,
+                [],
+            )
         super().__init__(explorer, maps)
 
-    def make_maps(self, explorer) -> list: # widgets
+    def make_maps(self, explorer) -> list:  # widgets
         import ipywidgets as w, jscatter
+
         frame = frame_of(explorer)
         for k in range(min(2, len(explorer.tables))):
-            s = jscatter.Scatter(data=frame, x="x0", y="y0", x_scale=(-1.05, 1.05), y_scale=(-1.05, 1.05), color_by="class", size_by="domain", size_map=[3, 6][:len(explorer.first.domains)], opacity=.75,
-                                 axes=False, legend=False, tooltip=True, tooltip_properties=["class", "domain"], height=400, transition_points=True, transition_points_duration=700, background_color="#ffffff")
+            s = jscatter.Scatter(
+                data=frame,
+                x="x0",
+                y="y0",
+                x_scale=(-1.05, 1.05),
+                y_scale=(-1.05, 1.05),
+                color_by="class",
+                size_by="domain",
+                size_map=[3, 6][: len(explorer.first.domains)],
+                opacity=0.75,
+                axes=False,
+                legend=False,
+                tooltip=True,
+                tooltip_properties=["class", "domain"],
+                height=400,
+                transition_points=True,
+                transition_points_duration=700,
+                background_color="#ffffff",
+            )
             s.widget.observe(lambda change: self.hovered(change["new"]), names="hovering")
             s.widget.observe(lambda change: self.lassoed(change["new"]), names="selection")
             self.scatters.append(s)
-        made = jscatter.compose(self.scatters, sync_view=len(self.scatters) > 1, sync_selection=True, sync_hover=True, row_height=400)
+        made = jscatter.compose(
+            self.scatters, sync_view=len(self.scatters) > 1, sync_selection=True, sync_hover=True, row_height=400
+        )
         self.titles, self.grid = [w.HTML() for _ in self.scatters], made
-        self.columns = [w.VBox([t, child], layout=w.Layout(flex="1 1 300px", min_width="280px")) for t, child in zip(self.titles, made.children)]
+        self.columns = [
+            w.VBox([t, child], layout=w.Layout(flex="1 1 300px", min_width="280px"))
+            for t, child in zip(self.titles, made.children)
+        ]
         self.row = w.Box(self.columns, layout=w.Layout(flex_flow="row wrap", width="100%", grid_gap="8px"))
         self.row.add_class("uda-map")
         return [self.row]
 
     def hovered(self, point) -> None:
-        if point is not None and point >= 0: self.refresh(point=int(point))
+        if point is not None and point >= 0:
+            self.refresh(point=int(point))
 
     def lassoed(self, points) -> None:
         self.explorer.select([] if points is None else points)
@@ -391,35 +702,51 @@ class AlignmentView(View):
 
     def draw(self, parts) -> None:
         super().draw(parts)
-        if self.scatters: self.place()
+        if self.scatters:
+            self.place()
 
-    def say(self, text) -> None: super().say(text or self.note)
+    def say(self, text) -> None:
+        super().say(text or self.note)
 
 # %% ../../../nbs/visual/explorers/20_alignment.ipynb #1de0c45a
-def frame_of(explorer): # -> pandas DataFrame: places of every map and checkpoint, names for the tooltip
+def frame_of(explorer):  # -> pandas DataFrame: places of every map and checkpoint, names for the tooltip
     import pandas as pd
+
     t = explorer.first
-    label = np.array([*t.space.classes, *["unknown"]*(256 - len(t.space))])
-    columns = {"x0": np.zeros(len(t)), "y0": np.zeros(len(t)), "class": pd.Categorical(label[t.ids]), "domain": pd.Categorical(t.domain, categories=list(t.domains))}
+    label = np.array([*t.space.classes, *["unknown"] * (256 - len(t.space))])
+    columns = {
+        "x0": np.zeros(len(t)),
+        "y0": np.zeros(len(t)),
+        "class": pd.Categorical(label[t.ids]),
+        "domain": pd.Categorical(t.domain, categories=list(t.domains)),
+    }
     for method, maps in explorer.maps.items():
-        for name, points in maps.items(): columns |= {f"{method} {name} x": points[:, 0], f"{method} {name} y": points[:, 1]}
+        for name, points in maps.items():
+            columns |= {f"{method} {name} x": points[:, 0], f"{method} {name} y": points[:, 1]}
     return pd.DataFrame(columns)
 
-def _place(self:AlignmentView) -> None:
+
+def _place(self: AlignmentView) -> None:
     "Move, colour and filter the points as the controls say; only where something changed."
     e = self.explorer
     v = e.values
     state = (v.method, tuple(e.checkpoints), v.colour, v.shown)
-    if state == self.placed: return
+    if state == self.placed:
+        return
     for scatter, title, column, name in zip(self.scatters, self.titles, self.columns, e.checkpoints):
         title.value = f'<div style="text-align:center;font-weight:600">{html_text(name)}</div>'
         codes, names = e.colours(name)
         used = np.unique(codes)
         scatter.xy(f"{v.method} {name} x", f"{v.method} {name} y", animate=self.placed is not None)
-        scatter.color(by=np.searchsorted(used, codes).astype(float), map=[names[c][1] for c in used], norm=(0, max(1, len(used) - 1)))
+        scatter.color(
+            by=np.searchsorted(used, codes).astype(float),
+            map=[names[c][1] for c in used],
+            norm=(0, max(1, len(used) - 1)),
+        )
         scatter.filter(None if v.shown == e.all else e.visible())
-    self.row.children = self.columns[:len(e.checkpoints)]
+    self.row.children = self.columns[: len(e.checkpoints)]
     self.placed = state
+
 
 AlignmentView.place = _place
 AlignmentExplorer.make_view = lambda self: AlignmentView(self)

@@ -28,19 +28,23 @@ from ..panels import attention_panels
 
 # %% ../../../nbs/visual/explorers/50_attention.ipynb #e39baf8c
 @lru_cache(None)
-def colours_of(name:str) -> np.ndarray: # -> uint8 [256,3]
+def colours_of(name: str) -> np.ndarray:  # -> uint8 [256,3]
     "A Matplotlib colour map as a table."
     from matplotlib import colormaps
-    return (colormaps[name](np.arange(256))[:, :3]*255 + .5).astype(np.uint8)
 
-def shaded(values, high:float, name:str="viridis") -> np.ndarray: # float [H,W] -> uint8 [H,W,3]
+    return (colormaps[name](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)
+
+
+def shaded(values, high: float, name: str = "viridis") -> np.ndarray:  # float [H,W] -> uint8 [H,W,3]
     "Numbers from 0 to `high` as colours; what is beyond takes the last one."
-    return colours_of(name)[np.clip(values*np.float32(255/high), 0, 255).astype(np.uint8)]
+    return colours_of(name)[np.clip(values * np.float32(255 / high), 0, 255).astype(np.uint8)]
+
 
 @lru_cache(64)
-def scale_strip(width:int, high:float, name:str, height:int=16) -> np.ndarray: # -> uint8 [16,width,3]
+def scale_strip(width: int, high: float, name: str, height: int = 16) -> np.ndarray:  # -> uint8 [16,width,3]
     "A ramp of colours with the numbers of its ends."
     from PIL import Image, ImageDraw, ImageFont
+
     strip = Image.new("RGB", (width, height), "white")
     pen, font, text = ImageDraw.Draw(strip), ImageFont.load_default(11), f"{high:.3g}"
     left, right = 12, width - 6 - int(pen.textlength(text, font))
@@ -50,148 +54,262 @@ def scale_strip(width:int, high:float, name:str, height:int=16) -> np.ndarray: #
     pen.text((right, 1), text, "black", font)
     return np.asarray(strip)
 
-def with_scale(picture, high:float, name:str="viridis") -> np.ndarray: # uint8 [H,W,3] -> uint8 [H+16,W,3]
+
+def with_scale(picture, high: float, name: str = "viridis") -> np.ndarray:  # uint8 [H,W,3] -> uint8 [H+16,W,3]
     return np.concatenate((picture, scale_strip(picture.shape[1], float(high), name)))
 
 # %% ../../../nbs/visual/explorers/50_attention.ipynb #714d7fd5
-def look_closely(net, image, label, key:str) -> SimpleNamespace: # uint8 [3,H,W], uint8 [H,W] in the network's classes or None; -> what is kept of it, arrays
+def look_closely(
+    net, image, label, key: str
+) -> SimpleNamespace:  # uint8 [3,H,W], uint8 [H,W] in the network's classes or None; -> what is kept of it, arrays
     "A network with an ancillary classifier on one image, at its size. `InputError` for a network without one, or numbers that are not finite."
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    with taking(image, key): out = net(image[None].to(device).float()/255)
-    if getattr(out, "ancillary", None) is None: raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
+    with taking(image, key):
+        out = net(image[None].to(device).float() / 255)
+    if getattr(out, "ancillary", None) is None:
+        raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
     size = tuple(image.shape[-2:])
     R = cosine_distance_map(out.primary, out.ancillary, size)[0, 0].cpu().numpy()
-    if not np.isfinite(R).all(): raise InputError(key, "the classifiers' scores are not finite", "check the checkpoint, or use 32-bit precision")
+    if not np.isfinite(R).all():
+        raise InputError(key, "the classifiers' scores are not finite", "check the checkpoint, or use 32-bit precision")
     best = lambda scores: upsample(scores, size)[0].argmax(0).to(torch.uint8).cpu().numpy()
-    maps = np.zeros((0, *size), np.float32) if out.attention is None else upsample(out.attention, size)[0].clamp(0, 1).cpu().numpy()
+    maps = (
+        np.zeros((0, *size), np.float32)
+        if out.attention is None
+        else upsample(out.attention, size)[0].clamp(0, 1).cpu().numpy()
+    )
     image, label = image.permute(1, 2, 0).numpy(), None if label is None else label.numpy()
-    grey = (image @ np.float32([.3, .59, .11])).astype(np.uint8)[..., None].repeat(3, 2)
+    grey = (image @ np.float32([0.3, 0.59, 0.11])).astype(np.uint8)[..., None].repeat(3, 2)
     predicted = {"C + C'": best(out.logits), "C alone": best(out.primary), "C' alone": best(out.ancillary)}
-    return SimpleNamespace(key=key, image=image, grey=grey, label=label, predicted=predicted, maps=maps.astype(np.float16), R=R)
+    return SimpleNamespace(
+        key=key, image=image, grey=grey, label=label, predicted=predicted, maps=maps.astype(np.float16), R=R
+    )
 
-def class_sums(ids, R) -> np.ndarray: # uint8 [H,W], float [H,W] -> [2,256]
+
+def class_sums(ids, R) -> np.ndarray:  # uint8 [H,W], float [H,W] -> [2,256]
     "For every class id the number of pixels, and the sum of their R: all that shares of the loss depend on."
     return np.stack((np.bincount(ids.ravel(), minlength=256), np.bincount(ids.ravel(), R.ravel(), 256)))
 
 # %% ../../../nbs/visual/explorers/50_attention.ipynb #a894bd88
 class KnownAnswers(nn.Module):
     "In place of a network: right about the images of a data set, but its ancillary classifier takes the `doubted` classes for the next one."
-    def __init__(self, dataset, doubted=("pole", "traffic light", "traffic sign", "person", "bicycle", "rider"), stride:int=4):
+
+    def __init__(
+        self, dataset, doubted=("pole", "traffic light", "traffic sign", "person", "bicycle", "rider"), stride: int = 4
+    ):
         super().__init__()
-        self.samples, self.space, self.num_classes, self.stride = [dataset[i] for i in range(len(dataset))], dataset.space, len(dataset.space), stride
+        self.samples, self.space, self.num_classes, self.stride = (
+            [dataset[i] for i in range(len(dataset))],
+            dataset.space,
+            len(dataset.space),
+            stride,
+        )
         self.doubted = torch.tensor([dataset.space.index(c) for c in doubted])
 
-    def scores(self, label:Tensor) -> Tensor: # [h,w] ids -> [1,C,h,w]
-        return 8*nn.functional.one_hot(label.long(), self.num_classes).permute(2, 0, 1)[None].float()
+    def scores(self, label: Tensor) -> Tensor:  # [h,w] ids -> [1,C,h,w]
+        return 8 * nn.functional.one_hot(label.long(), self.num_classes).permute(2, 0, 1)[None].float()
 
-    def forward(self, image): # [1,3,H,W] float, one of the data set's
-        sample = next((s for s in self.samples if s.image.shape == image.shape[1:] and torch.equal(s.image, (image[0]*255).round().to(torch.uint8))), None)
-        if sample is None: raise InputError("KnownAnswers", "does not know this image", "give it one of its data set")
-        label = sample.label[::self.stride, ::self.stride]
+    def forward(self, image):  # [1,3,H,W] float, one of the data set's
+        sample = next(
+            (
+                s
+                for s in self.samples
+                if s.image.shape == image.shape[1:] and torch.equal(s.image, (image[0] * 255).round().to(torch.uint8))
+            ),
+            None,
+        )
+        if sample is None:
+            raise InputError("KnownAnswers", "does not know this image", "give it one of its data set")
+        label = sample.label[:: self.stride, :: self.stride]
         odd = torch.isin(label, self.doubted)
         p1, p2 = self.scores(label), self.scores(torch.where(odd, (label + 1) % self.num_classes, label))
-        slope = torch.linspace(.95, .05, len(label))[:, None].expand(label.shape)
+        slope = torch.linspace(0.95, 0.05, len(label))[:, None].expand(label.shape)
         smooth = nn.functional.avg_pool2d(odd[None, None].float(), 5, 1, 2)
         return Outputs(p1 + p2, None, None, p1, p2, torch.cat((slope[None, None], smooth), 1))
 
 # %% ../../../nbs/visual/explorers/50_attention.ipynb #8803fde8
 class AttentionExplorer(Explorer):
     "Attention maps, cosine distance and pixel weights of a network with an ancillary classifier (content-invariant paper, Eq. 7), under its dials."
+
     title = "Attention and disagreement"
 
-    def __init__(self,
-                 net,                # Segmenter with an ancillary classifier; comes back in the mode it was in
-                 target,             # data set: the images whose pixels the loss weighs
-                 source=None,        # data set, to compare with
-                 indices=None,       # which samples; None: `count` of each, evenly spaced
-                 count=4,            # of each data set, at most 24
-                 size=(256, 512),    # (rows, columns) that images are scaled down to fit into; None: as they are
-                 progress=True):     # show a bar
+    def __init__(
+        self,
+        net,  # Segmenter with an ancillary classifier; comes back in the mode it was in
+        target,  # data set: the images whose pixels the loss weighs
+        source=None,  # data set, to compare with
+        indices=None,  # which samples; None: `count` of each, evenly spaced
+        count=4,  # of each data set, at most 24
+        size=(256, 512),  # (rows, columns) that images are scaled down to fit into; None: as they are
+        progress=True,
+    ):  # show a bar
         data = {"target": target} | ({} if source is None else {"source": source})
         check_network(net, self.title)
-        for side, d in data.items(): check_dataset(d, f"{self.title}: {side}")
+        for side, d in data.items():
+            check_dataset(d, f"{self.title}: {side}")
         size, count = checked_size(size, self.title), whole_number(count, f"{self.title}: count", 0)
-        if indices is not None and (isinstance(indices, str) or not hasattr(indices, "__len__")): raise InputError(self.title, f"indices={short(indices)} are no list", "give the numbers of images")
-        if not 1 <= (count if indices is None else len(indices)) <= 24: raise InputError(f"{count if indices is None else len(indices)} images", "are none or too many", "give 1 to 24")
+        if indices is not None and (isinstance(indices, str) or not hasattr(indices, "__len__")):
+            raise InputError(self.title, f"indices={short(indices)} are no list", "give the numbers of images")
+        if not 1 <= (count if indices is None else len(indices)) <= 24:
+            raise InputError(
+                f"{count if indices is None else len(indices)} images", "are none or too many", "give 1 to 24"
+            )
         self.space, self.images, self.kept = space_of(net, None, target.space), {}, {}
-        jobs = [(side, d, i) for side, d in data.items() for i in chosen_images(d, spread_out(len(d), count) if indices is None else indices)]
+        jobs = [
+            (side, d, i)
+            for side, d in data.items()
+            for i in chosen_images(d, spread_out(len(d), count) if indices is None else indices)
+        ]
         with evaluation_mode(net):
             for side, d, i in tqdm(jobs, desc="images", disable=not progress):
-                self.images[f"{side} {i}"] = look_closely(net, *picture_and_label(d, i, size, self.space, keep=True), d.key(i))
-        self.top = float(max(1e-3, np.quantile(np.concatenate([s.R.ravel()[::7] for s in self.images.values()]), .99)))
+                self.images[f"{side} {i}"] = look_closely(
+                    net, *picture_and_label(d, i, size, self.space, keep=True), d.key(i)
+                )
+        self.top = float(max(1e-3, np.quantile(np.concatenate([s.R.ravel()[::7] for s in self.images.values()]), 0.99)))
         names, first = list(self.images), next(iter(self.images.values()))
         maps = tuple(f"A_{k + 1}" for k in range(len(first.maps))) + (("mean of all",) if len(first.maps) > 1 else ())
         by = ("true", "predicted") if any(s.label is not None for s in self.images.values()) else ("predicted",)
-        super().__init__(image=Choice("image", tuple(names), names[0]), prediction=Choice("prediction of", tuple(first.predicted), "C + C'"), **({"map": Choice("attention map", maps, maps[0])} if maps else {}),
-                         lambda_cos=Number("λ_cos", 0, 80, 1, 40), eps=Number("ε", 0., 1., .05, .4), overlay=Switch("maps on the image", False),
-                         classes=Choice("classes", by, by[0]), of=Choice("numbers of", ("this image", "all images"), "this image"))
+        super().__init__(
+            image=Choice("image", tuple(names), names[0]),
+            prediction=Choice("prediction of", tuple(first.predicted), "C + C'"),
+            **({"map": Choice("attention map", maps, maps[0])} if maps else {}),
+            lambda_cos=Number("λ_cos", 0, 80, 1, 40),
+            eps=Number("ε", 0.0, 1.0, 0.05, 0.4),
+            overlay=Switch("maps on the image", False),
+            classes=Choice("classes", by, by[0]),
+            of=Choice("numbers of", ("this image", "all images"), "this image"),
+        )
 
 # %% ../../../nbs/visual/explorers/50_attention.ipynb #39594984
-def _weight(self:AttentionExplorer) -> np.ndarray: # float32 [H,W]
+def _weight(self: AttentionExplorer) -> np.ndarray:  # float32 [H,W]
     "lambda_cos R + eps of the image, as the loss weighs its pixels. `InputError` where no pixel has any."
     v = self.values
-    if not v.lambda_cos and not v.eps: raise InputError("λ_cos = 0 and ε = 0", "leave no pixel any weight", "move one of them to the right")
-    return np.float32(v.lambda_cos)*self.images[v.image].R + np.float32(v.eps)
+    if not v.lambda_cos and not v.eps:
+        raise InputError("λ_cos = 0 and ε = 0", "leave no pixel any weight", "move one of them to the right")
+    return np.float32(v.lambda_cos) * self.images[v.image].R + np.float32(v.eps)
 
-def _sums(self:AttentionExplorer, by:str) -> np.ndarray: # "true", "predicted" or "right" -> [2,256]: pixels, their R
+
+def _sums(self: AttentionExplorer, by: str) -> np.ndarray:  # "true", "predicted" or "right" -> [2,256]: pixels, their R
     now = self.values.image
     names = [n for n in self.images if n.split()[0] == now.split()[0]] if self.values.of == "all images" else [now]
-    def ids(s): return s.label if by == "true" else s.predicted["C + C'"] if by == "predicted" else np.where(s.label == 255, 255, s.label == s.predicted["C + C'"]).astype(np.uint8)
+
+    def ids(s):
+        return (
+            s.label
+            if by == "true"
+            else s.predicted["C + C'"]
+            if by == "predicted"
+            else np.where(s.label == 255, 255, s.label == s.predicted["C + C'"]).astype(np.uint8)
+        )
+
     key = lambda n: (n, by)
     for n in names:
-        if key(n) not in self.kept: self.kept[key(n)] = class_sums(ids(self.images[n]), self.images[n].R)
+        if key(n) not in self.kept:
+            self.kept[key(n)] = class_sums(ids(self.images[n]), self.images[n].R)
     return sum(self.kept[key(n)] for n in names)
 
-def _shares(self:AttentionExplorer, by=None) -> dict: # as for `sums`; None: as chosen; -> class id -> share of pixels, mean R, mean weight, share of the loss's weight
+
+def _shares(
+    self: AttentionExplorer, by=None
+) -> (
+    dict
+):  # as for `sums`; None: as chosen; -> class id -> share of pixels, mean R, mean weight, share of the loss's weight
     "How the loss's weight is distributed over classes, for the values of the sliders; 255 is what has no label."
     v, (n, S) = self.values, self.sums(by or self.by)
-    W = v.lambda_cos*S + v.eps*n
-    return {int(c): (n[c]/n.sum(), S[c]/n[c], W[c]/n[c], W[c]/W.sum()) for c in np.flatnonzero(n)}
+    W = v.lambda_cos * S + v.eps * n
+    return {int(c): (n[c] / n.sum(), S[c] / n[c], W[c] / n[c], W[c] / W.sum()) for c in np.flatnonzero(n)}
+
 
 AttentionExplorer.weight, AttentionExplorer.sums, AttentionExplorer.shares = _weight, _sums, _shares
-AttentionExplorer.by = property(lambda self: self.values.classes if self.images[self.values.image].label is not None else "predicted") # classes to sort by, where the image has them
+AttentionExplorer.by = property(
+    lambda self: self.values.classes if self.images[self.values.image].label is not None else "predicted"
+)  # classes to sort by, where the image has them
 
 # %% ../../../nbs/visual/explorers/50_attention.ipynb #a45829ef
-def _attention(self:AttentionExplorer): # -> float32 [H,W] in [0, 1], or None for a network without maps
+def _attention(self: AttentionExplorer):  # -> float32 [H,W] in [0, 1], or None for a network without maps
     "The attention map chosen, or the mean of all."
     s, name = self.images[self.values.image], getattr(self.values, "map", None)
-    return None if name is None else s.maps.astype(np.float32).mean(0) if name == "mean of all" else s.maps[int(name[2:]) - 1].astype(np.float32)
+    return (
+        None
+        if name is None
+        else s.maps.astype(np.float32).mean(0)
+        if name == "mean of all"
+        else s.maps[int(name[2:]) - 1].astype(np.float32)
+    )
 
-def _table(self:AttentionExplorer) -> str: # HTML
+
+def _table(self: AttentionExplorer) -> str:  # HTML
     "Classes in the order of the weight they get, and what right and wrong pixels get."
-    name = lambda c: Markup(swatch(self.space.palette[c]) + html_text(self.space.classes[c])) if c < len(self.space) else "no label"
-    row = lambda head, s: (head, f"{100*s[0]:.1f}", f"{s[1]:.3f}", f"{s[2]:.2f}", (s[3], "#2a6f97"), f"{s[3]/s[0]:.1f} times")
+    name = lambda c: (
+        Markup(swatch(self.space.palette[c]) + html_text(self.space.classes[c])) if c < len(self.space) else "no label"
+    )
+    row = lambda head, s: (
+        head,
+        f"{100 * s[0]:.1f}",
+        f"{s[1]:.3f}",
+        f"{s[2]:.2f}",
+        (s[3], "#2a6f97"),
+        f"{s[3] / s[0]:.1f} times",
+    )
     found = self.shares()
     rows = [row(name(c), found[c]) for c in sorted(found, key=lambda c: -found[c][3])]
     if self.images[self.values.image].label is not None:
         right = self.shares("right")
-        rows += [row(Markup(f"<i>{text}</i>"), right[c]) for c, text in ((1, "predicted rightly"), (0, "predicted wrongly")) if c in right]
-    return bars((f"{self.by} class", "% of pixels", "mean R", "mean weight", "% of the weight", "its share of pixels"), rows)
+        rows += [
+            row(Markup(f"<i>{text}</i>"), right[c])
+            for c, text in ((1, "predicted rightly"), (0, "predicted wrongly"))
+            if c in right
+        ]
+    return bars(
+        (f"{self.by} class", "% of pixels", "mean R", "mean weight", "% of the weight", "its share of pixels"), rows
+    )
 
-def _parts(self:AttentionExplorer) -> dict:
+
+def _parts(self: AttentionExplorer) -> dict:
     v, s, weight, A = self.values, self.images[self.values.image], self.weight(), self.attention()
-    on = (lambda p: overlay(s.grey, p, .65)) if v.overlay else lambda p: p
-    high = v.lambda_cos*self.top + v.eps
-    said = f"{s.key}. Weight {v.lambda_cos} R + {v.eps:.2f}, from {weight.min():.2f} to {weight.max():.2f}." + (" The loss weighs target pixels only: this is what it would be." if v.image.startswith("source") else "")
-    if self.by != v.classes: said += " It has no labels: sorted by predicted classes."
-    return {"image": s.image, "prediction": colorize(s.predicted[v.prediction], self.space), **({} if s.label is None else {"truth": colorize(s.label, self.space)}),
-            **({} if A is None else {"attention map": with_scale(on(shaded(A, 1.)), 1.)}),
-            "distance R": with_scale(on(shaded(s.R, self.top, "cividis")), self.top, "cividis"), "weight": with_scale(on(shaded(weight, high, "cividis")), high, "cividis"),
-            "classes": caption(said) + self.table()}
+    on = (lambda p: overlay(s.grey, p, 0.65)) if v.overlay else lambda p: p
+    high = v.lambda_cos * self.top + v.eps
+    said = f"{s.key}. Weight {v.lambda_cos} R + {v.eps:.2f}, from {weight.min():.2f} to {weight.max():.2f}." + (
+        " The loss weighs target pixels only: this is what it would be." if v.image.startswith("source") else ""
+    )
+    if self.by != v.classes:
+        said += " It has no labels: sorted by predicted classes."
+    return {
+        "image": s.image,
+        "prediction": colorize(s.predicted[v.prediction], self.space),
+        **({} if s.label is None else {"truth": colorize(s.label, self.space)}),
+        **({} if A is None else {"attention map": with_scale(on(shaded(A, 1.0)), 1.0)}),
+        "distance R": with_scale(on(shaded(s.R, self.top, "cividis")), self.top, "cividis"),
+        "weight": with_scale(on(shaded(weight, high, "cividis")), high, "cividis"),
+        "classes": caption(said) + self.table(),
+    }
+
 
 AttentionExplorer.attention, AttentionExplorer.table, AttentionExplorer.parts = _attention, _table, _parts
 
 # %% ../../../nbs/visual/explorers/50_attention.ipynb #9c5789c1
-def _figure(self:AttentionExplorer):
+def _figure(self: AttentionExplorer):
     "Image, prediction, errors, all attention maps, R and weight, with colour bars."
     v, s = self.values, self.images[self.values.image]
     truth = None if s.label is None else s.label[None]
-    return attention_panels(s.image[None], s.maps.astype(np.float32)[None], s.R[None], self.weight()[None], s.predicted[v.prediction][None], self.space, truth, self.top,
-                            f"weight ${v.lambda_cos} R + {v.eps:.2g}$", width=11.)
+    return attention_panels(
+        s.image[None],
+        s.maps.astype(np.float32)[None],
+        s.R[None],
+        self.weight()[None],
+        s.predicted[v.prediction][None],
+        self.space,
+        truth,
+        self.top,
+        f"weight ${v.lambda_cos} R + {v.eps:.2g}$",
+        width=11.0,
+    )
 
-def _example(cls, size=(64, 128), count:int=3):
+
+def _example(cls, size=(64, 128), count: int = 3):
     "An explorer of made-up answers, see `KnownAnswers`: quick, and known to the pixel."
     scenes = StreetScenes(CAMERA, count, size=size, seed=3)
     return cls(KnownAnswers(scenes), scenes, count=count, size=None, progress=False)
+
 
 AttentionExplorer.figure, AttentionExplorer.example = _figure, classmethod(_example)

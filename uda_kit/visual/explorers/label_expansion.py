@@ -23,7 +23,15 @@ from ...models.segmenters import Segmenter, deeplab_v2
 from ...training.evaluation import evaluation_mode, space_of, spread_out
 from .patch_clusters import chosen_images, picture_and_label
 from ...training.tabular import html_text
-from ..checks import check_dataset, check_network, check_precision, checked_numbers, checked_size, short, taking
+from uda_kit.visual.checks import (
+    check_dataset,
+    check_network,
+    check_precision,
+    checked_numbers,
+    checked_size,
+    short,
+    taking,
+)
 from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatch, word_for
 from ..panels import expansion_panels
 
@@ -31,32 +39,43 @@ from ..panels import expansion_panels
 @dataclass(eq=False)
 class Said:
     "What a network says of some images, and what is true."
-    indices: list            # of the images
-    keys: list               # their names
-    images: np.ndarray       # uint8 [B,H,W,3]
-    truth: torch.Tensor|None # uint8 [B,H,W] in the network's classes; None: unknown
-    initial: torch.Tensor    # int64 [B,H,W]
-    confidence: torch.Tensor # float32 [B,H,W]
-    features: torch.Tensor   # float32 [B,F,h,w]
 
-def check_teacher(net, dataset, precision, space, where:str) -> None:
+    indices: list  # of the images
+    keys: list  # their names
+    images: np.ndarray  # uint8 [B,H,W,3]
+    truth: torch.Tensor | None  # uint8 [B,H,W] in the network's classes; None: unknown
+    initial: torch.Tensor  # int64 [B,H,W]
+    confidence: torch.Tensor  # float32 [B,H,W]
+    features: torch.Tensor  # float32 [B,F,h,w]
+
+
+def check_teacher(net, dataset, precision, space, where: str) -> None:
     "`InputError` for what cannot be asked."
     check_network(net, where)
     check_dataset(dataset, where)
     check_precision(precision, where)
-    if not isinstance(space, (str, LabelSpace, type(None))): raise InputError(where, f"space={short(space)} is no label space", "give a LabelSpace or its name")
+    if not isinstance(space, (str, LabelSpace, type(None))):
+        raise InputError(where, f"space={short(space)} is no label space", "give a LabelSpace or its name")
 
-def say(net, image, scales, precision, where) -> tuple: # network in evaluation mode, uint8 [3,H,W] -> classes, confidence [H,W], features [F,h,w], on the CPU
+
+def say(
+    net, image, scales, precision, where
+) -> tuple:  # network in evaluation mode, uint8 [3,H,W] -> classes, confidence [H,W], features [F,h,w], on the CPU
     "The teacher's average over scales for one image. `InputError` where it is not finite or there are no features."
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    with taking(image, where): probabilities, features = average_prediction(net, image[None].to(device).float()/255, scales, precision)
-    if features is None: raise InputError("network", "returns no features", "give a segmenter of the kit")
+    with taking(image, where):
+        probabilities, features = average_prediction(net, image[None].to(device).float() / 255, scales, precision)
+    if features is None:
+        raise InputError("network", "returns no features", "give a segmenter of the kit")
     confidence, initial = probabilities[0].max(0)
-    if not (torch.isfinite(confidence).all() and torch.isfinite(features).all()): raise InputError(where, "the network's scores or features are not finite", "check the checkpoint, or use 32-bit precision")
+    if not (torch.isfinite(confidence).all() and torch.isfinite(features).all()):
+        raise InputError(
+            where, "the network's scores or features are not finite", "check the checkpoint, or use 32-bit precision"
+        )
     return initial.cpu(), confidence.cpu(), features[0].float().cpu()
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #92af4917
-def ask(net, dataset, images, scales, size, space, precision, seed, progress=True, most:int=2**27) -> Said:
+def ask(net, dataset, images, scales, size, space, precision, seed, progress=True, most: int = 2**27) -> Said:
     "Ask a network about images of a data set, as many as `most` numbers hold the features of. `InputError` where images are of several sizes, or one is too large."
     chosen, found = chosen_images(dataset, images, seed), []
     bar = tqdm(total=len(chosen), desc="images", unit="image", disable=not progress)
@@ -64,130 +83,175 @@ def ask(net, dataset, images, scales, size, space, precision, seed, progress=Tru
         while len(found) < len(chosen):
             i = chosen[len(found)]
             image, truth = picture_and_label(dataset, i, size, space)
-            if found and image.shape != found[0][1].shape: raise InputError(dataset.name, "images are of several sizes", "give size=(height, width)")
+            if found and image.shape != found[0][1].shape:
+                raise InputError(dataset.name, "images are of several sizes", "give size=(height, width)")
             found.append((dataset.key(i), image, truth, *say(net, image, scales, precision, dataset.key(i))))
             bar.update()
-            if len(found) > 1: continue
-            fit = most//found[0][5].numel()                                                  # the first one tells
-            if not fit: raise InputError("label expansion", f"features of one image need more than {most*4//2**20} MiB", "give a smaller size")
-            chosen = chosen[:1] + [chosen[1:][j] for j in spread_out(len(chosen) - 1, fit - 1)] # all of them, or some evenly spaced
+            if len(found) > 1:
+                continue
+            fit = most // found[0][5].numel()  # the first one tells
+            if not fit:
+                raise InputError(
+                    "label expansion",
+                    f"features of one image need more than {most * 4 // 2**20} MiB",
+                    "give a smaller size",
+                )
+            chosen = chosen[:1] + [
+                chosen[1:][j] for j in spread_out(len(chosen) - 1, fit - 1)
+            ]  # all of them, or some evenly spaced
             bar.total = len(chosen)
     keys, image, truth, initial, confidence, features = zip(*found)
-    return Said(chosen, keys, torch.stack(image).permute(0, 2, 3, 1).contiguous().numpy(), None if truth[0] is None else torch.stack(truth), torch.stack(initial), torch.stack(confidence), torch.stack(features))
+    return Said(
+        chosen,
+        keys,
+        torch.stack(image).permute(0, 2, 3, 1).contiguous().numpy(),
+        None if truth[0] is None else torch.stack(truth),
+        torch.stack(initial),
+        torch.stack(confidence),
+        torch.stack(features),
+    )
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #66e3c0d8
 @torch.no_grad()
-def instant_network(dataset, images:int=12, sharpness:float=12., seed:int=0) -> Segmenter:
+def instant_network(dataset, images: int = 12, sharpness: float = 12.0, seed: int = 0) -> Segmenter:
     "A tiny DeepLab-v2 with random features, its classifier fitted to a labelled data set by least squares."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = deeplab_v2(len(dataset.space), "tiny", multi_level=False)
     samples = [dataset[i] for i in chosen_images(dataset, images, seed)]
-    x, y = torch.stack([s.image for s in samples]).float()/255, torch.stack([s.label for s in samples])
-    net(x[:4])                                                                                # batch norms learn what features are like
+    x, y = torch.stack([s.image for s in samples]).float() / 255, torch.stack([s.label for s in samples])
+    net(x[:4])  # batch norms learn what features are like
     f = torch.cat([net.eval()(b).features for b in x.split(4)])
-    X = F.pad(f.permute(0, 2, 3, 1).flatten(0, 2).double(), (0, 1), value=1.)                # [n,F+1]
+    X = F.pad(f.permute(0, 2, 3, 1).flatten(0, 2).double(), (0, 1), value=1.0)  # [n,F+1]
     Y = cells_of(y, f.shape[-2:]).flatten().long()
     X, Y = X[Y < net.num_classes], F.one_hot(Y[Y < net.num_classes], net.num_classes).double()
-    W = torch.linalg.solve(X.T @ X + 1e-2*len(X)*X.var()*torch.eye(X.shape[1]), X.T @ Y).float()
-    for conv in net.main.convs: conv.weight.zero_(), conv.bias.zero_()
-    net.main.convs[0].weight[:, :, 1, 1] = sharpness*W[:-1].T
-    net.main.convs[0].bias.copy_(sharpness*W[-1])
+    W = torch.linalg.solve(X.T @ X + 1e-2 * len(X) * X.var() * torch.eye(X.shape[1]), X.T @ Y).float()
+    for conv in net.main.convs:
+        conv.weight.zero_(), conv.bias.zero_()
+    net.main.convs[0].weight[:, :, 1, 1] = sharpness * W[:-1].T
+    net.main.convs[0].bias.copy_(sharpness * W[-1])
     net.space = dataset.space
     return net
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #1f5ae133
 class SortedConfidence:
     "Confidences of every class, highest first: `thresholds` for any cap and share at once."
-    def __init__(self, confidence, ids, classes:int): # float32 and int64 [...] 
+
+    def __init__(self, confidence, ids, classes: int):  # float32 and int64 [...]
         ids, values = ids.flatten().numpy(), confidence.flatten().clamp(0, 1).numpy()
         order = np.lexsort((-values, ids))
         self.values = torch.from_numpy(np.append(values[order], np.float32(0)))
         self.number = torch.from_numpy(np.bincount(ids, minlength=classes))
         self.start = self.number.cumsum(0) - self.number
 
-    def thresholds(self, cap:float, share:float) -> torch.Tensor: # float32 [C]
+    def thresholds(self, cap: float, share: float) -> torch.Tensor:  # float32 [C]
         "What `confidence_thresholds` finds."
-        exceed = (self.number.double()*share - 1e-9).ceil().clamp(min=0).long()
-        tau_p = torch.where(exceed < self.number, self.values[(self.start + exceed).clamp(max=len(self.values) - 1)], 0.)
+        exceed = (self.number.double() * share - 1e-9).ceil().clamp(min=0).long()
+        tau_p = torch.where(
+            exceed < self.number, self.values[(self.start + exceed).clamp(max=len(self.values) - 1)], 0.0
+        )
         return torch.where(self.number > 0, tau_p.clamp(max=cap), cap)
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #99e059d1
 class Cells:
     "What `LabelExpansion.gather` reads of a batch, prepared so that thresholds may change."
-    def __init__(self, said:Said):
+
+    def __init__(self, said: Said):
         size = said.features.shape[-2:]
-        self.unit = unit_features(said.features).permute(0, 2, 3, 1).flatten(0, 2)           # [N,F]
-        self.initial, self.confidence = (cells_of(x, size) for x in (said.initial, said.confidence)) # [B,h,w]
-        self.seen = self.unit.any(1)                                                         # a zero feature counts nowhere
+        self.unit = unit_features(said.features).permute(0, 2, 3, 1).flatten(0, 2)  # [N,F]
+        self.initial, self.confidence = (cells_of(x, size) for x in (said.initial, said.confidence))  # [B,h,w]
+        self.seen = self.unit.any(1)  # a zero feature counts nowhere
 
-    def confident(self, tau) -> torch.Tensor: return torch.where(self.confidence > tau[self.initial], self.initial, IGNORE) # [B,h,w]
+    def confident(self, tau) -> torch.Tensor:
+        return torch.where(self.confidence > tau[self.initial], self.initial, IGNORE)  # [B,h,w]
 
-    def fill(self, expansion:LabelExpansion, tau) -> None: # [C] thresholds
+    def fill(self, expansion: LabelExpansion, tau) -> None:  # [C] thresholds
         "As `gather` with the confident labels, after forgetting what was gathered."
-        for b in (expansion.sums, expansion.histogram, expansion.steps): b.zero_()
+        for b in (expansion.sums, expansion.histogram, expansion.steps):
+            b.zero_()
         C, y = len(tau), self.confident(tau).flatten().masked_fill(~self.seen, IGNORE)
         expansion.sums[0] = weighted_classes(y, self.confidence.flatten(), C) @ self.unit
         sure, P = (y != IGNORE).nonzero()[:, 0], expansion.prototypes
-        for part in sure.split(2048):                                                        # as much as a processor's cache holds
-            near = distance_of((self.unit[part]*P[y[part]]).sum(1))
-            bins = y[part]*BINS + (near*(BINS/2)).long().clamp(max=BINS - 1)
-            expansion.histogram[0] += torch.bincount(bins, minlength=C*BINS).view(C, BINS)
+        for part in sure.split(2048):  # as much as a processor's cache holds
+            near = distance_of((self.unit[part] * P[y[part]]).sum(1))
+            bins = y[part] * BINS + (near * (BINS / 2)).long().clamp(max=BINS - 1)
+            expansion.histogram[0] += torch.bincount(bins, minlength=C * BINS).view(C, BINS)
         expansion.steps += 1
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #e57a5a11
-def resizing(n:int, m:int, at) -> torch.Tensor: # pixels, cells, int [s] some of the pixels -> float32 [s,m]
+def resizing(n: int, m: int, at) -> torch.Tensor:  # pixels, cells, int [s] some of the pixels -> float32 [s,m]
     "Weights with which `upsample` from m cells to n pixels makes those pixels, corner on corner."
-    y = at.double()*((m - 1)/max(1, n - 1))
+    y = at.double() * ((m - 1) / max(1, n - 1))
     low = y.long().clamp(max=m - 1)
     rows, W = torch.arange(len(at)), torch.zeros(len(at), m, dtype=torch.float64)
     W[rows, low] = 1 - (y - low)
     W[rows, (low + 1).clamp(max=m - 1)] += y - low
     return W.float()
 
+
 class Sample:
     "Pixels of all images, one in `step` rows and columns."
-    def __init__(self, said:Said, step:int):
-        (_, H, W), self.step = said.initial.shape, step
-        at = [torch.arange(self.step//2 if self.step < n else 0, n, self.step) for n in (H, W)]
-        pick = lambda x: None if x is None else x[:, at[0][:, None], at[1]]
-        self.initial, self.confidence, self.truth = pick(said.initial), pick(said.confidence), pick(said.truth) # [B,S,T]
-        self.size = said.features.shape[-2:]
-        self.R, self.K = (resizing(n, m, i) for n, m, i in zip((H, W), self.size, at))       # [S,h], [T,w]
 
-    def labels(self, tau, expansion:LabelExpansion, unit, b=slice(None)) -> tuple: # [C]; unit features of cells [N,F]; which images -> confident, expanded int64 [B,S,T]
+    def __init__(self, said: Said, step: int):
+        (_, H, W), self.step = said.initial.shape, step
+        at = [torch.arange(self.step // 2 if self.step < n else 0, n, self.step) for n in (H, W)]
+        pick = lambda x: None if x is None else x[:, at[0][:, None], at[1]]
+        self.initial, self.confidence, self.truth = (
+            pick(said.initial),
+            pick(said.confidence),
+            pick(said.truth),
+        )  # [B,S,T]
+        self.size = said.features.shape[-2:]
+        self.R, self.K = (resizing(n, m, i) for n, m, i in zip((H, W), self.size, at))  # [S,h], [T,w]
+
+    def labels(
+        self, tau, expansion: LabelExpansion, unit, b=slice(None)
+    ) -> tuple:  # [C]; unit features of cells [N,F]; which images -> confident, expanded int64 [B,S,T]
         "What `expand_labels` says at these pixels."
         confident = torch.where(self.confidence[b] > tau[self.initial[b]], self.initial[b], IGNORE)
         P, limits = expansion.prototypes, expansion.limits
         known = P.any(1).nonzero()[:, 0]
-        if not len(known): return confident, confident
-        S = (unit.view(len(self.initial), -1, unit.shape[1])[b] @ P[known].T).unflatten(1, self.size).permute(0, 3, 1, 2) # [B,c,h,w]
+        if not len(known):
+            return confident, confident
+        S = (
+            (unit.view(len(self.initial), -1, unit.shape[1])[b] @ P[known].T)
+            .unflatten(1, self.size)
+            .permute(0, 3, 1, 2)
+        )  # [B,c,h,w]
         best, nearest = (self.R @ S @ self.K.T).max(1)
         near = (best > 0) & (distance_of(best) <= limits[known][nearest])
         return confident, torch.where((confident == IGNORE) & near, known[nearest], confident)
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #390396e6
 @lru_cache(maxsize=4)
-def hatched(size) -> np.ndarray: # (H, W) -> uint8 [H,W,3]
+def hatched(size) -> np.ndarray:  # (H, W) -> uint8 [H,W,3]
     "Light grey with diagonal lines: no label."
     lines = (np.arange(size[0])[:, None] + np.arange(size[1])) % 7 < 1
     return np.where(lines, 170, 240).astype(np.uint8)[..., None].repeat(3, -1)
 
-def painted(labels, space:LabelSpace, only:int|None=None) -> np.ndarray: # [H,W] with 255 for none -> uint8 [H,W,3]
+
+def painted(
+    labels, space: LabelSpace, only: int | None = None
+) -> np.ndarray:  # [H,W] with 255 for none -> uint8 [H,W,3]
     "Labels in colours, hatched where there are none; with `only` one class in its colour and the others pale."
     labels, colours = np.asarray(labels).astype(np.uint8), np.zeros((256, 3), np.uint8)
-    colours[:len(space)] = space.palette
+    colours[: len(space)] = space.palette
     if only is not None:
-        pale = 205 + colours @ np.array([.299, .587, .114])*.12
+        pale = 205 + colours @ np.array([0.299, 0.587, 0.114]) * 0.12
         colours = np.where(np.arange(256)[:, None] == only, colours, pale[:, None]).astype(np.uint8)
     picture = np.take(colours, labels, 0)
     none = labels == IGNORE
-    if none.any(): np.copyto(picture, hatched(labels.shape), where=none[..., None])
+    if none.any():
+        np.copyto(picture, hatched(labels.shape), where=none[..., None])
     return picture
+
 
 ADDED = {"right": (0, 96, 160), "wrong": (235, 125, 30), "of unknown truth": (150, 110, 170)}
 
-def additions(before, after, truth, image, only:int|None=None) -> np.ndarray: # [H,W] labels and truth (or None), uint8 [H,W,3] -> uint8 [H,W,3]
+
+def additions(
+    before, after, truth, image, only: int | None = None
+) -> np.ndarray:  # [H,W] labels and truth (or None), uint8 [H,W,3] -> uint8 [H,W,3]
     "The labels that `after` adds to `before`, over the pale image: blue where right, orange with dark stripes where wrong, violet where nobody knows."
     before, after = (np.asarray(x).astype(np.uint8) for x in (before, after))
     truth = np.full_like(after, IGNORE) if truth is None else np.asarray(truth)
@@ -202,174 +266,314 @@ def additions(before, after, truth, image, only:int|None=None) -> np.ndarray: # 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #e8158d88
 class LabelExpansionExplorer(Explorer):
     "Initial, confident and expanded pseudo-labels for any threshold and limit, with their precision and coverage (contrastive paper, section 5.3, Fig. 6)."
+
     title = "Label expansion"
     MAPS, SCOPES = ("initial", "confident", "expanded"), ("all images", "this image")
 
-    def __init__(self,
-                 net,                 # Segmenter: the teacher; comes back in the mode it was in
-                 dataset,             # target data set; with labels, precision and coverage are counted
-                 images=8,            # how many, or their indices; fewer are taken where the features of all need more than 512 MiB
-                 scales=SCALES,       # the teacher averages over
-                 size=None,           # (h, w) the network sees; None: the images' own
-                 space=None,          # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
-                 cap:float=.9, share:float=.1, quantile:float=.9, # where the sliders start
-                 common_limit:bool=False,
-                 precision="32-true", # or "bf16-mixed"
-                 seed:int=0,          # of the choice of images
-                 progress=True):
+    def __init__(
+        self,
+        net,  # Segmenter: the teacher; comes back in the mode it was in
+        dataset,  # target data set; with labels, precision and coverage are counted
+        images=8,  # how many, or their indices; fewer are taken where the features of all need more than 512 MiB
+        scales=SCALES,  # the teacher averages over
+        size=None,  # (h, w) the network sees; None: the images' own
+        space=None,  # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
+        cap: float = 0.9,
+        share: float = 0.1,
+        quantile: float = 0.9,  # where the sliders start
+        common_limit: bool = False,
+        precision="32-true",  # or "bf16-mixed"
+        seed: int = 0,  # of the choice of images
+        progress=True,
+    ):
         check_teacher(net, dataset, precision, space, self.title)
-        size, scales = checked_size(size, self.title), checked_numbers(scales, f"{self.title}: scales", .1, 4)
+        size, scales = checked_size(size, self.title), checked_numbers(scales, f"{self.title}: scales", 0.1, 4)
         self.space = space_of(net, space, dataset.space)
         self.said = ask(net, dataset, images, scales, size, self.space, precision, seed, progress)
         self.indices, C, (B, H, W) = self.said.indices, len(self.space), self.said.initial.shape
         self.left_out = len(chosen_images(dataset, images, seed)) - B
         self.sorted, self.cells = SortedConfidence(self.said.confidence, self.said.initial, C), Cells(self.said)
         self.expansion, self.known = LabelExpansion(C, self.said.features.shape[1]), {}
-        self.sample, self.shown = Sample(self.said, int(np.ceil(max(1, B*H*W/2**16)**.5))), Sample(self.said, int(np.ceil(max(1, W/512, (H*W/180_000)**.5))))
-        self.shown.truth = [None]*B if self.shown.truth is None else self.shown.truth
-        classes = [self.space.classes[c] for c in np.flatnonzero(self.sorted.number.numpy() + (0 if self.said.truth is None else np.bincount(self.said.truth.flatten(), minlength=256)[:C]))]
+        self.sample, self.shown = (
+            Sample(self.said, int(np.ceil(max(1, B * H * W / 2**16) ** 0.5))),
+            Sample(self.said, int(np.ceil(max(1, W / 512, (H * W / 180_000) ** 0.5)))),
+        )
+        self.shown.truth = [None] * B if self.shown.truth is None else self.shown.truth
+        classes = [
+            self.space.classes[c]
+            for c in np.flatnonzero(
+                self.sorted.number.numpy()
+                + (0 if self.said.truth is None else np.bincount(self.said.truth.flatten(), minlength=256)[:C])
+            )
+        ]
         self.all = word_for("all", classes)
-        super().__init__(image=Choice("image", tuple(self.indices), self.indices[0]), cap=Number("confidence cap", .05, 1., .01, cap), share=Number("share of a class confident anyway", .01, 1., .01, share),
-                         quantile=Number("limit: quantile of distances", .05, 1., .01, quantile), common_limit=Switch("one limit for all classes", common_limit),
-                         only=Choice("class", (self.all, *classes), self.all), scope=Choice("table over", self.SCOPES, self.SCOPES[0]))
+        super().__init__(
+            image=Choice("image", tuple(self.indices), self.indices[0]),
+            cap=Number("confidence cap", 0.05, 1.0, 0.01, cap),
+            share=Number("share of a class confident anyway", 0.01, 1.0, 0.01, share),
+            quantile=Number("limit: quantile of distances", 0.05, 1.0, 0.01, quantile),
+            common_limit=Switch("one limit for all classes", common_limit),
+            only=Choice("class", (self.all, *classes), self.all),
+            scope=Choice("table over", self.SCOPES, self.SCOPES[0]),
+        )
         self.set(cap=cap, share=share, quantile=quantile, common_limit=common_limit)
 
     @property
-    def b(self) -> int: return self.indices.index(self.values.image) # place of the image shown
-    @property
-    def c(self): return None if self.values.only == self.all else self.space.index(self.values.only) # class singled out
+    def b(self) -> int:
+        return self.indices.index(self.values.image)  # place of the image shown
 
-    def once(self, name, key, compute): # what was computed last under a name, as long as its key is the same
-        if self.known.get(name, (None,))[0] != key: self.known[name] = (key, compute())
+    @property
+    def c(self):
+        return None if self.values.only == self.all else self.space.index(self.values.only)  # class singled out
+
+    def once(self, name, key, compute):  # what was computed last under a name, as long as its key is the same
+        if self.known.get(name, (None,))[0] != key:
+            self.known[name] = (key, compute())
         return self.known[name][1]
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #fc5ce8af
-def _thresholds(self:LabelExpansionExplorer) -> torch.Tensor: # float32 [C]
+def _thresholds(self: LabelExpansionExplorer) -> torch.Tensor:  # float32 [C]
     "tau_c over all images (supplement A)."
     return self.once("tau", self.moved[:2], lambda: self.sorted.thresholds(*self.moved[:2]))
 
-def _gathered(self:LabelExpansionExplorer) -> LabelExpansion:
+
+def _gathered(self: LabelExpansionExplorer) -> LabelExpansion:
     "Prototypes and limits of the confident cells of all images."
     self.once("gathered", self.moved[:2], lambda: self.cells.fill(self.expansion, self.thresholds()))
     self.expansion.quantile, self.expansion.common_limit = self.moved[2:]
     return self.expansion
 
-def _labels(self:LabelExpansionExplorer) -> dict: # name -> int64 [H,W], of a large image some rows and columns
+
+def _labels(self: LabelExpansionExplorer) -> dict:  # name -> int64 [H,W], of a large image some rows and columns
     "The three label maps of the image shown."
+
     def compute():
         b, e = [self.b], self.gathered()
         confident, expanded = self.shown.labels(self.thresholds(), e, self.cells.unit, b)
-        if self.shown.step == 1: expanded = e.expand(confident, self.said.features[b])       # the same, to the last bit
+        if self.shown.step == 1:
+            expanded = e.expand(confident, self.said.features[b])  # the same, to the last bit
         return dict(zip(self.MAPS, (self.shown.initial[self.b], confident[0], expanded[0])))
+
     return self.once("labels", (self.values.image, *self.moved), compute)
 
-def _sampled(self:LabelExpansionExplorer) -> dict: # name -> int64 [B,S,T]
-    "The same at the sampled pixels of all images."
-    return self.once("sampled", self.moved, lambda: dict(zip(self.MAPS, (self.sample.initial, *self.sample.labels(self.thresholds(), self.gathered(), self.cells.unit)))))
 
-LabelExpansionExplorer.moved = property(lambda self: (self.values.cap, self.values.share, self.values.quantile, self.values.common_limit))
-LabelExpansionExplorer.thresholds, LabelExpansionExplorer.gathered, LabelExpansionExplorer.labels, LabelExpansionExplorer.sampled = _thresholds, _gathered, _labels, _sampled
+def _sampled(self: LabelExpansionExplorer) -> dict:  # name -> int64 [B,S,T]
+    "The same at the sampled pixels of all images."
+    return self.once(
+        "sampled",
+        self.moved,
+        lambda: dict(
+            zip(
+                self.MAPS,
+                (self.sample.initial, *self.sample.labels(self.thresholds(), self.gathered(), self.cells.unit)),
+            )
+        ),
+    )
+
+
+LabelExpansionExplorer.moved = property(
+    lambda self: (self.values.cap, self.values.share, self.values.quantile, self.values.common_limit)
+)
+(
+    LabelExpansionExplorer.thresholds,
+    LabelExpansionExplorer.gathered,
+    LabelExpansionExplorer.labels,
+    LabelExpansionExplorer.sampled,
+) = _thresholds, _gathered, _labels, _sampled
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #1e085fae
-def _quality(self:LabelExpansionExplorer) -> dict: # name of the map -> as `precision_and_coverage`, and "labels": pixels of each class [C]
+def _quality(
+    self: LabelExpansionExplorer,
+) -> dict:  # name of the map -> as `precision_and_coverage`, and "labels": pixels of each class [C]
     "Precision and coverage of the three maps over the image shown, or over the sampled pixels of all images; nan without truth."
     here = self.values.scope == self.SCOPES[1]
+
     def compute():
         C, found = len(self.space), self.labels() if here else self.sampled()
-        truth = torch.full_like(found["initial"], IGNORE) if self.said.truth is None else self.shown.truth[self.b] if here else self.sample.truth
-        return {n: precision_and_coverage(label_quality(truth, y, C)) | {"labels": torch.bincount(y.flatten(), minlength=256)[:C].numpy(), "pixels": y.numel()} for n, y in found.items()}
+        truth = (
+            torch.full_like(found["initial"], IGNORE)
+            if self.said.truth is None
+            else self.shown.truth[self.b]
+            if here
+            else self.sample.truth
+        )
+        return {
+            n: precision_and_coverage(label_quality(truth, y, C))
+            | {"labels": torch.bincount(y.flatten(), minlength=256)[:C].numpy(), "pixels": y.numel()}
+            for n, y in found.items()
+        }
+
     return self.once("quality", (here and self.values.image, *self.moved), compute)
 
-def _distance(self:LabelExpansionExplorer): # float32 [h,w], or None where no class has a prototype
+
+def _distance(self: LabelExpansionExplorer):  # float32 [h,w], or None where no class has a prototype
     "At each cell of the image shown: distance to the nearest prototype (or that of the class singled out), divided by its limit."
     e, (h, w) = self.gathered(), self.said.features.shape[-2:]
     known = e.prototypes.any(1).nonzero()[:, 0] if self.c is None else torch.tensor([self.c])
-    if not len(known) or not e.prototypes[known].any(): return None
-    best, nearest = (self.cells.unit[self.b*h*w:(self.b + 1)*h*w] @ e.prototypes[known].T).max(1)
-    return (distance_of(best)/e.limits[known][nearest].clamp(min=1e-6)).view(h, w)
+    if not len(known) or not e.prototypes[known].any():
+        return None
+    best, nearest = (self.cells.unit[self.b * h * w : (self.b + 1) * h * w] @ e.prototypes[known].T).max(1)
+    return (distance_of(best) / e.limits[known][nearest].clamp(min=1e-6)).view(h, w)
+
 
 LabelExpansionExplorer.quality, LabelExpansionExplorer.distance = _quality, _distance
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #e70fa134
-def scaled(image:np.ndarray, size) -> np.ndarray: # uint8 [H,W,3] -> uint8 [h,w,3]
+def scaled(image: np.ndarray, size) -> np.ndarray:  # uint8 [H,W,3] -> uint8 [h,w,3]
     "A photograph at another size."
     from PIL import Image
-    return image if image.shape[:2] == tuple(size) else np.asarray(Image.fromarray(image).resize(tuple(size)[::-1], Image.Resampling.LANCZOS))
 
-def enlarged(x:np.ndarray, size) -> np.ndarray: # [h,w,...] -> [H,W,...], every cell a block
-    return x[np.arange(size[0])*len(x)//size[0]][:, np.arange(size[1])*x.shape[1]//size[1]]
+    return (
+        image
+        if image.shape[:2] == tuple(size)
+        else np.asarray(Image.fromarray(image).resize(tuple(size)[::-1], Image.Resampling.LANCZOS))
+    )
 
-def _distance_map(self:LabelExpansionExplorer): # uint8 [H,W,3], or text
+
+def enlarged(x: np.ndarray, size) -> np.ndarray:  # [h,w,...] -> [H,W,...], every cell a block
+    return x[np.arange(size[0]) * len(x) // size[0]][:, np.arange(size[1]) * x.shape[1] // size[1]]
+
+
+def _distance_map(self: LabelExpansionExplorer):  # uint8 [H,W,3], or text
     "Distances in the colours of viridis: dark is near, the middle is the limit, yellow is twice as far and beyond."
     d = self.distance()
-    if d is None: return caption(f"No prototype{'' if self.c is None else ' of ' + self.values.only}: none of its pixels is confident.")
+    if d is None:
+        return caption(
+            f"No prototype{'' if self.c is None else ' of ' + self.values.only}: none of its pixels is confident."
+        )
     from matplotlib import colormaps
-    return enlarged((colormaps["viridis"](d.numpy()/2)[..., :3]*255).astype(np.uint8), self.shown.initial.shape[1:])
+
+    return enlarged((colormaps["viridis"](d.numpy() / 2)[..., :3] * 255).astype(np.uint8), self.shown.initial.shape[1:])
+
 
 COLOURS = {"initial": "#8d99a6", "confident": "#2a6f97", "expanded": "#c8553d"}
 
-def _rows(self:LabelExpansionExplorer) -> tuple: # head, rows
+
+def _rows(self: LabelExpansionExplorer) -> tuple:  # head, rows
     "The table: class, threshold, confident cells and the limit they give, and what the maps are worth; without truth, which share of the pixels they label so."
-    q, tau, limits, cells_of_class = self.quality(), self.thresholds(), self.gathered().limits, self.gathered().histogram.sum((0, 2))
+    q, tau, limits, cells_of_class = (
+        self.quality(),
+        self.thresholds(),
+        self.gathered().limits,
+        self.gathered().histogram.sum((0, 2)),
+    )
     bar = lambda v, n: (float(v), COLOURS[n], 46)
-    if self.said.truth is None: head, cells = [f"{n}: of all pixels" for n in self.MAPS], lambda c: [bar(q[n]["labels"][c].sum()/q[n]["pixels"], n) for n in self.MAPS]
+    if self.said.truth is None:
+        head, cells = (
+            [f"{n}: of all pixels" for n in self.MAPS],
+            lambda c: [bar(q[n]["labels"][c].sum() / q[n]["pixels"], n) for n in self.MAPS],
+        )
     else:
         head = [f"{k}: {n}" if n == self.MAPS[0] else n for k in ("precision", "coverage") for n in self.MAPS]
         value = lambda n, k, j, c: q[n]["overall"][j] if isinstance(c, slice) else q[n][k][c]
-        cells = lambda c: [bar(value(n, k, j, c), n) for j, k in enumerate(("precision", "coverage")) for n in self.MAPS]
-    there = [c for c in range(len(self.space)) if q["initial"]["labels"][c] or q["expanded"]["labels"][c] or (self.said.truth is not None and np.isfinite(q["initial"]["coverage"][c]))]
+        cells = lambda c: [
+            bar(value(n, k, j, c), n) for j, k in enumerate(("precision", "coverage")) for n in self.MAPS
+        ]
+    there = [
+        c
+        for c in range(len(self.space))
+        if q["initial"]["labels"][c]
+        or q["expanded"]["labels"][c]
+        or (self.said.truth is not None and np.isfinite(q["initial"]["coverage"][c]))
+    ]
     name = lambda c: Markup(swatch(self.space.palette[c]) + html_text(self.space.classes[c]))
-    rows = [(name(c), f"{tau[c]:.2f}", int(cells_of_class[c]), f"{limits[c]:.3f}" if limits[c] > 0 else "none", *cells(c)) for c in there if self.c in (None, c)]
-    return ("class", "threshold", "cells", "limit", *head), [*rows, ("all", "", int(cells_of_class.sum()), "", *cells(slice(None)))]
+    rows = [
+        (name(c), f"{tau[c]:.2f}", int(cells_of_class[c]), f"{limits[c]:.3f}" if limits[c] > 0 else "none", *cells(c))
+        for c in there
+        if self.c in (None, c)
+    ]
+    return ("class", "threshold", "cells", "limit", *head), [
+        *rows,
+        ("all", "", int(cells_of_class.sum()), "", *cells(slice(None))),
+    ]
+
 
 LabelExpansionExplorer.distance_map, LabelExpansionExplorer.rows = _distance_map, _rows
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #bd87ad68
-def _about(self:LabelExpansionExplorer) -> str: # HTML
+def _about(self: LabelExpansionExplorer) -> str:  # HTML
     "The image shown, in sentences, and what the marks mean."
     y, c = self.labels(), self.c
     new = (y["expanded"] != y["confident"]) & (True if c is None else y["expanded"] == c)
-    lines = [f"Image {self.said.keys[self.b]}: {(y['confident'] != IGNORE).float().mean():.0%} of the pixels are confident; expansion adds {new.float().mean():.1%}" + ("" if c is None else f" as {self.values.only}") + "."]
-    if self.left_out: lines.append(f"The features of {len(self.indices) + self.left_out} images do not fit into memory: {len(self.indices)} are looked at.")
-    if self.said.truth is None: lines.append(f"No true labels: the table shows which share of the pixels gets a label.")
+    lines = [
+        f"Image {self.said.keys[self.b]}: {(y['confident'] != IGNORE).float().mean():.0%} of the pixels are confident; expansion adds {new.float().mean():.1%}"
+        + ("" if c is None else f" as {self.values.only}")
+        + "."
+    ]
+    if self.left_out:
+        lines.append(
+            f"The features of {len(self.indices) + self.left_out} images do not fit into memory: {len(self.indices)} are looked at."
+        )
+    if self.said.truth is None:
+        lines.append(f"No true labels: the table shows which share of the pixels gets a label.")
     else:
-        truth, share = self.shown.truth[self.b], lambda right: "nothing" if not len(right) else f"{right.float().mean():.0%}"
+        truth, share = (
+            self.shown.truth[self.b],
+            lambda right: "nothing" if not len(right) else f"{right.float().mean():.0%}",
+        )
         said = lambda labels, where: share((labels == truth)[where & (truth != IGNORE)])
-        lines.append(f"Right: {said(y['initial'], y['initial'] >= 0)} of all predictions, {said(y['confident'], y['confident'] != IGNORE)} of the confident ones, {said(y['expanded'], new)} of those added.")
-    bare = [self.space.classes[i] for i in np.flatnonzero((self.sorted.number > 0) & ~self.gathered().prototypes.any(1))]
-    if bare: lines.append(f"Predicted, but in no cell confident, and therefore without a prototype: {', '.join(bare)}.")
+        lines.append(
+            f"Right: {said(y['initial'], y['initial'] >= 0)} of all predictions, {said(y['confident'], y['confident'] != IGNORE)} of the confident ones, {said(y['expanded'], new)} of those added."
+        )
+    bare = [
+        self.space.classes[i] for i in np.flatnonzero((self.sorted.number > 0) & ~self.gathered().prototypes.any(1))
+    ]
+    if bare:
+        lines.append(f"Predicted, but in no cell confident, and therefore without a prototype: {', '.join(bare)}.")
     marks = f'<span style="display:inline-block;width:11px;height:11px;margin-right:5px;border:1px solid #9996;background:repeating-linear-gradient(135deg,#f0f0f0 0 3px,#999 3px 4px)"></span>no label'
-    marks += "".join(f'<span style="margin-left:12px">{swatch(v)}{"added, " + n}{" (striped)" if n == "wrong" else ""}</span>' for n, v in ADDED.items() if (n != "of unknown truth") == (self.said.truth is not None))
+    marks += "".join(
+        f'<span style="margin-left:12px">{swatch(v)}{"added, " + n}{" (striped)" if n == "wrong" else ""}</span>'
+        for n, v in ADDED.items()
+        if (n != "of unknown truth") == (self.said.truth is not None)
+    )
     return f'<div style="max-width:640px">{"".join(map(caption, lines))}<div style="font-size:12px">{marks}</div></div>'
+
 
 LabelExpansionExplorer.about = _about
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #b6280bbf
-def _parts(self:LabelExpansionExplorer) -> dict:
+def _parts(self: LabelExpansionExplorer) -> dict:
     "Text, image, the three label maps, truth, what was added, distances, and the table."
     y, b = self.labels(), self.b
     truth, image = self.shown.truth[b], self.once("photo", b, lambda: scaled(self.said.images[b], y["initial"].shape))
-    still = {"initial": y["initial"]} | ({} if truth is None else {"truth": truth})         # do not depend on sliders
+    still = {"initial": y["initial"]} | ({} if truth is None else {"truth": truth})  # do not depend on sliders
     still = self.once("still", (b, self.c), lambda: {n: painted(m, self.space, self.c) for n, m in still.items()})
-    seen = {"about": self.about(), "image": image, "initial": still["initial"], **{n: painted(y[n], self.space, self.c) for n in self.MAPS[1:]}, **still}
+    seen = {
+        "about": self.about(),
+        "image": image,
+        "initial": still["initial"],
+        **{n: painted(y[n], self.space, self.c) for n in self.MAPS[1:]},
+        **still,
+    }
     seen["added by expansion"] = additions(y["confident"], y["expanded"], truth, image, self.c)
     seen["distance to the prototype, in limits (dark: near; middle: at the limit)"] = self.distance_map()
     here = self.values.scope == self.SCOPES[1]
-    over = (f"image {self.said.keys[b]}" if here else f"all {len(self.indices)} images") + (f", one pixel in {step**2}" if (step := (self.shown if here else self.sample).step) > 1 else "")
+    over = (f"image {self.said.keys[b]}" if here else f"all {len(self.indices)} images") + (
+        f", one pixel in {step**2}" if (step := (self.shown if here else self.sample).step) > 1 else ""
+    )
     return seen | {"table": caption(f"In percent, over {over}") + bars(*self.rows())}
 
-def _figure(self:LabelExpansionExplorer, count:int=3): # -> Matplotlib Figure
+
+def _figure(self: LabelExpansionExplorer, count: int = 3):  # -> Matplotlib Figure
     "The contrastive paper's Fig. 6: the image shown and the next ones, with the shares of pixels that are labelled and right."
     chosen = [(self.b + j) % len(self.indices) for j in range(min(count, len(self.indices)))]
     tau = self.thresholds()
     initial = self.said.initial[chosen]
     confident = torch.where(self.said.confidence[chosen] > tau[initial], initial, IGNORE)
     maps = dict(zip(self.MAPS, (initial, confident, self.gathered().expand(confident, self.said.features[chosen]))))
-    return expansion_panels(self.said.images[chosen], maps, self.space, None if self.said.truth is None else self.said.truth[chosen])
+    return expansion_panels(
+        self.said.images[chosen], maps, self.space, None if self.said.truth is None else self.said.truth[chosen]
+    )
+
 
 def _example(cls, size=(128, 256), **options) -> "LabelExpansionExplorer":
     "Streets of a camera, seen by an `instant_network` of the streets of a game."
     net = instant_network(StreetScenes(RENDERED, 60, (128, 256), 1))
     return cls(net, StreetScenes(CAMERA, 60, size, 2), **{"images": 8, "scales": (1,), "progress": False} | options)
 
-LabelExpansionExplorer.parts, LabelExpansionExplorer.figure, LabelExpansionExplorer.example = _parts, _figure, classmethod(_example)
+
+LabelExpansionExplorer.parts, LabelExpansionExplorer.figure, LabelExpansionExplorer.example = (
+    _parts,
+    _figure,
+    classmethod(_example),
+)

@@ -23,225 +23,382 @@ from ...methods.patch_modes import PatchModes, cluster, patch_grid, patch_histog
 from ...training.evaluation import best_classes, class_scores, evaluation_mode, resized, space_of
 from ..embedding import SIDES
 from ...training.tabular import html_text
-from ..checks import check_dataset, check_network, checked_numbers, checked_patch, checked_size, short, taking
+from uda_kit.visual.checks import (
+    check_dataset,
+    check_network,
+    checked_numbers,
+    checked_patch,
+    checked_size,
+    short,
+    taking,
+)
 from .view import Choice, Explorer, Markup, Number, bars, caption, encoded, swatch
 from ..panels import Patches, cut, patch_gallery, patches_of
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #2dfc9fd3
-def chosen_images(dataset, images, seed:int=0) -> list: # data set, number of images or their indices -> indices, ascending
+def chosen_images(
+    dataset, images, seed: int = 0
+) -> list:  # data set, number of images or their indices -> indices, ascending
     "Which images to look at. `InputError` where that is none, or one that does not exist."
     n, seed = len(dataset), whole_number(seed, "seed")
-    if isinstance(images, (bool, float, str)) or not (isinstance(images, (int, np.integer)) or hasattr(images, "__iter__")): raise InputError(dataset.name, f"images={short(images)} is no number", "give how many, or a list of their indices")
+    if isinstance(images, (bool, float, str)) or not (
+        isinstance(images, (int, np.integer)) or hasattr(images, "__iter__")
+    ):
+        raise InputError(
+            dataset.name, f"images={short(images)} is no number", "give how many, or a list of their indices"
+        )
     if isinstance(images, (int, np.integer)):
-        if not n or images < 1: raise InputError(dataset.name, f"{images} of {n} images leave nothing to look at", "give at least one")
+        if not n or images < 1:
+            raise InputError(dataset.name, f"{images} of {n} images leave nothing to look at", "give at least one")
         return sorted(np.random.default_rng(seed).choice(n, min(int(images), n), replace=False).tolist())
-    chosen = sorted({int(i) if isinstance(i, (int, np.integer)) and not isinstance(i, bool) else whole_number(i, f"{dataset.name}: image") for i in images})
-    if not chosen: raise InputError(dataset.name, "an empty list of images", "give at least one")
-    if chosen[0] < 0 or chosen[-1] >= n: raise InputError(dataset.name, f"has no image {chosen[0] if chosen[0] < 0 else chosen[-1]}", f"choose from 0 to {n - 1}")
+    chosen = sorted(
+        {
+            int(i)
+            if isinstance(i, (int, np.integer)) and not isinstance(i, bool)
+            else whole_number(i, f"{dataset.name}: image")
+            for i in images
+        }
+    )
+    if not chosen:
+        raise InputError(dataset.name, "an empty list of images", "give at least one")
+    if chosen[0] < 0 or chosen[-1] >= n:
+        raise InputError(
+            dataset.name, f"has no image {chosen[0] if chosen[0] < 0 else chosen[-1]}", f"choose from 0 to {n - 1}"
+        )
     return chosen
 
-def fitting(size, box) -> tuple: # (h, w) of an image, (h, w) of where it shall fit; -> (h, w) of the same proportions, never larger
-    scale = min(1, box[0]/size[0], box[1]/size[1])
-    return tuple(max(1, round(n*scale)) for n in size)
 
-def picture_and_label(dataset, i:int, size, space, keep:bool=False) -> tuple: # -> uint8 [3,h,w], uint8 [h,w] in `space` or None
+def fitting(
+    size, box
+) -> tuple:  # (h, w) of an image, (h, w) of where it shall fit; -> (h, w) of the same proportions, never larger
+    scale = min(1, box[0] / size[0], box[1] / size[1])
+    return tuple(max(1, round(n * scale)) for n in size)
+
+
+def picture_and_label(
+    dataset, i: int, size, space, keep: bool = False
+) -> tuple:  # -> uint8 [3,h,w], uint8 [h,w] in `space` or None
     "Image and label `i` at one size, or with `keep` in their own proportions, scaled down to fit into it; None where the data set has no labels."
     image, label = dataset[i][:2] if dataset.labelled else (dataset.image(i), None)
     image = resized(image, fitting(image.shape[-2:], size) if keep and size is not None else size)
-    if label is None: return image, None
+    if label is None:
+        return image, None
     return image, torch.from_numpy(translate(dataset.space, space))[resize_label(label, image.shape[-2:]).long()]
 
-def predicted_label(net, image, space, where:str) -> torch.Tensor: # network in evaluation mode, uint8 [3,h,w] -> uint8 [h,w] in `space`
-    with taking(image, where): ids, _ = best_classes(class_scores(net, image, where=where).cpu(), image.shape[-2:])
+
+def predicted_label(
+    net, image, space, where: str
+) -> torch.Tensor:  # network in evaluation mode, uint8 [3,h,w] -> uint8 [h,w] in `space`
+    with taking(image, where):
+        ids, _ = best_classes(class_scores(net, image, where=where).cpu(), image.shape[-2:])
     return torch.from_numpy(translate(space_of(net, None, space), space))[ids.long()]
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #7b30a980
-def read_side(dataset, images, size, space, seed, net=None, progress=True) -> tuple: # -> uint8 [N,3,h,w], uint8 [N,h,w] ids in `space`
+def read_side(
+    dataset, images, size, space, seed, net=None, progress=True
+) -> tuple:  # -> uint8 [N,3,h,w], uint8 [N,h,w] ids in `space`
     "Images of one domain, with the network's labels or the data set's own. `InputError` where there are neither, or images are of several sizes."
-    if net is None and not dataset.labelled: raise InputError(dataset.name, "has no labels, and there is no network to predict them", "give net=, or a labelled data set")
+    if net is None and not dataset.labelled:
+        raise InputError(
+            dataset.name, "has no labels, and there is no network to predict them", "give net=, or a labelled data set"
+        )
     found = []
-    for i in tqdm(chosen_images(dataset, images, seed), desc=f"images, {dataset.name}", unit="image", disable=not progress):
-        image, label = (resized(dataset.image(i), size), None) if net is not None else picture_and_label(dataset, i, size, space)
-        if found and image.shape != found[0][0].shape: raise InputError(dataset.name, "images are of several sizes", "give size=(height, width)")
+    for i in tqdm(
+        chosen_images(dataset, images, seed), desc=f"images, {dataset.name}", unit="image", disable=not progress
+    ):
+        image, label = (
+            (resized(dataset.image(i), size), None) if net is not None else picture_and_label(dataset, i, size, space)
+        )
+        if found and image.shape != found[0][0].shape:
+            raise InputError(dataset.name, "images are of several sizes", "give size=(height, width)")
         if net is not None:
-            with evaluation_mode(net): label = predicted_label(net, image, space, dataset.key(i))
+            with evaluation_mode(net):
+                label = predicted_label(net, image, space, dataset.key(i))
         found.append((image, label))
     return tuple(torch.stack(x) for x in zip(*found))
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #103ebd27
-def modes_of(labels, space, size, patch, ks, seed:int=0, found_in=None, progress=True) -> list: # uint8 [N,h,w] source labels -> [PatchModes]
+def modes_of(
+    labels, space, size, patch, ks, seed: int = 0, found_in=None, progress=True
+) -> list:  # uint8 [N,h,w] source labels -> [PatchModes]
     "Cluster all patches of some label maps, once for every number of modes. `InputError` where patches are fewer or less different than modes."
     grid = patch_grid(size, patch)
     h = patch_histograms(labels, grid, 2, len(space)).flatten(0, 2)
     h = h[h.sum(-1) > 0].numpy()
-    if not len(h): raise InputError("patch modes", "all source labels are ignored", "check the labels with `uda-kit check-data`")
+    if not len(h):
+        raise InputError("patch modes", "all source labels are ignored", "check the labels with `uda-kit check-data`")
     found = []
     for k in tqdm(sorted(set(ks)), desc="modes", disable=not progress):
         centroids, shares = cluster(h, int(k), seed)
-        found.append(PatchModes(torch.from_numpy(centroids), tuple(space.classes), tuple(size), tuple(patch), 2, tuple(shares.tolist()), dict(found_in or {}) | {"patches": len(h), "seed": seed}))
+        found.append(
+            PatchModes(
+                torch.from_numpy(centroids),
+                tuple(space.classes),
+                tuple(size),
+                tuple(patch),
+                2,
+                tuple(shares.tolist()),
+                dict(found_in or {}) | {"patches": len(h), "seed": seed},
+            )
+        )
     return found
+
 
 class Members:
     "The patches of one domain, sorted by mode."
+
     ORDERS = ("typical", "shuffled")
-    def __init__(self, patches:Patches, seed:int=0):
+
+    def __init__(self, patches: Patches, seed: int = 0):
         self.patches, self.mode = patches, patches.mode.ravel()
-        n, K, image = self.mode.size, patches.fit.shape[-1], np.arange(self.mode.size)//np.prod(self.mode.size//len(patches.image))
+        n, K, image = (
+            self.mode.size,
+            patches.fit.shape[-1],
+            np.arange(self.mode.size) // np.prod(self.mode.size // len(patches.image)),
+        )
         far = -patches.fit.reshape(n, K)[np.arange(n), self.mode]
         order = np.lexsort((far, image, self.mode))
-        group = (self.mode*len(patches.image) + image)[order]
+        group = (self.mode * len(patches.image) + image)[order]
         rank = np.empty(n, int)
-        rank[order] = np.arange(n) - np.searchsorted(group, group)                          # within its image and mode, the most typical first
-        self.orders = {"typical": np.lexsort((far, rank, self.mode)), "shuffled": np.lexsort((np.random.default_rng(seed).random(n), self.mode))}
-        self.starts = np.searchsorted(np.sort(self.mode), np.arange(K + 1))                 # -1, no mode, comes first
-        self.counts = np.diff(self.starts)                                                  # [K]
+        rank[order] = np.arange(n) - np.searchsorted(group, group)  # within its image and mode, the most typical first
+        self.orders = {
+            "typical": np.lexsort((far, rank, self.mode)),
+            "shuffled": np.lexsort((np.random.default_rng(seed).random(n), self.mode)),
+        }
+        self.starts = np.searchsorted(np.sort(self.mode), np.arange(K + 1))  # -1, no mode, comes first
+        self.counts = np.diff(self.starts)  # [K]
 
     @property
-    def total(self) -> int: return int(self.counts.sum())
-    def of(self, mode:int, order:str="typical") -> np.ndarray: # -> int [m] numbers of patches
+    def total(self) -> int:
+        return int(self.counts.sum())
+
+    def of(self, mode: int, order: str = "typical") -> np.ndarray:  # -> int [m] numbers of patches
         "The patches of a mode: the most typical one of each image first, then each image's second, or by chance."
-        return self.orders[order][self.starts[mode]:self.starts[mode + 1]]
-    def places(self, numbers) -> np.ndarray: # int [m] -> [m,3]: image, row and column
+        return self.orders[order][self.starts[mode] : self.starts[mode + 1]]
+
+    def places(self, numbers) -> np.ndarray:  # int [m] -> [m,3]: image, row and column
         return np.stack(np.unravel_index(numbers, self.patches.fit.shape[:3]), 1)
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #7ce15cef
-def layouts(side:Members, classes:int, most:int=32) -> np.ndarray: # -> uint8 [K,h,w], 255 where a mode has no member
+def layouts(
+    side: Members, classes: int, most: int = 32
+) -> np.ndarray:  # -> uint8 [K,h,w], 255 where a mode has no member
     "The commonest class at each place of the patches of every mode, at most `most` pixels wide."
     (N, U, V, K), (_, H, W) = side.patches.fit.shape, side.patches.label.shape
-    step = math.ceil(max(H//U, W//V)/most)
-    ids = side.patches.label.reshape(N, U, H//U, V, W//V).transpose(0, 1, 3, 2, 4).reshape(N*U*V, H//U, W//V)[:, ::step, ::step]
+    step = math.ceil(max(H // U, W // V) / most)
+    ids = (
+        side.patches.label.reshape(N, U, H // U, V, W // V)
+        .transpose(0, 1, 3, 2, 4)
+        .reshape(N * U * V, H // U, W // V)[:, ::step, ::step]
+    )
     ids, mode = ids[side.mode >= 0], side.mode[side.mode >= 0]
     (n, h, w), C = ids.shape, classes + 1
-    bins = (mode[:, None, None]*(h*w) + np.arange(h*w).reshape(h, w))*C + np.minimum(ids, classes)
-    counts = np.bincount(bins.ravel(), minlength=K*h*w*C).reshape(K, h, w, C)[..., :classes]
+    bins = (mode[:, None, None] * (h * w) + np.arange(h * w).reshape(h, w)) * C + np.minimum(ids, classes)
+    counts = np.bincount(bins.ravel(), minlength=K * h * w * C).reshape(K, h, w, C)[..., :classes]
     return np.where(counts.any(-1), counts.argmax(-1), 255).astype(np.uint8)
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #81924eec
-def sheet(pictures:np.ndarray, columns:int, rows:int, gap:int=4) -> np.ndarray: # uint8 [n,h,w,3] -> uint8 [H,W,3]
+def sheet(
+    pictures: np.ndarray, columns: int, rows: int, gap: int = 4
+) -> np.ndarray:  # uint8 [n,h,w,3] -> uint8 [H,W,3]
     "Pictures in reading order on white; room for `columns` x `rows`."
     n, h, w, _ = pictures.shape
-    paper = np.full((rows*columns, h + gap, w + gap, 3), 255, np.uint8)
-    paper[:n, :h, :w] = pictures[:rows*columns]
-    return paper.reshape(rows, columns, h + gap, w + gap, 3).swapaxes(1, 2).reshape(rows*(h + gap), columns*(w + gap), 3)[:-gap, :-gap]
+    paper = np.full((rows * columns, h + gap, w + gap, 3), 255, np.uint8)
+    paper[:n, :h, :w] = pictures[: rows * columns]
+    return (
+        paper.reshape(rows, columns, h + gap, w + gap, 3)
+        .swapaxes(1, 2)
+        .reshape(rows * (h + gap), columns * (w + gap), 3)[:-gap, :-gap]
+    )
 
-def zoomed(pictures:np.ndarray, width:int=64) -> np.ndarray: # uint8 [n,h,w,3] -> about `width` pixels wide, by whole factors
-    times, step = max(1, round(width/pictures.shape[2])), max(1, round(pictures.shape[2]/width))
+
+def zoomed(
+    pictures: np.ndarray, width: int = 64
+) -> np.ndarray:  # uint8 [n,h,w,3] -> about `width` pixels wide, by whole factors
+    times, step = max(1, round(width / pictures.shape[2])), max(1, round(pictures.shape[2] / width))
     return pictures.repeat(times, 1).repeat(times, 2) if times > 1 else pictures[:, ::step, ::step]
 
-def inline(picture:np.ndarray, width:int) -> Markup: # uint8 [H,W,3] -> HTML
-    "A small picture inside text."
-    return Markup(f'<img width="{width}" style="display:block;image-rendering:pixelated" src="data:image;base64,{base64.b64encode(encoded(picture)).decode()}">')
 
-def in_words(share, space, most:int=3, least:float=.05) -> str: # [C] -> "road 61%, sidewalk 20%"
+def inline(picture: np.ndarray, width: int) -> Markup:  # uint8 [H,W,3] -> HTML
+    "A small picture inside text."
+    return Markup(
+        f'<img width="{width}" style="display:block;image-rendering:pixelated" src="data:image;base64,{base64.b64encode(encoded(picture)).decode()}">'
+    )
+
+
+def in_words(share, space, most: int = 3, least: float = 0.05) -> str:  # [C] -> "road 61%, sidewalk 20%"
     top = [c for c in np.argsort(-share)[:most] if share[c] >= least]
     return ", ".join(f"{space.classes[c]} {share[c]:.0%}" for c in top) or "of everything a little"
 
-def stacked(share, space, width:int=150) -> str: # [C] fractions -> HTML
+
+def stacked(share, space, width: int = 150) -> str:  # [C] fractions -> HTML
     "Shares of classes as one bar in their colours; hovering names them."
-    parts = [f'<span title="{html_text(space.classes[c])} {share[c]:.0%}" style="flex:{share[c]:.4f};background:rgb{tuple(space.palette[c])};border-right:1px solid #fff"></span>' for c in np.argsort(-share, kind="stable") if share[c] > .005]
+    parts = [
+        f'<span title="{html_text(space.classes[c])} {share[c]:.0%}" style="flex:{share[c]:.4f};background:rgb{tuple(space.palette[c])};border-right:1px solid #fff"></span>'
+        for c in np.argsort(-share, kind="stable")
+        if share[c] > 0.005
+    ]
     return f'<span style="display:flex;width:{width}px;height:16px;border:1px solid #9996">{"".join(parts)}</span>'
 
-def cell_bars(histogram, space) -> str: # [V,V,C] -> HTML
+
+def cell_bars(histogram, space) -> str:  # [V,V,C] -> HTML
     "A bar for every cell, at the cell's place, and the classes it is made of."
-    said = lambda share: f'{stacked(share, space)}<span style="font-size:11px;opacity:.8">{html_text(in_words(share, space, 2))}</span>'
-    rows = "".join("<tr>" + "".join(f'<td style="padding:3px 8px 5px 0;text-align:left;vertical-align:top">{said(s)}</td>' for s in row) + "</tr>" for row in histogram)
-    names = " ".join(f'<span style="white-space:nowrap;margin-right:8px">{swatch(space.palette[c])}{html_text(space.classes[c])}</span>' for c in np.flatnonzero(histogram.max((0, 1)) > .02))
+    said = lambda share: (
+        f'{stacked(share, space)}<span style="font-size:11px;opacity:.8">{html_text(in_words(share, space, 2))}</span>'
+    )
+    rows = "".join(
+        "<tr>"
+        + "".join(f'<td style="padding:3px 8px 5px 0;text-align:left;vertical-align:top">{said(s)}</td>' for s in row)
+        + "</tr>"
+        for row in histogram
+    )
+    names = " ".join(
+        f'<span style="white-space:nowrap;margin-right:8px">{swatch(space.palette[c])}{html_text(space.classes[c])}</span>'
+        for c in np.flatnonzero(histogram.max((0, 1)) > 0.02)
+    )
     return f'<div style="max-width:340px"><table style="border-collapse:collapse">{rows}</table><div style="font-size:11px;line-height:1.5">{names}</div></div>'
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #7e978711
 class Mode(int):
     "The number of a mode, shown with what is in it."
+
     def __new__(cls, number, text):
         self = super().__new__(cls, number)
         self.text = text
         return self
-    def __str__(self): return f"{int(self)}: {self.text}"
+
+    def __str__(self):
+        return f"{int(self)}: {self.text}"
+
 
 class Clustering:
     "Everything an explorer asks about one `PatchModes`."
-    def __init__(self, modes:PatchModes, sides:dict, space, seed:int=0): # name -> (uint8 [N,3,h,w], uint8 [N,h,w])
+
+    def __init__(
+        self, modes: PatchModes, sides: dict, space, seed: int = 0
+    ):  # name -> (uint8 [N,3,h,w], uint8 [N,h,w])
         self.modes, self.space = modes, space
         self.sides = {n: Members(patches_of(modes, *s), seed) for n, s in sides.items()}
         self.histograms = modes.centroids.view(modes.k, modes.cells, modes.cells, -1).cpu().numpy().clip(0)
         self.distances = torch.cdist(modes.centroids, modes.centroids).numpy()
         source, target = (layouts(s, len(space)) for s in self.sides.values())
         self.layout = np.where(source == 255, target, source)
-        counts = np.array([s.counts for s in self.sides.values()])                          # [2,K]
-        self.shares = counts/np.maximum(counts.sum(1, keepdims=True), 1)
-        order = np.lexsort((-counts[1], -counts[0]))                                        # by members in the source
-        self.options = tuple(Mode(m, f"{in_words(self.histograms[m].mean((0, 1)), space)} ({counts[0, m]} | {counts[1, m]})") for m in order)
+        counts = np.array([s.counts for s in self.sides.values()])  # [2,K]
+        self.shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        order = np.lexsort((-counts[1], -counts[0]))  # by members in the source
+        self.options = tuple(
+            Mode(m, f"{in_words(self.histograms[m].mean((0, 1)), space)} ({counts[0, m]} | {counts[1, m]})")
+            for m in order
+        )
 
     @property
-    def moved(self) -> float: return float(np.abs(self.shares[0] - self.shares[1]).sum()/2) # share of target patches in modes that the source has less of
+    def moved(self) -> float:
+        return float(
+            np.abs(self.shares[0] - self.shares[1]).sum() / 2
+        )  # share of target patches in modes that the source has less of
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #c20f257e
 class PatchClusterExplorer(Explorer):
     "Modes of source patches, their members in both domains, and how often each occurs (patch paper, section 3.2 and Fig. 4)."
+
     title = "Patch modes"
     LOOKS = ("both", "image", "label")
 
-    def __init__(self,
-                 source,            # labelled data set: modes come from its labels
-                 target,            # data set, labelled unless there is a network
-                 size=None,         # (h, w) images are looked at; None: their own
-                 patch=(16, 32),    # (h, w); must divide `size` into patches of 2 x 2 cells
-                 ks=(10, 20, 50),   # numbers of modes to choose from
-                 net=None,          # Segmenter: target patches are sorted by what it predicts; None: by the target's labels
-                 images=24,         # of each domain
-                 modes=None,        # PatchModes, or several, fitted elsewhere; None: found in the images at hand
-                 seed=0,            # of the choice of images, the clustering and the shuffled order
-                 progress=True):
-        if source is None or target is None: raise InputError(self.title, "one domain only", "give a source and a target")
-        for side, data in (("source", source), ("target", target)): check_dataset(data, f"{self.title}: {side}")
-        if net is not None: check_network(net, self.title)
+    def __init__(
+        self,
+        source,  # labelled data set: modes come from its labels
+        target,  # data set, labelled unless there is a network
+        size=None,  # (h, w) images are looked at; None: their own
+        patch=(16, 32),  # (h, w); must divide `size` into patches of 2 x 2 cells
+        ks=(10, 20, 50),  # numbers of modes to choose from
+        net=None,  # Segmenter: target patches are sorted by what it predicts; None: by the target's labels
+        images=24,  # of each domain
+        modes=None,  # PatchModes, or several, fitted elsewhere; None: found in the images at hand
+        seed=0,  # of the choice of images, the clustering and the shuffled order
+        progress=True,
+    ):
+        if source is None or target is None:
+            raise InputError(self.title, "one domain only", "give a source and a target")
+        for side, data in (("source", source), ("target", target)):
+            check_dataset(data, f"{self.title}: {side}")
+        if net is not None:
+            check_network(net, self.title)
         size, patch = checked_size(size, self.title), checked_patch(patch, self.title)
-        if not isinstance(ks, (int, np.integer)) and hasattr(ks, "__len__") and not len(ks) and modes is None: raise InputError(self.title, "no numbers of modes", "give ks, such as (10, 20, 50)")
-        if modes is None: ks = checked_numbers(ks, f"{self.title}: ks", 1, 10_000, whole=True)
-        if not source.labelled: raise InputError(source.name, "has no labels to find patch modes in", "give a labelled source")
+        if not isinstance(ks, (int, np.integer)) and hasattr(ks, "__len__") and not len(ks) and modes is None:
+            raise InputError(self.title, "no numbers of modes", "give ks, such as (10, 20, 50)")
+        if modes is None:
+            ks = checked_numbers(ks, f"{self.title}: ks", 1, 10_000, whole=True)
+        if not source.labelled:
+            raise InputError(source.name, "has no labels to find patch modes in", "give a labelled source")
         self.source, self.target, self.space, self.by_network = source, target, source.space, net is not None
         sides = {"source": read_side(source, images, size, self.space, seed, None, progress)}
         size = tuple(sides["source"][1].shape[-2:])
         sides["target"] = read_side(target, images, size, self.space, seed, net, progress)
-        about = {"dataset": source.name, "split": source.split, "samples": len(source), "images": len(sides["source"][1])}
-        modes = modes_of(sides["source"][1], self.space, size, patch, ks, seed, about, progress) if modes is None else [modes] if isinstance(modes, PatchModes) else modes
-        if not isinstance(modes, (list, tuple)) or not all(isinstance(m, PatchModes) for m in modes): raise InputError(self.title, f"modes={short(modes)} are none", "give PatchModes, or a list of them")
-        for m in modes: m.check(self.space.classes, size, where=self.title)
-        self.clusterings = {m.k: Clustering(m.to("cpu"), sides, self.space, seed) for m in sorted(modes, key=lambda m: m.k)}
-        if not self.clusterings: raise InputError(self.title, "no numbers of modes", "give ks, such as (10, 20, 50)")
+        about = {
+            "dataset": source.name,
+            "split": source.split,
+            "samples": len(source),
+            "images": len(sides["source"][1]),
+        }
+        modes = (
+            modes_of(sides["source"][1], self.space, size, patch, ks, seed, about, progress)
+            if modes is None
+            else [modes]
+            if isinstance(modes, PatchModes)
+            else modes
+        )
+        if not isinstance(modes, (list, tuple)) or not all(isinstance(m, PatchModes) for m in modes):
+            raise InputError(self.title, f"modes={short(modes)} are none", "give PatchModes, or a list of them")
+        for m in modes:
+            m.check(self.space.classes, size, where=self.title)
+        self.clusterings = {
+            m.k: Clustering(m.to("cpu"), sides, self.space, seed) for m in sorted(modes, key=lambda m: m.k)
+        }
+        if not self.clusterings:
+            raise InputError(self.title, "no numbers of modes", "give ks, such as (10, 20, 50)")
         k = 20 if 20 in self.clusterings else next(iter(self.clusterings))
         options = self.clusterings[k].options
-        super().__init__(k=Choice("K", tuple(self.clusterings), k, slide=True), mode=Choice("mode (source | target)", options, options[0]), shown=Choice("show", self.LOOKS, "both"),
-                         order=Choice("order", Members.ORDERS, "typical"), page=Number("page", 1, 1, 1, 1))
+        super().__init__(
+            k=Choice("K", tuple(self.clusterings), k, slide=True),
+            mode=Choice("mode (source | target)", options, options[0]),
+            shown=Choice("show", self.LOOKS, "both"),
+            order=Choice("order", Members.ORDERS, "typical"),
+            page=Number("page", 1, 1, 1, 1),
+        )
         self.turn_pages()
 
     @property
-    def now(self) -> Clustering: return self.clusterings[self.values.k]
+    def now(self) -> Clustering:
+        return self.clusterings[self.values.k]
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #0de94fa9
-def _grid(self:PatchClusterExplorer) -> tuple: # (columns, rows) of patches on a page
+def _grid(self: PatchClusterExplorer) -> tuple:  # (columns, rows) of patches on a page
     "As many as fit into some 480 x 300 pixels, image and label."
     m = self.now.modes
     h, w = zoomed(np.zeros((1, *m.patch, 3), np.uint8)).shape[1:3]
-    return max(3, 480//(w + 4)), max(1, 300//(2*h + 6))
+    return max(3, 480 // (w + 4)), max(1, 300 // (2 * h + 6))
 
-def _turn_pages(self:PatchClusterExplorer) -> None:
+
+def _turn_pages(self: PatchClusterExplorer) -> None:
     "Pages as the fuller of the two domains needs them."
     columns, rows = self.grid()
     most = max(int(s.counts[self.values.mode]) for s in self.now.sides.values())
-    pages = max(1, math.ceil(most/(columns*rows)))
+    pages = max(1, math.ceil(most / (columns * rows)))
     self.controls["page"] = replace(self.controls["page"], high=pages)
     self.values.page = min(self.values.page, pages)
 
-def _set(self:PatchClusterExplorer, **values):
+
+def _set(self: PatchClusterExplorer, **values):
     "Move controls. After another K, the mode is the one nearest to the last, unless `mode` says otherwise; after another mode or order, the page is the first."
     before, controls, seen = dict(vars(self.values)), dict(self.controls), self.now.modes.centroids[self.values.mode]
     try:
         if "k" in values and (k := self.controls["k"].check(values["k"])) != self.values.k:
             self.values.k = k
-            near = int(((self.now.modes.centroids - seen)**2).sum(1).argmin())
+            near = int(((self.now.modes.centroids - seen) ** 2).sum(1).argmin())
             self.choose("mode", self.now.options, next(o for o in self.now.options if o == near))
         Explorer.set(self, **{n: v for n, v in values.items() if n != "page"})
-        if any(before[n] != getattr(self.values, n) for n in ("k", "mode", "order")): self.values.page = 1
+        if any(before[n] != getattr(self.values, n) for n in ("k", "mode", "order")):
+            self.values.page = 1
         self.turn_pages()
         return Explorer.set(self, **{n: v for n, v in values.items() if n == "page"})
     except InputError:
@@ -249,17 +406,22 @@ def _set(self:PatchClusterExplorer, **values):
         self.controls.update(controls)
         raise
 
+
 PatchClusterExplorer.grid, PatchClusterExplorer.turn_pages, PatchClusterExplorer.set = _grid, _turn_pages, _set
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #3715f13b
-def _members(self:PatchClusterExplorer, side:str): # "source" or "target" -> uint8 [H,W,3], or text where there are none
+def _members(
+    self: PatchClusterExplorer, side: str
+):  # "source" or "target" -> uint8 [H,W,3], or text where there are none
     "The page of members."
     v, here = self.values, self.now.sides[side]
     columns, rows = self.grid()
     found = here.of(v.mode, v.order)
-    page = here.places(found[(v.page - 1)*columns*rows:v.page*columns*rows])
-    if not len(found): return caption(f"No {side} patch of this mode, among {here.total}.")
-    if not len(page): return caption(f"The {side} has only {len(found)} patches of this mode, none on page {v.page}.")
+    page = here.places(found[(v.page - 1) * columns * rows : v.page * columns * rows])
+    if not len(found):
+        return caption(f"No {side} patch of this mode, among {here.total}.")
+    if not len(page):
+        return caption(f"The {side} has only {len(found)} patches of this mode, none on page {v.page}.")
     maps = {"image": here.patches.image, "label": here.patches.label}
     pictures = [cut(maps[n], self.now.modes.grid, page) for n in (self.LOOKS[1:] if v.shown == "both" else [v.shown])]
     pictures = [zoomed(p if p.ndim == 4 else colorize(p, self.space)) for p in pictures]
@@ -267,64 +429,106 @@ def _members(self:PatchClusterExplorer, side:str): # "source" or "target" -> uin
     line = np.full((n, 2, w, 3), 255, np.uint8)
     return sheet(np.concatenate([x for p in pictures for x in (line, p)][1:], 1), columns, rows)
 
-def _places(self:PatchClusterExplorer, tall:int=80, gap:int=8) -> np.ndarray: # uint8 [h,w,3]
+
+def _places(self: PatchClusterExplorer, tall: int = 80, gap: int = 8) -> np.ndarray:  # uint8 [h,w,3]
     "Where in the images patches of the mode lie, source on the left: the brighter, the oftener."
     from matplotlib import colormaps
+
     U, V = self.now.modes.grid
-    often = [np.bincount(s.of(self.values.mode) % (U*V), minlength=U*V).reshape(U, V)/len(s.patches.image) for s in self.now.sides.values()]
-    top = max(o.max() for o in often) or 1.
+    often = [
+        np.bincount(s.of(self.values.mode) % (U * V), minlength=U * V).reshape(U, V) / len(s.patches.image)
+        for s in self.now.sides.values()
+    ]
+    top = max(o.max() for o in often) or 1.0
     size = self.now.modes.size
-    h, w = max(1, round(tall/U)), max(1, round(tall*size[1]/size[0]/V))
-    maps = [(colormaps["cividis"](o/top)[..., :3]*255).astype(np.uint8).repeat(h, 0).repeat(w, 1) for o in often]
-    return np.concatenate((maps[0], np.full((U*h, gap, 3), 255, np.uint8), maps[1]), 1)
+    h, w = max(1, round(tall / U)), max(1, round(tall * size[1] / size[0] / V))
+    maps = [(colormaps["cividis"](o / top)[..., :3] * 255).astype(np.uint8).repeat(h, 0).repeat(w, 1) for o in often]
+    return np.concatenate((maps[0], np.full((U * h, gap, 3), 255, np.uint8), maps[1]), 1)
+
 
 PatchClusterExplorer.members, PatchClusterExplorer.places = _members, _places
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #d533e4b3
-def share_bar(value:float, top:float, colour:str, width:int=80) -> Markup: # fraction of all patches, the fraction of a full bar
-    return Markup(f'<span style="display:inline-block;width:{width}px;margin-right:6px"><span style="display:block;width:{width*value/max(top, 1e-9):.0f}px;height:9px;background:{colour}"></span></span>{100*value:.1f}%')
+def share_bar(
+    value: float, top: float, colour: str, width: int = 80
+) -> Markup:  # fraction of all patches, the fraction of a full bar
+    return Markup(
+        f'<span style="display:inline-block;width:{width}px;margin-right:6px"><span style="display:block;width:{width * value / max(top, 1e-9):.0f}px;height:9px;background:{colour}"></span></span>{100 * value:.1f}%'
+    )
 
-def _neighbours(self:PatchClusterExplorer, count:int=5) -> str: # HTML
+
+def _neighbours(self: PatchClusterExplorer, count: int = 5) -> str:  # HTML
     "The mode and those whose centroids are nearest, with their layouts and how often they occur."
     c = self.now
     near = np.argsort(c.distances[self.values.mode], kind="stable")
     near = [int(self.values.mode)] + [int(m) for m in near if m != self.values.mode][:count]
     top, words = c.shares[:, near].max(), {int(o): o.text.rpartition(" (")[0] for o in c.options}
-    rows = [(m, inline(colorize(c.layout[m], self.space), 64), words[m], "this one" if m == self.values.mode else f"{c.distances[self.values.mode, m]:.2f}",
-             *(share_bar(s[m], top, SIDES[n]) for n, s in zip(c.sides, c.shares))) for m in near]
+    rows = [
+        (
+            m,
+            inline(colorize(c.layout[m], self.space), 64),
+            words[m],
+            "this one" if m == self.values.mode else f"{c.distances[self.values.mode, m]:.2f}",
+            *(share_bar(s[m], top, SIDES[n]) for n, s in zip(c.sides, c.shares)),
+        )
+        for m in near
+    ]
     return bars(("mode", "layout", "made of", "distance", "source", "target"), rows)
 
-def _about(self:PatchClusterExplorer) -> str: # HTML
+
+def _about(self: PatchClusterExplorer) -> str:  # HTML
     "What is shown, in sentences."
     c, mode = self.now, int(self.values.mode)
     option = next(o for o in c.options if o == mode)
     counts = ", ".join(f"{s.counts[mode]} of {s.total} {n} patches" for n, s in c.sides.items())
     empty = {n: np.flatnonzero(s.counts == 0).tolist() for n, s in c.sides.items()}
-    lines = [f"Mode {mode} of {c.modes.k}: {option.text.rpartition(' (')[0]}. {counts}.",
-             f"Target patches are sorted by {'what the network predicts' if self.by_network else 'their true labels, which adaptation does not have'}.",
-             f"To have the source's mixture of modes, {c.moved:.0%} of the target's patches would have to be of another mode."]
-    lines += [f"Without any {n} patch: {'modes' if len(m) > 1 else 'mode'} {', '.join(map(str, m[:12]))}{' ...' if len(m) > 12 else ''}." for n, m in empty.items() if m]
+    lines = [
+        f"Mode {mode} of {c.modes.k}: {option.text.rpartition(' (')[0]}. {counts}.",
+        f"Target patches are sorted by {'what the network predicts' if self.by_network else 'their true labels, which adaptation does not have'}.",
+        f"To have the source's mixture of modes, {c.moved:.0%} of the target's patches would have to be of another mode.",
+    ]
+    lines += [
+        f"Without any {n} patch: {'modes' if len(m) > 1 else 'mode'} {', '.join(map(str, m[:12]))}{' ...' if len(m) > 12 else ''}."
+        for n, m in empty.items()
+        if m
+    ]
     return f'<div style="max-width:540px">{"".join(map(caption, lines))}</div>'
+
 
 PatchClusterExplorer.neighbours, PatchClusterExplorer.about = _neighbours, _about
 
 # %% ../../../nbs/visual/explorers/30_patch_clusters.ipynb #514ade95
-def _parts(self:PatchClusterExplorer) -> dict:
+def _parts(self: PatchClusterExplorer) -> dict:
     "The text, the mode's histogram, members of both domains, its neighbours and its places."
-    heading = lambda text, content: f'<div style="font-size:12px;font-weight:600;margin-bottom:3px">{text}</div>{content}'
-    return {"about": self.about(), "histogram": heading("the mode's histogram: classes in its four cells", cell_bars(self.now.histograms[self.values.mode], self.space)),
-            **{f"{n} patches of the mode": self.members(n) for n in self.now.sides},
-            "neighbours": heading("nearest modes, and the share of patches in each", self.neighbours()),
-            "where in the image (left: source, right: target; bright: often)": self.places()}
+    heading = lambda text, content: (
+        f'<div style="font-size:12px;font-weight:600;margin-bottom:3px">{text}</div>{content}'
+    )
+    return {
+        "about": self.about(),
+        "histogram": heading(
+            "the mode's histogram: classes in its four cells",
+            cell_bars(self.now.histograms[self.values.mode], self.space),
+        ),
+        **{f"{n} patches of the mode": self.members(n) for n in self.now.sides},
+        "neighbours": heading("nearest modes, and the share of patches in each", self.neighbours()),
+        "where in the image (left: source, right: target; bright: often)": self.places(),
+    }
 
-def _figure(self:PatchClusterExplorer, count:int=6): # -> Matplotlib Figure
+
+def _figure(self: PatchClusterExplorer, count: int = 6):  # -> Matplotlib Figure
     "The patch paper's gallery: this mode and the most common ones (its Fig. 4)."
     chosen = list(dict.fromkeys([int(self.values.mode)] + [int(o) for o in self.now.options]))[:count]
     return patch_gallery(self.now.modes, {n: s.patches for n, s in self.now.sides.items()}, self.space, chosen)
+
 
 def _example(cls, size=(128, 256), **options) -> "PatchClusterExplorer":
     "Streets of a game and of a camera, patches of 16 x 32 pixels."
     source, target = StreetScenes(RENDERED, 60, size, 0), StreetScenes(CAMERA, 60, size, 1)
     return cls(source, target, **{"images": 20, "patch": (16, 32), "progress": False} | options)
 
-PatchClusterExplorer.parts, PatchClusterExplorer.figure, PatchClusterExplorer.example = _parts, _figure, classmethod(_example)
+
+PatchClusterExplorer.parts, PatchClusterExplorer.figure, PatchClusterExplorer.example = (
+    _parts,
+    _figure,
+    classmethod(_example),
+)

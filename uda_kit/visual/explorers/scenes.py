@@ -20,21 +20,42 @@ from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatc
 from ..panels import picture_grid
 
 # %% ../../../nbs/visual/explorers/60_scenes.ipynb #53808513
-DIALS = { # of SceneStyle: name -> (what stands beside the slider, its step)
-    "height": ("camera height, m", .05), "pitch": ("pitch, degrees down", .5), "offset": ("offset to the right, m", .1), "focal": ("focal length, widths", .01), "sway": ("sway of the pose", .1),
-    "palette": ("palette, game to camera", .05), "variety": ("variety of colours", .05), "texture": ("texture", .05), "dirt": ("dirt", .05),
-    "cast": ("colour cast", .01), "shadow": ("shadow", .05), "fog": ("fog, per m", .001), "rain": ("rain", .05),
-    "contrast": ("contrast", .05), "saturation": ("saturation", .05), "noise": ("noise, grey levels", .5), "blur": ("blur, pixels at 128 rows", .1)}
-GROUPS = { # what belongs together, for views that have room for headings
-    "street": ("start", "scene", "seed"), "content": ("crowd", "factor", "signs", "poles", "lights"), "camera": ("height", "pitch", "offset", "focal", "sway"),
-    "materials": ("palette", "variety", "texture", "dirt"), "light and weather": ("exposure_low", "exposure_high", "cast", "shadow", "fog", "rain"),
-    "lens and sensor": ("contrast", "saturation", "noise", "blur"), "shown": ("difference", "sweep")}
+DIALS = {  # of SceneStyle: name -> (what stands beside the slider, its step)
+    "height": ("camera height, m", 0.05),
+    "pitch": ("pitch, degrees down", 0.5),
+    "offset": ("offset to the right, m", 0.1),
+    "focal": ("focal length, widths", 0.01),
+    "sway": ("sway of the pose", 0.1),
+    "palette": ("palette, game to camera", 0.05),
+    "variety": ("variety of colours", 0.05),
+    "texture": ("texture", 0.05),
+    "dirt": ("dirt", 0.05),
+    "cast": ("colour cast", 0.01),
+    "shadow": ("shadow", 0.05),
+    "fog": ("fog, per m", 0.001),
+    "rain": ("rain", 0.05),
+    "contrast": ("contrast", 0.05),
+    "saturation": ("saturation", 0.05),
+    "noise": ("noise, grey levels", 0.5),
+    "blur": ("blur, pixels at 128 rows", 0.1),
+}
+GROUPS = {  # what belongs together, for views that have room for headings
+    "street": ("start", "scene", "seed"),
+    "content": ("crowd", "factor", "signs", "poles", "lights"),
+    "camera": ("height", "pitch", "offset", "focal", "sway"),
+    "materials": ("palette", "variety", "texture", "dirt"),
+    "light and weather": ("exposure_low", "exposure_high", "cast", "shadow", "fog", "rain"),
+    "lens and sensor": ("contrast", "saturation", "noise", "blur"),
+    "shown": ("difference", "sweep"),
+}
 STYLES = (RENDERED, CAMERA, LORRY, VAN, SceneStyle())
 
-def kinds_said(dial:str, kinds) -> str: # "signs", ("circle", ...) -> "all", or their names
+
+def kinds_said(dial: str, kinds) -> str:  # "signs", ("circle", ...) -> "all", or their names
     return "all" if set(kinds) == set(KINDS[dial]) else ", ".join(kinds)
 
-def kind_options(dial:str, styles) -> dict: # -> {what to call them: kinds}
+
+def kind_options(dial: str, styles) -> dict:  # -> {what to call them: kinds}
     "Sets of kinds to choose from: all, those of the styles, and each alone."
     sets = [KINDS[dial], *(getattr(s, dial) for s in styles), *((k,) for k in KINDS[dial])]
     return {kinds_said(dial, s): tuple(s) for s in sets}
@@ -42,28 +63,50 @@ def kind_options(dial:str, styles) -> dict: # -> {what to call them: kinds}
 # %% ../../../nbs/visual/explorers/60_scenes.ipynb #b56989b8
 class SceneExplorer(Explorer):
     "A generated street under all dials of its `SceneStyle`, beside the same street in the style one started from."
+
     title = "A street with dials"
     groups, printed = GROUPS, ("sweep",)
 
-    def __init__(self,
-                 size=(256, 512), # rows, columns in pixels
-                 styles=STYLES,   # SceneStyles to start from, the first one first; their names must differ
-                 n:int=200,       # scenes to choose from
-                 seed:int=0):     # streets
-        size, n, seed = checked_patch(size, self.title), whole_number(n, f"{self.title}: n", 1, 10**9), whole_number(seed, f"{self.title}: seed", 0, 10**9)
+    def __init__(
+        self,
+        size=(256, 512),  # rows, columns in pixels
+        styles=STYLES,  # SceneStyles to start from, the first one first; their names must differ
+        n: int = 200,  # scenes to choose from
+        seed: int = 0,
+    ):  # streets
+        size, n, seed = (
+            checked_patch(size, self.title),
+            whole_number(n, f"{self.title}: n", 1, 10**9),
+            whole_number(seed, f"{self.title}: seed", 0, 10**9),
+        )
         styles = (styles,) if isinstance(styles, SceneStyle) else styles
-        if not isinstance(styles, (list, tuple)) or not all(isinstance(s, SceneStyle) for s in styles): raise InputError("styles", f"{short(styles)} are none", "give a SceneStyle, or several")
-        for s in styles: StreetScenes(s, n, size, seed) # refuses what it could not draw
+        if not isinstance(styles, (list, tuple)) or not all(isinstance(s, SceneStyle) for s in styles):
+            raise InputError("styles", f"{short(styles)} are none", "give a SceneStyle, or several")
+        for s in styles:
+            StreetScenes(s, n, size, seed)  # refuses what it could not draw
         self.styles, self.frequency, self.kept = {s.name: s for s in styles}, {}, {}
-        if len(self.styles) != len(styles) or not styles: raise InputError("styles", f"are {', '.join(s.name for s in styles) or 'none'}", "give at least one, each with a name of its own")
+        if len(self.styles) != len(styles) or not styles:
+            raise InputError(
+                "styles",
+                f"are {', '.join(s.name for s in styles) or 'none'}",
+                "give at least one, each with a name of its own",
+            )
         first, self.size = styles[0], tuple(size)
         self.kinds = {d: kind_options(d, styles) for d in KINDS}
         dial = lambda d: Number(DIALS[d][0], *RANGES[d], DIALS[d][1], float(getattr(first, d)))
-        controls = {"start": Choice("start from", tuple(self.styles), first.name), "scene": Number("scene", 0, n - 1, 1, 0), "seed": Number("seed", 0, max(99, seed), 1, seed),
-                    "crowd": Choice("class", tuple(COUNTABLE), "person"), "factor": Number("how often, times", 0., 10., .1, 1.),
-                    **{d: Choice(d, tuple(self.kinds[d]), "all") for d in KINDS}, **{d: dial(d) for d in DIALS},
-                    "exposure_low": Number("exposure, darkest", .2, 3., .05, 1.), "exposure_high": Number("exposure, brightest", .2, 3., .05, 1.),
-                    "difference": Switch("difference from the start", False), "sweep": Choice("dial of the printed figure", ("none", "exposure", "frequency", *DIALS), "none")}
+        controls = {
+            "start": Choice("start from", tuple(self.styles), first.name),
+            "scene": Number("scene", 0, n - 1, 1, 0),
+            "seed": Number("seed", 0, max(99, seed), 1, seed),
+            "crowd": Choice("class", tuple(COUNTABLE), "person"),
+            "factor": Number("how often, times", 0.0, 10.0, 0.1, 1.0),
+            **{d: Choice(d, tuple(self.kinds[d]), "all") for d in KINDS},
+            **{d: dial(d) for d in DIALS},
+            "exposure_low": Number("exposure, darkest", 0.2, 3.0, 0.05, 1.0),
+            "exposure_high": Number("exposure, brightest", 0.2, 3.0, 0.05, 1.0),
+            "difference": Switch("difference from the start", False),
+            "sweep": Choice("dial of the printed figure", ("none", "exposure", "frequency", *DIALS), "none"),
+        }
         super().__init__(**{name: controls[name] for group in GROUPS.values() for name in group})
         self.set(start=first.name)
 
@@ -71,84 +114,143 @@ class SceneExplorer(Explorer):
         "The style that the dials say; called as the start where nothing differs from it."
         v, tidy = self.values, lambda x: round(float(x), 4)
         start = self.styles[v.start]
-        made = replace(start, **{d: tidy(getattr(v, d)) for d in DIALS}, exposure=(tidy(v.exposure_low), tidy(v.exposure_high)),
-                       frequency={c: tidy(f) for c, f in self.frequency.items() if tidy(f) != 1}, **{d: self.kinds[d][getattr(v, d)] for d in KINDS})
-        return start if made == replace(start, frequency={c: f for c, f in start.frequency.items() if f != 1}) else replace(made, name="mine")
+        made = replace(
+            start,
+            **{d: tidy(getattr(v, d)) for d in DIALS},
+            exposure=(tidy(v.exposure_low), tidy(v.exposure_high)),
+            frequency={c: tidy(f) for c, f in self.frequency.items() if tidy(f) != 1},
+            **{d: self.kinds[d][getattr(v, d)] for d in KINDS},
+        )
+        return (
+            start
+            if made == replace(start, frequency={c: f for c, f in start.frequency.items() if f != 1})
+            else replace(made, name="mine")
+        )
 
 # %% ../../../nbs/visual/explorers/60_scenes.ipynb #ad35a9ed
-def _dialled(self:SceneExplorer, style:SceneStyle) -> dict: # -> values of the controls
+def _dialled(self: SceneExplorer, style: SceneStyle) -> dict:  # -> values of the controls
     "Where the dials stand in a style."
-    return {**{d: getattr(style, d) for d in DIALS}, **{d: kinds_said(d, getattr(style, d)) for d in KINDS}, "exposure_low": style.exposure[0], "exposure_high": style.exposure[1]}
+    return {
+        **{d: getattr(style, d) for d in DIALS},
+        **{d: kinds_said(d, getattr(style, d)) for d in KINDS},
+        "exposure_low": style.exposure[0],
+        "exposure_high": style.exposure[1],
+    }
 
-def _set(self:SceneExplorer, **values) -> "SceneExplorer":
+
+def _set(self: SceneExplorer, **values) -> "SceneExplorer":
     "Move controls, as in any explorer; a new `start` moves all dials to it, unless they are given as well."
     frequency = self.frequency
     if "start" in values:
         style = self.styles[self.controls["start"].check(values["start"])]
         values, frequency = {**self.dialled(style), **values}, style.frequency
     crowd = self.controls["crowd"].check(values.get("crowd", self.values.crowd))
-    if "factor" not in values: values["factor"] = frequency.get(crowd, 1.)
+    if "factor" not in values:
+        values["factor"] = frequency.get(crowd, 1.0)
     Explorer.set(self, **values)
     v, self.frequency = self.values, {**frequency, crowd: self.values.factor}
     if v.exposure_low > v.exposure_high:
-        if "exposure_low" in values: v.exposure_high = v.exposure_low
-        else: v.exposure_low = v.exposure_high
+        if "exposure_low" in values:
+            v.exposure_high = v.exposure_low
+        else:
+            v.exposure_low = v.exposure_high
     return self
+
 
 SceneExplorer.dialled, SceneExplorer.set = _dialled, _set
 
 # %% ../../../nbs/visual/explorers/60_scenes.ipynb #99e0f7b3
-def style_code(style:SceneStyle) -> str: # -> Python
+def style_code(style: SceneStyle) -> str:  # -> Python
     "The call that makes a style, without what is default."
     plain = SceneStyle()
-    return f"SceneStyle({style.name!r}" + "".join(f", {f.name}={getattr(style, f.name)!r}" for f in fields(style)[1:] if getattr(style, f.name) != getattr(plain, f.name)) + ")"
+    return (
+        f"SceneStyle({style.name!r}"
+        + "".join(
+            f", {f.name}={getattr(style, f.name)!r}"
+            for f in fields(style)[1:]
+            if getattr(style, f.name) != getattr(plain, f.name)
+        )
+        + ")"
+    )
 
 # %% ../../../nbs/visual/explorers/60_scenes.ipynb #791d86e8
-def _scene(self:SceneExplorer, style:SceneStyle) -> tuple: # -> uint8 image [H,W,3], class ids [H,W]
+def _scene(self: SceneExplorer, style: SceneStyle) -> tuple:  # -> uint8 image [H,W,3], class ids [H,W]
     "The street of the chosen number and seed in a style."
     key = style_code(style), self.values.seed, self.values.scene
     if key not in self.kept:
-        while len(self.kept) >= 6: self.kept.pop(next(iter(self.kept)))
+        while len(self.kept) >= 6:
+            self.kept.pop(next(iter(self.kept)))
         self.kept[key] = render(style, self.values.seed, self.values.scene, self.size)
     return self.kept[key]
 
-def _legend(self:SceneExplorer, label, before) -> str: # class ids [H,W], of this style and of the start -> HTML
+
+def _legend(self: SceneExplorer, label, before) -> str:  # class ids [H,W], of this style and of the start -> HTML
     "Classes present and their shares of the pixels, here and in the start style."
-    here, there = (np.bincount(x.ravel(), minlength=len(CITYSCAPES19))/x.size for x in (label, before))
+    here, there = (np.bincount(x.ravel(), minlength=len(CITYSCAPES19)) / x.size for x in (label, before))
     shown = sorted(np.flatnonzero(here + there), key=lambda c: -max(here[c], there[c]))
-    rows = [(Markup(swatch(CITYSCAPES19.palette[c]) + html_text(CITYSCAPES19.classes[c])), (here[c], "#2a6f97"), (there[c], "#a8b5bd")) for c in shown]
+    rows = [
+        (
+            Markup(swatch(CITYSCAPES19.palette[c]) + html_text(CITYSCAPES19.classes[c])),
+            (here[c], "#2a6f97"),
+            (there[c], "#a8b5bd"),
+        )
+        for c in shown
+    ]
     return bars(("class", "% of pixels", f"as {self.values.start}"), rows)
 
-def _scene_parts(self:SceneExplorer) -> dict:
+
+def _scene_parts(self: SceneExplorer) -> dict:
     style, start = self.style(), self.styles[self.values.start]
     (image, label), (first, before) = self.scene(style), self.scene(start)
     gap = np.abs(image.astype(np.int16) - first)
     parts = {"image": image, "the same street in the start style": first, "label": colorize(label, CITYSCAPES19)}
-    if self.values.difference: parts["difference from the start, 3 times"] = np.minimum(gap.sum(2), 255).astype(np.uint8)[..., None].repeat(3, 2) # the mean of the channels, 3 times
-    said = f"Start: {start.name}. Colours differ by {gap.mean():.1f} of 255 on average; {100*(label != before).mean():.1f} % of the pixels have another class."
+    if self.values.difference:
+        parts["difference from the start, 3 times"] = (
+            np.minimum(gap.sum(2), 255).astype(np.uint8)[..., None].repeat(3, 2)
+        )  # the mean of the channels, 3 times
+    said = f"Start: {start.name}. Colours differ by {gap.mean():.1f} of 255 on average; {100 * (label != before).mean():.1f} % of the pixels have another class."
     code = f'<pre style="font-size:12px;white-space:pre-wrap;max-width:600px">{html.escape(style_code(style))}</pre>'
     return parts | {"classes": self.legend(label, before), "style": caption(said) + code}
+
 
 SceneExplorer.scene, SceneExplorer.legend, SceneExplorer.parts = _scene, _legend, _scene_parts
 
 # %% ../../../nbs/visual/explorers/60_scenes.ipynb #829a4888
-STOPS = {"fog": (0, .01, .03, .08, .2), "noise": (0, 5, 15, 30, 60), "blur": (0, .5, 1.5, 3, 5), "frequency": (0, .5, 1, 3, 10), "exposure": (.2, .6, 1, 1.8, 3)} # of dials whose beginnings matter more
+STOPS = {
+    "fog": (0, 0.01, 0.03, 0.08, 0.2),
+    "noise": (0, 5, 15, 30, 60),
+    "blur": (0, 0.5, 1.5, 3, 5),
+    "frequency": (0, 0.5, 1, 3, 10),
+    "exposure": (0.2, 0.6, 1, 1.8, 3),
+}  # of dials whose beginnings matter more
 
-def _sweep(self:SceneExplorer, dial:str) -> list: # -> five (title, style)
+
+def _sweep(self: SceneExplorer, dial: str) -> list:  # -> five (title, style)
     "The style of the dials with one of them at five places, from its lowest value to its highest."
     style, stops = self.style(), STOPS.get(dial) or [round(float(x), 3) for x in np.linspace(*RANGES[dial], 5)]
-    if dial == "exposure": return [(f"exposure {x:g}", replace(style, exposure=(x, x))) for x in stops]
-    if dial == "frequency": return [(f"{self.values.crowd} {x:g} times", replace(style, frequency={**style.frequency, self.values.crowd: x})) for x in stops]
+    if dial == "exposure":
+        return [(f"exposure {x:g}", replace(style, exposure=(x, x))) for x in stops]
+    if dial == "frequency":
+        return [
+            (f"{self.values.crowd} {x:g} times", replace(style, frequency={**style.frequency, self.values.crowd: x}))
+            for x in stops
+        ]
     return [(f"{dial} {x:g}", replace(style, **{dial: x})) for x in stops]
 
-def _scene_figure(self:SceneExplorer):
+
+def _scene_figure(self: SceneExplorer):
     "One dial at five places, image over label; without a dial, the street before and after, and its label."
     v = self.values
     if v.sweep == "none":
         image, label = self.scene(self.style())
-        return picture_grid([{f"start: {v.start}": self.scene(self.styles[v.start])[0], "with these dials": image, "label": label}], CITYSCAPES19, 10)
+        return picture_grid(
+            [{f"start: {v.start}": self.scene(self.styles[v.start])[0], "with these dials": image, "label": label}],
+            CITYSCAPES19,
+            10,
+        )
     seen = {title: self.scene(style) for title, style in self.sweep(v.sweep)}
     return picture_grid([{t: s[k] for t, s in seen.items()} for k in (0, 1)], CITYSCAPES19, 11, ("image", "label"))
+
 
 SceneExplorer.sweep, SceneExplorer.figure = _sweep, _scene_figure
 SceneExplorer.example = classmethod(lambda cls, size=(128, 256): cls(size))

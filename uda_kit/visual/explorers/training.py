@@ -33,7 +33,17 @@ from ...models.backbones import fill, read_tensors
 from ...models.checkpoints import ARCHITECTURES, build, load_weights
 from ...models.segmenters import upsample
 from ...training.evaluation import class_scores, evaluation_mode, space_of, spread_out
-from ...training.reports import CHANCE, HEALTHY, critic_kinds, healthy_band, is_record, is_value, log_series, running_mean, shrink
+from uda_kit.training.reports import (
+    CHANCE,
+    HEALTHY,
+    critic_kinds,
+    healthy_band,
+    is_record,
+    is_value,
+    log_series,
+    running_mean,
+    shrink,
+)
 from ...training.tabular import html_text, percent
 from ..checks import check_dataset, checked_size, short
 from .patch_clusters import picture_and_label
@@ -43,38 +53,54 @@ from ..style import LINES, drawn_name, new_figure, tidy
 # %% ../../../nbs/visual/explorers/70_training.ipynb #d752c826
 class LogReader:
     "The new records of a growing log.jsonl."
-    def __init__(self, path): self.path, self.offset, self.tail, self.inode, self.broken = Path(path), 0, b"", None, 0 # broken: lines that are no records
 
-    def news(self) -> tuple: # new records, and whether the log was rewritten, so that these are all there are
+    def __init__(self, path):
+        self.path, self.offset, self.tail, self.inode, self.broken = (
+            Path(path),
+            0,
+            b"",
+            None,
+            0,
+        )  # broken: lines that are no records
+
+    def news(self) -> tuple:  # new records, and whether the log was rewritten, so that these are all there are
         "What was not read before; a line still being written waits for the next time. `InputError` where there is no log any more."
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.offset - len(self.tail))
                 inode = os.fstat(file.fileno()).st_ino
                 again = self.offset > 0 and (inode != self.inode or file.read(len(self.tail)) != self.tail)
-                if again: self.offset, self.tail, self.broken = 0, b"", 0
+                if again:
+                    self.offset, self.tail, self.broken = 0, b"", 0
                 file.seek(self.offset)
                 data = file.read()
-        except OSError as e: raise InputError(self.path, f"cannot be read ({e.strerror})", "give the folder of a run") from None
-        data = data[:data.rfind(b"\n") + 1]
+        except OSError as e:
+            raise InputError(self.path, f"cannot be read ({e.strerror})", "give the folder of a run") from None
+        data = data[: data.rfind(b"\n") + 1]
         self.offset, self.tail, self.inode = self.offset + len(data), (self.tail + data)[-64:], inode
         lines = [line for line in data.split(b"\n") if line.strip()]
         records = [r for r in map(parsed, lines) if r is not None]
         self.broken += len(lines) - len(records)
         return records, again
 
-def parsed(line:bytes): # -> dict, or None for a line that is broken or no record
-    try: record = json.loads(line)
-    except (ValueError, RecursionError): return None
+
+def parsed(line: bytes):  # -> dict, or None for a line that is broken or no record
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
     return record if is_record(record) else None
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #57423d9c
 class Curves:
     "Logged values by panel, sorted by `log_series`, as far as the log has been read."
-    def __init__(self): self.panels, self.stages, self.end, self.last = {}, [], 0, {}
 
-    def add(self, records) -> None: # new dicts of log.jsonl, in order
-        if not records: return
+    def __init__(self):
+        self.panels, self.stages, self.end, self.last = {}, [], 0, {}
+
+    def add(self, records) -> None:  # new dicts of log.jsonl, in order
+        if not records:
+            return
         panels, stages = log_series(records)
         same = bool(self.stages) and stages[0][1] == self.stages[-1][1]
         shift = self.stages[-1][0] if same else self.end
@@ -87,30 +113,50 @@ class Curves:
         self.end, self.last = shift + stages[-1][0] + records[-1]["step"], records[-1]
 
     @property
-    def longest(self) -> int: # values of the curve that has most
+    def longest(self) -> int:  # values of the curve that has most
         return max((len(s) for panel in self.panels.values() for s, _ in panel.values()), default=0)
 
-    def span(self, which:str) -> tuple: # one of `span_names` -> first and last step on the common axis
+    def span(self, which: str) -> tuple:  # one of `span_names` -> first and last step on the common axis
         for (first, name), (last, _) in zip(self.stages, [*self.stages[1:], (self.end, "")]):
-            if which == f"stage {name}": return first, last
-        return self.end - self.end*SPANS.get(which, 1.), self.end
+            if which == f"stage {name}":
+                return first, last
+        return self.end - self.end * SPANS.get(which, 1.0), self.end
 
-SPANS = {"all steps": 1., "last half": .5, "last quarter": .25, "last tenth": .1}
 
-def span_names(curves:Curves) -> tuple: # what `span` knows
+SPANS = {"all steps": 1.0, "last half": 0.5, "last quarter": 0.25, "last tenth": 0.1}
+
+
+def span_names(curves: Curves) -> tuple:  # what `span` knows
     return (*SPANS, *dict.fromkeys(f"stage {name}" for _, name in curves.stages if len(curves.stages) > 1))
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #96414cd0
-TITLES = {"loss": "losses of the network", "critic": "losses of the critics", "mIoU": "mIoU in percent", "learning rate": "learning rate"}
-PANELS = {"loss": "loss", "critic": "critic", "mIoU": "miou", "learning rate": "lr"} # what to call them -> what `log_series` does
+TITLES = {
+    "loss": "losses of the network",
+    "critic": "losses of the critics",
+    "mIoU": "mIoU in percent",
+    "learning rate": "learning rate",
+}
+PANELS = {
+    "loss": "loss",
+    "critic": "critic",
+    "mIoU": "miou",
+    "learning rate": "lr",
+}  # what to call them -> what `log_series` does
 
-def thinned(x, y, most:int=600) -> tuple: # [n], [n] -> at most `most` of them
+
+def thinned(x, y, most: int = 600) -> tuple:  # [n], [n] -> at most `most` of them
     "Lowest and highest value of each stretch."
-    if len(x) <= most: return x, y
-    starts = np.linspace(0, len(x), most//2 + 1).astype(int)[:-1]
-    return np.repeat(x[starts], 2), np.stack((np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)), 1).ravel()
+    if len(x) <= most:
+        return x, y
+    starts = np.linspace(0, len(x), most // 2 + 1).astype(int)[:-1]
+    return np.repeat(x[starts], 2), np.stack(
+        (np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)), 1
+    ).ravel()
 
-def line_data(steps, values, window:int, span:tuple, most:int=600) -> tuple: # -> (x, values), (x, running mean over `window` of them), each at most `most` points within `span`
+
+def line_data(
+    steps, values, window: int, span: tuple, most: int = 600
+) -> tuple:  # -> (x, values), (x, running mean over `window` of them), each at most `most` points within `span`
     "What is drawn of one curve; values that are no numbers are left out."
     x, y = np.asarray(steps), np.asarray(values, dtype=float)
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
@@ -119,98 +165,172 @@ def line_data(steps, values, window:int, span:tuple, most:int=600) -> tuple: # -
     some = np.linspace(0, len(x) - 1, min(len(x), most)).round().astype(int)
     return thinned(x, y, most), (x[some], mean[some])
 
-def stages_in(curves:Curves, span:tuple) -> list: # -> [(name, first, last)] of the stages that lie in the span, cut to it
+
+def stages_in(
+    curves: Curves, span: tuple
+) -> list:  # -> [(name, first, last)] of the stages that lie in the span, cut to it
     ends = [*(first for first, _ in curves.stages[1:]), curves.end]
     found = [(name, max(first, span[0]), min(last, span[1])) for (first, name), last in zip(curves.stages, ends)]
     return [f for f in found if f[1] < f[2]]
 
-def styles_for(count:int) -> list: # as many different ones, unless there are more than 25
+
+def styles_for(count: int) -> list:  # as many different ones, unless there are more than 25
     "Lines of the kit's colours; the second time round, each with another stroke."
     n = len(LINES)
-    return [LINES[i % n] | {"linestyle": LINES[(i + i//n) % n]["linestyle"]} for i in range(count)]
+    return [LINES[i % n] | {"linestyle": LINES[(i + i // n) % n]["linestyle"]} for i in range(count)]
 
-def logged_in(lines:dict, first, last) -> bool: # of one panel
+
+def logged_in(lines: dict, first, last) -> bool:  # of one panel
     "Has any of the curves a value in this stretch?"
     return any(bisect_right(steps, first) < bisect_right(steps, last) for steps, _ in lines.values())
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #dfaa35f8
-def draw_curves(ax, curves:Curves, panel:str, window:int, span:tuple, kinds:dict) -> None: # Matplotlib axes; kinds: of the critics, by stage
+def draw_curves(
+    ax, curves: Curves, panel: str, window: int, span: tuple, kinds: dict
+) -> None:  # Matplotlib axes; kinds: of the critics, by stage
     "One panel of a log, from step to step; critics of a known kind with the band in which they are of use."
     lines = curves.panels.get(PANELS[panel], {})
     for (name, series), style in zip(lines.items(), styles_for(len(lines))):
         raw, (x, mean) = line_data(*series, window, span)
-        if window > 1: ax.plot(*raw, color=style["color"], alpha=.25, linewidth=.7)
-        ax.plot(x, mean, color=style["color"], linestyle=style["linestyle"], label=drawn_name(name), linewidth=1.4, marker=style["marker"] if len(x) < 20 else None, markersize=3)
-    if panel in ("loss", "critic"): ax.set_ylim(bottom=0)
+        if window > 1:
+            ax.plot(*raw, color=style["color"], alpha=0.25, linewidth=0.7)
+        ax.plot(
+            x,
+            mean,
+            color=style["color"],
+            linestyle=style["linestyle"],
+            label=drawn_name(name),
+            linewidth=1.4,
+            marker=style["marker"] if len(x) < 20 else None,
+            markersize=3,
+        )
+    if panel in ("loss", "critic"):
+        ax.set_ylim(bottom=0)
     for name, first, last in stages_in(curves, span):
-        if panel == "critic" and name in kinds and logged_in(lines, first, last): healthy_band(ax, kinds[name], first, last)
-        if first > span[0]: ax.axvline(first, color="#999999", linewidth=.8)
-        ax.annotate(drawn_name(name, 24), (first, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points", fontsize=7, color="#555555")
+        if panel == "critic" and name in kinds and logged_in(lines, first, last):
+            healthy_band(ax, kinds[name], first, last)
+        if first > span[0]:
+            ax.axvline(first, color="#999999", linewidth=0.8)
+        ax.annotate(
+            drawn_name(name, 24),
+            (first, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize=7,
+            color="#555555",
+        )
     ax.set(xlim=span if span[0] < span[1] else None, xlabel="step")
-    if panel == "learning rate": ax.yaxis.set_major_formatter("{x:.1e}")
+    if panel == "learning rate":
+        ax.yaxis.set_major_formatter("{x:.1e}")
     ax.set_title(TITLES[panel], fontsize=10)
     tidy(ax, "both")
-    if lines: ax.legend(fontsize=8, frameon=False)
+    if lines:
+        ax.legend(fontsize=8, frameon=False)
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #a4384b21
-def svg_line(x, y, style:dict, pale:bool=False) -> str: # pixels
+def svg_line(x, y, style: dict, pale: bool = False) -> str:  # pixels
     "A curve as the browser draws it."
     stroke, dash = style["linestyle"], {"-": "", "--": "6 3", "-.": "7 2 1 2", ":": "1.5 2.5"}
     dash = dash[stroke] if isinstance(stroke, str) else " ".join(map(str, stroke[1]))
     points = " ".join(map("%.1f,%.1f".__mod__, zip(x.tolist(), y.tolist())))
-    dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.2" fill="{style["color"]}"/>' for a, b in zip(x, y)) if len(x) < 20 and not pale else ""
+    dots = (
+        "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.2" fill="{style["color"]}"/>' for a, b in zip(x, y))
+        if len(x) < 20 and not pale
+        else ""
+    )
     how = 'opacity=".3" stroke-width=".8"' if pale else f'stroke-width="1.7" stroke-dasharray="{dash}"'
     return f'<polyline points="{points}" fill="none" stroke="{style["color"]}" {how}/>' + dots
+
 
 def svg_text(x, y, text, where="start", size=11, more="") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{where}" font-size="{size}" fill="currentColor" {more}>{html_text(text)}</text>'
 
-def svg_legend(names, styles, left:float, right:float, y:float) -> tuple: # -> SVG, y below it
+
+def svg_legend(names, styles, left: float, right: float, y: float) -> tuple:  # -> SVG, y below it
     "Names beside a piece of their line, in as many rows as they need."
     made, x = [], left
     for name, style in zip(names, styles):
         name = printable(name)[:40]
-        wide = 36 + 6.2*len(name)
-        if x + wide > right and x > left: x, y = left, y + 15
-        made.append(svg_line(np.array([x, x + 22.]), np.array([y, y]), style | {"marker": None}, False).split("<circle")[0] + svg_text(x + 26, y + 4, name))
+        wide = 36 + 6.2 * len(name)
+        if x + wide > right and x > left:
+            x, y = left, y + 15
+        made.append(
+            svg_line(np.array([x, x + 22.0]), np.array([y, y]), style | {"marker": None}, False).split("<circle")[0]
+            + svg_text(x + 26, y + 4, name)
+        )
         x += wide
     return "".join(made), y
 
-def svg_ticks(low:float, high:float, count:int) -> list: # round numbers from low to high
+
+def svg_ticks(low: float, high: float, count: int) -> list:  # round numbers from low to high
     from matplotlib.ticker import MaxNLocator
+
     return [t for t in MaxNLocator(count).tick_values(low, high).tolist() if low <= t <= high]
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #4d419447
-def panel_svg(curves:Curves, panel:str, window:int, span:tuple, kinds:dict, width:int=560, height:int=240) -> str: # -> HTML
+def panel_svg(
+    curves: Curves, panel: str, window: int, span: tuple, kinds: dict, width: int = 560, height: int = 240
+) -> str:  # -> HTML
     "What `draw_curves` draws, as an SVG picture that takes a few milliseconds."
     lines = curves.panels.get(PANELS[panel], {})
     styles, data = styles_for(len(lines)), [line_data(*series, window, span) for series in lines.values()]
     legend, top = svg_legend(lines, styles, 50, width, 28)
     values = np.concatenate([np.zeros(0), *((raw if window > 1 else mean)[1] for raw, mean in data)])
-    low, high = (0. if panel != "mIoU" and (not len(values) or values.min() >= 0) else float(values.min()), float(values.max())) if len(values) else (0., 1.)
-    high = max(high, .75) if panel == "critic" else high if high > low else low + 1
-    high, left, right, top, bottom = high + .04*(high - low), 50, width - 20, top + 10, height - 34
-    X = lambda x: left + (np.asarray(x, float) - span[0])*((right - left)/max(span[1] - span[0], 1e-9))
-    Y = lambda y: bottom - (np.asarray(y, float) - low)*((bottom - top)/(high - low))
-    made = [svg_text(left, 14, TITLES[panel], more='font-weight="600"'), svg_text((left + right)/2, height - 4, "step", "middle"), legend]
-    made += [f'<line x1="{left}" x2="{right}" y1="{Y(t):.1f}" y2="{Y(t):.1f}" stroke="currentColor" opacity=".15"/>' + svg_text(left - 5, Y(t) + 4, f"{t:g}", "end") for t in svg_ticks(low, high, 5)]
-    made += [f'<line x1="{X(t):.1f}" x2="{X(t):.1f}" y1="{top}" y2="{bottom}" stroke="currentColor" opacity=".1"/>' + svg_text(X(t), bottom + 14, f"{t:g}", "middle") for t in svg_ticks(*span, 7)]
+    low, high = (
+        (
+            0.0 if panel != "mIoU" and (not len(values) or values.min() >= 0) else float(values.min()),
+            float(values.max()),
+        )
+        if len(values)
+        else (0.0, 1.0)
+    )
+    high = max(high, 0.75) if panel == "critic" else high if high > low else low + 1
+    high, left, right, top, bottom = high + 0.04 * (high - low), 50, width - 20, top + 10, height - 34
+    X = lambda x: left + (np.asarray(x, float) - span[0]) * ((right - left) / max(span[1] - span[0], 1e-9))
+    Y = lambda y: bottom - (np.asarray(y, float) - low) * ((bottom - top) / (high - low))
+    made = [
+        svg_text(left, 14, TITLES[panel], more='font-weight="600"'),
+        svg_text((left + right) / 2, height - 4, "step", "middle"),
+        legend,
+    ]
+    made += [
+        f'<line x1="{left}" x2="{right}" y1="{Y(t):.1f}" y2="{Y(t):.1f}" stroke="currentColor" opacity=".15"/>'
+        + svg_text(left - 5, Y(t) + 4, f"{t:g}", "end")
+        for t in svg_ticks(low, high, 5)
+    ]
+    made += [
+        f'<line x1="{X(t):.1f}" x2="{X(t):.1f}" y1="{top}" y2="{bottom}" stroke="currentColor" opacity=".1"/>'
+        + svg_text(X(t), bottom + 14, f"{t:g}", "middle")
+        for t in svg_ticks(*span, 7)
+    ]
     for name, first, last in stages_in(curves, span):
-        if panel == "critic" and name in kinds and logged_in(lines, first, last): made.append(svg_band(X(first), X(last), Y, kinds[name]))
-        if first > span[0]: made.append(f'<line x1="{X(first):.1f}" x2="{X(first):.1f}" y1="{top}" y2="{bottom}" stroke="currentColor" opacity=".5"/>')
+        if panel == "critic" and name in kinds and logged_in(lines, first, last):
+            made.append(svg_band(X(first), X(last), Y, kinds[name]))
+        if first > span[0]:
+            made.append(
+                f'<line x1="{X(first):.1f}" x2="{X(first):.1f}" y1="{top}" y2="{bottom}" stroke="currentColor" opacity=".5"/>'
+            )
         made.append(svg_text(X(first) + 4, bottom - 4, printable(name)[:24], size=10, more='opacity=".7"'))
-    for (raw, mean), style in zip(data, styles): made += ([svg_line(X(raw[0]), Y(raw[1]), style, True)] if window > 1 else []) + [svg_line(X(mean[0]), Y(mean[1]), style)]
+    for (raw, mean), style in zip(data, styles):
+        made += ([svg_line(X(raw[0]), Y(raw[1]), style, True)] if window > 1 else []) + [
+            svg_line(X(mean[0]), Y(mean[1]), style)
+        ]
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" style="max-width:100%" font-family="sans-serif" role="img" aria-label="{TITLES[panel]}">{"".join(made)}</svg>'
 
-def svg_band(x0, x1, Y, kind:str) -> str: # pixels, y of a loss in pixels
+
+def svg_band(x0, x1, Y, kind: str) -> str:  # pixels, y of a loss in pixels
     "`healthy_band` in SVG."
     low, high = (float(Y(v)) for v in HEALTHY[kind])
-    return (f'<rect x="{x0:.1f}" width="{x1 - x0:.1f}" y="{high:.1f}" height="{low - high:.1f}" fill="#2a6f97" opacity=".12"/>'
-            f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{Y(CHANCE[kind]):.1f}" y2="{Y(CHANCE[kind]):.1f}" stroke="currentColor" stroke-dasharray="1.5 3"/>')
+    return (
+        f'<rect x="{x0:.1f}" width="{x1 - x0:.1f}" y="{high:.1f}" height="{low - high:.1f}" fill="#2a6f97" opacity=".12"/>'
+        f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{Y(CHANCE[kind]):.1f}" y2="{Y(CHANCE[kind]):.1f}" stroke="currentColor" stroke-dasharray="1.5 3"/>'
+    )
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #01ca3edc
 class StagePlan(TypedDict, total=False):
     "What the explorer reads of a stage in config.json."
+
     name: str
     steps: int | None
     net: dict | None
@@ -218,12 +338,14 @@ class StagePlan(TypedDict, total=False):
 
 class RecipePlan(TypedDict, total=False):
     "What it reads of a recipe."
+
     stages: list[StagePlan] | None
     space: str | dict | None
 
 
 class RunConfig(TypedDict, total=False):
     "What it reads of config.json."
+
     stage: str
     steps: int | None
     recipe: RecipePlan | str | None
@@ -231,6 +353,7 @@ class RunConfig(TypedDict, total=False):
 
 class Stopped(TypedDict, total=False):
     "stopped.json: where and why."
+
     stage: str
     step: int
     reason: str
@@ -238,6 +361,7 @@ class Stopped(TypedDict, total=False):
 
 class Result(TypedDict, total=False):
     "What it reads of result.json."
+
     miou: float | None
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #92a9f8b4
@@ -255,7 +379,7 @@ def read_record(path, kind=dict, troubles: list | None = None) -> dict:  # {} wh
 
 def read_config(path, troubles: list | None = None) -> dict:
     "A run's config.json, or {}."
-    return read_record(Path(path)/"config.json", RunConfig, troubles)
+    return read_record(Path(path) / "config.json", RunConfig, troubles)
 
 
 def dict_in(config: dict, name: str) -> dict:
@@ -273,17 +397,18 @@ def duration(seconds: float) -> str:
     "A time in the unit that suits it."
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds/60:.0f} min" if seconds < 6000 else f"{seconds/3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def how_it_ended(path, config: dict, where: str, total, troubles: list | None = None) -> str:
-    "What is said of a run that took its last step; \"\" where nobody knows whether it did."
-    result = read_record(Path(path)/"result.json", Result, troubles)
+    'What is said of a run that took its last step; "" where nobody knows whether it did.'
+    result = read_record(Path(path) / "result.json", Result, troubles)
     miou = result.get("miou")
     if miou is not None and not 0 <= miou <= 1:
         miou = None
         result = {}
-        if troubles is not None: troubles.append("result.json miou is no fraction from 0 to 1")
+        if troubles is not None:
+            troubles.append("result.json miou is no fraction from 0 to 1")
     if miou is not None:
         return f"Finished: {where}. Mean IoU {percent(miou)} % on its test images."
     if "miou" in result:
@@ -295,10 +420,10 @@ def how_it_ended(path, config: dict, where: str, total, troubles: list | None = 
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #70618e1d
 def run_state(
-    path,           # the run's folder
-    last: dict,     # its last record
-    gap: float,     # usual seconds between two
-    now=None,       # seconds since 1970; None: now
+    path,  # the run's folder
+    last: dict,  # its last record
+    gap: float,  # usual seconds between two
+    now=None,  # seconds since 1970; None: now
     troubles=None,  # list to which goes what is wrong with its files
 ) -> str:
     "What a run's files say about where it is, in a sentence."
@@ -309,31 +434,48 @@ def run_state(
     total, seconds = plan.get(stage), last.get("seconds")
     total = total if total and 0 < total < 10**15 else None
     where = f"{stage}, step {step}" + (f" of {total}" if total else "")
-    try: silent = max(0., (time.time() if now is None else now) - (path/"log.jsonl").stat().st_mtime)
-    except OSError: return f"The log is gone: the run's folder was moved or deleted after {where}."
-    stopped = read_record(path/"stopped.json", Stopped, troubles)
+    try:
+        silent = max(0.0, (time.time() if now is None else now) - (path / "log.jsonl").stat().st_mtime)
+    except OSError:
+        return f"The log is gone: the run's folder was moved or deleted after {where}."
+    stopped = read_record(path / "stopped.json", Stopped, troubles)
     if stopped.get("stage") == stage and stopped.get("step", -1) >= step:
         return f"Stopped at step {stopped['step']} of stage {stage}: {stopped.get('reason', 'no reason given')}"
     if (not plan or stage == list(plan)[-1]) and (not total or step >= total):
         ended = how_it_ended(path, config, where, total, troubles)
-        if ended: return ended
-    if silent > max(30., 10*gap):
+        if ended:
+            return ended
+    if silent > max(30.0, 10 * gap):
         return f"No news for {duration(silent)}: stopped after {where}, or busy with something that it does not log."
-    left = f" About {duration((total - step)*seconds/step)} left in this stage." if total and 0 < step < total and is_value(seconds) and seconds > 0 else ""
+    left = (
+        f" About {duration((total - step) * seconds / step)} left in this stage."
+        if total and 0 < step < total and is_value(seconds) and seconds > 0
+        else ""
+    )
     return f"Running: {where}. Last line {duration(silent)} ago.{left}"
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #4a60b4c5
-def checkpoint_files(path, plan) -> list: # run folder, stages in their order -> [(name, weight file, stage or None)], oldest first
+def checkpoint_files(
+    path, plan
+) -> list:  # run folder, stages in their order -> [(name, weight file, stage or None)], oldest first
     "Weights that a run has kept, by stage and step; its final ones come last."
     path, order, found = Path(path), {name: i for i, name in enumerate(plan)}, []
-    try: folders = sorted((path/"checkpoints").iterdir())
-    except OSError: folders = [] # none yet, or none that may be read
+    try:
+        folders = sorted((path / "checkpoints").iterdir())
+    except OSError:
+        folders = []  # none yet, or none that may be read
     for f in folders:
-        if named := re.fullmatch(r"([^.].*)-([0-9]{1,15})", f.name): found.append((order.get(named[1], len(order)), int(named[2]), named[1], f/"weights.safetensors"))
+        if named := re.fullmatch(r"([^.].*)-([0-9]{1,15})", f.name):
+            found.append((order.get(named[1], len(order)), int(named[2]), named[1], f / "weights.safetensors"))
     found = [(f"{stage}, step {step}", file, stage) for _, step, stage, file in sorted(found)]
-    return found + ([("final weights", path/"weights.safetensors", None)] if (path/"weights.safetensors").exists() else [])
+    return found + (
+        [("final weights", path / "weights.safetensors", None)] if (path / "weights.safetensors").exists() else []
+    )
 
-def network_options(config:dict, stage:str): # of config.json -> options for `build` (with "num_classes"), or None where the stage trains no segmenter
+
+def network_options(
+    config: dict, stage: str
+):  # of config.json -> options for `build` (with "num_classes"), or None where the stage trains no segmenter
     recipe = dict_in(config, "recipe")
     if not recipe:
         options = dict_in(config, "network") if config.get("stage") == stage else {}
@@ -343,69 +485,124 @@ def network_options(config:dict, stage:str): # of config.json -> options for `bu
     options.pop("weights", None)
     return {"architecture": name, "num_classes": len(space), **options} if name in ARCHITECTURES and space else None
 
-def known_space(named): # a name, or the fields of a user's own label space; -> LabelSpace, or None for one that the kit does not know
-    try: return LabelSpace(**named) if isinstance(named, dict) else label_space(named)
-    except (InputError, TypeError, ValueError): return None
 
-def run_network(file, stage, config:dict, before=None): # weight file, stage or None for final weights; -> Segmenter; `before`: a network that may be filled anew
+def known_space(
+    named,
+):  # a name, or the fields of a user's own label space; -> LabelSpace, or None for one that the kit does not know
+    try:
+        return LabelSpace(**named) if isinstance(named, dict) else label_space(named)
+    except (InputError, TypeError, ValueError):
+        return None
+
+
+def run_network(
+    file, stage, config: dict, before=None
+):  # weight file, stage or None for final weights; -> Segmenter; `before`: a network that may be filled anew
     "The network of a checkpoint. `InputError` where it is broken, or none that segments."
-    if stage is None: return load_weights(file)
+    if stage is None:
+        return load_weights(file)
     options = network_options(config, stage)
-    if options is None: raise InputError(f"stage {stage!r}", "trains no segmenter that config.json describes", "choose a checkpoint of another stage")
+    if options is None:
+        raise InputError(
+            f"stage {stage!r}", "trains no segmenter that config.json describes", "choose a checkpoint of another stage"
+        )
     tensors = read_tensors(file)
-    net = before if before is not None and getattr(before, "described", None) == options else build(options, file, tensors)
-    net.described, net.space = options, known_space(dict_in(config, "recipe").get("space") or dict_in(config, "source").get("space"))
+    net = (
+        before
+        if before is not None and getattr(before, "described", None) == options
+        else build(options, file, tensors)
+    )
+    net.described, net.space = (
+        options,
+        known_space(dict_in(config, "recipe").get("space") or dict_in(config, "source").get("space")),
+    )
     return fill(net, tensors, file)
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #445e2a0f
-def checked_run(run) -> Path: # folder, or RunDirectory
+def checked_run(run) -> Path:  # folder, or RunDirectory
     "The run's folder. `InputError` for one that holds no log."
-    try: path = Path(getattr(run, "path", run))
-    except TypeError: raise InputError("run", f"{short(run)} is no run directory", "give the folder that a run writes") from None
+    try:
+        path = Path(getattr(run, "path", run))
+    except TypeError:
+        raise InputError("run", f"{short(run)} is no run directory", "give the folder that a run writes") from None
     check_run(path)
     return path
 
-def check_run(path:Path) -> None:
+
+def check_run(path: Path) -> None:
     "`InputError` for a folder that holds no log."
-    if not path.is_dir(): raise InputError(path, "is no run directory", "give the folder that a run writes")
-    if (path/"log.jsonl").exists(): return
+    if not path.is_dir():
+        raise InputError(path, "is no run directory", "give the folder that a run writes")
+    if (path / "log.jsonl").exists():
+        return
     inner = sorted(f.parent.name for f in path.glob("*/log.jsonl"))
-    raise InputError(path, "has no log", f"choose one of its folders: {', '.join(inner[:6])}" if inner else "wait until the run has logged its first step")
+    raise InputError(
+        path,
+        "has no log",
+        f"choose one of its folders: {', '.join(inner[:6])}"
+        if inner
+        else "wait until the run has logged its first step",
+    )
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #635699fe
 class TrainingExplorer(Explorer):
     "Curves, state and predictions of a run directory, live or afterwards."
+
     title = "A run, while it trains"
 
-    def __init__(self,
-                 run,              # folder of a run, or its RunDirectory
-                 dataset=None,     # images to predict, from the target as a rule; None: curves only
-                 count=4,          # of them, 1 to 4, evenly spaced
-                 size=(256, 512),  # (rows, columns) that images are scaled down to fit into; None: as they are
-                 most=8,           # predictions of how many checkpoints to keep
-                 progress=True):   # show a bar
+    def __init__(
+        self,
+        run,  # folder of a run, or its RunDirectory
+        dataset=None,  # images to predict, from the target as a rule; None: curves only
+        count=4,  # of them, 1 to 4, evenly spaced
+        size=(256, 512),  # (rows, columns) that images are scaled down to fit into; None: as they are
+        most=8,  # predictions of how many checkpoints to keep
+        progress=True,
+    ):  # show a bar
         self.path, self.most, self.progress = checked_run(run), whole_number(most, f"{self.title}: most", 1), progress
-        if dataset is not None: check_dataset(dataset, self.title)
+        if dataset is not None:
+            check_dataset(dataset, self.title)
         count, size = whole_number(count, "count", 1, 4), checked_size(size, self.title)
         self.dataset = dataset
         at = [] if dataset is None else spread_out(len(dataset), count)
-        self.samples = {dataset.key(i): Sample(*picture_and_label(dataset, i, size, dataset.space, keep=True), dataset.key(i)) for i in at}
-        self.reader, self.curves, self.seen, self.net, self.kinds = LogReader(self.path/"log.jsonl"), Curves(), {}, None, {}
-        controls = {"panel": Choice("curves", ("loss",), "loss"), "smoothing": Number("mean of n values", 1, 100, 1, 1), "span": Choice("steps", tuple(SPANS), "all steps")}
-        if self.samples: controls |= {"checkpoint": Choice("checkpoint", ("newest",), "newest"), "image": Choice("image", tuple(self.samples), next(iter(self.samples)))}
+        self.samples = {
+            dataset.key(i): Sample(*picture_and_label(dataset, i, size, dataset.space, keep=True), dataset.key(i))
+            for i in at
+        }
+        self.reader, self.curves, self.seen, self.net, self.kinds = (
+            LogReader(self.path / "log.jsonl"),
+            Curves(),
+            {},
+            None,
+            {},
+        )
+        controls = {
+            "panel": Choice("curves", ("loss",), "loss"),
+            "smoothing": Number("mean of n values", 1, 100, 1, 1),
+            "span": Choice("steps", tuple(SPANS), "all steps"),
+        }
+        if self.samples:
+            controls |= {
+                "checkpoint": Choice("checkpoint", ("newest",), "newest"),
+                "image": Choice("image", tuple(self.samples), next(iter(self.samples))),
+            }
         super().__init__(**controls)
         self.look()
-        self.set(smoothing=max(1, min(100, self.curves.longest//20)))
+        self.set(smoothing=max(1, min(100, self.curves.longest // 20)))
 
     def look(self) -> None:
         "See what is new in the folder: lines of the log, and checkpoints."
         records, again = self.reader.news()
-        if again: self.curves = Curves()
+        if again:
+            self.curves = Curves()
         self.curves.add(records)
         self.troubles = []
         config = read_config(self.path, self.troubles)
         self.kinds = critic_kinds(config)
-        if self.reader.broken: self.troubles.append(f"log.jsonl holds {self.reader.broken} {'line that is no record' if self.reader.broken == 1 else 'lines that are no records'}")
+        if self.reader.broken:
+            self.troubles.append(
+                f"log.jsonl holds {self.reader.broken} {'line that is no record' if self.reader.broken == 1 else 'lines that are no records'}"
+            )
         self.choose("panel", [p for p in PANELS if PANELS[p] in self.curves.panels] or ("loss",))
         self.choose("span", span_names(self.curves))
         if self.samples:
@@ -414,18 +611,23 @@ class TrainingExplorer(Explorer):
 
     def set(self, **values) -> "TrainingExplorer":
         "Move controls; without any, look for news."
-        if not values: self.look()
+        if not values:
+            self.look()
         return super().set(**values)
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #3cc74f28
-def _predict_new(self:TrainingExplorer) -> None:
+def _predict_new(self: TrainingExplorer) -> None:
     "Run the network of each checkpoint that is new, once, on all images; a checkpoint that cannot be used is remembered with the reason."
     config, new = read_config(self.path), []
-    for name, file, stage in checkpoint_files(self.path, stages_planned(config))[-self.most:]:
-        try: stamp = file.stat().st_mtime_ns
-        except OSError: stamp = 0 # deleted while we looked, or never written
-        if not stamp and not file.parent.is_dir(): continue
-        if name not in self.seen or self.seen[name].stamp != stamp: new.append((name, file, stage, stamp))
+    for name, file, stage in checkpoint_files(self.path, stages_planned(config))[-self.most :]:
+        try:
+            stamp = file.stat().st_mtime_ns
+        except OSError:
+            stamp = 0  # deleted while we looked, or never written
+        if not stamp and not file.parent.is_dir():
+            continue
+        if name not in self.seen or self.seen[name].stamp != stamp:
+            new.append((name, file, stage, stamp))
     for name, file, stage, stamp in tqdm(new, desc="checkpoints", disable=not self.progress or len(new) < 2):
         found = SimpleNamespace(stamp=stamp, ids={}, space=None, right=float("nan"), trouble="")
         try:
@@ -433,51 +635,94 @@ def _predict_new(self:TrainingExplorer) -> None:
             found.space = space_of(self.net, None, self.dataset.space)
             found.ids, found.right = predict_samples(self.net, self.samples, translate(self.dataset.space, found.space))
         except InputError as e:
-            if not file.parent.exists(): continue
+            if not file.parent.exists():
+                continue
             found.trouble = str(e)
-        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, OverflowError) as e: # a configuration that no network can be built from
+        except (
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            RuntimeError,
+            OverflowError,
+        ) as e:  # a configuration that no network can be built from
             found.trouble = f"{file}: the network cannot be built ({type(e).__name__}: {str(e)[:120]})"
         self.seen[name] = found
-    while len(self.seen) > self.most: self.seen.pop(next(iter(self.seen)))
+    while len(self.seen) > self.most:
+        self.seen.pop(next(iter(self.seen)))
 
-def predict_samples(net, samples:dict, table) -> tuple: # key -> Sample, label ids -> the network's [256]; -> key -> uint8 ids [H,W], share of labelled pixels that are right
+
+def predict_samples(
+    net, samples: dict, table
+) -> tuple:  # key -> Sample, label ids -> the network's [256]; -> key -> uint8 ids [H,W], share of labelled pixels that are right
     ids, right, known = {}, 0, 0
     with evaluation_mode(net):
         for key, s in samples.items():
-            ids[key] = upsample(class_scores(net, s.image, where=key)[None], s.image.shape[-2:])[0].argmax(0).to(torch.uint8).cpu().numpy()
+            ids[key] = (
+                upsample(class_scores(net, s.image, where=key)[None], s.image.shape[-2:])[0]
+                .argmax(0)
+                .to(torch.uint8)
+                .cpu()
+                .numpy()
+            )
             truth = np.full(ids[key].shape, 255) if s.label is None else table[s.label.numpy()]
             right, known = right + ((truth == ids[key]) & (truth != 255)).sum(), known + (truth != 255).sum()
-    return ids, right/known if known else float("nan")
+    return ids, right / known if known else float("nan")
+
 
 TrainingExplorer.predict_new = _predict_new
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #b3ae0666
-def _chosen(self:TrainingExplorer) -> tuple: # -> name of the checkpoint or "", what was kept of it or None
+def _chosen(self: TrainingExplorer) -> tuple:  # -> name of the checkpoint or "", what was kept of it or None
     name = getattr(self.values, "checkpoint", "")
-    if name == "newest": name = next((n for n in reversed(self.seen) if not self.seen[n].trouble), "")
+    if name == "newest":
+        name = next((n for n in reversed(self.seen) if not self.seen[n].trouble), "")
     return name, self.seen.get(name)
 
-def _usual_gap(self:TrainingExplorer) -> float: # seconds between two lines of the log
+
+def _usual_gap(self: TrainingExplorer) -> float:  # seconds between two lines of the log
     steps = next((s for panel in self.curves.panels.values() for s, _ in panel.values() if len(s) > 1), None)
     last = self.curves.last
-    return last["seconds"]/last["step"]*(steps[-1] - steps[-2]) if steps and is_value(last.get("seconds")) and last["step"] > 0 else 0.
+    return (
+        last["seconds"] / last["step"] * (steps[-1] - steps[-2])
+        if steps and is_value(last.get("seconds")) and last["step"] > 0
+        else 0.0
+    )
 
-def _latest(self:TrainingExplorer) -> str: # HTML
+
+def _latest(self: TrainingExplorer) -> str:  # HTML
     "The last value of every curve and the mean of its last n."
-    rows = [(panel, name, f"{v[-1]:.4g}", f"{np.mean(v[-self.values.smoothing:]):.4g}", s[-1]) for panel, key in PANELS.items() for name, (s, v) in self.curves.panels.get(key, {}).items()]
-    return bars(("", "", "last", f"mean of {self.values.smoothing}", "step"), rows) if rows else caption("No losses have been logged.")
+    rows = [
+        (panel, name, f"{v[-1]:.4g}", f"{np.mean(v[-self.values.smoothing :]):.4g}", s[-1])
+        for panel, key in PANELS.items()
+        for name, (s, v) in self.curves.panels.get(key, {}).items()
+    ]
+    return (
+        bars(("", "", "last", f"mean of {self.values.smoothing}", "step"), rows)
+        if rows
+        else caption("No losses have been logged.")
+    )
 
-def _progress(self:TrainingExplorer) -> str: # HTML
+
+def _progress(self: TrainingExplorer) -> str:  # HTML
     "Share of pixels that each checkpoint has right on the images shown."
-    if not self.samples: return caption("Give a data set to see what the checkpoints make of its images.")
-    if not self.seen: return caption("The run has kept no checkpoint yet; predictions will appear here when it writes one.")
+    if not self.samples:
+        return caption("Give a data set to see what the checkpoints make of its images.")
+    if not self.seen:
+        return caption("The run has kept no checkpoint yet; predictions will appear here when it writes one.")
     rows = [(name, "nothing to show" if s.trouble else (s.right, "#2a6f97")) for name, s in self.seen.items()]
     return bars(("checkpoint", f"% of pixels right, {len(self.samples)} images"), rows)
 
-TrainingExplorer.chosen, TrainingExplorer.usual_gap, TrainingExplorer.latest, TrainingExplorer.progress_table = _chosen, _usual_gap, _latest, _progress
+
+TrainingExplorer.chosen, TrainingExplorer.usual_gap, TrainingExplorer.latest, TrainingExplorer.progress_table = (
+    _chosen,
+    _usual_gap,
+    _latest,
+    _progress,
+)
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #ac6e8987
-def _training_parts(self:TrainingExplorer) -> dict:
+def _training_parts(self: TrainingExplorer) -> dict:
     v, (name, seen) = self.values, self.chosen()
     troubles = list(self.troubles)
     state = run_state(self.path, self.curves.last, self.usual_gap(), troubles=troubles)
@@ -486,17 +731,21 @@ def _training_parts(self:TrainingExplorer) -> dict:
     if self.samples:
         sample = self.samples[v.image]
         parts["image"] = sample.image.permute(1, 2, 0).numpy()
-        if sample.label is not None: parts["truth"] = colorize(sample.label, self.dataset.space)
-        if seen is not None and seen.ids: parts["prediction"] = colorize(seen.ids[v.image], seen.space)
+        if sample.label is not None:
+            parts["truth"] = colorize(sample.label, self.dataset.space)
+        if seen is not None and seen.ids:
+            parts["prediction"] = colorize(seen.ids[v.image], seen.space)
     shown = "" if seen is None else caption(f"Prediction of: {name}." if seen.ids else f"{name}: {seen.trouble}.")
     return parts | {"checkpoints": shown + self.progress_table()}
 
-def _drawn(self:TrainingExplorer) -> tuple: # what `draw_curves` and `panel_svg` take
+
+def _drawn(self: TrainingExplorer) -> tuple:  # what `draw_curves` and `panel_svg` take
     v = self.values
-    window = v.smoothing if v.panel in ("loss", "critic") else 1 # the others have no noise to be taken out
+    window = v.smoothing if v.panel in ("loss", "critic") else 1  # the others have no noise to be taken out
     return self.curves, v.panel, window, self.curves.span(v.span), self.kinds
 
-def _training_figure(self:TrainingExplorer):
+
+def _training_figure(self: TrainingExplorer):
     "The curve, over image, truth and prediction where there are any."
     shown = {n: p for n, p in self.parts().items() if n in ("image", "truth", "prediction")}
     figure = new_figure(8, 2.7 if not shown else 4.4, layout="constrained")
@@ -509,26 +758,31 @@ def _training_figure(self:TrainingExplorer):
         ax.set_axis_off()
     return figure
 
+
 TrainingExplorer.parts, TrainingExplorer.drawn, TrainingExplorer.figure = _training_parts, _drawn, _training_figure
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #34f1f1bf
-def example_run(folder, size=(48, 96), steps:int=12) -> Path: # an empty or new folder -> the folder
+def example_run(folder, size=(48, 96), steps: int = 12) -> Path:  # an empty or new folder -> the folder
     "Train the tiny network for a few steps in `folder`. The global random state stays as it is."
     from uda_kit.methods.output_space import output_space_terms
     from uda_kit.models.segmenters import deeplab_v2
     from uda_kit.training.fit import Adam, Feed, RunOptions, Stage, fit
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = deeplab_v2(19)
-        terms = output_space_terms(net, .01, 0, lr=1e-3, width=8)
+        terms = output_space_terms(net, 0.01, 0, lr=1e-3, width=8)
         source, target = (Feed(StreetScenes(style, 100, size, seed=7), 2) for style in (RENDERED, CAMERA))
         stage = Stage("adapt", net, terms, source, target, steps=steps, optimiser=Adam())
-        fit(stage, folder, RunOptions(accelerator="cpu", log_every=1, save_every=steps//2, progress=False))
+        fit(stage, folder, RunOptions(accelerator="cpu", log_every=1, save_every=steps // 2, progress=False))
     return Path(folder)
 
-def _training_example(cls, folder, size=(64, 128)): # an empty or new folder, or that of an earlier example
+
+def _training_example(cls, folder, size=(64, 128)):  # an empty or new folder, or that of an earlier example
     "An explorer of `example_run` in `folder`, on four images."
-    if not (Path(folder)/"log.jsonl").exists(): example_run(folder)
+    if not (Path(folder) / "log.jsonl").exists():
+        example_run(folder)
     return cls(folder, StreetScenes(CAMERA, 4, size, seed=8), size=None, progress=False)
+
 
 TrainingExplorer.example = classmethod(_training_example)

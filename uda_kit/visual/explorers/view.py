@@ -32,7 +32,7 @@ def same(option: object, value: object) -> bool:
 
 
 def word_for(meaning: str, names) -> str:
-    "A word for an option that is none of the names, such as \"all\" beside class names: the meaning itself, unless a name is called so."
+    'A word for an option that is none of the names, such as "all" beside class names: the meaning itself, unless a name is called so.'
     while meaning in names:
         meaning = f"({meaning})"
     return meaning
@@ -41,10 +41,11 @@ def word_for(meaning: str, names) -> str:
 @dataclass(frozen=True)
 class Choice:
     "One of several options."
-    label: str     # what stands beside the control
-    options: tuple # what to choose from; shown as text
+
+    label: str  # what stands beside the control
+    options: tuple  # what to choose from; shown as text
     value: object  # the one chosen
-    slide: bool = False # a slider through the options, instead of a menu
+    slide: bool = False  # a slider through the options, instead of a menu
 
     def check(self, value) -> object:
         "The option that is meant. `InputError` for anything else."
@@ -58,6 +59,7 @@ class Choice:
 @dataclass(frozen=True)
 class Number:
     "A number between two others; whole where the step is whole."
+
     label: str
     low: float
     high: float
@@ -73,13 +75,18 @@ class Number:
         number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
         if not number or not self.low <= value <= self.high or (self.whole and value != int(value)):
             kind = "whole number" if self.whole else "number"
-            raise InputError(f"{self.label} {short(value)}", "is out of range" if number else "is no number", f"give a {kind} from {self.low:g} to {self.high:g}")
+            raise InputError(
+                f"{self.label} {short(value)}",
+                "is out of range" if number else "is no number",
+                f"give a {kind} from {self.low:g} to {self.high:g}",
+            )
         return int(value) if self.whole else float(value)
 
 
 @dataclass(frozen=True)
 class Switch:
     "Yes or no."
+
     label: str
     value: bool
 
@@ -93,23 +100,27 @@ class Explorer:
     """What explorers share: named controls, and ways to show what they say.
 
     A subclass gives `parts()`: name -> uint8 array [H,W,3], HTML text, or Matplotlib Figure, what there is to see now; and `figure()`: the Matplotlib Figure of the same state."""
+
     title = "Explorer"
     groups = {}  # heading -> names of controls, for explorers with many of them
-    printed = () # controls that change `figure()` alone: a view leaves them out
+    printed = ()  # controls that change `figure()` alone: a view leaves them out
 
-    def __init__(self, **controls): # name -> Choice, Number or Switch, in the order of display
+    def __init__(self, **controls):  # name -> Choice, Number or Switch, in the order of display
         self.controls = controls
         self.values = SimpleNamespace(**{n: c.value for n, c in controls.items()})
-        self.lock, self.view = threading.RLock(), None # one answer at a time, whichever view or thread asks
+        self.lock, self.view = threading.RLock(), None  # one answer at a time, whichever view or thread asks
 
     def set(self, **values) -> "Explorer":
         "Move controls; all of them or, at an `InputError` for an unknown name or a value out of range, none."
         unknown = [n for n in values if n not in self.controls]
-        if unknown: raise InputError(self.title, f"has no control {short(unknown[0])}", f"choose from {', '.join(self.controls) or 'none'}")
+        if unknown:
+            raise InputError(
+                self.title, f"has no control {short(unknown[0])}", f"choose from {', '.join(self.controls) or 'none'}"
+            )
         vars(self.values).update({n: self.controls[n].check(v) for n, v in values.items()})
         return self
 
-    def choose(self, name:str, options, value=None) -> None:
+    def choose(self, name: str, options, value=None) -> None:
         "Give a `Choice` other options; its value stays if it is among them, else it becomes `value` or the first."
         options, now = tuple(options), getattr(self.values, name)
         now = value if value is not None else now if now in options else options[0]
@@ -117,95 +128,172 @@ class Explorer:
         setattr(self.values, name, now)
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #b4ae37ab
-def is_flat(image:np.ndarray, most:int=64) -> bool: # uint8 [H,W,3]
+def is_flat(image: np.ndarray, most: int = 64) -> bool:  # uint8 [H,W,3]
     "Has the picture so few colours that it is a label map or a chart?"
-    some = image[::max(1, image.shape[0]//64), ::max(1, image.shape[1]//64)].reshape(-1, 3).astype(np.uint32)
+    some = image[:: max(1, image.shape[0] // 64), :: max(1, image.shape[1] // 64)].reshape(-1, 3).astype(np.uint32)
     return len(np.unique(some @ np.uint32([65536, 256, 1]))) <= most
 
-def encoded(part): # uint8 array [H,W,3], Matplotlib Figure, or HTML text -> bytes of an image file, or the text
+
+def encoded(part):  # uint8 array [H,W,3], Matplotlib Figure, or HTML text -> bytes of an image file, or the text
     "A part as a browser takes it. `InputError` for anything else."
-    if isinstance(part, str): return part
+    if isinstance(part, str):
+        return part
     file = io.BytesIO()
-    if hasattr(part, "savefig"): part.savefig(file, format="png", dpi=80)
+    if hasattr(part, "savefig"):
+        part.savefig(file, format="png", dpi=80)
     elif isinstance(part, np.ndarray) and part.dtype == np.uint8 and part.ndim == 3 and part.shape[2] == 3:
         from PIL import Image
-        if is_flat(part): Image.fromarray(part).save(file, "png", compress_level=1)
-        else: Image.fromarray(part).save(file, "jpeg", quality=88, subsampling=0)
-    else: raise InputError("part", f"is {type(part).__name__} {getattr(part, 'dtype', '')}".strip(), "give uint8 [H,W,3], a figure or HTML")
+
+        if is_flat(part):
+            Image.fromarray(part).save(file, "png", compress_level=1)
+        else:
+            Image.fromarray(part).save(file, "jpeg", quality=88, subsampling=0)
+    else:
+        raise InputError(
+            "part",
+            f"is {type(part).__name__} {getattr(part, 'dtype', '')}".strip(),
+            "give uint8 [H,W,3], a figure or HTML",
+        )
     return file.getvalue()
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #fee3a6ad
 CELL = "padding:1px 10px 1px 0;white-space:nowrap;text-align:left"
 
-def bar(value, colour="#2a6f97", width=90) -> str: # fraction or nan -> HTML
-    "A fraction as a bar with its number in percent; a dash where there is none."
-    if value is None or not np.isfinite(value): return '<span style="opacity:.5">–</span>'
-    return f'<span style="display:inline-block;width:{width}px;border:1px solid #9993;margin-right:6px"><span style="display:block;width:{width*min(1., max(0., float(value))):.0f}px;height:9px;background:{colour}"></span></span>{100*value:.1f}'
 
-def swatch(colour) -> str: # (r, g, b) 0 to 255
+def bar(value, colour="#2a6f97", width=90) -> str:  # fraction or nan -> HTML
+    "A fraction as a bar with its number in percent; a dash where there is none."
+    if value is None or not np.isfinite(value):
+        return '<span style="opacity:.5">–</span>'
+    return f'<span style="display:inline-block;width:{width}px;border:1px solid #9993;margin-right:6px"><span style="display:block;width:{width * min(1.0, max(0.0, float(value))):.0f}px;height:9px;background:{colour}"></span></span>{100 * value:.1f}'
+
+
+def swatch(colour) -> str:  # (r, g, b) 0 to 255
     "A square of a label's colour."
     return f'<span style="display:inline-block;width:11px;height:11px;margin-right:5px;border:1px solid #9996;background:rgb({",".join(str(int(c)) for c in colour)})"></span>'
 
-class Markup(str): "HTML that a table takes as it is."
 
-def cell(v) -> str: # text, Markup, number, or (fraction, colour) for a bar
-    return bar(*v) if isinstance(v, tuple) else v if isinstance(v, Markup) else f"{v:.3g}" if isinstance(v, float) else html_text(v)
+class Markup(str):
+    "HTML that a table takes as it is."
 
-def bars(head, rows) -> str: # names of columns, rows of cells -> HTML
+
+def cell(v) -> str:  # text, Markup, number, or (fraction, colour) for a bar
+    return (
+        bar(*v)
+        if isinstance(v, tuple)
+        else v
+        if isinstance(v, Markup)
+        else f"{v:.3g}"
+        if isinstance(v, float)
+        else html_text(v)
+    )
+
+
+def bars(head, rows) -> str:  # names of columns, rows of cells -> HTML
     "A small table; a cell that is (fraction, colour) becomes a bar."
     top = "".join(f'<th style="{CELL};font-weight:600">{html_text(h)}</th>' for h in head)
     lines = "".join("<tr>" + "".join(f'<td style="{CELL}">{cell(v)}</td>' for v in row) + "</tr>" for row in rows)
     return f'<table style="border-collapse:collapse;font-size:12px;line-height:1.25"><tr>{top}</tr>{lines}</table>'
 
-def caption(text) -> str: # plain text -> HTML
+
+def caption(text) -> str:  # plain text -> HTML
     "A line of text under or between pictures."
     return f'<div style="font-size:12px;line-height:1.4">{html_text(text)}</div>'
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #59ae8f61
-def control_widget(control): # Choice, Number or Switch -> ipywidgets widget
+def control_widget(control):  # Choice, Number or Switch -> ipywidgets widget
     import ipywidgets as w
+
     style, layout = {"description_width": "initial"}, w.Layout(width="auto", min_width="150px")
     if isinstance(control, Choice):
         made, layout = (w.SelectionSlider, w.Layout(width="340px")) if control.slide else (w.Dropdown, layout)
-        return made(options=[(printable(o), o) for o in control.options], value=control.value, description=control.label, style=style, layout=layout, disabled=len(control.options) < 2)
-    if isinstance(control, Switch): return w.Checkbox(value=control.value, description=control.label, indent=False, layout=layout)
+        return made(
+            options=[(printable(o), o) for o in control.options],
+            value=control.value,
+            description=control.label,
+            style=style,
+            layout=layout,
+            disabled=len(control.options) < 2,
+        )
+    if isinstance(control, Switch):
+        return w.Checkbox(value=control.value, description=control.label, indent=False, layout=layout)
     made, layout = w.IntSlider if control.whole else w.FloatSlider, w.Layout(width="320px")
-    digits = {} if control.whole else {"readout_format": f".{max(0, min(4, int(np.ceil(-np.log10(control.step) - 1e-9))))}f"}
-    return made(min=control.low, max=control.high, step=control.step, value=control.value, description=control.label, style=style, layout=layout, **digits)
+    digits = (
+        {} if control.whole else {"readout_format": f".{max(0, min(4, int(np.ceil(-np.log10(control.step) - 1e-9))))}f"}
+    )
+    return made(
+        min=control.low,
+        max=control.high,
+        step=control.step,
+        value=control.value,
+        description=control.label,
+        style=style,
+        layout=layout,
+        **digits,
+    )
 
-def part_widget(name, content): # bytes of an image, or HTML -> a box with its name and the widget
+
+def part_widget(name, content):  # bytes of an image, or HTML -> a box with its name and the widget
     import ipywidgets as w
-    if isinstance(content, str): return w.VBox([w.HTML(content)])
-    shown = w.Image(value=content, layout=w.Layout(width=f"{shown_width(content)}px", max_width="100%", object_fit="contain"))
+
+    if isinstance(content, str):
+        return w.VBox([w.HTML(content)])
+    shown = w.Image(
+        value=content, layout=w.Layout(width=f"{shown_width(content)}px", max_width="100%", object_fit="contain")
+    )
     return w.VBox([w.HTML(caption(name)), shown])
 
-def shown_width(content:bytes) -> int: # pixels on the page
+
+def shown_width(content: bytes) -> int:  # pixels on the page
     from PIL import Image
+
     return max(300, Image.open(io.BytesIO(content)).size[0])
 
-def control_rows(explorer, inputs) -> list: # widgets of controls by name -> rows of them
+
+def control_rows(explorer, inputs) -> list:  # widgets of controls by name -> rows of them
     "Controls in one row that wraps, or in a row for each of the explorer's groups."
     import ipywidgets as w
+
     row = lambda found: w.Box(found, layout=w.Layout(flex_flow="row wrap", grid_gap="2px 18px"))
-    if not explorer.groups: return [row(list(inputs.values()))]
-    return [row([w.HTML(f'<b style="font-size:12px">{html_text(title)}</b>', layout=w.Layout(width="115px")), *(inputs[n] for n in names if n in inputs)]) for title, names in explorer.groups.items()]
+    if not explorer.groups:
+        return [row(list(inputs.values()))]
+    return [
+        row(
+            [
+                w.HTML(f'<b style="font-size:12px">{html_text(title)}</b>', layout=w.Layout(width="115px")),
+                *(inputs[n] for n in names if n in inputs),
+            ]
+        )
+        for title, names in explorer.groups.items()
+    ]
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #3d54493f
 class View:
     "Widgets that move an explorer's controls and show its parts."
-    def __init__(self, explorer:Explorer, extra=()): # extra: widgets that stand between controls and parts
+
+    def __init__(self, explorer: Explorer, extra=()):  # extra: widgets that stand between controls and parts
         import ipywidgets as w
-        self.explorer, self.following, self.drawn, self.ended = explorer, None, {}, None # following: the thread that moves widgets itself
+
+        self.explorer, self.following, self.drawn, self.ended = (
+            explorer,
+            None,
+            {},
+            None,
+        )  # following: the thread that moves widgets itself
         self.inputs = {n: control_widget(c) for n, c in explorer.controls.items() if n not in explorer.printed}
-        for n, i in self.inputs.items(): i.observe(lambda change, n=n: self.moved(n, change["new"]), names="value")
-        self.message, self.shown = w.HTML(), w.Box(layout=w.Layout(flex_flow="row wrap", align_items="flex-start", grid_gap="4px 14px"))
+        for n, i in self.inputs.items():
+            i.observe(lambda change, n=n: self.moved(n, change["new"]), names="value")
+        self.message, self.shown = (
+            w.HTML(),
+            w.Box(layout=w.Layout(flex_flow="row wrap", align_items="flex-start", grid_gap="4px 14px")),
+        )
         self.box = w.VBox([*control_rows(explorer, self.inputs), self.message, *extra, self.shown])
         self.box.add_class("uda-explorer")
         self.box.add_class(f"uda-{type(explorer).__name__}")
         self.refresh()
 
     def moved(self, name, value) -> None:
-        if self.following != threading.get_ident(): self.refresh(**{name: value}) # else the view itself moved the widget
+        if self.following != threading.get_ident():
+            self.refresh(**{name: value})  # else the view itself moved the widget
 
     def refresh(self, **values) -> None:
         "Move controls and draw anew; says what went wrong, and never raises."
@@ -215,92 +303,132 @@ class View:
                 parts = {n: encoded(p) for n, p in self.explorer.parts().items()}
                 self.draw(parts)
                 said = ""
-            except InputError as e: said = str(e)
-            except Exception as e: said = f"{type(e).__name__}: {e}"
+            except InputError as e:
+                said = str(e)
+            except Exception as e:
+                said = f"{type(e).__name__}: {e}"
             self.say(said)
             self.follow()
 
-    def say(self, text:str) -> None:
-        self.message.value = f'<div role="alert" class="uda-message" style="color:#b3261e;font-weight:600">{html_text(text)}</div>' if text else ""
+    def say(self, text: str) -> None:
+        self.message.value = (
+            f'<div role="alert" class="uda-message" style="color:#b3261e;font-weight:600">{html_text(text)}</div>'
+            if text
+            else ""
+        )
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #6a1d2555
-def _draw(self:View, parts) -> None: # name -> bytes or HTML
+def _draw(self: View, parts) -> None:  # name -> bytes or HTML
     "Send what changed; parts that are gone leave, new ones come."
-    if list(parts) != list(self.drawn) or any(isinstance(parts[n], str) != isinstance(c, str) for n, c in self.drawn.items()):
+    if list(parts) != list(self.drawn) or any(
+        isinstance(parts[n], str) != isinstance(c, str) for n, c in self.drawn.items()
+    ):
         self.shown.children = [part_widget(n, c) for n, c in parts.items()]
     else:
         for box, (name, content) in zip(self.shown.children, parts.items()):
-            if content != self.drawn[name]: box.children[-1].value = content
+            if content != self.drawn[name]:
+                box.children[-1].value = content
     self.drawn = parts
 
-def _follow(self:View) -> None:
+
+def _follow(self: View) -> None:
     "Let widgets show what the explorer's controls are now."
     self.following = threading.get_ident()
     try:
         for n, i in self.inputs.items():
             control, value = self.explorer.controls[n], getattr(self.explorer.values, n)
-            if isinstance(control, Choice) and tuple(v for _, v in i.options) != control.options: i.options, i.disabled = [(printable(o), o) for o in control.options], len(control.options) < 2
+            if isinstance(control, Choice) and tuple(v for _, v in i.options) != control.options:
+                i.options, i.disabled = [(printable(o), o) for o in control.options], len(control.options) < 2
             if isinstance(control, Number) and (i.min, i.max) != (control.low, control.high):
-                i.min, i.max = min(i.min, control.low), max(i.max, control.high) # never an empty range on the way
+                i.min, i.max = min(i.min, control.low), max(i.max, control.high)  # never an empty range on the way
                 i.min, i.max = control.low, control.high
-            if i.value != value: i.value = value
-    finally: self.following = None
+            if i.value != value:
+                i.value = value
+    finally:
+        self.following = None
+
 
 View.draw, View.follow = _draw, _follow
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #a157a166
-def in_colab() -> bool: return "google.colab" in sys.modules
+def in_colab() -> bool:
+    return "google.colab" in sys.modules
+
 
 def allow_widgets() -> None:
     "Colab shows widgets that are not its own only when told to."
     if in_colab():
         from google.colab import output
+
         output.enable_custom_widget_manager()
 
-def still(figure) -> dict: # Matplotlib Figure -> mime bundle of an image
+
+def still(figure) -> dict:  # Matplotlib Figure -> mime bundle of an image
     "A figure as a picture for notebooks: JPEG where that is the smaller file."
     from PIL import Image
+
     file, small = io.BytesIO(), io.BytesIO()
     figure.savefig(file, format="png", dpi=72)
     Image.open(file).convert("RGB").save(small, "jpeg", quality=70)
     import base64
+
     name, best = min((("image/png", file), ("image/jpeg", small)), key=lambda x: len(x[1].getvalue()))
     return {name: base64.b64encode(best.getvalue()).decode()}
 
-def shown_with(explorer:Explorer, view, **kwargs) -> dict: # -> mime bundle
+
+def shown_with(explorer: Explorer, view, **kwargs) -> dict:  # -> mime bundle
     "The widget, and a still picture or a line of text for where it cannot be shown."
     bundle = {"text/plain": f"<{type(explorer).__name__}: {explorer.title}>"}
-    try: bundle |= still(explorer.figure())
-    except InputError as e: bundle["text/plain"] += f" {e}"
-    try: bundle = {**bundle, **view._repr_mimebundle_(**kwargs), "text/plain": bundle["text/plain"]}
-    except (AttributeError, TypeError): pass # no widgets here
+    try:
+        bundle |= still(explorer.figure())
+    except InputError as e:
+        bundle["text/plain"] += f" {e}"
+    try:
+        bundle = {**bundle, **view._repr_mimebundle_(**kwargs), "text/plain": bundle["text/plain"]}
+    except (AttributeError, TypeError):
+        pass  # no widgets here
     return bundle
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #67441ab8
-def _show(self:Explorer,
-          every=None, # seconds between looks for news, while the kernel lives; None: only when a control moves
-         ):           # ipywidgets widget
+def _show(
+    self: Explorer,
+    every=None,  # seconds between looks for news, while the kernel lives; None: only when a control moves
+):  # ipywidgets widget
     "Controls and pictures. `InputError` where ipywidgets is missing: use `figure()` there."
-    try: import ipywidgets
-    except ImportError: raise InputError(self.title, "needs ipywidgets", "pip install ipywidgets, or call .figure() for a still picture") from None
+    try:
+        import ipywidgets
+    except ImportError:
+        raise InputError(
+            self.title, "needs ipywidgets", "pip install ipywidgets, or call .figure() for a still picture"
+        ) from None
     allow_widgets()
-    if self.view is not None and self.view.ended is not None: self.view.ended.set() # the view of an earlier call looks no more
+    if self.view is not None and self.view.ended is not None:
+        self.view.ended.set()  # the view of an earlier call looks no more
     self.view = self.make_view()
-    if every: watch(self.view, every)
+    if every:
+        watch(self.view, every)
     return self.view.box
 
-def _mimebundle(self:Explorer, include=None, exclude=None):
-    try: box = self.show()
-    except InputError as e: return still(self.figure()) | {"text/plain": str(e)}
+
+def _mimebundle(self: Explorer, include=None, exclude=None):
+    try:
+        box = self.show()
+    except InputError as e:
+        return still(self.figure()) | {"text/plain": str(e)}
     return shown_with(self, box, include=include, exclude=exclude)
 
-def watch(view:View, every:float) -> threading.Event: # set it to end
+
+def watch(view: View, every: float) -> threading.Event:  # set it to end
     "Refresh a view again and again, in the background."
     ended = threading.Event()
+
     def look():
-        while not ended.wait(every): view.refresh()
+        while not ended.wait(every):
+            view.refresh()
+
     threading.Thread(target=look, daemon=True, name="uda_kit explorer").start()
     view.ended = ended
     return ended
+
 
 Explorer.make_view, Explorer.show, Explorer._repr_mimebundle_ = (lambda self: View(self)), _show, _mimebundle
