@@ -176,7 +176,7 @@ def is_flat(image: np.ndarray, most: int = 64) -> bool:  # uint8 [H,W,3]
 def _is_picture(part: object) -> bool:
     return isinstance(part, np.ndarray) and part.dtype == np.uint8 and part.ndim == 3 and part.shape[2] == 3
 
-
+# %% ../../../nbs/visual/explorers/10_view.ipynb #41197e89
 def _image_file(picture: np.ndarray) -> bytes:  # uint8 [H,W,3]
     "PNG of a picture of few colours, JPEG of any other."
     from PIL import Image
@@ -290,7 +290,7 @@ def _readout_format(step: float) -> str:
     digits = int(np.ceil(-np.log10(step) - 1e-9))
     return f".{max(0, min(4, digits))}f"
 
-
+# %% ../../../nbs/visual/explorers/10_view.ipynb #1a341e4a
 def _number_widget(control: Number) -> "Widget":
     import ipywidgets as w
 
@@ -319,7 +319,7 @@ def control_widget(control: Control) -> "Widget":
     layout = w.Layout(width="auto", min_width="150px")
     return w.Checkbox(value=control.value, description=control.label, indent=False, layout=layout)
 
-
+# %% ../../../nbs/visual/explorers/10_view.ipynb #34b61a94
 def control_rows(explorer: Explorer, inputs: Mapping[str, "Widget"]) -> list["Widget"]:
     "Widgets of controls, by name, in one row that wraps, or in a row for each of the explorer's groups."
     import ipywidgets as w
@@ -425,7 +425,7 @@ def draw(self: View, parts: dict[str, bytes | str]) -> None:  # as `encoded` ret
         self.shown.children = [part_widget(name, content) for name, content in parts.items()]
     self.drawn = parts
 
-
+# %% ../../../nbs/visual/explorers/10_view.ipynb #3d9e7241
 @patch
 def _fits(self: View, parts: dict[str, bytes | str]) -> bool:
     "Can the widgets on the page show these parts: the same names in the same order, each of the same kind?"
@@ -444,7 +444,7 @@ def follow(self: View) -> None:
     finally:
         self.following = None
 
-
+# %% ../../../nbs/visual/explorers/10_view.ipynb #26e378c4
 def _move_widget(widget: "Widget", control: Control, value: object) -> None:
     "Give a widget the options or limits of its control, and its value."
     if isinstance(control, Choice) and tuple(option for _, option in widget.options) != control.options:
@@ -541,7 +541,7 @@ def _check_widgets(self: Explorer) -> None:
         way_out = "pip install ipywidgets, or call .figure() for a still picture"
         raise InputError(self.title, "needs ipywidgets", way_out) from None
 
-
+# %% ../../../nbs/visual/explorers/10_view.ipynb #fa9f4e6f
 @patch
 def _repr_mimebundle_(self: Explorer, include: object = None, exclude: object = None) -> dict:
     "What a notebook shows of an explorer at the end of a cell."
