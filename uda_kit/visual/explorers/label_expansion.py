@@ -549,7 +549,7 @@ def gathered(self: LabelExpansionExplorer) -> LabelExpansion:
 
 # %% ../../../nbs/visual/explorers/40_label_expansion.ipynb #2c7b23ca
 @patch
-def labels(self: LabelExpansionExplorer) -> dict[str, torch.Tensor]:  # int64 [H,W], of a large image some rows, columns
+def labels(self: LabelExpansionExplorer) -> dict[str, torch.Tensor]:  # int64 [H,W], of a large image every n-th
     "The three label maps of the image shown, by name."
 
     def compute():
