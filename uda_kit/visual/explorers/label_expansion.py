@@ -579,7 +579,8 @@ def sampled(self: LabelExpansionExplorer) -> dict[str, torch.Tensor]:  # int64 [
 def quality(self: LabelExpansionExplorer) -> dict[str, dict]:
     """What the three maps are worth, by name, over the image shown or over the sampled pixels of all images.
 
-    As `precision_and_coverage` returns them, nan without truth. "labels" are the pixels of each class [C] of all "pixels"."""
+    As `precision_and_coverage` returns them, nan without truth. "labels" are the pixels of each class [C], "pixels" all
+    pixels."""
 
     def compute():
         maps = self.labels() if self.one_image else self.sampled()
