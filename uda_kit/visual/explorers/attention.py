@@ -184,6 +184,7 @@ class KnownAnswers(nn.Module):
         self.doubted = torch.tensor([dataset.space.index(name) for name in doubted])
 
     def forward(self, image: Tensor) -> Outputs:  # [1,3,H,W] float, one of the data set's
+        "Scores of both classifiers and two attention maps, at every n-th pixel."
         label = _label_of(image[0], self.samples)[:: self.stride, :: self.stride]
         doubted = torch.isin(label, self.doubted)
         wrong = torch.where(doubted, (label + 1) % self.num_classes, label)

@@ -339,10 +339,12 @@ class Frame:
     high: float  # value at the top
 
     def x(self, step: np.ndarray | float) -> np.ndarray:
+        "Where steps stand, in pixels from the left."
         scale = (self.right - self.left) / max(self.span[1] - self.span[0], 1e-9)
         return self.left + (np.asarray(step, float) - self.span[0]) * scale
 
     def y(self, value: np.ndarray | float) -> np.ndarray:
+        "Where values stand, in pixels from the top."
         scale = (self.bottom - self.top) / (self.high - self.low)
         return self.bottom - (np.asarray(value, float) - self.low) * scale
 

@@ -80,6 +80,7 @@ class Number:
 
     @property
     def whole(self) -> bool:
+        "Does the slider move in whole numbers?"
         return all(isinstance(v, int) for v in (self.low, self.high, self.step))
 
     def check(self, value: object) -> int | float:
@@ -458,6 +459,7 @@ def _move_widget(widget: "Widget", control: Control, value: object) -> None:
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #a157a166
 def in_colab() -> bool:
+    "Does the kernel run in Google Colab?"
     return "google.colab" in sys.modules
 
 
