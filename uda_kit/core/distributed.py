@@ -30,6 +30,7 @@ def summed(x: Tensor) -> Tensor:
     if not several_processes():
         return x
     from torch.distributed.nn.functional import all_reduce
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # its announced successor is private
         return all_reduce(x)
@@ -50,7 +51,7 @@ def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:  # [n, ...], with n of 
 def _gather_padded(x: Tensor, sizes: list[int]) -> Tensor:
     "Rows of all processes, which hold `sizes` of them."
     padded = x.new_zeros(max(sizes), *x.shape[1:])
-    padded[:len(x)] = x
+    padded[: len(x)] = x
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes)])
@@ -82,7 +83,7 @@ def rank() -> int:
 def my_share(numbers: Iterable[int]) -> list[int]:
     "Those of the numbers that this process takes: every n-th of n processes; all where there is one."
     numbers = list(numbers)
-    return numbers[rank()::dist.get_world_size()] if several_processes() else numbers
+    return numbers[rank() :: dist.get_world_size()] if several_processes() else numbers
 
 
 def together(work: Callable[[], Result]) -> list[Result]:  # `work` returns something small and picklable

@@ -25,16 +25,19 @@ from ..errors import InputError
 class WriteError(InputError):
     "A file could not be written: the disk is full, or the folder does not allow it."
 
+
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 # %% ../../nbs/core/20_files.ipynb #d434530b
 def write_error(
     error: OSError,  # what the system said
-    path,            # file or folder that was being written
+    path,  # file or folder that was being written
 ) -> WriteError:
     "The system's error in one line that says what to do."
     if error.errno in FULL_DISK:
-        return WriteError(path, f"cannot be written ({error.strerror})", "make room on the disk, or give a folder on another one")
+        return WriteError(
+            path, f"cannot be written ({error.strerror})", "make room on the disk, or give a folder on another one"
+        )
     if error.errno == errno.ENAMETOOLONG:
         return WriteError(path, "has a longer name than the file system allows", "give a shorter name")
     reason = error.strerror or str(error) or type(error).__name__
@@ -51,7 +54,9 @@ def writing(path) -> Iterator[None]:  # file or folder that is written in the bl
 
 # %% ../../nbs/core/20_files.ipynb #93ed23ee
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]+)\.(?P<kind>part|old)")
-LEFT_FOR_GOOD = 24 * 3600  # seconds after which a leftover is nobody's, where the system cannot say whether a process lives
+LEFT_FOR_GOOD = (
+    24 * 3600
+)  # seconds after which a leftover is nobody's, where the system cannot say whether a process lives
 
 
 def _alive(pid: int) -> bool:
@@ -93,7 +98,7 @@ def _short(name: str) -> str:
 
 
 def beside(
-    path: Path,         # the file or folder to appear
+    path: Path,  # the file or folder to appear
     kind: str = "part",  # or "old"
 ) -> Path:
     "The hidden name that this process uses beside `path` while it writes; `clear_leftovers` knows such names."
@@ -106,7 +111,7 @@ def is_leftover(path) -> bool:
 
 
 def clear_leftovers(
-    folder,          # where to look; folders below are not searched
+    folder,  # where to look; folders below are not searched
     name: str = "",  # only what was left beside the goal of this name; "": all
 ) -> None:
     "Delete what killed processes left half-written in a folder, and put back a folder that was renamed out of the way and not replaced."
@@ -114,14 +119,18 @@ def clear_leftovers(
     if not folder.is_dir():
         return
     start = f".{_short(name)}." if name else "."
-    for leftover in [folder / entry for entry in os.listdir(folder) if entry.startswith(start)]:  # quick, folders may hold thousands of files
+    for leftover in [
+        folder / entry for entry in os.listdir(folder) if entry.startswith(start)
+    ]:  # quick, folders may hold thousands of files
         match = LEFTOVER.fullmatch(leftover.name)
         if not match or (name and _short(name) != match["name"]) or not _abandoned(leftover, int(match["pid"])):
             continue
         goal = folder / (name or match["name"])
         if match["kind"] == "part" or goal.exists():
             _remove(leftover)
-        elif name or not re.search("~[0-9a-f]{16}$", match["name"]):  # else its writer, who knows the whole name, will put it back
+        elif name or not re.search(
+            "~[0-9a-f]{16}$", match["name"]
+        ):  # else its writer, who knows the whole name, will put it back
             leftover.rename(goal)
 
 # %% ../../nbs/core/20_files.ipynb #4c367255
@@ -200,8 +209,8 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(
-    folder,             # made if it is not there
-    name: str = LOCK,   # of the lock file: several may guard parts of a folder
+    folder,  # made if it is not there
+    name: str = LOCK,  # of the lock file: several may guard parts of a folder
     wait: float = 0.0,  # seconds to wait for another process; below 0: as long as it takes
 ) -> Iterator[None]:
     "Keep other processes out of a folder while this one writes it. `InputError` where another one is at work, `WriteError` where the folder cannot be made."
@@ -212,7 +221,9 @@ def locked(
         try:
             lock.acquire(timeout=wait, poll_interval=0.2)
         except Timeout:
-            raise InputError(folder, "is being written by another process", "wait for it, or give another output folder") from None
+            raise InputError(
+                folder, "is being written by another process", "wait for it, or give another output folder"
+            ) from None
     try:
         yield
     finally:

@@ -8,8 +8,8 @@ __all__ = ['RANKS', 'PARTS', 'first_process']
 # %% ../../nbs/core/15_processes.ipynb #5ef57c9b
 import os
 
-RANKS = ("RANK", "SLURM_PROCID")       # torchrun, srun: number among all processes
-PARTS = ("NODE_RANK", "LOCAL_RANK")    # Lightning Fabric: machine, and number on this machine
+RANKS = ("RANK", "SLURM_PROCID")  # torchrun, srun: number among all processes
+PARTS = ("NODE_RANK", "LOCAL_RANK")  # Lightning Fabric: machine, and number on this machine
 
 
 def first_process() -> bool:

@@ -81,11 +81,11 @@ REMEDY = "restore the file, or make it again"
 
 
 def check_json(
-    value: object,         # what was read
-    kind: object,          # the Python type it should have: dict[str, float], a TypedDict, a dataclass ...
-    where,                 # file, for the message
+    value: object,  # what was read
+    kind: object,  # the Python type it should have: dict[str, float], a TypedDict, a dataclass ...
+    where,  # file, for the message
     remedy: str = REMEDY,  # what to do, for the message
-) -> object:               # `value` itself
+) -> object:  # `value` itself
     "`InputError` naming the first field that is not of the kind expected."
     try:
         msgspec.convert(value, kind)
@@ -114,7 +114,9 @@ def check_plain(value: object, where, remedy: str = REMEDY) -> object:  # `value
         below = []
         for name, item in level:
             if isinstance(item, float) and not math.isfinite(item):
-                raise InputError(where, f"is not what it should be (expected a number, got {item} - at `${name}`)", remedy)
+                raise InputError(
+                    where, f"is not what it should be (expected a number, got {item} - at `${name}`)", remedy
+                )
             if isinstance(item, dict):
                 below += [(f"{name}.{k}", v) for k, v in item.items()]
             elif isinstance(item, list):
@@ -138,11 +140,11 @@ def read_text(path, remedy: str = REMEDY) -> str:
 
 
 def read_json(
-    path,                  # file
-    kind: object = dict,   # the Python type it should have
+    path,  # file
+    kind: object = dict,  # the Python type it should have
     remedy: str = REMEDY,  # what to do, for the message
-    seal: bool = False,    # the file must carry a seal that fits
-    plain: bool = False,   # NaN, infinities and deep nesting are refused (`check_plain`)
+    seal: bool = False,  # the file must carry a seal that fits
+    plain: bool = False,  # NaN, infinities and deep nesting are refused (`check_plain`)
 ) -> object:
     "A JSON file, checked against `kind`. `InputError` in one line where it is missing, damaged, or something else."
     value = parse_json(read_text(path, remedy), path, remedy)
@@ -185,9 +187,9 @@ def read_json_line(line: bytes, where, kind: object = dict) -> object:
 
 
 def read_json_lines(
-    path,                # a file with one JSON object a line
-    kind: object = dict, # the Python type each should have
-    warn: Callable[[str], object] | None = None,           # told of every line that is left out
+    path,  # a file with one JSON object a line
+    kind: object = dict,  # the Python type each should have
+    warn: Callable[[str], object] | None = None,  # told of every line that is left out
     check: Callable[[object, str], object] | None = None,  # (value, place): a further check, which raises `InputError`
 ) -> list:
     "All objects of a log that are of `kind`, without lines that a kill has cut short or that are damaged. [] where there is no file."

@@ -25,8 +25,8 @@ ABOUT = "uda_kit"  # the one key of the header: safetensors writes several in ra
 
 def tensor_digest(
     tensors: Mapping[str, torch.Tensor],  # on the CPU
-    about: dict,                          # what else the file says, JSON-able
-) -> str:                                 # 64 hexadecimal digits
+    about: dict,  # what else the file says, JSON-able
+) -> str:  # 64 hexadecimal digits
     "SHA-256 of names, types, shapes and values of tensors, and of what is said about them."
     digest = hashlib.sha256()
     said = {k: v for k, v in about.items() if k != SEAL}
@@ -40,15 +40,17 @@ def tensor_digest(
 
 # %% ../../nbs/core/40_tensors.ipynb #d1bcf877
 def save_tensors(
-    path,                                 # a .safetensors file
+    path,  # a .safetensors file
     tensors: Mapping[str, torch.Tensor],  # by name
-    about: dict | None = None,            # what the file says about them, JSON-able
+    about: dict | None = None,  # what the file says about them, JSON-able
 ) -> None:
     "Write tensors as a whole, with a checksum in the header. `WriteError` where the disk or the folder does not allow it."
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     about = json_able(about or {})
     header = {ABOUT: json.dumps(about | {SEAL: tensor_digest(tensors, about)})}
-    atomic_write(path, save(tensors, header))  # not `save_file`: it ignores the umask, and leaves half a file on a full disk
+    atomic_write(
+        path, save(tensors, header)
+    )  # not `save_file`: it ignores the umask, and leaves half a file on a full disk
 
 # %% ../../nbs/core/40_tensors.ipynb #ebb650c7
 AGAIN = "copy or download it again, or take another checkpoint"
@@ -76,8 +78,8 @@ def read_about(path, wanted: str = "") -> dict:  # {} where the file says nothin
 
 # %% ../../nbs/core/40_tensors.ipynb #259e4e3a
 def load_tensors(
-    path,                    # a .safetensors file
-    wanted: str = "",        # what to give instead, for the message: "written by this kit"
+    path,  # a .safetensors file
+    wanted: str = "",  # what to give instead, for the message: "written by this kit"
     checksum: bool = False,  # it must carry a checksum
 ) -> tuple[dict[str, torch.Tensor], dict]:  # tensors by name, what the file says about them
     "Read a tensor file, comparing it with its checksum. `InputError` where it is missing, damaged, changed, or no such file."

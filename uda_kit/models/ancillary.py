@@ -14,32 +14,45 @@ from ..errors import InputError
 # %% ../../nbs/models/25_ancillary.ipynb #082f545b
 class AncillaryClassifier(nn.Module):
     "Ancillary Classifier Module of content_invariant (Figure 3): the sum over K attention maps A_k of C'(A_k F), in one pass of C'."
-    def __init__(self,
-                 classifier:nn.Module, # C', with weights of its own; affine in its input, zero-padded: [B,F,h,w] -> [B,C,h,w]
-                 channels:int,         # F: channels of the features
-                 k:int=2,              # K: attention modules; 0 leaves a plain second classifier
-                 width:int|None=None,  # channels inside an attention module; None: a 32nd of `channels`, at least 16
-                 centred:bool=True,    # maps have mean 0 before the sigmoid; the paper does not say, a plain sigmoid closes for good
-                ):
+
+    def __init__(
+        self,
+        classifier: nn.Module,  # C', with weights of its own; affine in its input, zero-padded: [B,F,h,w] -> [B,C,h,w]
+        channels: int,  # F: channels of the features
+        k: int = 2,  # K: attention modules; 0 leaves a plain second classifier
+        width: int | None = None,  # channels inside an attention module; None: a 32nd of `channels`, at least 16
+        centred: bool = True,  # maps have mean 0 before the sigmoid; the paper does not say, a plain sigmoid closes for good
+    ):
         "Raises InputError where `k` is not a whole number from 0."
         super().__init__()
         if not isinstance(k, int) or isinstance(k, bool) or not 0 <= k <= 64:
-            raise InputError(f"ancillary={k!r}"[:60], "is no number of attention modules", "give a whole number from 0 (no attention) to 64; the paper uses 2")
+            raise InputError(
+                f"ancillary={k!r}"[:60],
+                "is no number of attention modules",
+                "give a whole number from 0 (no attention) to 64; the paper uses 2",
+            )
         if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
             raise InputError(f"width={width!r}"[:60], "is no number of channels", "give a whole number from 1")
         self.classifier, self.k, self.centred, width = classifier, k, centred, width or max(16, channels // 32)
-        if k: self.hidden, self.maps = nn.Conv2d(channels, k * width, 3, padding=1), nn.Conv2d(k * width, k, 1, groups=k, bias=not centred)
+        if k:
+            self.hidden, self.maps = (
+                nn.Conv2d(channels, k * width, 3, padding=1),
+                nn.Conv2d(k * width, k, 1, groups=k, bias=not centred),
+            )
 
-    def attention(self, features:Tensor) -> Tensor: # [B,F,h,w] -> [B,K,h,w]
+    def attention(self, features: Tensor) -> Tensor:  # [B,F,h,w] -> [B,K,h,w]
         "The maps A_k in [0, 1]: 3x3 convolution, ReLU, 1x1 convolution, sigmoid, each module with weights of its own. Only where K > 0."
         m = self.maps(F.relu(self.hidden(features)))
         return (m - m.mean((2, 3), keepdim=True) if self.centred else m).sigmoid()
 
-    def forward(self,
-                features:Tensor, # [B,F,h,w]
-               ) -> tuple:       # scores p_2 [B,C,h,w], attention maps [B,K,h,w] or None
-        if not self.k: return self.classifier(features), None
-        attention = self.attention(features)                                                  # A_k
-        scores = self.classifier(attention.sum(1, keepdim=True).to(features.dtype) * features) # C'((sum_k A_k) F)
-        if self.k > 1: scores = scores + (self.k - 1) * self.classifier(features.new_zeros(1, features.shape[1], 1, 1)) # (K-1) b'
+    def forward(
+        self,
+        features: Tensor,  # [B,F,h,w]
+    ) -> tuple:  # scores p_2 [B,C,h,w], attention maps [B,K,h,w] or None
+        if not self.k:
+            return self.classifier(features), None
+        attention = self.attention(features)  # A_k
+        scores = self.classifier(attention.sum(1, keepdim=True).to(features.dtype) * features)  # C'((sum_k A_k) F)
+        if self.k > 1:
+            scores = scores + (self.k - 1) * self.classifier(features.new_zeros(1, features.shape[1], 1, 1))  # (K-1) b'
         return scores, attention

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from ..errors import InputError
 
 # %% ../../nbs/models/10_backbones.ipynb #9e66b0fb
-def shown(name:str, value:object) -> str:
+def shown(name: str, value: object) -> str:
     "`name=value` for a message, cut to a length that can be read."
     try:
         text = repr(value)
@@ -30,7 +30,7 @@ def shown(name:str, value:object) -> str:
     return f"{name}={text if len(text) <= 60 else text[:57] + '...'}"
 
 # %% ../../nbs/models/10_backbones.ipynb #a648f0fa
-def check_count(name:str, value:object, least:int=1, most:int=10_000) -> int:
+def check_count(name: str, value: object, least: int = 1, most: int = 10_000) -> int:
     "`value` as a whole number from `least` to `most`. `InputError` naming the option for anything else; texts, fractions and bools are none."
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if whole and least <= value <= most:
@@ -38,7 +38,7 @@ def check_count(name:str, value:object, least:int=1, most:int=10_000) -> int:
     raise InputError(shown(name, value), f"is no whole number from {least} to {most}", "give one")
 
 # %% ../../nbs/models/10_backbones.ipynb #4a49b71c
-def check_counts(name:str, values:object, most:int=1_000) -> list[int]:
+def check_counts(name: str, values: object, most: int = 1_000) -> list[int]:
     "`values` as a list of 1 to 16 whole numbers from 1. `InputError` naming the option for anything else."
     listed = isinstance(values, Sequence) and not isinstance(values, str)
     if not listed or not 1 <= len(values) <= 16:
@@ -46,57 +46,68 @@ def check_counts(name:str, values:object, most:int=1_000) -> list[int]:
     return [check_count(f"{name}[{i}]", value, 1, most) for i, value in enumerate(values)]
 
 # %% ../../nbs/models/10_backbones.ipynb #cb726a7f
-def check_choice(name:str, value:object, known:tuple) -> None:
+def check_choice(name: str, value: object, known: tuple) -> None:
     "`InputError` for an option that is none of the `known` ones."
     if not isinstance(value, str) or value not in known:
         raise InputError(shown(name, value), "is unknown", f"choose one of {', '.join(known)}")
 
 # %% ../../nbs/models/10_backbones.ipynb #7002d346
-def check_flag(name:str, value:object) -> bool:
+def check_flag(name: str, value: object) -> bool:
     "`InputError` for an option that is neither True nor False: the text 'no' would count as yes."
     if not isinstance(value, bool):
         raise InputError(shown(name, value), "is neither True nor False", "give one of them")
     return value
 
 # %% ../../nbs/models/10_backbones.ipynb #f8ab3708
-def check_fraction(name:str, value:object) -> float:
+def check_fraction(name: str, value: object) -> float:
     "`InputError` for a share that is no number from 0 to under 1."
     if isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1:
         return float(value)
     raise InputError(shown(name, value), "is no share of the features", "give a number from 0 to under 1")
 
 # %% ../../nbs/models/10_backbones.ipynb #83cbb1f1
-def conv(inputs:int, outputs:int, kernel:int=3, stride:int=1, dilation:int=1) -> nn.Conv2d:
+def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     "Convolution without bias whose padding keeps the map's size at stride 1."
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=dilation * (kernel // 2), dilation=dilation, bias=False)
 
-def conv_norm(inputs:int, outputs:int, kernel:int=3, stride:int=1, dilation:int=1) -> nn.Sequential:
+
+def conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     "`conv` and its batch norm, for shortcuts and stems."
     return nn.Sequential(conv(inputs, outputs, kernel, stride, dilation), nn.BatchNorm2d(outputs))
 
 # %% ../../nbs/models/10_backbones.ipynb #34e1205e
-def normalised(norm:nn.BatchNorm2d, x, training:bool):
+def normalised(norm: nn.BatchNorm2d, x, training: bool):
     "What `norm` made of `x`, in training or evaluation, without moving its running statistics."
-    if training: return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0., norm.eps)
-    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0., norm.eps)
+    if training:
+        return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
 
-def norm_relu_conv(norm:nn.BatchNorm2d, conv:nn.Conv2d, x, recompute:bool):
+
+def norm_relu_conv(norm: nn.BatchNorm2d, conv: nn.Conv2d, x, recompute: bool):
     "`conv(relu(norm(x)))`; with `recompute` the ReLU's output is not kept for the backward pass but made again from `x`, to the same bits."
     y = norm(x)
-    if not (recompute and torch.is_grad_enabled()): return conv(F.relu(y, inplace=True))
+    if not (recompute and torch.is_grad_enabled()):
+        return conv(F.relu(y, inplace=True))
     address, training, made = y.data_ptr(), norm.training, []
     pack = lambda t: None if t.data_ptr() == address else t
+
     def unpack(t):
-        if t is not None: return t
-        if made: return made.pop()  # asked for twice: by the convolution, then by the ReLU
-        with torch.no_grad(): made.append(F.relu(normalised(norm, x, training), inplace=True))
+        if t is not None:
+            return t
+        if made:
+            return made.pop()  # asked for twice: by the convolution, then by the ReLU
+        with torch.no_grad():
+            made.append(F.relu(normalised(norm, x, training), inplace=True))
         return made[0]
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack): return conv(F.relu(y, inplace=True))
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return conv(F.relu(y, inplace=True))
 
 # %% ../../nbs/models/10_backbones.ipynb #5cb10c35
 class Bottleneck(nn.Module):
     "1x1 squeeze, 3x3 (dilated), 1x1 expand by four, with a shortcut: the block of ResNet-50 and -101 (He et al. 2016)."
-    def __init__(self, inputs:int, width:int, stride:int=1, dilation:int=1, stride_in_1x1:bool=False):
+
+    def __init__(self, inputs: int, width: int, stride: int = 1, dilation: int = 1, stride_in_1x1: bool = False):
         super().__init__()
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1, self.bn1 = conv(inputs, width, 1, first), nn.BatchNorm2d(width)
@@ -104,13 +115,15 @@ class Bottleneck(nn.Module):
         self.conv3, self.bn3 = conv(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
         same = stride == 1 and inputs == 4 * width
         self.downsample = None if same else conv_norm(inputs, 4 * width, 1, stride)
-        self.recompute = "norms" # or "blocks", or "none"
+        self.recompute = "norms"  # or "blocks", or "none"
 
-    def forward(self,
-                x, # [B,inputs,h,w]
-               ): # [B,4*width,h/stride,w/stride]
+    def forward(
+        self,
+        x,  # [B,inputs,h,w]
+    ):  # [B,4*width,h/stride,w/stride]
         y = norm_relu_conv(self.bn1, self.conv2, self.conv1(x), self.recompute != "none")
-        if self.recompute == "blocks" and torch.is_grad_enabled(): return recomputed(self, self.finish, x, y)
+        if self.recompute == "blocks" and torch.is_grad_enabled():
+            return recomputed(self, self.finish, x, y)
         return self.finish(x, y)
 
     def finish(self, x, y):
@@ -120,31 +133,45 @@ class Bottleneck(nn.Module):
 
 # %% ../../nbs/models/10_backbones.ipynb #d60647a5
 @contextmanager
-def still_statistics(net:nn.Module):
+def still_statistics(net: nn.Module):
     "Batch norms of `net` normalise as before, but leave their running statistics alone."
-    kept = [(m, m.momentum, m.num_batches_tracked) for m in net.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
-    for norm, _, _ in kept: norm.momentum, norm.num_batches_tracked = 0., None
-    try: yield
+    kept = [
+        (m, m.momentum, m.num_batches_tracked) for m in net.modules() if isinstance(m, nn.BatchNorm2d) and m.training
+    ]
+    for norm, _, _ in kept:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
     finally:
-        for norm, momentum, batches in kept: norm.momentum, norm.num_batches_tracked = momentum, batches
+        for norm, momentum, batches in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
-def recomputed(net:nn.Module, part, *args):
+
+def recomputed(net: nn.Module, part, *args):
     "`part(*args)`, a step of `net`, keeping only its arguments for the backward pass, which runs it again."
-    return checkpoint(part, *args, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), still_statistics(net)))
+    return checkpoint(
+        part,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), still_statistics(net)),
+    )
 
 # %% ../../nbs/models/10_backbones.ipynb #0420fdf7
 class BasicBlock(nn.Module):
     "Two 3x3 convolutions (both dilated) with a shortcut: the block of the thin networks (He et al. 2016)."
-    def __init__(self, inputs:int, width:int, stride:int=1, dilation:int=1):
+
+    def __init__(self, inputs: int, width: int, stride: int = 1, dilation: int = 1):
         super().__init__()
         self.conv1, self.bn1 = conv(inputs, width, 3, stride, dilation), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3, 1, dilation), nn.BatchNorm2d(width)
         same = stride == 1 and inputs == width
         self.downsample = None if same else conv_norm(inputs, width, 1, stride)
 
-    def forward(self,
-                x, # [B,inputs,h,w]
-               ): # [B,width,h/stride,w/stride]
+    def forward(
+        self,
+        x,  # [B,inputs,h,w]
+    ):  # [B,width,h/stride,w/stride]
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)).add_(shortcut), inplace=True)
@@ -152,30 +179,36 @@ class BasicBlock(nn.Module):
 # %% ../../nbs/models/10_backbones.ipynb #6a6a710e
 class ResNet(nn.Module):
     "ResNet of bottlenecks at output stride 8: `layer3` dilated by 2, `layer4` by 4 (DeepLab-v2; output_space section 5)."
-    def __init__(self,
-                 blocks:tuple=(3, 4, 23, 3), # blocks per stage: ResNet-101; ResNet-50 is (3, 4, 6, 3)
-                 stride_in_1x1:bool=False,   # stride on the first 1x1 (Caffe) instead of the 3x3 (torchvision)
-                 recompute:str="norms",      # what the backward pass makes again: "none", "norms" or "blocks"
-                 ceil_pool:bool=True,        # the max-pool rounds its size up (Caffe, released code) or down (torchvision)
-                 late_dilation:bool=False,   # a stage's first block has the dilation of the stage before (torchvision)
-                ):
+
+    def __init__(
+        self,
+        blocks: tuple = (3, 4, 23, 3),  # blocks per stage: ResNet-101; ResNet-50 is (3, 4, 6, 3)
+        stride_in_1x1: bool = False,  # stride on the first 1x1 (Caffe) instead of the 3x3 (torchvision)
+        recompute: str = "norms",  # what the backward pass makes again: "none", "norms" or "blocks"
+        ceil_pool: bool = True,  # the max-pool rounds its size up (Caffe, released code) or down (torchvision)
+        late_dilation: bool = False,  # a stage's first block has the dilation of the stage before (torchvision)
+    ):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=ceil_pool)
         inputs, before = 64, 1
-        for i, (n, width, stride, dilation) in enumerate(zip(blocks, (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4)), 1):
+        for i, (n, width, stride, dilation) in enumerate(
+            zip(blocks, (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4)), 1
+        ):
             first = Bottleneck(inputs, width, stride, before if late_dilation else dilation, stride_in_1x1)
             others = [Bottleneck(4 * width, width, 1, dilation, stride_in_1x1) for _ in range(n - 1)]
             setattr(self, f"layer{i}", nn.Sequential(first, *others))
             inputs, before = 4 * width, dilation
         for block in self.modules():
-            if isinstance(block, Bottleneck): block.recompute = recompute
+            if isinstance(block, Bottleneck):
+                block.recompute = recompute
         self.dimensions = {"aux": 1024, "main": 2048}
         init_backbone(self)
 
-    def forward(self,
-                x, # [B,3,H,W] normalised image
-               ): # features of layer3 [B,1024,h,w] and layer4 [B,2048,h,w]
+    def forward(
+        self,
+        x,  # [B,3,H,W] normalised image
+    ):  # features of layer3 [B,1024,h,w] and layer4 [B,2048,h,w]
         x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         aux = self.layer3(self.layer2(self.layer1(x)))
         return aux, self.layer4(aux)
@@ -186,7 +219,7 @@ class ResNet(nn.Module):
         return in_turn(x, self.layer1, self.layer2, self.layer3, self.layer4)
 
 # %% ../../nbs/models/10_backbones.ipynb #47c86911
-def in_turn(x:torch.Tensor, *layers) -> tuple:
+def in_turn(x: torch.Tensor, *layers) -> tuple:
     "What each layer makes of the one before's output."
     maps = []
     for layer in layers:
@@ -194,32 +227,38 @@ def in_turn(x:torch.Tensor, *layers) -> tuple:
         maps.append(x)
     return tuple(maps)
 
-def init_backbone(net:nn.Module) -> nn.Module:
+
+def init_backbone(net: nn.Module) -> nn.Module:
     "He (Kaiming) normal initialisation of all convolutions of `net`, in place; batch norms start as the identity."
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None: nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return net
 
 # %% ../../nbs/models/10_backbones.ipynb #9e66dee2
 class Tiny(nn.Module):
     "A thin ResNet of 1.3 M parameters at output stride 8, with DeepLab's dilations, to be trained from nothing on a CPU."
-    def __init__(self, widths:tuple=(32, 64, 96, 160), blocks:tuple=(1, 2, 2, 2)):
+
+    def __init__(self, widths: tuple = (32, 64, 96, 160), blocks: tuple = (1, 2, 2, 2)):
         super().__init__()
         relu = lambda: nn.ReLU(inplace=True)
         self.stem = nn.Sequential(conv_norm(3, 16, stride=2), relu(), conv_norm(16, widths[0], stride=2), relu())
         inputs = widths[0]
         for i, (n, width, stride, dilation) in enumerate(zip(blocks, widths, (1, 2, 1, 1), (1, 1, 2, 4)), 1):
-            stage = [BasicBlock(inputs if b == 0 else width, width, stride if b == 0 else 1, dilation) for b in range(n)]
+            stage = [
+                BasicBlock(inputs if b == 0 else width, width, stride if b == 0 else 1, dilation) for b in range(n)
+            ]
             setattr(self, f"layer{i}", nn.Sequential(*stage))
             inputs = width
         self.dimensions = {"aux": widths[2], "main": widths[3]}
         init_backbone(self)
 
-    def forward(self,
-                x, # [B,3,H,W] normalised image
-               ): # features of layer3 [B,96,h,w] and layer4 [B,160,h,w]
+    def forward(
+        self,
+        x,  # [B,3,H,W] normalised image
+    ):  # features of layer3 [B,96,h,w] and layer4 [B,160,h,w]
         aux = self.layer3(self.layer2(self.layer1(self.stem(x))))
         return aux, self.layer4(aux)
 
@@ -228,17 +267,21 @@ class Tiny(nn.Module):
         return in_turn(self.stem(x), self.layer1, self.layer2, self.layer3, self.layer4)
 
 # %% ../../nbs/models/10_backbones.ipynb #6eac2208
-def vgg_group(inputs:int, outputs:int, n:int, dilation:int=1) -> list[nn.Module]:
+def vgg_group(inputs: int, outputs: int, n: int, dilation: int = 1) -> list[nn.Module]:
     "`n` 3x3 convolutions with their ReLUs."
     layers = []
     for i in range(n):
-        layers += [nn.Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=dilation, dilation=dilation), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=dilation, dilation=dilation),
+            nn.ReLU(inplace=True),
+        ]
     return layers
 
 # %% ../../nbs/models/10_backbones.ipynb #7e5286f7
 class VGG16(nn.Module):
     "VGG-16 at output stride 8, fully connected layers as dilated 3x3 convolutions (DeepLab-v2; output_space section 5)."
-    def __init__(self, ceil_pool:bool=False): # poolings round sizes up instead of down
+
+    def __init__(self, ceil_pool: bool = False):  # poolings round sizes up instead of down
         super().__init__()
         layers, inputs = [], 3
         for outputs, n in ((64, 2), (128, 2), (256, 3)):
@@ -250,9 +293,10 @@ class VGG16(nn.Module):
         self.dimensions = {"aux": 512, "main": 1024}
         init_backbone(self)
 
-    def forward(self,
-                x, # [B,3,H,W] normalised image
-               ): # features of conv4_3 [B,512,h,w] and fc7 [B,1024,h,w]
+    def forward(
+        self,
+        x,  # [B,3,H,W] normalised image
+    ):  # features of conv4_3 [B,512,h,w] and fc7 [B,1024,h,w]
         aux = self.features(x)
         # differs from paper: nothing there says what an auxiliary head on VGG-16 would read
         return aux, self.fc(self.conv5(aux))
@@ -270,27 +314,33 @@ class VGG16(nn.Module):
 BACKBONES = ("tiny", "resnet50", "resnet101", "vgg16")
 
 
-def pools_up(backbone:str, ceil_pool:bool|None=None) -> bool:
+def pools_up(backbone: str, ceil_pool: bool | None = None) -> bool:
     "Whether a backbone's max-pools round sizes up, unless `ceil_pool` says so: ResNets do (Caffe, released code), VGG-16 does not (released code, torchvision)."
-    if ceil_pool is None: return backbone != "vgg16"
-    if backbone == "tiny": raise InputError(shown("ceil_pool", ceil_pool), "means nothing for tiny, which has no max-pool", "leave it out")
+    if ceil_pool is None:
+        return backbone != "vgg16"
+    if backbone == "tiny":
+        raise InputError(shown("ceil_pool", ceil_pool), "means nothing for tiny, which has no max-pool", "leave it out")
     return check_flag("ceil_pool", ceil_pool)
 
 # %% ../../nbs/models/10_backbones.ipynb #f2933409
 def make_backbone(
-    name:str,                  # one of `BACKBONES`
-    stride_in_1x1:bool=False,  # ResNets: see `ResNet`
-    recompute:str="norms",     # ResNets
-    ceil_pool:bool|None=None,  # max-pools round up; None: see `pools_up`
-    late_dilation:bool=False,  # ResNets
-   ) -> nn.Module:
+    name: str,  # one of `BACKBONES`
+    stride_in_1x1: bool = False,  # ResNets: see `ResNet`
+    recompute: str = "norms",  # ResNets
+    ceil_pool: bool | None = None,  # max-pools round up; None: see `pools_up`
+    late_dilation: bool = False,  # ResNets
+) -> nn.Module:
     "Build a backbone by name; it maps [B,3,H,W] to features for the aux and the main classifier. `InputError` for other names."
     check_choice("recompute", recompute, ("none", "norms", "blocks"))
     up = pools_up(name, ceil_pool)
-    if name == "tiny": return Tiny()
-    if name == "resnet50": return ResNet((3, 4, 6, 3), stride_in_1x1, recompute, up, late_dilation)
-    if name == "resnet101": return ResNet((3, 4, 23, 3), stride_in_1x1, recompute, up, late_dilation)
-    if name == "vgg16": return VGG16(up)
+    if name == "tiny":
+        return Tiny()
+    if name == "resnet50":
+        return ResNet((3, 4, 6, 3), stride_in_1x1, recompute, up, late_dilation)
+    if name == "resnet101":
+        return ResNet((3, 4, 23, 3), stride_in_1x1, recompute, up, late_dilation)
+    if name == "vgg16":
+        return VGG16(up)
     raise InputError(shown("backbone", name), "is not a network of the kit", f"choose one of {', '.join(BACKBONES)}")
 
 # %% ../../nbs/models/10_backbones.ipynb #8c11b14b
@@ -314,14 +364,19 @@ FOREIGN = (  # how files begin that hold no weights
 def content_of(path) -> str:
     "What a file holds by its first bytes: 'torch' (from torch.save), 'safetensors', or '' for what is not told. `InputError` for what is none of them."
     try:
-        with open(path, "rb") as file: start = file.read(40)
+        with open(path, "rb") as file:
+            start = file.read(40)
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "give a file that you may read") from None
-    if not start: raise InputError(path, "is an empty file", "copy or download it again")
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8: return "safetensors"
-    if start.startswith((b"PK\x03\x04", b"\x80")): return "torch"
+    if not start:
+        raise InputError(path, "is an empty file", "copy or download it again")
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8:
+        return "safetensors"
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return "torch"
     for beginning, problem, remedy in FOREIGN:
-        if start.startswith(beginning): raise InputError(path, problem, remedy)
+        if start.startswith(beginning):
+            raise InputError(path, problem, remedy)
     return ""
 
 # %% ../../nbs/models/10_backbones.ipynb #a24d0805
@@ -334,17 +389,22 @@ def check_content(path) -> None:
         raise InputError(path, "holds safetensors under another name", "let its name end in .safetensors")
 
 # %% ../../nbs/models/10_backbones.ipynb #b123fe80
-def check_archive(path:Path) -> None:
+def check_archive(path: Path) -> None:
     "`InputError` for a zip archive that would unpack to more bytes than the file has; torch.save packs nothing."
     try:
-        with zipfile.ZipFile(path) as archive: claimed = sum(entry.file_size for entry in archive.infolist())
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
     except Exception:  # no archive, or a damaged one, of which zipfile can say anything
-        return         # torch's own reader says what is wrong
+        return  # torch's own reader says what is wrong
     if claimed > path.stat().st_size:
-        raise InputError(path, f"would unpack to {claimed:,} bytes, more than the file holds", "give a file as torch.save writes it, not packed")
+        raise InputError(
+            path,
+            f"would unpack to {claimed:,} bytes, more than the file holds",
+            "give a file as torch.save writes it, not packed",
+        )
 
 # %% ../../nbs/models/10_backbones.ipynb #c05e89b2
-def unpickled(path:Path) -> object:
+def unpickled(path: Path) -> object:
     "What torch.save put into a file. Nothing in it is run, and torch's warnings are not shown: one line says what is wrong."
     check_archive(path)
     try:
@@ -352,110 +412,168 @@ def unpickled(path:Path) -> object:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise InputError(path, "is broken or holds more than weights (nothing in it was run)", "give a file holding a plain state dict of tensors") from None
-    except Exception as error:  # a damaged pickle can raise anything: KeyError, AssertionError, RecursionError, MemoryError ...
-        raise InputError(path, f"cannot be read as weights ({type(error).__name__})", "copy or download it again") from None
+        raise InputError(
+            path,
+            "is broken or holds more than weights (nothing in it was run)",
+            "give a file holding a plain state dict of tensors",
+        ) from None
+    except (
+        Exception
+    ) as error:  # a damaged pickle can raise anything: KeyError, AssertionError, RecursionError, MemoryError ...
+        raise InputError(
+            path, f"cannot be read as weights ({type(error).__name__})", "copy or download it again"
+        ) from None
 
 # %% ../../nbs/models/10_backbones.ipynb #61b79e7c
-def tensors_in(value:object) -> bool:
+def tensors_in(value: object) -> bool:
     "Whether something read from a file is a dictionary of tensors."
     return isinstance(value, dict) and any(torch.is_tensor(v) for v in value.values())
 
 # %% ../../nbs/models/10_backbones.ipynb #e88d9cdc
-def is_plain(tensor:torch.Tensor) -> bool:
+def is_plain(tensor: torch.Tensor) -> bool:
     "Whether a tensor simply holds its numbers, on the CPU."
     usual = not tensor.is_nested and tensor.layout == torch.strided and tensor.device.type == "cpu"
     return usual and not tensor.is_quantized and not tensor.is_complex()
 
 # %% ../../nbs/models/10_backbones.ipynb #ebd8e7b3
-def state_dict_in(value:object, path) -> dict:
+def state_dict_in(value: object, path) -> dict:
     "The named tensors in what a file holds: itself, its 'state_dict' or 'model', or the one dictionary of tensors in it. `InputError` where there is none, or several."
     for key in ("state_dict", "model"):
-        if isinstance(value, dict) and isinstance(value.get(key), dict): value = value[key]
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
+            value = value[key]
     if tensors_in(value):
         return value
     inner = [key for key, v in value.items() if tensors_in(v)] if isinstance(value, dict) else []
     if len(inner) > 1:
-        raise InputError(path, f"holds several networks ({', '.join(str(key)[:40] for key in inner[:6])})", "give a file holding a plain state dict of one")
+        raise InputError(
+            path,
+            f"holds several networks ({', '.join(str(key)[:40] for key in inner[:6])})",
+            "give a file holding a plain state dict of one",
+        )
     if not inner:
         raise InputError(path, "holds no named tensors", "give a file holding a plain state dict")
     return value[inner[0]]
 
 # %% ../../nbs/models/10_backbones.ipynb #a0b4a1a6
 def read_tensors(
-    path, # a .safetensors file, or a file written by torch.save
-   ) -> dict: # tensors by name, on the CPU
+    path,  # a .safetensors file, or a file written by torch.save
+) -> dict:  # tensors by name, on the CPU
     "Tensors of a weight file; never runs code from it. Raises InputError where the file is missing, broken or holds anything but weights."
     path = Path(path)
-    if not isfile(path): raise InputError(path, "no such file", "give a local .safetensors or .pth file")
+    if not isfile(path):
+        raise InputError(path, "no such file", "give a local .safetensors or .pth file")
     check_content(path)
-    if path.suffix.lower() == ".safetensors": return load_tensors(path)[0]
+    if path.suffix.lower() == ".safetensors":
+        return load_tensors(path)[0]
     tensors = {name: value for name, value in state_dict_in(unpickled(path), path).items() if torch.is_tensor(value)}
     for name, tensor in tensors.items():
-        if not isinstance(name, str): raise InputError(path, f"has a tensor whose {shown('name', name)} is no text", "give a file holding a plain state dict")
-        if not is_plain(tensor): raise InputError(path, f"holds no plain numbers in {name} (sparse, quantised, complex or without values)", "save a plain state dict of float tensors")
+        if not isinstance(name, str):
+            raise InputError(
+                path, f"has a tensor whose {shown('name', name)} is no text", "give a file holding a plain state dict"
+            )
+        if not is_plain(tensor):
+            raise InputError(
+                path,
+                f"holds no plain numbers in {name} (sparse, quantised, complex or without values)",
+                "save a plain state dict of float tensors",
+            )
     return tensors
 
 # %% ../../nbs/models/10_backbones.ipynb #14c561d6
 PREFIXES = ("module.", "Scale.", "backbone.", "_orig_mod.")
 HEADS = ("fc.", "layer5.", "layer6.", "neck.", "main.", "aux.", "ancillary.", "classifier.", "aux_classifier.")
 VGG_LAYERS = {  # layers of the fifth group and after: torchvision counts the fourth pooling, the released code's network has none
-    "features.24.": "conv5.0.", "features.26.": "conv5.2.", "features.28.": "conv5.4.",
-    "features.23.": "conv5.0.", "features.25.": "conv5.2.", "features.27.": "conv5.4.", "features.29.": "fc.0.", "features.31.": "fc.2.",
+    "features.24.": "conv5.0.",
+    "features.26.": "conv5.2.",
+    "features.28.": "conv5.4.",
+    "features.23.": "conv5.0.",
+    "features.25.": "conv5.2.",
+    "features.27.": "conv5.4.",
+    "features.29.": "fc.0.",
+    "features.31.": "fc.2.",
 }
 
-def backbone_key(name:str, backbone:str) -> str|None:
+
+def backbone_key(name: str, backbone: str) -> str | None:
     "Name in the kit's backbone of a tensor called `name` in a torchvision, Caffe-converted, released or kit file; None for parts of a classifier."
-    while name.startswith(PREFIXES): name = name.split(".", 1)[1]
+    while name.startswith(PREFIXES):
+        name = name.split(".", 1)[1]
     if backbone == "vgg16":
-        if name.startswith("fc."): return name
+        if name.startswith("fc."):
+            return name
         for theirs, ours in VGG_LAYERS.items():
-            if name.startswith(theirs): return ours + name[len(theirs):]
+            if name.startswith(theirs):
+                return ours + name[len(theirs) :]
     return None if name.startswith(HEADS) else name
 
 # %% ../../nbs/models/10_backbones.ipynb #ba4f79e4
-def renamed_tensors(tensors:dict, key, where) -> dict:
+def renamed_tensors(tensors: dict, key, where) -> dict:
     "Tensors under the names that `key` gives them, None for those not used. `InputError` where two would get the same name."
     named = {}
     for name, tensor in tensors.items():
         ours = key(name)
-        if ours in named: raise InputError(where, f"holds {ours} twice", "give a file holding a plain state dict of one network")
-        if ours is not None: named[ours] = tensor
+        if ours in named:
+            raise InputError(where, f"holds {ours} twice", "give a file holding a plain state dict of one network")
+        if ours is not None:
+            named[ours] = tensor
     return named
 
 # %% ../../nbs/models/10_backbones.ipynb #2496d5a7
-def check_origin(weights, config:dict) -> None:
+def check_origin(weights, config: dict) -> None:
     "`InputError` where the kit's file `weights` was trained with another stride or input than a network with the options `config` has."
     if Path(weights).suffix.lower() != ".safetensors":
         return
     theirs = read_about(weights).get("config")
     if not isinstance(theirs, dict):
         return
-    other = [shown(key, theirs[key]) for key in ("stride_in_1x1", "normalise") if key in theirs and theirs[key] != config[key]]
-    if other: raise InputError(weights, f"was trained with {' and '.join(other)}", "build the network with the same")
+    other = [
+        shown(key, theirs[key])
+        for key in ("stride_in_1x1", "normalise")
+        if key in theirs and theirs[key] != config[key]
+    ]
+    if other:
+        raise InputError(weights, f"was trained with {' and '.join(other)}", "build the network with the same")
 
 # %% ../../nbs/models/10_backbones.ipynb #7402b2ce
-def check_names(own:dict, tensors:dict, where, optional:tuple=()) -> None:
+def check_names(own: dict, tensors: dict, where, optional: tuple = ()) -> None:
     "`InputError` naming `where` unless names and shapes of `tensors` are those of the network's `own`. Names starting with one of `optional` may be absent."
-    missing = [n for n in own if n not in tensors and not n.endswith("num_batches_tracked") and not n.startswith(tuple(optional))]
+    missing = [
+        n
+        for n in own
+        if n not in tensors and not n.endswith("num_batches_tracked") and not n.startswith(tuple(optional))
+    ]
     unknown = [n for n in tensors if n not in own]
     other = [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
     problems = []
     for what, names in (("missing", missing), ("unexpected", unknown), ("of another size", other)):
-        if names: problems.append(f"{what} {len(names)} ({', '.join(name[:80] for name in names[:3])}{', ...' if len(names) > 3 else ''})")
-    if problems: raise InputError(where, f"holds weights of another network: tensors {', '.join(problems)}", "check the backbone and its options")
+        if names:
+            problems.append(
+                f"{what} {len(names)} ({', '.join(name[:80] for name in names[:3])}{', ...' if len(names) > 3 else ''})"
+            )
+    if problems:
+        raise InputError(
+            where,
+            f"holds weights of another network: tensors {', '.join(problems)}",
+            "check the backbone and its options",
+        )
 
 # %% ../../nbs/models/10_backbones.ipynb #77270067
-def check_values(own:dict, tensors:dict, where) -> None:
+def check_values(own: dict, tensors: dict, where) -> None:
     "`InputError` naming `where` and the first tensor that is not of floating-point numbers where the network's `own` is, or not finite."
     for name, tensor in tensors.items():
         if own[name].is_floating_point() != tensor.is_floating_point():
-            raise InputError(where, f"holds {tensor.dtype} where {name} is {own[name].dtype}".replace("torch.", ""), "save the weights as floating-point numbers")
+            raise InputError(
+                where,
+                f"holds {tensor.dtype} where {name} is {own[name].dtype}".replace("torch.", ""),
+                "save the weights as floating-point numbers",
+            )
         if not torch.isfinite(tensor.float()).all():
-            raise InputError(where, f"holds NaN or infinite values in {name}", "take a checkpoint from before training diverged")
+            raise InputError(
+                where, f"holds NaN or infinite values in {name}", "take a checkpoint from before training diverged"
+            )
 
 # %% ../../nbs/models/10_backbones.ipynb #1b2b33da
-def fill(net:nn.Module, tensors:dict, where, optional:tuple=()) -> nn.Module:
+def fill(net: nn.Module, tensors: dict, where, optional: tuple = ()) -> nn.Module:
     "Copy named tensors into `net`; InputError naming `where` unless names, shapes and values fit. Names starting with one of `optional` may be absent."
     own = net.state_dict()
     check_names(own, tensors, where, optional)
@@ -467,26 +585,36 @@ def fill(net:nn.Module, tensors:dict, where, optional:tuple=()) -> nn.Module:
 IMAGENET = {"resnet50": "ResNet50_Weights", "resnet101": "ResNet101_Weights", "vgg16": "VGG16_Weights"}
 
 
-def downloaded(backbone:str) -> dict:
+def downloaded(backbone: str) -> dict:
     "torchvision's ImageNet weights, downloaded once. Raises InputError where there are none, or no network to download through."
-    if backbone not in IMAGENET: raise InputError("weights='imagenet'", f"there are none for {backbone!r}", "leave weights out and train it from nothing")
+    if backbone not in IMAGENET:
+        raise InputError(
+            "weights='imagenet'", f"there are none for {backbone!r}", "leave weights out and train it from nothing"
+        )
     import torchvision
+
     url = getattr(torchvision.models, IMAGENET[backbone]).IMAGENET1K_V1.url
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception:  # of the network, of the disk, or of a file that is not what its hash says
-        raise InputError("weights='imagenet'", f"could not download {url}", "download that file elsewhere and give its path as weights") from None
+        raise InputError(
+            "weights='imagenet'",
+            f"could not download {url}",
+            "download that file elsewhere and give its path as weights",
+        ) from None
 
 # %% ../../nbs/models/10_backbones.ipynb #2f050dde
 def load_backbone(
-    net:nn.Module, # from `make_backbone`
-    weights,       # "imagenet" (torchvision's, downloaded once), or a local file
-    backbone:str,  # the backbone's name
-    config:dict|None=None, # options of the network it belongs to, compared with those in a file of the kit
-   ) -> nn.Module:
+    net: nn.Module,  # from `make_backbone`
+    weights,  # "imagenet" (torchvision's, downloaded once), or a local file
+    backbone: str,  # the backbone's name
+    config: dict | None = None,  # options of the network it belongs to, compared with those in a file of the kit
+) -> nn.Module:
     "Fill a backbone with pretrained weights. Raises InputError for files that do not fit, or when there is no network to download through."
-    if not isinstance(weights, (str, PathLike)): raise InputError(shown("weights", weights), "names no file", "give 'imagenet' or the path of a weight file")
+    if not isinstance(weights, (str, PathLike)):
+        raise InputError(shown("weights", weights), "names no file", "give 'imagenet' or the path of a weight file")
     tensors = downloaded(backbone) if weights == "imagenet" else read_tensors(weights)
-    if config and weights != "imagenet": check_origin(weights, config)
+    if config and weights != "imagenet":
+        check_origin(weights, config)
     named = renamed_tensors(tensors, lambda name: backbone_key(name, backbone), weights)
     return fill(net, named, weights, optional=("fc.",) if backbone == "vgg16" else ())

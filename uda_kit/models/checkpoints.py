@@ -21,17 +21,27 @@ from ..core.records import check_json
 from ..core.tensors import load_tensors, read_about, save_tensors
 from ..errors import InputError
 from ..data.labels import LabelSpace
-from .backbones import PREFIXES, backbone_key, check_count, check_names, content_of, fill, read_tensors, renamed_tensors, shown
+from uda_kit.models.backbones import (
+    PREFIXES,
+    backbone_key,
+    check_count,
+    check_names,
+    content_of,
+    fill,
+    read_tensors,
+    renamed_tensors,
+    shown,
+)
 from .pyramid_segmenters import deeplab_v3, pspnet
 from .segmenters import Segmenter, deeplab_v2
 
 # %% ../../nbs/models/40_checkpoints.ipynb #f3c89347
 def save_net(
-    net,         # any network with its options in `config`
-    path,        # a .safetensors file
-    format:str,  # the kind of file, as its header shall name it
-    **said,      # what else the header says, JSON-able
-   ) -> Path:
+    net,  # any network with its options in `config`
+    path,  # a .safetensors file
+    format: str,  # the kind of file, as its header shall name it
+    **said,  # what else the header says, JSON-able
+) -> Path:
     "Save tensors and options of a network, as a whole and with a checksum. Raises InputError where the file cannot be written."
     path = Path(path)
     save_tensors(path, net.state_dict(), {"format": format, "kit": uda_kit.__version__, "config": net.config, **said})
@@ -41,22 +51,28 @@ def save_net(
 FORMAT = "uda_kit.segmenter.2"
 OLD_FORMATS = ("uda_kit.segmenter.1",)  # without a checksum
 
+
 def save_weights(
-    net:Segmenter,    # the network; its batch norms' running statistics are kept, too
-    path,             # a .safetensors file
-    space=None,       # LabelSpace of its classes; None: the network's own, where it has one
-    extra:dict|None=None, # anything else worth keeping, JSON-able
-   ) -> Path:
+    net: Segmenter,  # the network; its batch norms' running statistics are kept, too
+    path,  # a .safetensors file
+    space=None,  # LabelSpace of its classes; None: the network's own, where it has one
+    extra: dict | None = None,  # anything else worth keeping, JSON-able
+) -> Path:
     "Save a segmenter with its options and class names, atomically. Raises InputError where the class count does not fit, or the file cannot be written."
     path, space = Path(path), space or net.space
     if space and len(space) != net.num_classes:
-        raise InputError(path, f"the network has {net.num_classes} classes, {space.name} has {len(space)}", "give the label space it was trained with")
+        raise InputError(
+            path,
+            f"the network has {net.num_classes} classes, {space.name} has {len(space)}",
+            "give the label space it was trained with",
+        )
     about = space and dict(name=space.name, classes=space.classes, palette=space.palette, ignore=space.ignore)
     return save_net(net, path, FORMAT, space=about, extra=extra or {})
 
 # %% ../../nbs/models/40_checkpoints.ipynb #d98bc056
 class SpaceRecord(TypedDict):
     "A label space in a header."
+
     name: str
     classes: list[str]
     palette: list[list[int]]
@@ -65,6 +81,7 @@ class SpaceRecord(TypedDict):
 # %% ../../nbs/models/40_checkpoints.ipynb #6651b328
 class HeaderRecord(TypedDict):
     "What the header of a segmenter's file holds."
+
     format: str
     config: dict[str, Any]
     space: SpaceRecord | None
@@ -74,41 +91,63 @@ class HeaderRecord(TypedDict):
 def read_header(path) -> dict:
     "What a kit weight file says about itself: 'config', 'space' (a LabelSpace or None), 'extra', 'kit'; only `load_weights` compares it with the checksum. Raises InputError for other files."
     if isfile(path) and content_of(path) == "torch":
-        raise InputError(path, "was written by torch.save and does not say which network it belongs to", "convert released checkpoints with `uda-kit convert`, or give a backbone's file as `weights`")
+        raise InputError(
+            path,
+            "was written by torch.save and does not say which network it belongs to",
+            "convert released checkpoints with `uda-kit convert`, or give a backbone's file as `weights`",
+        )
     record = read_about(path, "written by this kit")
     if record.get("format") not in (FORMAT, *OLD_FORMATS):
-        raise InputError(path, "does not say which network it belongs to", "convert released checkpoints with `uda-kit convert`, or give a backbone's file as `weights`")
+        raise InputError(
+            path,
+            "does not say which network it belongs to",
+            "convert released checkpoints with `uda-kit convert`, or give a backbone's file as `weights`",
+        )
     check_json(record, HeaderRecord, path, "take another checkpoint")
     config = {key: value for key, value in record["config"].items() if key != "weights"}  # a header opens no files
-    if config.get("backbone") == "vgg16": config.setdefault("ceil_pool", True)  # written before there was a choice
+    if config.get("backbone") == "vgg16":
+        config.setdefault("ceil_pool", True)  # written before there was a choice
     try:
         space = record["space"] and LabelSpace(**record["space"])
     except (ValueError, TypeError) as error:
         raise InputError(path, f"has a broken header ({error})", "take another checkpoint") from None
     if space and len(space) != config.get("num_classes"):
-        raise InputError(path, f"has a broken header ({len(space)} class names for {shown('num_classes', config.get('num_classes'))})", "take another checkpoint")
+        raise InputError(
+            path,
+            f"has a broken header ({len(space)} class names for {shown('num_classes', config.get('num_classes'))})",
+            "take another checkpoint",
+        )
     if space and not len(space) <= space.ignore <= 255:
-        raise InputError(path, f"has a broken header ({shown('ignore', space.ignore)} beside {len(space)} classes)", "take another checkpoint")
+        raise InputError(
+            path,
+            f"has a broken header ({shown('ignore', space.ignore)} beside {len(space)} classes)",
+            "take another checkpoint",
+        )
     return dict(format=record["format"], config=config, space=space, extra=record["extra"], kit=record.get("kit"))
 
 # %% ../../nbs/models/40_checkpoints.ipynb #3956e097
 def as_described(
-    builder:Callable,        # function or class that builds a network of options
-    options:dict,            # as the header of `path` gives them
-    path,                    # the file, for messages
-    tensors:dict|None=None,  # what it stores: names and shapes are compared before memory is taken
-   ) -> torch.nn.Module:
+    builder: Callable,  # function or class that builds a network of options
+    options: dict,  # as the header of `path` gives them
+    path,  # the file, for messages
+    tensors: dict | None = None,  # what it stores: names and shapes are compared before memory is taken
+) -> torch.nn.Module:
     "The network that a header describes, freshly initialised; the global random state stays as it is. Raises InputError where there is none, or another than the tensors'."
     unknown = sorted(map(str, options.keys() - inspect.signature(builder).parameters.keys()))
-    if unknown: raise InputError(path, f"has a broken header (unknown options: {', '.join(unknown[:6])})", "take another checkpoint")
+    if unknown:
+        raise InputError(
+            path, f"has a broken header (unknown options: {', '.join(unknown[:6])})", "take another checkpoint"
+        )
     try:
         with torch.random.fork_rng(devices=[]):
             if tensors is not None:
-                with torch.device("meta"): sketch = builder(**options).state_dict()
+                with torch.device("meta"):
+                    sketch = builder(**options).state_dict()
                 check_names(sketch, tensors, path)
             return builder(**options)
     except InputError as error:
-        if error.where == str(path): raise
+        if error.where == str(path):
+            raise
         raise InputError(path, f"has a broken header ({error})", "take another checkpoint") from None
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(path, f"has a broken header ({error})", "take another checkpoint") from None
@@ -117,46 +156,72 @@ def as_described(
 ARCHITECTURES = {"deeplab_v2": deeplab_v2, "deeplab_v3": deeplab_v3, "pspnet": pspnet}
 
 
-def architecture(config:dict) -> str: # a key of `ARCHITECTURES`, or what a header calls one that is unknown
+def architecture(config: dict) -> str:  # a key of `ARCHITECTURES`, or what a header calls one that is unknown
     "The name of the network that has these options."
     return config.get("architecture", "deeplab_v2")
 
 # %% ../../nbs/models/40_checkpoints.ipynb #7b5c9ff5
-def build(config:dict, path, tensors:dict|None=None) -> Segmenter:
+def build(config: dict, path, tensors: dict | None = None) -> Segmenter:
     "The network that the options in the header of `path` describe, see `as_described`. Raises InputError where there is none."
     name = architecture(config)
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise InputError(path, f"is a network of unknown architecture ({shown('architecture', name)})", f"this kit has {', '.join(ARCHITECTURES)}")
-    return as_described(ARCHITECTURES[name], {key: value for key, value in config.items() if key not in ("architecture", "weights")}, path, tensors)
+        raise InputError(
+            path,
+            f"is a network of unknown architecture ({shown('architecture', name)})",
+            f"this kit has {', '.join(ARCHITECTURES)}",
+        )
+    return as_described(
+        ARCHITECTURES[name],
+        {key: value for key, value in config.items() if key not in ("architecture", "weights")},
+        path,
+        tensors,
+    )
 
 # %% ../../nbs/models/40_checkpoints.ipynb #e94c13b2
-TRAINING = ("bn", "recompute", "dropout") # options that do not change what weights mean
+TRAINING = ("bn", "recompute", "dropout")  # options that do not change what weights mean
 
 
-def check_same(config:dict, net:Segmenter, path) -> None:
+def check_same(config: dict, net: Segmenter, path) -> None:
     "`InputError` naming `path` where its header's options are not those of the network that it should fill."
     there, here = architecture(config), architecture(net.config)
-    if there != here: raise InputError(path, f"belongs to another network: {shown('architecture', there)} there, {here} here", "build the same network for both")
+    if there != here:
+        raise InputError(
+            path,
+            f"belongs to another network: {shown('architecture', there)} there, {here} here",
+            "build the same network for both",
+        )
     keys = sorted((config.keys() | net.config.keys()) - set(TRAINING))
-    other = [f"{shown(key, config.get(key))} there, {net.config.get(key)} here" for key in keys if config.get(key) != net.config.get(key)]
-    if other: raise InputError(path, f"belongs to another network: {', '.join(other[:4])}", "use the same options for both")
+    other = [
+        f"{shown(key, config.get(key))} there, {net.config.get(key)} here"
+        for key in keys
+        if config.get(key) != net.config.get(key)
+    ]
+    if other:
+        raise InputError(path, f"belongs to another network: {', '.join(other[:4])}", "use the same options for both")
 
 # %% ../../nbs/models/40_checkpoints.ipynb #90185dd0
 def load_weights(
-    path,                # a .safetensors file written by `save_weights`
-    net:Segmenter|None=None, # fill this network; None: build the one the file describes
-    num_classes:int|None=None, # refuse files with another class count
-   ) -> Segmenter:
+    path,  # a .safetensors file written by `save_weights`
+    net: Segmenter | None = None,  # fill this network; None: build the one the file describes
+    num_classes: int | None = None,  # refuse files with another class count
+) -> Segmenter:
     "Load a segmenter. Raises InputError for broken files and for another class count or network. The global random state stays as it is."
     header = read_header(path)
     config, (tensors, _) = header["config"], load_tensors(path, checksum=header["format"] == FORMAT)
     stored = next((tensors[name].numel() for name in ("main.convs.0.bias", "main.bias") if name in tensors), 0)
     if config.get("num_classes") != stored:
-        raise InputError(path, f"has a broken header ({shown('num_classes', config.get('num_classes'))}, its classifier has {stored})", "take another checkpoint")
+        raise InputError(
+            path,
+            f"has a broken header ({shown('num_classes', config.get('num_classes'))}, its classifier has {stored})",
+            "take another checkpoint",
+        )
     wanted = num_classes or (net.num_classes if net else stored)
     if wanted != stored:
-        raise InputError(path, f"is a network of {stored} classes, not {wanted}", "give a checkpoint trained with the same classes")
-    if net is not None: check_same(config, net, path)
+        raise InputError(
+            path, f"is a network of {stored} classes, not {wanted}", "give a checkpoint trained with the same classes"
+        )
+    if net is not None:
+        check_same(config, net, path)
     net = fill(net or build(config, path, tensors), tensors, path)
     net.space = header["space"] or net.space
     return net
@@ -165,13 +230,14 @@ def load_weights(
 BRANCH = re.compile(r"(layer5|layer6|classifier)\.conv2d_list\.([0-3])\.(weight|bias)")
 
 
-def bare(name:str) -> str:
+def bare(name: str) -> str:
     "A tensor's name without what wrappers put in front."
-    while name.startswith(PREFIXES): name = name.split(".", 1)[1]
+    while name.startswith(PREFIXES):
+        name = name.split(".", 1)[1]
     return name
 
 # %% ../../nbs/models/40_checkpoints.ipynb #d29e1989
-def released_key(name:str, multi_level:bool, aspp_branches:int=2) -> str|None:
+def released_key(name: str, multi_level: bool, aspp_branches: int = 2) -> str | None:
     "Name in a kit segmenter of the tensor that released checkpoints call `name`; None for what is not used."
     name = bare(name)
     branch = BRANCH.fullmatch(name)
@@ -179,84 +245,117 @@ def released_key(name:str, multi_level:bool, aspp_branches:int=2) -> str|None:
         part, number, kind = branch.groups()
         head = "aux" if part == "layer5" and multi_level else "main"
         return f"{head}.convs.{number}.{kind}" if int(number) < aspp_branches else None
-    if "conv2d_list" in name: return name  # no name of a branch: what does not fit is refused by name
-    if name.startswith("fc."): return None
+    if "conv2d_list" in name:
+        return name  # no name of a branch: what does not fit is refused by name
+    if name.startswith("fc."):
+        return None
     return "backbone." + (backbone_key(name, "vgg16") if name.startswith("features.") else name)
 
 # %% ../../nbs/models/40_checkpoints.ipynb #312c7a87
 TORCHVISION_PARTS = (  # of its DeepLab-v3, longest names first
-    ("aux_classifier.4.", "aux.3."), ("aux_classifier.", "aux."),
-    ("classifier.0.convs.4.1.", "neck.image.0."), ("classifier.0.convs.4.2.", "neck.image.1."), ("classifier.0.", "neck."),
-    ("classifier.1.", "neck.refine.0."), ("classifier.2.", "neck.refine.1."), ("classifier.4.", "main."),
+    ("aux_classifier.4.", "aux.3."),
+    ("aux_classifier.", "aux."),
+    ("classifier.0.convs.4.1.", "neck.image.0."),
+    ("classifier.0.convs.4.2.", "neck.image.1."),
+    ("classifier.0.", "neck."),
+    ("classifier.1.", "neck.refine.0."),
+    ("classifier.2.", "neck.refine.1."),
+    ("classifier.4.", "main."),
 )
 
 
-def torchvision_key(name:str) -> str:
+def torchvision_key(name: str) -> str:
     "Name in `deeplab_v3(as_torchvision=True)` of the tensor that torchvision's DeepLab-v3 calls `name`."
     name = bare(name)
     for theirs, ours in TORCHVISION_PARTS:
-        if name.startswith(theirs): return ours + name[len(theirs):]
+        if name.startswith(theirs):
+            return ours + name[len(theirs) :]
     return "backbone." + name
 
 # %% ../../nbs/models/40_checkpoints.ipynb #b1262d51
-def classifier_classes(tensors:dict) -> set[int]:
+def classifier_classes(tensors: dict) -> set[int]:
     "Lengths of all classifiers' biases in a published checkpoint's tensors, by the kit's names."
     heads = ("main.bias", "aux.3.bias")
     biases = [t for name, t in tensors.items() if name in heads or re.fullmatch(r"(main|aux)\.convs\.\d\.bias", name)]
     return {t.shape[0] for t in biases if t.ndim}
 
 # %% ../../nbs/models/40_checkpoints.ipynb #5b974324
-def published_network(names:set[str], num_classes:int, aspp_branches:int|None, path) -> tuple[Callable, Callable]:
+def published_network(names: set[str], num_classes: int, aspp_branches: int | None, path) -> tuple[Callable, Callable]:
     "What a published checkpoint with tensors of these `names` is: a function that builds its network, and one from its names to ours. `InputError` where it is none."
     depth = "resnet101" if any(name.startswith("layer3.22.") for name in names) else "resnet50"
     if {"classifier.4.weight", "classifier.0.convs.0.0.weight"} <= names:
-        if aspp_branches: raise InputError(path, "is torchvision's DeepLab-v3, which has no branches to sum", "leave aspp_branches out")
+        if aspp_branches:
+            raise InputError(
+                path, "is torchvision's DeepLab-v3, which has no branches to sum", "leave aspp_branches out"
+            )
         multi_level = "aux_classifier.4.weight" in names
         return lambda: deeplab_v3(num_classes, depth, multi_level, as_torchvision=True), torchvision_key
     if any(name.startswith(("main.", "neck.")) for name in names):
         raise InputError(path, "is a weight file of the kit already", "use it as it is")
     heads = {name.split(".")[0] for name in names if ".conv2d_list." in name}
     if not heads & {"layer5", "layer6", "classifier"}:
-        raise InputError(path, "has no classifiers named layer5, layer6 or classifier", "give a backbone's file as `weights`, or the kit's own files to `load_weights`")
+        raise InputError(
+            path,
+            "has no classifiers named layer5, layer6 or classifier",
+            "give a backbone's file as `weights`, or the kit's own files to `load_weights`",
+        )
     vgg, multi_level = "classifier" in heads, {"layer5", "layer6"} <= heads
     branches = aspp_branches or (4 if heads == {"layer6"} else 2)  # ADVENT's single-level network sums all four
+
     def build_v2():
-        return deeplab_v2(num_classes, "vgg16" if vgg else depth, multi_level, branches, bn="affine_frozen", stride_in_1x1=not vgg, normalise="caffe")
+        return deeplab_v2(
+            num_classes,
+            "vgg16" if vgg else depth,
+            multi_level,
+            branches,
+            bn="affine_frozen",
+            stride_in_1x1=not vgg,
+            normalise="caffe",
+        )
+
     return build_v2, lambda name: released_key(name, multi_level, branches)
 
 # %% ../../nbs/models/40_checkpoints.ipynb #2c366066
 def load_released(
-    path,                       # .pth as published, or the same tensors as .safetensors
-    num_classes:int=19,         # classes it should have
-    aspp_branches:int|None=None,# branches that are summed: 2 as in AdaptSegNet's code, or all 4 as in ADVENT's; None: 4 where there is `layer6` alone, else 2
-   ) -> Segmenter:
+    path,  # .pth as published, or the same tensors as .safetensors
+    num_classes: int = 19,  # classes it should have
+    aspp_branches: int
+    | None = None,  # branches that are summed: 2 as in AdaptSegNet's code, or all 4 as in ADVENT's; None: 4 where there is `layer6` alone, else 2
+) -> Segmenter:
     "A segmenter from a published checkpoint: DeepLab-v2 of AdaptSegNet or ADVENT, or torchvision's DeepLab-v3. Code in the file is not run. Raises InputError where it does not fit."
     check_count("num_classes", num_classes)
-    if aspp_branches not in (None, 2, 4): raise InputError(shown("aspp_branches", aspp_branches), "is not 2 or 4", "use 2 (AdaptSegNet) or 4 (ADVENT)")
+    if aspp_branches not in (None, 2, 4):
+        raise InputError(shown("aspp_branches", aspp_branches), "is not 2 or 4", "use 2 (AdaptSegNet) or 4 (ADVENT)")
     tensors = read_tensors(path)
     build_net, key = published_network(set(map(bare, tensors)), num_classes, aspp_branches, path)
     named = renamed_tensors(tensors, key, path)
     classes = classifier_classes(named)
     if classes and classes != {num_classes}:
-        raise InputError(path, f"is a network of {' and '.join(map(str, sorted(classes)))} classes, not {num_classes}", "say how many classes it has")
-    with torch.random.fork_rng(devices=[]): net = build_net()
+        raise InputError(
+            path,
+            f"is a network of {' and '.join(map(str, sorted(classes)))} classes, not {num_classes}",
+            "say how many classes it has",
+        )
+    with torch.random.fork_rng(devices=[]):
+        net = build_net()
     return fill(net, named, path)
 
 # %% ../../nbs/models/40_checkpoints.ipynb #16107f66
 def convert(
-    src,                # published checkpoint
-    dst,                # .safetensors to write
-    num_classes:int=19, # classes it should have
-    aspp_branches:int|None=None, # branches that are summed, see `load_released`
-    space=None,         # LabelSpace of its classes
-   ) -> Path:
+    src,  # published checkpoint
+    dst,  # .safetensors to write
+    num_classes: int = 19,  # classes it should have
+    aspp_branches: int | None = None,  # branches that are summed, see `load_released`
+    space=None,  # LabelSpace of its classes
+) -> Path:
     "Rewrite a published checkpoint as a weight file of the kit."
-    if Path(dst).suffix != ".safetensors": raise InputError(dst, "is not the name of a weight file", "let it end in .safetensors")
+    if Path(dst).suffix != ".safetensors":
+        raise InputError(dst, "is not the name of a weight file", "let it end in .safetensors")
     net = load_released(src, num_classes, aspp_branches)
     return save_weights(net, dst, space, extra={"converted_from": Path(src).name})
 
 # %% ../../nbs/models/40_checkpoints.ipynb #ae08942c
-def in_words(config:dict) -> str:
+def in_words(config: dict) -> str:
     "A network in a few words, by its options."
     words = f"{architecture(config)} on {config['backbone']}, {config['num_classes']} classes"
     return f"{words}, the sum of {config['aspp_branches']} branches" if "aspp_branches" in config else words

@@ -15,37 +15,51 @@ from .segmenters import upsample
 # %% ../../nbs/models/30_discriminators.ipynb #39e2d99d
 class OutputDiscriminator(nn.Module):
     "Fully convolutional discriminator of output_space section 5: five 4x4 convolutions of stride 2, C -> 64 -> 128 -> 256 -> 512 -> 1."
-    def __init__(self,
-                 in_channels:int,     # C: classes of a score map, or channels of a feature map
-                 width:int=64,        # channels after the first layer; doubled three times
-                 upsample:bool=False, # resize the answers to the input's size (in the paper's text, not in its released code)
-                ):
+
+    def __init__(
+        self,
+        in_channels: int,  # C: classes of a score map, or channels of a feature map
+        width: int = 64,  # channels after the first layer; doubled three times
+        upsample: bool = False,  # resize the answers to the input's size (in the paper's text, not in its released code)
+    ):
         super().__init__()
         in_channels, width = check_count("in_channels", in_channels), check_count("width", width, 1, 2_048)
         self.upsample, self.in_channels = upsample, in_channels
         widths = [in_channels, width, 2 * width, 4 * width, 8 * width, 1]
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 4, stride=2, padding=1) for i, o in zip(widths, widths[1:]))
 
-    def forward(self,
-                map, # [B,C,H,W] softmax probabilities, features or entropies; H and W at least 32
-               ): # [B,1,H//32,W//32] raw scores (before a sigmoid), or [B,1,H,W] float32 with upsample=True
+    def forward(
+        self,
+        map,  # [B,C,H,W] softmax probabilities, features or entropies; H and W at least 32
+    ):  # [B,1,H//32,W//32] raw scores (before a sigmoid), or [B,1,H,W] float32 with upsample=True
         "Raises InputError for a map with a side under 32."
         size = map.shape[-2:]
-        if min(size) < 32: raise InputError(f"map of {size[0]}x{size[1]}", "is too small for five halvings", "upsample it to 32 pixels a side or more")
-        for layer in self.convs[:-1]: map = F.leaky_relu(layer(map), 0.2, inplace=True)
+        if min(size) < 32:
+            raise InputError(
+                f"map of {size[0]}x{size[1]}",
+                "is too small for five halvings",
+                "upsample it to 32 pixels a side or more",
+            )
+        for layer in self.convs[:-1]:
+            map = F.leaky_relu(layer(map), 0.2, inplace=True)
         score = self.convs[-1](map)
         return upsample(score, size) if self.upsample else score
 
 # %% ../../nbs/models/30_discriminators.ipynb #c9c6fc92
 class PatchDiscriminator(nn.Module):
     "Discriminator of patch_alignment section 3.4: fully connected layers K -> 256 -> 512 -> 1 with leaky ReLUs, at every place of a map."
-    def __init__(self, in_channels:int,   # K: numbers that describe a patch
-                 widths:tuple=(256, 512)): # of the hidden layers
+
+    def __init__(
+        self,
+        in_channels: int,  # K: numbers that describe a patch
+        widths: tuple = (256, 512),
+    ):  # of the hidden layers
         super().__init__()
         in_channels, widths = check_count("in_channels", in_channels), check_counts("widths", widths, 10_000)
         self.in_channels, sizes = in_channels, [in_channels, *widths, 1]
         self.layers = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(sizes, sizes[1:]))
 
-    def forward(self, map): # [B,K,U,V] -> [B,1,U,V] raw scores (before a sigmoid)
-        for layer in self.layers[:-1]: map = F.leaky_relu(layer(map), 0.2, inplace=True)
+    def forward(self, map):  # [B,K,U,V] -> [B,1,U,V] raw scores (before a sigmoid)
+        for layer in self.layers[:-1]:
+            map = F.leaky_relu(layer(map), 0.2, inplace=True)
         return self.layers[-1](map)

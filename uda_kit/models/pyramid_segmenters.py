@@ -11,69 +11,90 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..errors import InputError
-from .backbones import check_count, check_counts, check_flag, check_fraction, conv, init_backbone, load_backbone, make_backbone
+from uda_kit.models.backbones import (
+    check_count,
+    check_counts,
+    check_flag,
+    check_fraction,
+    conv,
+    init_backbone,
+    load_backbone,
+    make_backbone,
+)
 from .segmenters import Segmenter, check_options, pooling_option, upsample
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #828ade6c
-def conv_norm_relu(inputs:int, outputs:int, kernel:int=1, dilation:int=1) -> nn.Sequential:
+def conv_norm_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
     "Convolution without bias that keeps the map's size, batch norm, ReLU."
-    return nn.Sequential(conv(inputs, outputs, kernel, dilation=dilation), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        conv(inputs, outputs, kernel, dilation=dilation), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #30704811
-def few_cells(layers:nn.Sequential, x:Tensor) -> Tensor: # [B,F,n,n] -> [B,G,n,n]
+def few_cells(layers: nn.Sequential, x: Tensor) -> Tensor:  # [B,F,n,n] -> [B,G,n,n]
     "`conv_norm_relu` layers on a pooled map. InputError where it holds a single value per channel to be normalised by itself."
     if x.numel() == x.shape[1] and layers[1].training and isinstance(layers[1], nn.BatchNorm2d):
-        raise InputError("a training batch of one image", "leaves one pooled value per channel, which batch norm would make zero",
-                         "train on two or more images at a time, or build the network with bn='frozen'")
+        raise InputError(
+            "a training batch of one image",
+            "leaves one pooled value per channel, which batch norm would make zero",
+            "train on two or more images at a time, or build the network with bn='frozen'",
+        )
     return layers(x)
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #8e710fb9
 class PointClassifier(nn.Conv2d):
     "1x1 convolution to C scores that in training drops a share `dropout` of what it reads."
-    def __init__(self, inputs:int, num_classes:int, dropout:float=0.):
+
+    def __init__(self, inputs: int, num_classes: int, dropout: float = 0.0):
         super().__init__(inputs, num_classes, 1)
         self.dropout = dropout
         nn.init.normal_(self.weight, 0, 0.01)
         nn.init.zeros_(self.bias)
 
-    def forward(self, features): # [B,F,h,w] -> [B,C,h,w] raw scores
+    def forward(self, features):  # [B,F,h,w] -> [B,C,h,w] raw scores
         return super().forward(F.dropout(features, self.dropout, self.training))
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #7aca80c8
-def aux_head(inputs:int, num_classes:int, dropout:float=0.) -> nn.Sequential:
+def aux_head(inputs: int, num_classes: int, dropout: float = 0.0) -> nn.Sequential:
     "Auxiliary head (PSPNet section 3.3): 3x3 convolution to a quarter of the channels, norm, ReLU, classifier."
     # differs from paper: it has no word on the head's layers; these are the usual ones
-    return nn.Sequential(*init_backbone(conv_norm_relu(inputs, inputs // 4, 3)), PointClassifier(inputs // 4, num_classes, dropout))
+    return nn.Sequential(
+        *init_backbone(conv_norm_relu(inputs, inputs // 4, 3)), PointClassifier(inputs // 4, num_classes, dropout)
+    )
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #abe667dc
 class PyramidPooling(nn.Module):
     "Neck of PSPNet (section 3.2): averages over grids of n x n regions beside the features. `channels`: what it returns."
-    def __init__(self, inputs:int, channels:int, bins:tuple=(1, 2, 3, 6)):
+
+    def __init__(self, inputs: int, channels: int, bins: tuple = (1, 2, 3, 6)):
         super().__init__()
         self.channels, self.bins, each = channels, tuple(bins), inputs // len(bins)
         self.levels = nn.ModuleList(conv_norm_relu(inputs, each) for _ in self.bins)
         self.fuse = conv_norm_relu(inputs + len(bins) * each, channels, 3)
         init_backbone(self)
 
-    def forward(self, x): # [B,inputs,h,w] -> [B,channels,h,w]
+    def forward(self, x):  # [B,inputs,h,w] -> [B,channels,h,w]
         maps = [x]
         for n, phi in zip(self.bins, self.levels):
-            pooled = F.adaptive_avg_pool2d(x, n)                           # pool_n x
+            pooled = F.adaptive_avg_pool2d(x, n)  # pool_n x
             maps.append(upsample(few_cells(phi, pooled), x.shape[-2:]).to(x.dtype))
-        return self.fuse(torch.cat(maps, 1))                               # f
+        return self.fuse(torch.cat(maps, 1))  # f
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #2b412ce4
 class AtrousPyramid(nn.Module):
     "Neck of DeepLab-v3 (section 3.3): a 1x1 convolution, dilated 3x3 convolutions and the pooled image, side by side. `channels`: what it returns."
-    def __init__(self, inputs:int, channels:int=256, rates:tuple=(12, 24, 36)):
+
+    def __init__(self, inputs: int, channels: int = 256, rates: tuple = (12, 24, 36)):
         super().__init__()
         self.channels = channels
-        self.convs = nn.ModuleList([conv_norm_relu(inputs, channels), *(conv_norm_relu(inputs, channels, 3, r) for r in rates)])
+        self.convs = nn.ModuleList(
+            [conv_norm_relu(inputs, channels), *(conv_norm_relu(inputs, channels, 3, r) for r in rates)]
+        )
         self.image = conv_norm_relu(inputs, channels)
         self.project = conv_norm_relu((len(self.convs) + 1) * channels, channels)
         init_backbone(self)
 
-    def forward(self, x): # [B,inputs,h,w] -> [B,channels,h,w]
+    def forward(self, x):  # [B,inputs,h,w] -> [B,channels,h,w]
         image = few_cells(self.image, x.mean((2, 3), keepdim=True))
         maps = [branch(x) for branch in self.convs]
         return self.project(torch.cat([*maps, image.expand_as(maps[0])], 1))
@@ -81,11 +102,12 @@ class AtrousPyramid(nn.Module):
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #3506242b
 class TorchvisionPyramid(AtrousPyramid):
     "Neck of torchvision's DeepLab-v3: `AtrousPyramid`, dropout of a half, and a 3x3 convolution with its norm. `channels`: what it returns."
-    def __init__(self, inputs:int, channels:int=256, rates:tuple=(12, 24, 36)):
+
+    def __init__(self, inputs: int, channels: int = 256, rates: tuple = (12, 24, 36)):
         super().__init__(inputs, channels, rates)
         self.refine = init_backbone(conv_norm_relu(channels, channels, 3))
 
-    def forward(self, x): # [B,inputs,h,w] -> [B,channels,h,w]
+    def forward(self, x):  # [B,inputs,h,w] -> [B,channels,h,w]
         return self.refine(F.dropout(super().forward(x), 0.5, self.training))
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #557e82e8
@@ -94,84 +116,124 @@ ATROUS = {"tiny": (4, 8, 12)}
 
 
 def assemble(
-    config:dict,      # options, by which the network is also built again
-    neck,             # channels of `layer4` -> the neck
-    weights:str|None, # as in `pspnet`
-   ) -> Segmenter:
+    config: dict,  # options, by which the network is also built again
+    neck,  # channels of `layer4` -> the neck
+    weights: str | None,  # as in `pspnet`
+) -> Segmenter:
     "Backbone, neck, classifier and auxiliary head, whose options have been checked. Raises InputError on bad weight files."
     dropout, classes, torchvisions = config["dropout"], config["num_classes"], config.get("as_torchvision", False)
-    body = make_backbone(config["backbone"], config["stride_in_1x1"], config["recompute"], config.get("ceil_pool"), torchvisions)
+    body = make_backbone(
+        config["backbone"], config["stride_in_1x1"], config["recompute"], config.get("ceil_pool"), torchvisions
+    )
     between = neck(body.dimensions["main"])
-    main = PointClassifier(between.channels, classes, 0. if torchvisions else dropout)
+    main = PointClassifier(between.channels, classes, 0.0 if torchvisions else dropout)
     aux = aux_head(body.dimensions["aux"], classes, dropout) if config["multi_level"] else None
     net = Segmenter(body, config, main, aux, neck=between)
-    if weights is not None: load_backbone(net.backbone, weights, config["backbone"], config)
+    if weights is not None:
+        load_backbone(net.backbone, weights, config["backbone"], config)
     return net
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #54a2127e
 def pspnet(
-    num_classes:int,           # C
-    backbone:str="resnet50",   # "tiny", "resnet50", "resnet101" or "vgg16"
-    multi_level:bool=True,     # the auxiliary head on layer3; give its loss weight 0.4
-    bn:str="train",            # all batch norms: "train", "affine_frozen" or "frozen"
-    stride_in_1x1:bool=False,  # ResNets: True for Caffe-style weights, False for torchvision's
-    weights:str|None=None,     # of the backbone: None (random), "imagenet" (torchvision's, downloaded), or a local .pth or .safetensors file
-    normalise:str="imagenet",  # "imagenet" or "caffe": the input the weights expect
-    recompute:str="norms",     # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
-    width:int|None=None,       # channels of the features; None: 512, for tiny 64
-    bins:tuple=(1, 2, 3, 6),   # regions along a side, by level
-    dropout:float=0.1,         # share of the features that a classifier drops in training
-    ceil_pool:bool|None=None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
-   ) -> Segmenter:
+    num_classes: int,  # C
+    backbone: str = "resnet50",  # "tiny", "resnet50", "resnet101" or "vgg16"
+    multi_level: bool = True,  # the auxiliary head on layer3; give its loss weight 0.4
+    bn: str = "train",  # all batch norms: "train", "affine_frozen" or "frozen"
+    stride_in_1x1: bool = False,  # ResNets: True for Caffe-style weights, False for torchvision's
+    weights: str
+    | None = None,  # of the backbone: None (random), "imagenet" (torchvision's, downloaded), or a local .pth or .safetensors file
+    normalise: str = "imagenet",  # "imagenet" or "caffe": the input the weights expect
+    recompute: str = "norms",  # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
+    width: int | None = None,  # channels of the features; None: 512, for tiny 64
+    bins: tuple = (1, 2, 3, 6),  # regions along a side, by level
+    dropout: float = 0.1,  # share of the features that a classifier drops in training
+    ceil_pool: bool | None = None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
+) -> Segmenter:
     "PSPNet (Zhao et al. 2017). Random weights come from torch's global generator. Raises InputError on bad options or weight files."
     # differs from paper: the backbone's first layers are torchvision's 7x7 convolution, for which there are weights; no rate of dropout is given there
-    config = dict(architecture="pspnet", num_classes=num_classes, backbone=backbone, multi_level=multi_level, bn=bn, stride_in_1x1=stride_in_1x1,
-                  normalise=normalise, recompute=recompute)
+    config = dict(
+        architecture="pspnet",
+        num_classes=num_classes,
+        backbone=backbone,
+        multi_level=multi_level,
+        bn=bn,
+        stride_in_1x1=stride_in_1x1,
+        normalise=normalise,
+        recompute=recompute,
+    )
     check_options(config, weights)
-    width, bins = WIDTH.get(backbone, 512) if width is None else check_count("width", width, 1, 4_096), check_counts("bins", bins, 100)
-    config |= dict(width=width, bins=bins, dropout=check_fraction("dropout", dropout)) | pooling_option(backbone, ceil_pool)
+    width, bins = (
+        WIDTH.get(backbone, 512) if width is None else check_count("width", width, 1, 4_096),
+        check_counts("bins", bins, 100),
+    )
+    config |= dict(width=width, bins=bins, dropout=check_fraction("dropout", dropout)) | pooling_option(
+        backbone, ceil_pool
+    )
     return assemble(config, lambda inputs: PyramidPooling(inputs, width, bins), weights)
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #2a9b7831
 def deeplab_v3(
-    num_classes:int,           # C
-    backbone:str="resnet50",   # "tiny", "resnet50", "resnet101" or "vgg16"
-    multi_level:bool=True,     # an auxiliary head on layer3; give its loss weight 0.4
-    bn:str="train",            # all batch norms: "train", "affine_frozen" or "frozen"
-    stride_in_1x1:bool=False,  # ResNets: True for Caffe-style weights, False for torchvision's
-    weights:str|None=None,     # of the backbone: None (random), "imagenet" (torchvision's, downloaded), or a local .pth or .safetensors file
-    normalise:str="imagenet",  # "imagenet" or "caffe": the input the weights expect
-    recompute:str="norms",     # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
-    width:int|None=None,       # channels of the features; None: 256, for tiny 64
-    rates:tuple|None=None,     # dilations; None: (12, 24, 36) as for output stride 8, for tiny (4, 8, 12)
-    dropout:float=0.1,         # share of the features that a classifier drops in training
-    ceil_pool:bool|None=None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
-    as_torchvision:bool=False, # ResNets: torchvision's network, for its weights: poolings round down, late dilation, one more convolution
-   ) -> Segmenter:
+    num_classes: int,  # C
+    backbone: str = "resnet50",  # "tiny", "resnet50", "resnet101" or "vgg16"
+    multi_level: bool = True,  # an auxiliary head on layer3; give its loss weight 0.4
+    bn: str = "train",  # all batch norms: "train", "affine_frozen" or "frozen"
+    stride_in_1x1: bool = False,  # ResNets: True for Caffe-style weights, False for torchvision's
+    weights: str
+    | None = None,  # of the backbone: None (random), "imagenet" (torchvision's, downloaded), or a local .pth or .safetensors file
+    normalise: str = "imagenet",  # "imagenet" or "caffe": the input the weights expect
+    recompute: str = "norms",  # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
+    width: int | None = None,  # channels of the features; None: 256, for tiny 64
+    rates: tuple | None = None,  # dilations; None: (12, 24, 36) as for output stride 8, for tiny (4, 8, 12)
+    dropout: float = 0.1,  # share of the features that a classifier drops in training
+    ceil_pool: bool | None = None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
+    as_torchvision: bool = False,  # ResNets: torchvision's network, for its weights: poolings round down, late dilation, one more convolution
+) -> Segmenter:
     "DeepLab-v3 (Chen et al. 2017). Random weights come from torch's global generator. Raises InputError on bad options or weight files."
     # differs from paper: no multi-grid within layer4; an auxiliary head and dropout as in PSPNet, of which it has no word
-    config = dict(architecture="deeplab_v3", num_classes=num_classes, backbone=backbone, multi_level=multi_level, bn=bn, stride_in_1x1=stride_in_1x1,
-                  normalise=normalise, recompute=recompute)
+    config = dict(
+        architecture="deeplab_v3",
+        num_classes=num_classes,
+        backbone=backbone,
+        multi_level=multi_level,
+        bn=bn,
+        stride_in_1x1=stride_in_1x1,
+        normalise=normalise,
+        recompute=recompute,
+    )
     check_options(config, weights)
     if check_flag("as_torchvision", as_torchvision):
-        if not backbone.startswith("resnet"): raise InputError(f"backbone={backbone!r}", "is none of torchvision's for DeepLab-v3", "use resnet50 or resnet101, or as_torchvision=False")
+        if not backbone.startswith("resnet"):
+            raise InputError(
+                f"backbone={backbone!r}",
+                "is none of torchvision's for DeepLab-v3",
+                "use resnet50 or resnet101, or as_torchvision=False",
+            )
         ceil_pool = False if ceil_pool is None else ceil_pool
     width = WIDTH.get(backbone, 256) if width is None else check_count("width", width, 1, 4_096)
     rates = check_counts("rates", ATROUS.get(backbone, (12, 24, 36)) if rates is None else rates)
-    config |= dict(width=width, rates=rates, dropout=check_fraction("dropout", dropout)) | pooling_option(backbone, ceil_pool)
-    if as_torchvision: config["as_torchvision"] = True  # absent otherwise: files from before it stay what they are
+    config |= dict(width=width, rates=rates, dropout=check_fraction("dropout", dropout)) | pooling_option(
+        backbone, ceil_pool
+    )
+    if as_torchvision:
+        config["as_torchvision"] = True  # absent otherwise: files from before it stay what they are
     neck = TorchvisionPyramid if as_torchvision else AtrousPyramid
     return assemble(config, lambda inputs: neck(inputs, width, rates), weights)
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #07b7735d
 def sync_batch_norms(
-    net:nn.Module,   # any network; changed in place
-    device=None,     # where it will train; None: where it is
-   ) -> nn.Module:   # the network
+    net: nn.Module,  # any network; changed in place
+    device=None,  # where it will train; None: where it is
+) -> nn.Module:  # the network
     "Batch norms over the images of all processes (SyncBN), where there are several and they train on GPUs; elsewhere plain batch norms, and the network stays as it is."
     kind = torch.device(device).type if device is not None else next(net.parameters()).device.type
-    together = torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-    if kind != "cuda" or not together: return net
+    together = (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
+    if kind != "cuda" or not together:
+        return net
     for m in net.modules():
-        if hasattr(m, "recompute"): m.recompute = "none"  # it would take the statistics of one process
+        if hasattr(m, "recompute"):
+            m.recompute = "none"  # it would take the statistics of one process
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)

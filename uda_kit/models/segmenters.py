@@ -13,34 +13,48 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 from ..errors import InputError
 from .ancillary import AncillaryClassifier
-from .backbones import BACKBONES, check_choice, check_count, check_counts, check_flag, load_backbone, make_backbone, pools_up
+from uda_kit.models.backbones import (
+    BACKBONES,
+    check_choice,
+    check_count,
+    check_counts,
+    check_flag,
+    load_backbone,
+    make_backbone,
+    pools_up,
+)
 
 # %% ../../nbs/models/20_segmenters.ipynb #f18c14a8
 @dataclass
 class Outputs:
     "What a segmenter returns, all at the network's stride (about an eighth of the image)."
-    logits: Tensor             # [B,C,h,w] raw class scores of the main level
+
+    logits: Tensor  # [B,C,h,w] raw class scores of the main level
     aux: Tensor | None = None  # [B,C,h,w] raw class scores of the aux level, or None for a single-level network
-    features: Tensor | None = None # [B,F,h,w] what the main classifier reads
+    features: Tensor | None = None  # [B,F,h,w] what the main classifier reads
     primary: Tensor | None = None  # [B,C,h,w] raw class scores of the main classifier alone
-    ancillary: Tensor | None = None # [B,C,h,w] raw class scores of the ancillary classifier alone
-    attention: Tensor | None = None # [B,K,h,w] its attention maps in [0, 1], or None for K = 0
-    stages: tuple[Tensor, ...] | None = None # the backbone's maps at each of its stages, finest first; None unless the network's `keep_stages` is set
+    ancillary: Tensor | None = None  # [B,C,h,w] raw class scores of the ancillary classifier alone
+    attention: Tensor | None = None  # [B,K,h,w] its attention maps in [0, 1], or None for K = 0
+    stages: tuple[Tensor, ...] | None = (
+        None  # the backbone's maps at each of its stages, finest first; None unless the network's `keep_stages` is set
+    )
 
 # %% ../../nbs/models/20_segmenters.ipynb #1daf30e7
 def upsample(
     map,  # [B,C,h,w] scores or features
-    size, # (H, W) to reach
-   ): # [B,C,H,W] float32
+    size,  # (H, W) to reach
+):  # [B,C,H,W] float32
     "Bilinear resizing with aligned corners, in float32 (output_space section 5)."
     map = map.float()
-    if tuple(map.shape[-2:]) == tuple(size): return map
+    if tuple(map.shape[-2:]) == tuple(size):
+        return map
     return F.interpolate(map, size=tuple(size), mode="bilinear", align_corners=True)
 
 # %% ../../nbs/models/20_segmenters.ipynb #ae46c1dd
 class ASPP(nn.Module):
     "Atrous spatial pyramid pooling of DeepLab-v2: the sum of parallel dilated 3x3 classifiers."
-    def __init__(self, inputs:int, num_classes:int, rates:tuple=(6, 12, 18, 24)):
+
+    def __init__(self, inputs: int, num_classes: int, rates: tuple = (6, 12, 18, 24)):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(inputs, num_classes, 3, padding=r, dilation=r) for r in rates)
         for branch in self.convs:
@@ -51,90 +65,121 @@ class ASPP(nn.Module):
         "W_t [C,F] by shift (rows, columns), for taps that read a map of h x w cells."
         found = {}
         for branch in self.convs:
-            r, matrices = branch.dilation[0], branch.weight.permute(2, 3, 0, 1).flatten(0, 1).unbind() # nine [C,F]
+            r, matrices = branch.dilation[0], branch.weight.permute(2, 3, 0, 1).flatten(0, 1).unbind()  # nine [C,F]
             for shift, matrix in zip([(r * i, r * j) for i in (-1, 0, 1) for j in (-1, 0, 1)], matrices):
-                if abs(shift[0]) < h and abs(shift[1]) < w: found[shift] = found[shift] + matrix if shift in found else matrix
+                if abs(shift[0]) < h and abs(shift[1]) < w:
+                    found[shift] = found[shift] + matrix if shift in found else matrix
         return found
 
-    def forward(self,
-                features, # [B,F,h,w]
-               ): # [B,C,h,w] raw scores
+    def forward(
+        self,
+        features,  # [B,F,h,w]
+    ):  # [B,C,h,w] raw scores
         taps = self.taps(*features.shape[-2:])
-        products = F.conv2d(features, torch.cat(list(taps.values()))[:, :, None, None]).unflatten(1, (len(taps), -1)).unbind(1)
+        products = (
+            F.conv2d(features, torch.cat(list(taps.values()))[:, :, None, None]).unflatten(1, (len(taps), -1)).unbind(1)
+        )
         scores = sum(branch.bias for branch in self.convs).view(1, -1, 1, 1)
-        for (dy, dx), product in zip(taps, products): scores = scores + F.pad(product, (-dx, dx, -dy, dy)) # (W_t F)(p + delta_t)
+        for (dy, dx), product in zip(taps, products):
+            scores = scores + F.pad(product, (-dx, dx, -dy, dy))  # (W_t F)(p + delta_t)
         return scores
 
 # %% ../../nbs/models/20_segmenters.ipynb #a055b27e
 NORMALISE = {  # name: (reverse RGB to BGR, scale, shift): network input = image * scale + shift
     "imagenet": (False, [1 / 0.229, 1 / 0.224, 1 / 0.225], [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]),
-    "caffe": (True, [255., 255., 255.], [-104.00699, -116.66877, -122.67892]),
+    "caffe": (True, [255.0, 255.0, 255.0], [-104.00699, -116.66877, -122.67892]),
 }
+
 
 class Normalise(nn.Module):
     "From RGB in [0, 1] to what a set of weights expects: 'imagenet' (RGB, mean and deviation) or 'caffe' (BGR, 0 to 255, minus means)."
-    def __init__(self, kind:str):
+
+    def __init__(self, kind: str):
         super().__init__()
         self.bgr, scale, shift = NORMALISE[kind]
         # not persistent: the configuration names them, and weight files hold weights only
         self.register_buffer("scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, image): # [B,3,H,W] float
-        if not image.is_floating_point(): raise TypeError("a segmenter takes float RGB in [0, 1]: divide uint8 images by 255")
+    def forward(self, image):  # [B,3,H,W] float
+        if not image.is_floating_point():
+            raise TypeError("a segmenter takes float RGB in [0, 1]: divide uint8 images by 255")
         return torch.addcmul(self.shift, image.flip(1) if self.bgr else image, self.scale)
 
 # %% ../../nbs/models/20_segmenters.ipynb #a8b4bdf7
 class Segmenter(nn.Module):
     "Normalisation, backbone and one classifier per level, built by `deeplab_v2`, `deeplab_v3` or `pspnet`. `config`: its options; `channels`: of its maps; `space`: what its classes mean, if known."
+
     space, fixed = None, False
-    keep_stages = False # `Outputs.stages` is filled, for terms and heads that look at several stages; costs memory
-    def __init__(self, backbone:nn.Module, config:dict,
-                 main:nn.Module,               # classifier of the main level: [B,F,h,w] -> [B,C,h,w]
-                 aux:nn.Module|None=None,      # classifier of the aux level
-                 ancillary:nn.Module|None=None,# a second opinion on the main level
-                 neck:nn.Module|None=None,     # from `layer4` to the features F that the main classifier reads; None: they are `layer4`'s
-                ):
+    keep_stages = False  # `Outputs.stages` is filled, for terms and heads that look at several stages; costs memory
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        config: dict,
+        main: nn.Module,  # classifier of the main level: [B,F,h,w] -> [B,C,h,w]
+        aux: nn.Module | None = None,  # classifier of the aux level
+        ancillary: nn.Module | None = None,  # a second opinion on the main level
+        neck: nn.Module
+        | None = None,  # from `layer4` to the features F that the main classifier reads; None: they are `layer4`'s
+    ):
         super().__init__()
         self.config, self.num_classes = config, config["num_classes"]
         self.normalise, self.backbone = Normalise(config["normalise"]), backbone
         self.neck, self.main, self.aux, self.ancillary = neck, main, aux, ancillary
-        self.channels = {"main": self.num_classes, "features": neck.channels if neck else backbone.dimensions["main"]} | ({"aux": self.num_classes} if aux else {})
-        for norm in self.norms(): norm.requires_grad_(config["bn"] == "train")
+        self.channels = {
+            "main": self.num_classes,
+            "features": neck.channels if neck else backbone.dimensions["main"],
+        } | ({"aux": self.num_classes} if aux else {})
+        for norm in self.norms():
+            norm.requires_grad_(config["bn"] == "train")
         self.train()
 
-    def forward(self, image): # [B,3,H,W] float RGB in [0, 1] -> Outputs
+    def forward(self, image):  # [B,3,H,W] float RGB in [0, 1] -> Outputs
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fixed):
             maps = (self.backbone.stages if self.keep_stages else self.backbone)(self.normalise(image))
         aux, features = maps[-2:]
-        if self.neck is not None: features = self.neck(features)
-        out = Outputs(self.main(features), self.aux(aux) if self.aux else None, features, stages=maps if self.keep_stages else None)
-        if self.ancillary is None: return out
+        if self.neck is not None:
+            features = self.neck(features)
+        out = Outputs(
+            self.main(features),
+            self.aux(aux) if self.aux else None,
+            features,
+            stages=maps if self.keep_stages else None,
+        )
+        if self.ancillary is None:
+            return out
         scores, attention = self.ancillary(features)
         return replace(out, logits=out.logits + scores, primary=out.logits, ancillary=scores, attention=attention)
 
-    def norms(self): return [m for m in self.modules() if isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm))]
+    def norms(self):
+        return [m for m in self.modules() if isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm))]
 
-    def train(self, mode:bool=True):
+    def train(self, mode: bool = True):
         "As in any module, but batch norms of a network with bn='frozen' keep using their stored statistics."
         super().train(mode)
-        for norm in self.norms(): norm.train(mode and self.config["bn"] != "frozen")
-        if self.fixed: self.backbone.eval()
+        for norm in self.norms():
+            norm.train(mode and self.config["bn"] != "frozen")
+        if self.fixed:
+            self.backbone.eval()
         return self
 
-    def fix_backbone(self, fixed:bool=True):
+    def fix_backbone(self, fixed: bool = True):
         "Leave the backbone, its weights and its batch statistics, as they are in training (`fixed`), or let it learn again."
         self.fixed = fixed
         return self.train(self.training)
 
-    def backbone_parameters(self): return [] if self.fixed else [p for p in self.backbone.parameters() if p.requires_grad]
-    def head_parameters(self): return [p for n, p in self.named_parameters() if p.requires_grad and not n.startswith("backbone.")]
+    def backbone_parameters(self):
+        return [] if self.fixed else [p for p in self.backbone.parameters() if p.requires_grad]
+
+    def head_parameters(self):
+        return [p for n, p in self.named_parameters() if p.requires_grad and not n.startswith("backbone.")]
 
 # %% ../../nbs/models/20_segmenters.ipynb #4d9d1cff
 MOST_CLASSES = 1_000  # a label image of the kit holds 250
 
 
-def check_options(config:dict, weights:str|None=None) -> None:
+def check_options(config: dict, weights: str | None = None) -> None:
     "`InputError` for options that every segmenter has and that are unknown, of the wrong kind, or do not go together."
     config["num_classes"] = check_count("num_classes", config["num_classes"], 1, MOST_CLASSES)
     check_choice("backbone", config["backbone"], BACKBONES)
@@ -144,10 +189,14 @@ def check_options(config:dict, weights:str|None=None) -> None:
     check_flag("multi_level", config["multi_level"])
     check_flag("stride_in_1x1", config["stride_in_1x1"])
     if weights == "imagenet" and (config["stride_in_1x1"] or config["normalise"] != "imagenet"):
-        raise InputError("weights='imagenet'", "torchvision's weights have the stride on the 3x3 and take RGB", "leave stride_in_1x1=False and normalise='imagenet'")
+        raise InputError(
+            "weights='imagenet'",
+            "torchvision's weights have the stride on the 3x3 and take RGB",
+            "leave stride_in_1x1=False and normalise='imagenet'",
+        )
 
 # %% ../../nbs/models/20_segmenters.ipynb #12859082
-def pooling_option(backbone:str, ceil_pool:bool|None) -> dict:
+def pooling_option(backbone: str, ceil_pool: bool | None) -> dict:
     "What a network's options say of its poolings. ResNets that round up say nothing: files and runs from before the option stay what they are."
     up = pools_up(backbone, ceil_pool)
     told = backbone == "vgg16" or backbone.startswith("resnet") and not up
@@ -157,7 +206,7 @@ def pooling_option(backbone:str, ceil_pool:bool|None) -> dict:
 RATES = {"tiny": (2, 4, 8, 12)}
 
 
-def branch_rates(backbone:str, aspp_branches:int, aspp_rates=None) -> list[int]:
+def branch_rates(backbone: str, aspp_branches: int, aspp_rates=None) -> list[int]:
     "The dilation of each branch of the classifier. `InputError` where there are more or fewer rates than branches."
     if check_count("aspp_branches", aspp_branches, 2, 4) == 3:
         raise InputError("aspp_branches=3", "is not 2 or 4", "use 4 (paper) or 2 (released checkpoints)")
@@ -165,39 +214,70 @@ def branch_rates(backbone:str, aspp_branches:int, aspp_rates=None) -> list[int]:
         return list(RATES.get(backbone, (6, 12, 18, 24)))[:aspp_branches]
     rates = check_counts("aspp_rates", aspp_rates)
     if len(rates) != aspp_branches:
-        raise InputError(f"aspp_rates={tuple(rates)}", f"has {len(rates)} rates for {aspp_branches} branches", "give one for each branch")
+        raise InputError(
+            f"aspp_rates={tuple(rates)}",
+            f"has {len(rates)} rates for {aspp_branches} branches",
+            "give one for each branch",
+        )
     return rates
 
 # %% ../../nbs/models/20_segmenters.ipynb #3077eaa5
 def deeplab_v2(
-    num_classes:int,           # C
-    backbone:str="tiny",       # "tiny", "resnet50", "resnet101" or "vgg16"
-    multi_level:bool=True,     # an aux classifier on layer3, too
-    aspp_branches:int=4,       # 4 as in the paper, 2 as in its released code and checkpoints
-    bn:str|None=None,          # "affine_frozen", "frozen" or "train"; None: "train" for tiny, else "affine_frozen"
-    stride_in_1x1:bool=False,  # ResNets: True for Caffe-style and released weights, False for torchvision's
-    weights:str|None=None,     # None (random), "imagenet" (torchvision's, downloaded), or a local .pth or .safetensors file
-    normalise:str="imagenet",  # "imagenet" or "caffe": the input the weights expect
-    aspp_rates:tuple|None=None,# dilations of the classifier's branches; None: (6, 12, 18, 24), for tiny (2, 4, 8, 12)
-    recompute:str="norms",     # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
-    ancillary:int|None=None,   # K: an ancillary classifier behind K attention modules, added to the main scores (content_invariant); None: none
-    centred_attention:bool=True, # its maps have mean 0 before their sigmoid; False: a plain sigmoid, see `AncillaryClassifier`
-    ceil_pool:bool|None=None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
-   ) -> Segmenter:
+    num_classes: int,  # C
+    backbone: str = "tiny",  # "tiny", "resnet50", "resnet101" or "vgg16"
+    multi_level: bool = True,  # an aux classifier on layer3, too
+    aspp_branches: int = 4,  # 4 as in the paper, 2 as in its released code and checkpoints
+    bn: str | None = None,  # "affine_frozen", "frozen" or "train"; None: "train" for tiny, else "affine_frozen"
+    stride_in_1x1: bool = False,  # ResNets: True for Caffe-style and released weights, False for torchvision's
+    weights: str
+    | None = None,  # None (random), "imagenet" (torchvision's, downloaded), or a local .pth or .safetensors file
+    normalise: str = "imagenet",  # "imagenet" or "caffe": the input the weights expect
+    aspp_rates: tuple
+    | None = None,  # dilations of the classifier's branches; None: (6, 12, 18, 24), for tiny (2, 4, 8, 12)
+    recompute: str = "norms",  # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
+    ancillary: int
+    | None = None,  # K: an ancillary classifier behind K attention modules, added to the main scores (content_invariant); None: none
+    centred_attention: bool = True,  # its maps have mean 0 before their sigmoid; False: a plain sigmoid, see `AncillaryClassifier`
+    ceil_pool: bool | None = None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
+) -> Segmenter:
     "DeepLab-v2 (output_space section 5). Random weights come from torch's global generator. Raises InputError on bad options or weight files."
-    if bn is None: bn = "train" if backbone == "tiny" else "affine_frozen"
-    config = dict(num_classes=num_classes, backbone=backbone, multi_level=multi_level, aspp_branches=aspp_branches,
-                  bn=bn, stride_in_1x1=stride_in_1x1, normalise=normalise, aspp_rates=None, recompute=recompute)
+    if bn is None:
+        bn = "train" if backbone == "tiny" else "affine_frozen"
+    config = dict(
+        num_classes=num_classes,
+        backbone=backbone,
+        multi_level=multi_level,
+        aspp_branches=aspp_branches,
+        bn=bn,
+        stride_in_1x1=stride_in_1x1,
+        normalise=normalise,
+        aspp_rates=None,
+        recompute=recompute,
+    )
     check_options(config, weights)
     config["aspp_rates"] = rates = branch_rates(backbone, aspp_branches, aspp_rates)
     config |= pooling_option(backbone, ceil_pool)
-    if ancillary is not None: config["ancillary"] = check_count("ancillary", ancillary, 0, 64)  # absent otherwise: files and runs from before it stay what they are
-    if ancillary is not None and not check_flag("centred_attention", centred_attention): config["centred_attention"] = False
+    if ancillary is not None:
+        config["ancillary"] = check_count(
+            "ancillary", ancillary, 0, 64
+        )  # absent otherwise: files and runs from before it stay what they are
+    if ancillary is not None and not check_flag("centred_attention", centred_attention):
+        config["centred_attention"] = False
     body = make_backbone(backbone, stride_in_1x1, recompute, ceil_pool)
     main = ASPP(body.dimensions["main"], num_classes, rates)
     aux = ASPP(body.dimensions["aux"], num_classes, rates) if multi_level else None
     # built last: the other weights are those of a network without it
-    second = None if ancillary is None else AncillaryClassifier(ASPP(body.dimensions["main"], num_classes, rates), body.dimensions["main"], ancillary, centred=centred_attention)
+    second = (
+        None
+        if ancillary is None
+        else AncillaryClassifier(
+            ASPP(body.dimensions["main"], num_classes, rates),
+            body.dimensions["main"],
+            ancillary,
+            centred=centred_attention,
+        )
+    )
     net = Segmenter(body, config, main, aux, second)
-    if weights is not None: load_backbone(net.backbone, weights, backbone, config)
+    if weights is not None:
+        load_backbone(net.backbone, weights, backbone, config)
     return net

@@ -25,38 +25,43 @@ from ..core.tensors import load_tensors, read_about
 from .checkpoints import save_net
 
 # %% ../../nbs/models/50_translators.ipynb #5aa9850b
-def instance_norm(x:Tensor) -> Tensor: # [B,C,H,W] -> the same, each channel of each image with mean 0 and variance 1
+def instance_norm(x: Tensor) -> Tensor:  # [B,C,H,W] -> the same, each channel of each image with mean 0 and variance 1
     "Instance normalisation without learned numbers (Ulyanov et al. 2016)."
     return F.batch_norm(x, None, None, training=True) if len(x) == 1 else F.instance_norm(x)
 
 # %% ../../nbs/models/50_translators.ipynb #94abff3a
-def reflected(conv:nn.Conv2d, x:Tensor) -> Tensor:
+def reflected(conv: nn.Conv2d, x: Tensor) -> Tensor:
     "A convolution without padding of its own, on a map continued by its mirror image, so that the size stays."
     return conv(F.pad(x, (conv.kernel_size[0] // 2,) * 4, mode="reflect"))
 
+
 class ResidualBlock(nn.Module):
     "Two 3x3 convolutions with instance norm, a rectifier between them, added to their input (Johnson et al. 2016)."
-    def __init__(self, channels:int):
+
+    def __init__(self, channels: int):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, bias=False) for _ in range(2))
 
-    def forward(self, x): # [B,C,h,w] -> [B,C,h,w]
+    def forward(self, x):  # [B,C,h,w] -> [B,C,h,w]
         first, second = self.convs
         y = F.relu(instance_norm(reflected(first, x)))
         return x + instance_norm(reflected(second, y))
 
 # %% ../../nbs/models/50_translators.ipynb #555c5fd3
-SMALLEST = 8 # pixels a side: the innermost maps then have 2x2 cells, the least that can be normalised and reflected
+SMALLEST = 8  # pixels a side: the innermost maps then have 2x2 cells, the least that can be normalised and reflected
 
-def init_normal(net:nn.Module, std:float=0.02) -> nn.Module:
+
+def init_normal(net: nn.Module, std: float = 0.02) -> nn.Module:
     "Weights from N(0, std^2), biases zero (CycleGAN, appendix 7.2), from torch's global generator."
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(m.weight, 0, std)
-            if m.bias is not None: nn.init.zeros_(m.bias)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
     return net
 
-def to_multiple(image:Tensor, n:int=4) -> Tensor: # [B,3,H,W] -> sides divisible by n
+
+def to_multiple(image: Tensor, n: int = 4) -> Tensor:  # [B,3,H,W] -> sides divisible by n
     "Continue an image by its mirror image, below and to the right."
     H, W = image.shape[-2:]
     return F.pad(image, (0, -W % n, 0, -H % n), mode="reflect") if H % n or W % n else image
@@ -64,83 +69,123 @@ def to_multiple(image:Tensor, n:int=4) -> Tensor: # [B,3,H,W] -> sides divisible
 # %% ../../nbs/models/50_translators.ipynb #fbcdaa8f
 class Generator(nn.Module):
     "Generator of CycleGAN (appendix 7.2, after Johnson et al. 2016): c7s1-w, d2w, d4w, `blocks` residual blocks, u2w, uw, c7s1-3, tanh."
-    def __init__(self, width:int=64, # w: channels at full resolution
-                 blocks:int=9,       # residual blocks
-                 residual:bool=False): # the network draws what changes, not the whole picture
+
+    def __init__(
+        self,
+        width: int = 64,  # w: channels at full resolution
+        blocks: int = 9,  # residual blocks
+        residual: bool = False,
+    ):  # the network draws what changes, not the whole picture
         super().__init__()
         w, self.residual = width, residual
         self.first = nn.Conv2d(3, w, 7, bias=False)
         self.down = nn.ModuleList(nn.Conv2d(i, 2 * i, 3, stride=2, padding=1, bias=False) for i in (w, 2 * w))
         self.blocks = nn.ModuleList(ResidualBlock(4 * w) for _ in range(blocks))
         # differs from paper: 4x4 kernels, which reach every pixel equally often, not 3x3
-        self.up = nn.ModuleList(nn.ConvTranspose2d(i, i // 2, 4, stride=2, padding=1, bias=False) for i in (4 * w, 2 * w))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(i, i // 2, 4, stride=2, padding=1, bias=False) for i in (4 * w, 2 * w)
+        )
         self.last = nn.Conv2d(w, 3, 7)
         init_normal(self)
 
-    def forward(self, image): # [B,3,H,W] float RGB in [0, 1] -> float32, same size and range
+    def forward(self, image):  # [B,3,H,W] float RGB in [0, 1] -> float32, same size and range
         "Raises InputError for an image with a side under 8 pixels."
         H, W = image.shape[-2:]
-        if min(H, W) < SMALLEST: raise InputError(f"image of {H}x{W}", "is smaller than a generator can take", f"give {max(H, SMALLEST)}x{max(W, SMALLEST)} or more")
+        if min(H, W) < SMALLEST:
+            raise InputError(
+                f"image of {H}x{W}",
+                "is smaller than a generator can take",
+                f"give {max(H, SMALLEST)}x{max(W, SMALLEST)} or more",
+            )
         given = to_multiple(2 * image - 1)
         x = F.relu(instance_norm(reflected(self.first, given)))
-        for conv in self.down: x = F.relu(instance_norm(conv(x)))
-        for block in self.blocks: x = block(x)
-        for conv in self.up: x = F.relu(instance_norm(conv(x)))
+        for conv in self.down:
+            x = F.relu(instance_norm(conv(x)))
+        for block in self.blocks:
+            x = block(x)
+        for conv in self.up:
+            x = F.relu(instance_norm(conv(x)))
         y = torch.tanh(reflected(self.last, x).float())
-        if self.residual: y = (given.float() + y).clamp(-1, 1)
+        if self.residual:
+            y = (given.float() + y).clamp(-1, 1)
         return (y[..., :H, :W] + 1) / 2
 
 # %% ../../nbs/models/50_translators.ipynb #2927d9f2
 class ImageDiscriminator(nn.Module):
     "PatchGAN critic of images (CycleGAN, appendix 7.2): one score for every patch of 70x70 pixels, eight pixels apart."
-    def __init__(self, width:int=64): # channels after the first layer; doubled three times
+
+    def __init__(self, width: int = 64):  # channels after the first layer; doubled three times
         super().__init__()
         widths = [3, width, 2 * width, 4 * width, 8 * width, 1]
-        layers = zip(widths, widths[1:], (2, 2, 2, 1, 1), (True, False, False, False, True)) # a bias before a norm would do nothing
+        layers = zip(
+            widths, widths[1:], (2, 2, 2, 1, 1), (True, False, False, False, True)
+        )  # a bias before a norm would do nothing
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 4, stride=s, padding=1, bias=b) for i, o, s, b in layers)
         init_normal(self)
 
-    def forward(self, image): # [B,3,H,W] float RGB in [0, 1] -> [B,1,H//8-2,W//8-2] raw scores
+    def forward(self, image):  # [B,3,H,W] float RGB in [0, 1] -> [B,1,H//8-2,W//8-2] raw scores
         "Raises InputError for an image with a side under 24 pixels."
         H, W = image.shape[-2:]
-        if min(H, W) < 24: raise InputError(f"image of {H}x{W}", "is too small for a critic of patches", f"give {max(H, 24)}x{max(W, 24)} or more; its patches have 70x70")
+        if min(H, W) < 24:
+            raise InputError(
+                f"image of {H}x{W}",
+                "is too small for a critic of patches",
+                f"give {max(H, 24)}x{max(W, 24)} or more; its patches have 70x70",
+            )
         x = F.leaky_relu(self.convs[0](2 * image - 1), 0.2)
-        for conv in self.convs[1:-1]: x = F.leaky_relu(instance_norm(conv(x)), 0.2)
+        for conv in self.convs[1:-1]:
+            x = F.leaky_relu(instance_norm(conv(x)), 0.2)
         return self.convs[-1](x)
 
 # %% ../../nbs/models/50_translators.ipynb #592bd363
 from .backbones import check_count, check_flag
 
-SMALL = {"width": 16, "blocks": 4, "residual": True} # for images of about 128x256 on a processor
+SMALL = {"width": 16, "blocks": 4, "residual": True}  # for images of about 128x256 on a processor
+
 
 class CycleTranslator(nn.Module):
     "Generators G: source -> target and F: target -> source (CycleGAN, section 3). `config`: its options."
-    def __init__(self, width:int=64, blocks:int=9, residual:bool=False): # channels at full resolution, residual blocks; does a generator draw the change alone?
+
+    def __init__(
+        self, width: int = 64, blocks: int = 9, residual: bool = False
+    ):  # channels at full resolution, residual blocks; does a generator draw the change alone?
         super().__init__()
-        self.config = {"width": check_count("width", width, 1, 1_024), "blocks": check_count("blocks", blocks, 1, 100), "residual": check_flag("residual", residual)}
+        self.config = {
+            "width": check_count("width", width, 1, 1_024),
+            "blocks": check_count("blocks", blocks, 1, 100),
+            "residual": check_flag("residual", residual),
+        }
         self.G, self.F = (Generator(**self.config) for _ in range(2))
 
-    def forward(self, image): # [B,3,H,W] float RGB in [0, 1] -> the same, in the target's style
+    def forward(self, image):  # [B,3,H,W] float RGB in [0, 1] -> the same, in the target's style
         return self.G(image)
 
     @torch.no_grad()
-    def translate(self, image:Tensor,       # [3,H,W] or [B,3,H,W]; uint8, or float RGB in [0, 1]
-                  back:bool=False) -> Tensor: # True: from target to source; returns the image's shape and type
+    def translate(
+        self,
+        image: Tensor,  # [3,H,W] or [B,3,H,W]; uint8, or float RGB in [0, 1]
+        back: bool = False,
+    ) -> Tensor:  # True: from target to source; returns the image's shape and type
         "Translate images. InputError for other shapes and for images that are too small."
-        if image.ndim not in (3, 4) or image.shape[-3] != 3: raise InputError("image", f"has shape {tuple(image.shape)}", "give RGB images, [3,H,W] or [B,3,H,W]")
+        if image.ndim not in (3, 4) or image.shape[-3] != 3:
+            raise InputError("image", f"has shape {tuple(image.shape)}", "give RGB images, [3,H,W] or [B,3,H,W]")
         whole = image.dtype == torch.uint8
         x = image.float() / 255 if whole else image.float()
         y = (self.F if back else self.G)(x if x.ndim == 4 else x[None]).reshape(image.shape)
         return (y * 255).round().to(torch.uint8) if whole else y.to(image.dtype)
 
-    def backbone_parameters(self): return list(self.parameters()) # all learn alike
-    def head_parameters(self): return []
+    def backbone_parameters(self):
+        return list(self.parameters())  # all learn alike
+
+    def head_parameters(self):
+        return []
 
 # %% ../../nbs/models/50_translators.ipynb #274d44ca
 TRANSLATOR = "uda_kit.translator.2"
 OLD_TRANSLATORS = ("uda_kit.translator.1",)  # without a checksum
 
-def fingerprint(net:nn.Module) -> str:
+
+def fingerprint(net: nn.Module) -> str:
     "SHA-256 over names and values of a network's state, whatever device or memory layout it is in; its first 16 digits."
     digest = hashlib.sha256()
     for name, t in sorted(net.state_dict().items()):
@@ -148,16 +193,19 @@ def fingerprint(net:nn.Module) -> str:
         digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
-def save_translator(net:CycleTranslator, # its two generators and options are kept
-                    path,                # a .safetensors file
-                    extra:dict|None=None # anything else worth keeping, JSON-able
-                   ) -> Path:
+
+def save_translator(
+    net: CycleTranslator,  # its two generators and options are kept
+    path,  # a .safetensors file
+    extra: dict | None = None,  # anything else worth keeping, JSON-able
+) -> Path:
     "Save a translator with a checksum, atomically. InputError where the file cannot be written."
     return save_net(net, path, TRANSLATOR, extra=extra or {})
 
 # %% ../../nbs/models/50_translators.ipynb #9701c65f
 class TranslatorConfig(TypedDict):
     "Options of a translator in its file's header."
+
     width: Annotated[int, Meta(ge=1)]
     blocks: Annotated[int, Meta(ge=1)]
     residual: bool
@@ -165,6 +213,7 @@ class TranslatorConfig(TypedDict):
 
 class TranslatorRecord(TypedDict):
     "What the header of a translator's file says."
+
     format: str
     config: TranslatorConfig
     extra: NotRequired[dict[str, Any]]
@@ -173,23 +222,31 @@ class TranslatorRecord(TypedDict):
 OTHER = "take another checkpoint"
 
 
-def translator_header(path) -> dict: # {'format': ..., 'config': options, 'extra': ...}
+def translator_header(path) -> dict:  # {'format': ..., 'config': options, 'extra': ...}
     "What a translator's file says about itself. InputError for other files."
     about = read_about(path, "that a translation stage wrote")
     if about.get("format") not in (TRANSLATOR, *OLD_TRANSLATORS):
-        raise InputError(path, f"holds no translator ({about.get('format', 'it does not say what')})", "give a file that a translation stage wrote")
+        raise InputError(
+            path,
+            f"holds no translator ({about.get('format', 'it does not say what')})",
+            "give a file that a translation stage wrote",
+        )
     check_json(about, TranslatorRecord, path, OTHER)
     return {"format": about["format"], "config": about["config"], "extra": about.get("extra", {})}
 
 
-def load_translator(path) -> CycleTranslator: # on the CPU; torch's random state stays as it is
+def load_translator(path) -> CycleTranslator:  # on the CPU; torch's random state stays as it is
     "Load a translator. InputError for damaged files and files that hold anything else."
     header = translator_header(path)
     config, tensors = header["config"], load_tensors(path, checksum=header["format"] == TRANSLATOR)[0]
     first = tensors.get("G.first.weight", torch.empty(0))
     blocks = len({name.split(".")[2] for name in tensors if name.startswith("G.blocks.")})
     if (len(first), blocks) != (config["width"], config["blocks"]):  # before anything of that size is built
-        raise InputError(path, f"says width {config['width']} and {config['blocks']} blocks, and holds {len(first)} and {blocks}", OTHER)
+        raise InputError(
+            path,
+            f"says width {config['width']} and {config['blocks']} blocks, and holds {len(first)} and {blocks}",
+            OTHER,
+        )
     with torch.random.fork_rng(devices=[]):
         net = CycleTranslator(config["width"], config["blocks"], config["residual"])
     return fill(net, tensors, path)

@@ -25,7 +25,7 @@ class Launch:
     "How many processes there are, and who starts them."
 
     devices: int | str  # on each machine; "auto": as many as there are devices
-    nodes: int = 1      # machines
+    nodes: int = 1  # machines
     launcher: str = ""  # "torchrun" or "srun"; "": the kit itself
 
     @property
@@ -70,13 +70,20 @@ def strategies() -> list[str]:
     from lightning_fabric.strategies import STRATEGY_REGISTRY
 
     by_function = ("spawn", "fork", "notebook")  # start processes from a function, not from a command
-    return ["auto", *(name for name in STRATEGY_REGISTRY.available_strategies() if not any(word in name for word in by_function))]
+    return [
+        "auto",
+        *(name for name in STRATEGY_REGISTRY.available_strategies() if not any(word in name for word in by_function)),
+    ]
 
 
 def make_strategy(name: str, launch: Launch):  # what Fabric takes as `strategy`
     "Fabric's strategy of that name. `InputError` where there is none."
     if name not in strategies():
-        raise InputError(f"--strategy {name}", "is no strategy of Lightning Fabric that a command can start", nearest(name, strategies()))
+        raise InputError(
+            f"--strategy {name}",
+            "is no strategy of Lightning Fabric that a command can start",
+            nearest(name, strategies()),
+        )
     if name not in ("auto", "ddp") or not launch.several:
         return "auto" if name == "ddp" else name
     from lightning_fabric.strategies import DDPStrategy
@@ -106,10 +113,20 @@ def start_fabric(
     launch = launch_of(devices, nodes)
     chosen = make_strategy(strategy, launch)
     try:
-        fabric = Fabric(accelerator=accelerator, devices=launch.devices, num_nodes=launch.nodes, strategy=chosen, precision=precision)
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=launch.devices,
+            num_nodes=launch.nodes,
+            strategy=chosen,
+            precision=precision,
+        )
     except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--accelerator {accelerator} --devices {devices} --strategy {strategy}", f"cannot be had here ({reason})", "see `uda-kit doctor`") from None
+        raise InputError(
+            f"--accelerator {accelerator} --devices {devices} --strategy {strategy}",
+            f"cannot be had here ({reason})",
+            "see `uda-kit doctor`",
+        ) from None
     if fabric.world_size > 1:
         fabric.launch()
         atexit.register(leave_group)

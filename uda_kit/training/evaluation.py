@@ -34,72 +34,89 @@ from .tabular import Table, percent
 
 # %% ../../nbs/training/60_evaluation.ipynb #71140425
 def strips(
-    scores,      # [C,h,w] scores at the network's resolution
-    size,        # (H, W) wanted
-    limit=2**22, # floats in one strip
-):               # yields (first row, float32 [C,rows,W])
+    scores,  # [C,h,w] scores at the network's resolution
+    size,  # (H, W) wanted
+    limit=2**22,  # floats in one strip
+):  # yields (first row, float32 [C,rows,W])
     "Bilinear upsampling with aligned corners, a few rows at a time: at most `limit` floats at once."
     (C, h, w), (H, W) = scores.shape, size
-    rows = max(1, limit//(C*W))
-    y = torch.arange(H, dtype=torch.float64)*((h - 1)/max(H - 1, 1))  # y (h-1)/(H-1); on the CPU, because Apple's devices have no float64
+    rows = max(1, limit // (C * W))
+    y = torch.arange(H, dtype=torch.float64) * (
+        (h - 1) / max(H - 1, 1)
+    )  # y (h-1)/(H-1); on the CPU, because Apple's devices have no float64
     low = y.long().clamp(max=h - 1)
     low, high, mix = (t.to(scores.device) for t in (low, (low + 1).clamp(max=h - 1), (y - low).float()[:, None]))
     for first in range(0, H, rows):
         now = slice(first, first + rows)
         part = torch.lerp(scores[:, low[now]].float(), scores[:, high[now]].float(), mix[now])
-        yield first, part if w == W else F.interpolate(part, W, mode="linear", align_corners=True)  # rows as channels: 1-d is several times faster
+        yield (
+            first,
+            part if w == W else F.interpolate(part, W, mode="linear", align_corners=True),
+        )  # rows as channels: 1-d is several times faster
 
 # %% ../../nbs/training/60_evaluation.ipynb #3ce6e8a5
 def best_classes(
-    scores,           # [C,h,w] scores at the network's resolution
-    size,             # (H, W) wanted
-    confidence=False, # also the probability of the best class
-    limit=2**22,      # floats in one strip
-) -> tuple:           # uint8 [H,W] class ids, and float32 [H,W] in (0, 1] or None
+    scores,  # [C,h,w] scores at the network's resolution
+    size,  # (H, W) wanted
+    confidence=False,  # also the probability of the best class
+    limit=2**22,  # floats in one strip
+) -> tuple:  # uint8 [H,W] class ids, and float32 [H,W] in (0, 1] or None
     "The best class of every pixel at full size, memory-bounded."
     ids = torch.empty(size, dtype=torch.uint8, device=scores.device)
     sure = torch.empty(size, device=scores.device) if confidence else None
     for first, part in strips(scores, size, limit):
         m, c = part.max(0)
-        ids[first:first + len(c)] = c.to(torch.uint8)
-        if confidence: sure[first:first + len(c)] = 1/part.sub_(m).exp_().sum(0)  # 1 / sum_c exp(s_c - m)
+        ids[first : first + len(c)] = c.to(torch.uint8)
+        if confidence:
+            sure[first : first + len(c)] = 1 / part.sub_(m).exp_().sum(0)  # 1 / sum_c exp(s_c - m)
     return ids, sure
 
 # %% ../../nbs/training/60_evaluation.ipynb #81db35e1
 @dataclass(frozen=True)
 class Comparison:
     "How predictions and labels of two label spaces are brought together."
-    space: LabelSpace    # the space they are compared in
-    labels: np.ndarray   # uint8 [256]: id in the data set's space -> id in `space`
-    predictions: object  # uint8 [C]: network's class -> id in `space` (len(space) = other), or None where nothing changes
-    scored: tuple        # indices of `space` that both sides know
-    mapping: str         # the matching, in words
+
+    space: LabelSpace  # the space they are compared in
+    labels: np.ndarray  # uint8 [256]: id in the data set's space -> id in `space`
+    predictions: (
+        object  # uint8 [C]: network's class -> id in `space` (len(space) = other), or None where nothing changes
+    )
+    scored: tuple  # indices of `space` that both sides know
+    mapping: str  # the matching, in words
 
 # %% ../../nbs/training/60_evaluation.ipynb #7c1d20b0
 def reconcile(
-    network, # LabelSpace the network was trained in
-    data,    # LabelSpace of the data set
+    network,  # LabelSpace the network was trained in
+    data,  # LabelSpace of the data set
 ) -> Comparison:
     "Match two label spaces by class name; `mapping` names the classes of the data set that are not scored. InputError when they share no class."
-    there, back = translate(data, network)[:len(data)], translate(network, data)[:len(network)]
+    there, back = translate(data, network)[: len(data)], translate(network, data)[: len(network)]
     kept, kept_back = set(there[there < len(network)].tolist()), set(back[back < len(data)].tolist())
     if not kept and not kept_back:
-        raise InputError(data.name, f"shares no class with the network's {network.name}", "name the label space the network was trained in")
+        raise InputError(
+            data.name,
+            f"shares no class with the network's {network.name}",
+            "name the label space the network was trained in",
+        )
     labels = np.full(256, 255, np.uint8)
     if int((there < len(network)).sum()) >= len(kept_back):
-        labels[:len(data)] = there
+        labels[: len(data)] = there
         mapping = f"labels by name, {data.name} → {network.name}, {len(kept)} of {len(network)} classes"
         mapping += _left_out(data, there < len(network))
-        if network.classes == data.classes: mapping = f"same classes ({network.name})"
+        if network.classes == data.classes:
+            mapping = f"same classes ({network.name})"
         return Comparison(network, labels, None, tuple(sorted(kept)), mapping)
-    labels[:len(data)] = np.arange(len(data))
+    labels[: len(data)] = np.arange(len(data))
     mapping = f"predictions by name, {network.name} → {data.name}, {len(kept_back)} of {len(data)} classes"
     mapping += _left_out(data, np.isin(np.arange(len(data)), sorted(kept_back)))
-    return Comparison(data, labels, np.where(back < len(data), back, len(data)).astype(np.uint8), tuple(sorted(kept_back)), mapping)
+    return Comparison(
+        data, labels, np.where(back < len(data), back, len(data)).astype(np.uint8), tuple(sorted(kept_back)), mapping
+    )
+
 
 def _left_out(
-    data,   # LabelSpace of the data set
-    scored, # bool [C]: is the class scored?
+    data,  # LabelSpace of the data set
+    scored,  # bool [C]: is the class scored?
 ) -> str:
     "The classes of a data set that are not scored, in words; nothing where all are."
     names = [name for name, yes in zip(data.classes, scored) if not yes]
@@ -109,82 +126,115 @@ def _left_out(
 @dataclass(frozen=True)
 class Evaluation:
     "One network on one labelled data set."
-    dataset: str         # name of the data set
-    split: str           # its split
-    space: LabelSpace    # the space scores are counted in
-    scored: tuple        # class indices that network and data set both know
-    matrix: tuple        # rows of counts, rows = truth; one more row and column ("other") than classes where predictions were translated
-    trained: str         # label space the network was trained in
-    width: int           # classes the network was trained with
-    mapping: str         # how label spaces (and raw ids, where there is a choice) were matched
-    size: object         # (h, w) the network saw, or None for the image's own size
-    images: int          # number of images
-    seconds: float       # wall time
-    samples: dict = field(default_factory=dict, repr=False, compare=False)  # index -> uint8 [H,W] prediction in `space`, for pictures
+
+    dataset: str  # name of the data set
+    split: str  # its split
+    space: LabelSpace  # the space scores are counted in
+    scored: tuple  # class indices that network and data set both know
+    matrix: tuple  # rows of counts, rows = truth; one more row and column ("other") than classes where predictions were translated
+    trained: str  # label space the network was trained in
+    width: int  # classes the network was trained with
+    mapping: str  # how label spaces (and raw ids, where there is a choice) were matched
+    size: object  # (h, w) the network saw, or None for the image's own size
+    images: int  # number of images
+    seconds: float  # wall time
+    samples: dict = field(
+        default_factory=dict, repr=False, compare=False
+    )  # index -> uint8 [H,W] prediction in `space`, for pictures
 
     @property
-    def confusion(self): return ConfusionMatrix(len(self.matrix), matrix=np.array(self.matrix, dtype=np.int64))
+    def confusion(self):
+        return ConfusionMatrix(len(self.matrix), matrix=np.array(self.matrix, dtype=np.int64))
 
-    def iou(self) -> dict: # class name -> fraction, nan where the class is absent from truth and prediction
+    def iou(self) -> dict:  # class name -> fraction, nan where the class is absent from truth and prediction
         values = self.confusion.iou()
         return {self.space.classes[i]: float(values[i]) for i in self.scored}
 
     @property
-    def miou(self) -> float: return nan_mean(list(self.iou().values()))
+    def miou(self) -> float:
+        return nan_mean(list(self.iou().values()))
 
 # %% ../../nbs/training/60_evaluation.ipynb #b941e472
 from uda_kit.errors import printable
 from uda_kit.training.metrics import MISSING, subset_iou
 
 
-def _protocol_sets(self) -> dict: # number of classes, as text -> their indices, widest set first
+def _protocol_sets(self) -> dict:  # number of classes, as text -> their indices, widest set first
     "The sets of classes that a mean may be taken over."
     sets = {str(len(self.scored)): list(self.scored)}
     for name, classes in protocols(self.space).items():
-        if set(classes) <= set(self.scored): sets[name] = list(classes)
+        if set(classes) <= set(self.scored):
+            sets[name] = list(classes)
     return dict(sorted(sets.items(), key=lambda item: -int(item[0])))
 
-def _means(self,
-           missing=MISSING[0], # pixels of true classes outside the set: "counted" as false positives, or "dropped"
-          ) -> dict: # number of classes, as text -> mean IoU over them
+
+def _means(
+    self,
+    missing=MISSING[0],  # pixels of true classes outside the set: "counted" as false positives, or "dropped"
+) -> dict:  # number of classes, as text -> mean IoU over them
     "Mean IoU over every protocol the comparison allows, widest first."
     return {k: nan_mean(subset_iou(self.matrix, v, missing)) for k, v in self.protocol_sets().items()}
 
-def _classes_present(self) -> dict: # number of classes, as text -> how many of them occur
+
+def _classes_present(self) -> dict:  # number of classes, as text -> how many of them occur
     "How many classes each mean has: those in the labels or the predictions."
     iou = self.confusion.iou()
     return {k: int((~np.isnan(iou[v])).sum()) for k, v in self.protocol_sets().items()}
 
-def _classes_labelled(self) -> dict: # number of classes, as text -> how many of them are labelled
+
+def _classes_labelled(self) -> dict:  # number of classes, as text -> how many of them are labelled
     "How many classes of each mean have a labelled pixel."
     labelled = self.confusion.matrix.sum(1) > 0
     return {k: int(labelled[v].sum()) for k, v in self.protocol_sets().items()}
+
 
 Evaluation.protocol_sets, Evaluation.means = _protocol_sets, _means
 Evaluation.classes_present, Evaluation.classes_labelled = _classes_present, _classes_labelled
 
 # %% ../../nbs/training/60_evaluation.ipynb #da0365b1
-def _counted(self,
-             key: str,        # number of classes of a mean, as text
-             words: str = "", # what follows the number where all classes are present
-            ) -> str:
+def _counted(
+    self,
+    key: str,  # number of classes of a mean, as text
+    words: str = "",  # what follows the number where all classes are present
+) -> str:
     "How many classes a mean is over, how many of them are present where some are not, and how many are labelled where that is another number."
     present, labelled = self.classes_present()[key], self.classes_labelled()[key]
     text = f"{key}{words}" if present == int(key) else f"{present} of {key} classes present"
     return text if labelled == present else f"{text} ({labelled} labelled)"
 
-def _mean_names(self) -> dict: # number of classes, as text -> "mIoU over ..."
+
+def _mean_names(self) -> dict:  # number of classes, as text -> "mIoU over ..."
     "What each mean is called, see `counted`."
     return {k: f"mIoU over {self.counted(k)}" for k in self.protocol_sets()}
 
-def _record(self, **more) -> dict: # JSON-able; nan becomes None
+
+def _record(self, **more) -> dict:  # JSON-able; nan becomes None
     "The scores for a command's last line of output: miou, miou over each protocol, IoU by class, seconds, and whatever `more` holds."
-    def number(x): return None if np.isnan(x) else round(x, 6)
-    def numbers(values): return {k: number(v) for k, v in values.items()}
-    record = {"miou": number(self.miou), **more, "miou_over": numbers(self.means()), "classes_present": self.classes_present(), "classes_labelled": self.classes_labelled()}
+
+    def number(x):
+        return None if np.isnan(x) else round(x, 6)
+
+    def numbers(values):
+        return {k: number(v) for k, v in values.items()}
+
+    record = {
+        "miou": number(self.miou),
+        **more,
+        "miou_over": numbers(self.means()),
+        "classes_present": self.classes_present(),
+        "classes_labelled": self.classes_labelled(),
+    }
     record |= {"missing_classes": MISSING[0], "miou_over_dropped": numbers(self.means("dropped"))}
-    return record | {"trained_classes": self.width, "iou": numbers(self.iou()), "dataset": printable(self.dataset), "split": printable(self.split), "mapping": self.mapping,
-                     "images": self.images, "seconds": round(self.seconds, 2)}
+    return record | {
+        "trained_classes": self.width,
+        "iou": numbers(self.iou()),
+        "dataset": printable(self.dataset),
+        "split": printable(self.split),
+        "mapping": self.mapping,
+        "images": self.images,
+        "seconds": round(self.seconds, 2),
+    }
+
 
 Evaluation.counted, Evaluation.mean_names, Evaluation.record = _counted, _mean_names, _record
 
@@ -192,13 +242,20 @@ Evaluation.counted, Evaluation.mean_names, Evaluation.record = _counted, _mean_n
 def _conditions(self) -> str:
     "What was evaluated and how, in one line."
     seen = "its own size" if self.size is None else f"{self.size[0]}x{self.size[1]}"
-    text = (f"{self.dataset} {self.split}".strip() + f": {self.images} images, network sees {seen}, scored at the labels' full size; "
-            f"trained with {self.width} classes ({self.trained}); {self.mapping}")
+    text = (
+        f"{self.dataset} {self.split}".strip()
+        + f": {self.images} images, network sees {seen}, scored at the labels' full size; "
+        f"trained with {self.width} classes ({self.trained}); {self.mapping}"
+    )
     narrower = list(self.protocol_sets())[1:]
-    if narrower: text += f"; means over {' and '.join(narrower)} count pixels of other classes as errors, unless marked: others dropped"
+    if narrower:
+        text += f"; means over {' and '.join(narrower)} count pixels of other classes as errors, unless marked: others dropped"
     return printable(text)
 
-def _table_rows(self) -> list: # (key, label, value): the key is the same for every evaluation, the label says what is present
+
+def _table_rows(
+    self,
+) -> list:  # (key, label, value): the key is the same for every evaluation, the label says what is present
     "Every score of the table: IoU by class, and the means, those with dropped pixels where they differ."
     rows = [(name, printable(name), value) for name, value in self.iou().items()]
     means, dropped, names = self.means(), self.means("dropped"), self.mean_names()
@@ -208,28 +265,37 @@ def _table_rows(self) -> list: # (key, label, value): the key is the same for ev
             rows.append((f"dropped {k}", f"{names[k]} (others dropped)", dropped[k]))
     return rows
 
+
 Evaluation.conditions, Evaluation.table_rows = _conditions, _table_rows
 
 # %% ../../nbs/training/60_evaluation.ipynb #44ee4ce9
-def _table(self,
-           oracle=None, # Evaluation, or mean IoU as a fraction, of a network trained on labelled target images
-          ) -> Table:
+def _table(
+    self,
+    oracle=None,  # Evaluation, or mean IoU as a fraction, of a network trained on labelled target images
+) -> Table:
     "IoU by class and every mean, in percent; with an oracle, the gap to it (negative: below the oracle)."
     theirs = {}
-    if isinstance(oracle, Evaluation): theirs = {key: value for key, _, value in oracle.table_rows()}
-    if isinstance(oracle, (int, float)): theirs = {f"mIoU over {len(self.scored)}": oracle}
-    if not theirs: return Table(("class", "IoU"), [(label, percent(value)) for _, label, value in self.table_rows()], self.conditions())
+    if isinstance(oracle, Evaluation):
+        theirs = {key: value for key, _, value in oracle.table_rows()}
+    if isinstance(oracle, (int, float)):
+        theirs = {f"mIoU over {len(self.scored)}": oracle}
+    if not theirs:
+        return Table(
+            ("class", "IoU"), [(label, percent(value)) for _, label, value in self.table_rows()], self.conditions()
+        )
     rows = []
     for key, label, value in self.table_rows():
         best = theirs.get(key, float("nan"))
         rows.append((label, percent(value), percent(best), percent(value - best, sign=True)))
     return Table(("class", "IoU", "oracle", "gap"), rows, self.conditions())
 
+
 def _in_short(self) -> str:
     "Data set, mean IoU, and over how many classes and images."
     over = self.counted(str(len(self.scored)), " classes")
     where = " ".join(filter(None, (self.dataset, self.split)))
     return f"<Evaluation of {printable(where)}: mIoU {percent(self.miou)} over {over}, {self.images} images>"
+
 
 Evaluation.table, Evaluation.__repr__ = _table, _in_short
 Evaluation.__str__ = lambda self: str(self.table())
@@ -243,6 +309,7 @@ from uda_kit.core.records import check_json, json_able, read_json, write_json
 
 class _Space(TypedDict):
     "A label space as JSON."
+
     name: str
     classes: list[str]
     palette: list[list[int]]
@@ -251,6 +318,7 @@ class _Space(TypedDict):
 
 class _Saved(TypedDict):
     "An evaluation as JSON."
+
     dataset: str
     split: str
     space: _Space
@@ -295,8 +363,8 @@ def _check_saved(data: dict, space: LabelSpace, where) -> None:
 
 # %% ../../nbs/training/60_evaluation.ipynb #e95522c1
 def load_evaluation(
-    source,            # JSON file, or the dict of `to_dict`
-    where="evaluation" # what holds the dict, for messages
+    source,  # JSON file, or the dict of `to_dict`
+    where="evaluation",  # what holds the dict, for messages
 ) -> Evaluation:
     "Read an evaluation back. InputError naming the field where it is not one."
     if isinstance(source, dict):
@@ -304,22 +372,41 @@ def load_evaluation(
     else:
         data, where = read_json(source, _Saved, REMEDY), source
     try:
-        space = LabelSpace(**{field: data["space"][field] for field in ("name", "classes", "palette", "ignore") if field in data["space"]})
+        space = LabelSpace(
+            **{
+                field: data["space"][field]
+                for field in ("name", "classes", "palette", "ignore")
+                if field in data["space"]
+            }
+        )
     except InputError as error:
         raise InputError(where, f"its field space is none ({error.where}: {error.problem})", REMEDY) from None
     _check_saved(data, space, where)
     matrix = tuple(tuple(map(int, row)) for row in data["matrix"])
     size = None if data["size"] is None else tuple(map(int, data["size"]))
-    return Evaluation(data["dataset"], data["split"], space, tuple(data["scored"]), matrix, data["trained"], data["width"], data["mapping"],
-                      size, data["images"], data["seconds"])
+    return Evaluation(
+        data["dataset"],
+        data["split"],
+        space,
+        tuple(data["scored"]),
+        matrix,
+        data["trained"],
+        data["width"],
+        data["mapping"],
+        size,
+        data["images"],
+        data["seconds"],
+    )
 
 
-def _save(self,
-          path, # JSON file to write
-         ) -> Path:
+def _save(
+    self,
+    path,  # JSON file to write
+) -> Path:
     "Write the evaluation as JSON, whole or not at all. `WriteError` where that is impossible."
     write_json(path, self.to_dict())
     return Path(path)
+
 
 def _to_dict(self) -> dict:
     "Everything but the kept predictions, JSON-able, with the scores added for readers."
@@ -329,59 +416,80 @@ def _to_dict(self) -> dict:
     names = {"dataset": printable(self.dataset), "split": printable(self.split)}  # a list file's name need not be UTF-8
     return json_able({name: getattr(self, name) for name in fields} | names | {"space": space, "scores": self.record()})
 
+
 Evaluation.save, Evaluation.to_dict = _save, _to_dict
 
 # %% ../../nbs/training/60_evaluation.ipynb #5212d58a
 @contextmanager
 def evaluation_mode(
-    net, # nn.Module
+    net,  # nn.Module
 ):
     "Evaluation mode without gradients; afterwards every module has the training flag it had."
     modes = {m: m.training for m in net.modules()}
     net.eval()
     try:
-        with torch.no_grad(): yield net
+        with torch.no_grad():
+            yield net
     finally:
-        for m, mode in modes.items(): m.training = mode
+        for m, mode in modes.items():
+            m.training = mode
 
 # %% ../../nbs/training/60_evaluation.ipynb #7368479d
 def space_of(
-    net,           # network with `num_classes`
-    space=None,    # LabelSpace or the name of one; None: the network's own, else `fallback`
-    fallback=None, # LabelSpace to assume
+    net,  # network with `num_classes`
+    space=None,  # LabelSpace or the name of one; None: the network's own, else `fallback`
+    fallback=None,  # LabelSpace to assume
 ) -> LabelSpace:
     "The label space a network predicts in. InputError when the number of classes differs or nothing is known."
     found = label_space(space) or label_space(getattr(net, "space", None))
-    if found is None and fallback is not None and len(fallback) == net.num_classes: found = fallback
-    if found is None: raise InputError("network", f"has {net.num_classes} classes and no names for them", "say which label space it was trained in")
-    if len(found) != net.num_classes: raise InputError(found.name, f"has {len(found)} classes but the network has {net.num_classes}", "name the space it was trained in")
+    if found is None and fallback is not None and len(fallback) == net.num_classes:
+        found = fallback
+    if found is None:
+        raise InputError(
+            "network", f"has {net.num_classes} classes and no names for them", "say which label space it was trained in"
+        )
+    if len(found) != net.num_classes:
+        raise InputError(
+            found.name,
+            f"has {len(found)} classes but the network has {net.num_classes}",
+            "name the space it was trained in",
+        )
     return found
 
 # %% ../../nbs/training/60_evaluation.ipynb #5abf2194
 def resized(
-    image, # uint8 [3,H,W]
+    image,  # uint8 [3,H,W]
     size,  # (h, w), or None to leave it
-):         # uint8 [3,h,w]
+):  # uint8 [3,h,w]
     "The image at the network's size: bicubic with antialiasing, as in training."
     return image if size is None else JointTransform(size=tuple(size))(image)[0]
 
+
 SMALL_SIDE = 64  # pixels: below, a network's poolings may leave nothing of an image
 
+
 def class_scores(
-    net,                   # network: float [1,3,h,w] -> Outputs
-    image,                 # uint8 [3,h,w] at the network's size
-    precision="32-true",   # or "bf16-mixed"
-    where="image",         # for the error message
-) -> torch.Tensor:         # [C,h',w'] on the network's device
+    net,  # network: float [1,3,h,w] -> Outputs
+    image,  # uint8 [3,h,w] at the network's size
+    precision="32-true",  # or "bf16-mixed"
+    where="image",  # for the error message
+) -> torch.Tensor:  # [C,h',w'] on the network's device
     "The main head's raw scores for one image."
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    x = image[None].to(device).float()/255
+    x = image[None].to(device).float() / 255
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"): scores = net(x).logits[0].float()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            scores = net(x).logits[0].float()
     except RuntimeError as error:
-        if min(x.shape[-2:]) >= SMALL_SIDE: raise
-        raise InputError(where, f"is {x.shape[-1]}x{x.shape[-2]} pixels, too small for this network ({str(error).splitlines()[0][:120]})", "give larger images, or a size") from None
-    if not torch.isfinite(scores).all(): raise InputError(where, "the network's scores are not finite", "check the checkpoint, or use 32-bit precision")
+        if min(x.shape[-2:]) >= SMALL_SIDE:
+            raise
+        raise InputError(
+            where,
+            f"is {x.shape[-1]}x{x.shape[-2]} pixels, too small for this network ({str(error).splitlines()[0][:120]})",
+            "give larger images, or a size",
+        ) from None
+    if not torch.isfinite(scores).all():
+        raise InputError(where, "the network's scores are not finite", "check the checkpoint, or use 32-bit precision")
     return scores
 
 # %% ../../nbs/training/60_evaluation.ipynb #220f1749
@@ -401,10 +509,10 @@ class _Items:
 
 def _read_all(
     items: _Items,
-    workers: int,    # worker processes
+    workers: int,  # worker processes
     progress: bool,  # show a bar
-    what: str,       # its title
-):                   # yields (index, item)
+    what: str,  # its title
+):  # yields (index, item)
     "The items of this process in order. `InputError` for what cannot be read."
     numbers = my_share(range(len(items)))  # all of them, unless several processes share the work
     reader = read_in_order(items, numbers, workers)
@@ -413,61 +521,91 @@ def _read_all(
 
 # %% ../../nbs/training/60_evaluation.ipynb #fd751340
 def spread_out(
-    n,     # how many there are
-    count, # how many to choose
-) -> list: # indices, ascending: the same for the same n and count
+    n,  # how many there are
+    count,  # how many to choose
+) -> list:  # indices, ascending: the same for the same n and count
     "Evenly spaced indices, none at the very ends."
     count = min(count, n)
-    return [(2*k + 1)*n//(2*count) for k in range(count)]
+    return [(2 * k + 1) * n // (2 * count) for k in range(count)]
 
 # %% ../../nbs/training/60_evaluation.ipynb #8b9eaa4f
 def check_counted(
     matrix: torch.Tensor,  # int [K,K] counts, rows = truth
-    scored: tuple,         # indices of the classes that are scored
-    name: str,             # of data set and split, for the message
+    scored: tuple,  # indices of the classes that are scored
+    name: str,  # of data set and split, for the message
 ) -> None:
     "`InputError` where there is no labelled pixel of a class that is scored: every IoU would be 0 or missing."
     if not matrix[list(scored)].any():
-        raise InputError(name, "has no labelled pixel of a class that is scored", "see which ids its labels hold with `uda-kit check-data`, or give another split")
+        raise InputError(
+            name,
+            "has no labelled pixel of a class that is scored",
+            "see which ids its labels hold with `uda-kit check-data`, or give another split",
+        )
 
 # %% ../../nbs/training/60_evaluation.ipynb #2711fbf7
 def evaluate(
-    net,                 # Segmenter; comes back in the mode it was in
-    dataset,             # labelled data set (see `data.datasets`)
-    size=None,           # (h, w) the network sees; None: each image's own size
-    space=None,          # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
-    precision="32-true", # or "bf16-mixed"
-    workers=0,           # processes that read images
-    keep=4,              # how many evenly spaced predictions to keep for pictures
-    progress=True,       # show a progress bar
+    net,  # Segmenter; comes back in the mode it was in
+    dataset,  # labelled data set (see `data.datasets`)
+    size=None,  # (h, w) the network sees; None: each image's own size
+    space=None,  # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
+    precision="32-true",  # or "bf16-mixed"
+    workers=0,  # processes that read images
+    keep=4,  # how many evenly spaced predictions to keep for pictures
+    progress=True,  # show a progress bar
 ) -> Evaluation:
     "Mean IoU as in the papers: main head, scores upsampled to the label's full size, all labelled pixels in one matrix. InputError for unlabelled or empty data, and where no labelled pixel is of a class that is scored."
-    if not len(dataset): raise InputError(dataset.name, "is empty", "check the folder and the split")
-    unlabelled = InputError(f"{dataset.name} {dataset.split}".strip(), "has no labels to score against", "give a labelled split, or use `predict`")
-    if not dataset.labelled: raise unlabelled
+    if not len(dataset):
+        raise InputError(dataset.name, "is empty", "check the folder and the split")
+    unlabelled = InputError(
+        f"{dataset.name} {dataset.split}".strip(),
+        "has no labels to score against",
+        "give a labelled split, or use `predict`",
+    )
+    if not dataset.labelled:
+        raise unlabelled
     trained = space_of(net, space, dataset.space)
     how, chosen, start = reconcile(trained, dataset.space), spread_out(len(dataset), keep), time.perf_counter()
     K = len(how.space) + (how.predictions is not None)
     to_space = torch.from_numpy(how.labels)
+
     def count():
         "Confusion matrix and kept predictions of this process's share of the images."
         counts, samples = ConfusionMatrix(K), {}
         for i, (image, label, key) in _read_all(_Items(dataset, size), workers, progress, "evaluate"):
-            if label is None: raise unlabelled
+            if label is None:
+                raise unlabelled
             ids = best_classes(class_scores(net, image, precision, key), tuple(label.shape))[0]
-            if how.predictions is not None: ids = torch.from_numpy(how.predictions).to(ids.device)[ids.long()]
+            if how.predictions is not None:
+                ids = torch.from_numpy(how.predictions).to(ids.device)[ids.long()]
             counts.update(to_space[label.long()].to(ids.device), ids)
-            if i in chosen: samples[i] = ids.cpu().numpy()
+            if i in chosen:
+                samples[i] = ids.cpu().numpy()
         return counts.matrix.cpu(), samples
+
     share_state(net)
-    with evaluation_mode(net): shares = together(count)
+    with evaluation_mode(net):
+        shares = together(count)
     matrix, samples = sum(m for m, _ in shares), {i: ids for _, kept in shares for i, ids in kept.items()}
     check_counted(matrix, how.scored, f"{dataset.name} {dataset.split}".strip())
     samples = dict(sorted(samples.items()))
     inner = getattr(dataset, "dataset", None)  # a data set seen in another label space
-    raw = getattr(dataset, "mapping", getattr(inner, "mapping", None))  # data sets with more than one id table name theirs
-    return Evaluation(dataset.name, dataset.split, how.space, how.scored, tuple(tuple(r) for r in matrix.tolist()), trained.name, len(trained),
-                      how.mapping + (f", raw ids by '{raw}'" if raw else ""), None if size is None else tuple(size), len(dataset), time.perf_counter() - start, samples)
+    raw = getattr(
+        dataset, "mapping", getattr(inner, "mapping", None)
+    )  # data sets with more than one id table name theirs
+    return Evaluation(
+        dataset.name,
+        dataset.split,
+        how.space,
+        how.scored,
+        tuple(tuple(r) for r in matrix.tolist()),
+        trained.name,
+        len(trained),
+        how.mapping + (f", raw ids by '{raw}'" if raw else ""),
+        None if size is None else tuple(size),
+        len(dataset),
+        time.perf_counter() - start,
+        samples,
+    )
 
 # %% ../../nbs/training/60_evaluation.ipynb #4935291e
 PREDICTIONS = "predictions.json"
@@ -476,6 +614,7 @@ PREDICTION_FOLDERS = ("colour", "overlay", "confidence", "labels")  # of one pre
 
 class _Predictions(TypedDict):
     "What is read of a `predictions.json`."
+
     space: str
     images: list[str]
 
@@ -484,7 +623,7 @@ def predictions_of(
     folder: Path,
 ) -> set | None:  # names of the images, without suffix
     "The images whose predictions a folder holds; None where it holds none. `InputError` where its `predictions.json` is damaged or another program's."
-    path = Path(folder)/PREDICTIONS
+    path = Path(folder) / PREDICTIONS
     if not path.is_file():
         return None
     return set(read_json(path, _Predictions, "move it elsewhere, or name another folder")["images"])
@@ -493,7 +632,7 @@ def predictions_of(
 def without_predictions(
     files: list,  # of Path, below the root
     root: Path,
-) -> list:        # of Path
+) -> list:  # of Path
     "The files that are not themselves predictions, as `predictions.json` in a folder above them tells."
     known = {}
 
@@ -501,11 +640,15 @@ def without_predictions(
         for folder in file.relative_to(root).parents:
             if folder not in known:
                 try:
-                    known[folder] = predictions_of(root/folder)
+                    known[folder] = predictions_of(root / folder)
                 except InputError:
                     known[folder] = None  # another program's file of that name
-            below = file.relative_to(root/folder)
-            if known[folder] and below.parts[0] in PREDICTION_FOLDERS and Path(*below.parts[1:]).with_suffix("").as_posix() in known[folder]:
+            below = file.relative_to(root / folder)
+            if (
+                known[folder]
+                and below.parts[0] in PREDICTION_FOLDERS
+                and Path(*below.parts[1:]).with_suffix("").as_posix() in known[folder]
+            ):
                 return True
         return False
 
@@ -513,8 +656,8 @@ def without_predictions(
 
 # %% ../../nbs/training/60_evaluation.ipynb #9a4abd86
 def found_images(
-    source,    # folder, image file, or list of image files
-) -> list:     # of (name with suffix, reader)
+    source,  # folder, image file, or list of image files
+) -> list:  # of (name with suffix, reader)
     "Images on disk by their path below the folder, or their name. `InputError` where the path does not exist."
     if isinstance(source, (list, tuple)):
         return [(Path(file).name, partial(read_image, file)) for file in source]
@@ -523,11 +666,14 @@ def found_images(
         if not root.exists():
             raise InputError(root, "does not exist", "give a folder of images, or an image")
         return [(root.name, partial(read_image, root))]
-    return [(file.relative_to(root).as_posix(), partial(read_image, file)) for file in without_predictions(image_files(root), root)]
+    return [
+        (file.relative_to(root).as_posix(), partial(read_image, file))
+        for file in without_predictions(image_files(root), root)
+    ]
 
 
 def image_source(
-    source, # data set, folder, image file, or list of image files
+    source,  # data set, folder, image file, or list of image files
 ) -> list:  # of (key, function that reads the uint8 [3,H,W] image)
     "Images by name. Keys are paths without suffix, relative to the folder. `InputError` when there are none, or two would share a name."
     if hasattr(source, "space"):
@@ -544,24 +690,28 @@ def image_source(
         if key.is_absolute() or ".." in key.parts:
             raise InputError(where, f"has image names that lead out of the output folder ({name})", "rename them")
         if str(key) in keys:
-            raise InputError(key, "is the name of two images, whose results would overwrite each other", "rename one, or predict their folders apart")
+            raise InputError(
+                key,
+                "is the name of two images, whose results would overwrite each other",
+                "rename one, or predict their folders apart",
+            )
         keys[str(key)] = read
     return list(keys.items())
 
 # %% ../../nbs/training/60_evaluation.ipynb #ae48b222
 def overlay(
-    image,   # uint8 [3,H,W] or [H,W,3] RGB
-    colours, # uint8 [H,W,3] painted classes
-    opacity=.5, # of the colours
-) -> np.ndarray: # uint8 [H,W,3]
+    image,  # uint8 [3,H,W] or [H,W,3] RGB
+    colours,  # uint8 [H,W,3] painted classes
+    opacity=0.5,  # of the colours
+) -> np.ndarray:  # uint8 [H,W,3]
     "Painted classes over the image they belong to."
     image = np.asarray(image)
     image = image.transpose(1, 2, 0) if image.shape[0] == 3 and image.shape[-1] != 3 else image
-    return ((1 - opacity)*image + opacity*colours + .5).astype(np.uint8)
+    return ((1 - opacity) * image + opacity * colours + 0.5).astype(np.uint8)
 
 # %% ../../nbs/training/60_evaluation.ipynb #3ac2979b
 def check_output(
-    out: Path,        # output folder
+    out: Path,  # output folder
     overwrite: bool,  # accept a folder of predictions
 ) -> None:
     "`InputError` for a folder that must not be written into: it holds files, and they are no predictions."
@@ -570,16 +720,20 @@ def check_output(
     if not out.is_dir() or not any(out.iterdir()):
         return
     if predictions_of(out) is None:
-        raise InputError(out, f"already holds files that are no predictions ({PREDICTIONS} is missing)", "name a new or an empty folder")
+        raise InputError(
+            out,
+            f"already holds files that are no predictions ({PREDICTIONS} is missing)",
+            "name a new or an empty folder",
+        )
     if not overwrite:
         raise InputError(out, "already holds files", "name another folder, or allow overwriting")
 
 
 @contextmanager
 def _staged(
-    out,       # output folder
-    overwrite, # replace files of the same name
-):             # yields a folder to write into
+    out,  # output folder
+    overwrite,  # replace files of the same name
+):  # yields a folder to write into
     "Write beside `out`; move the files in when the block ends well, remove them when it does not."
     out = Path(out)
     stage = beside(Path(os.path.abspath(out)))
@@ -592,15 +746,15 @@ def _staged(
             yield stage
             files = sorted(f for f in stage.rglob("*") if f.is_file())
             for f in sorted(files, key=lambda f: f.name != PREDICTIONS):  # first the one that says what the folder is
-                (out/f.relative_to(stage)).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(f, out/f.relative_to(stage))
+                (out / f.relative_to(stage)).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(f, out / f.relative_to(stage))
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
 # %% ../../nbs/training/60_evaluation.ipynb #bd3d7fef
 def naming_space(
     net,
-    space=None,     # LabelSpace or the name of one
+    space=None,  # LabelSpace or the name of one
     fallback=None,  # LabelSpace to assume
 ) -> LabelSpace:
     "The label space to paint and list predictions in; for a network that nobody gave names its classes are called by their numbers."
@@ -610,28 +764,36 @@ def naming_space(
 
 
 def predict(
-    net,                 # Segmenter; comes back in the mode it was in
-    source,              # data set, folder, image file, or list of image files
-    out,                 # folder for the results
-    size=None,           # (h, w) the network sees; None: each image's own size
-    space=None,          # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
-    precision="32-true", # or "bf16-mixed"
-    opacity=.5,          # of the colours in the overlay
-    overwrite=False,     # accept an output folder that holds predictions
-    progress=True,       # show a progress bar
-) -> list:               # names of the images, without suffix
+    net,  # Segmenter; comes back in the mode it was in
+    source,  # data set, folder, image file, or list of image files
+    out,  # folder for the results
+    size=None,  # (h, w) the network sees; None: each image's own size
+    space=None,  # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
+    precision="32-true",  # or "bf16-mixed"
+    opacity=0.5,  # of the colours in the overlay
+    overwrite=False,  # accept an output folder that holds predictions
+    progress=True,  # show a progress bar
+) -> list:  # names of the images, without suffix
     "Write out/{colour,overlay,confidence,labels}/NAME.png at each image's full size, and out/predictions.json. All of it, or InputError and nothing."
     space, images = naming_space(net, space, getattr(source, "space", None)), image_source(source)
     with _staged(out, overwrite) as stage, evaluation_mode(net):
         for key, read in tqdm(images, desc="predict", unit="image", disable=not progress):
             image = read()
-            ids, sure = best_classes(class_scores(net, resized(image, size), precision, key), tuple(image.shape[-2:]), confidence=True)
-            ids, sure = ids.cpu().numpy(), (sure*255 + .5).to(torch.uint8).cpu().numpy()
+            ids, sure = best_classes(
+                class_scores(net, resized(image, size), precision, key), tuple(image.shape[-2:]), confidence=True
+            )
+            ids, sure = ids.cpu().numpy(), (sure * 255 + 0.5).to(torch.uint8).cpu().numpy()
             colours = colorize(ids, space)
             for kind, pixels in zip(PREDICTION_FOLDERS, (colours, overlay(image, colours, opacity), sure, ids)):
-                path = stage/kind/f"{key}.png"
+                path = stage / kind / f"{key}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(path)
-        about = {"space": space.name, "classes": space.classes, "palette": space.palette, "size": size, "images": [k for k, _ in images]}
-        write_json(stage/PREDICTIONS, about, indent=None)
+        about = {
+            "space": space.name,
+            "classes": space.classes,
+            "palette": space.palette,
+            "size": size,
+            "images": [k for k, _ in images],
+        }
+        write_json(stage / PREDICTIONS, about, indent=None)
     return [k for k, _ in images]

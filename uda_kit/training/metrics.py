@@ -10,8 +10,8 @@ import numpy as np, torch
 
 # %% ../../nbs/training/30_metrics.ipynb #83f2ebc9
 def as_ids(
-    ids,            # integer tensor or array of class ids
-    what="label",   # the word for error messages
+    ids,  # integer tensor or array of class ids
+    what="label",  # the word for error messages
 ) -> torch.Tensor:  # the same values as a tensor, same device, same integer type
     "A tensor of class ids; TypeError when the values are not integers (scores, or one-hot maps scaled to floats)."
     ids = torch.as_tensor(ids)
@@ -21,96 +21,117 @@ def as_ids(
 
 # %% ../../nbs/training/30_metrics.ipynb #2f318209
 def confusion(
-    label,       # [H,W] or [B,H,W] true class ids; ids outside [0, num_classes) and `ignore` are left out
+    label,  # [H,W] or [B,H,W] true class ids; ids outside [0, num_classes) and `ignore` are left out
     prediction,  # as label: predicted class ids, all within [0, num_classes) where the label counts
-    num_classes, # C
+    num_classes,  # C
     ignore=255,  # label id that never counts, even when it is below num_classes
-) -> torch.Tensor: # [C,C] int64 counts on the CPU, rows = truth
+) -> torch.Tensor:  # [C,C] int64 counts on the CPU, rows = truth
     "Count (true class, predicted class) pairs with one `bincount`. ValueError on shapes that differ or impossible predictions."
     label, prediction = as_ids(label), as_ids(prediction, "prediction")
     if label.shape != prediction.shape:
-        raise ValueError(f"label is {tuple(label.shape)} but prediction is {tuple(prediction.shape)}: predict at the label's full size")
+        raise ValueError(
+            f"label is {tuple(label.shape)} but prediction is {tuple(prediction.shape)}: predict at the label's full size"
+        )
     prediction = prediction.to(label.device)
     keep = (label >= 0) & (label < num_classes) & (label != ignore)
     i, j = label[keep].long(), prediction[keep].long()  # widened first: 18*19 overflows 8 bits
     if j.numel():
         low, high = (int(x) for x in torch.aminmax(j))
         if low < 0 or high >= num_classes:
-            raise ValueError(f"predicted ids span [{low}, {high}], outside the {num_classes} classes [0, {num_classes - 1}]")
-    return torch.bincount(i*num_classes + j, minlength=num_classes**2).view(num_classes, num_classes).cpu()
+            raise ValueError(
+                f"predicted ids span [{low}, {high}], outside the {num_classes} classes [0, {num_classes - 1}]"
+            )
+    return torch.bincount(i * num_classes + j, minlength=num_classes**2).view(num_classes, num_classes).cpu()
 
 # %% ../../nbs/training/30_metrics.ipynb #1d4b7fd2
 def divide(
-    a, # [C] counts
-    b, # [C] counts
-) -> np.ndarray: # [C] float64, nan where b is 0
+    a,  # [C] counts
+    b,  # [C] counts
+) -> np.ndarray:  # [C] float64, nan where b is 0
     "Element-wise ratio of counts, without warnings: nothing out of nothing is nan."
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
 
+
 def nan_mean(
-    x, # values, some perhaps nan
-) -> float: # mean of the others; nan when there is none
+    x,  # values, some perhaps nan
+) -> float:  # mean of the others; nan when there is none
     x = np.asarray(x, dtype=np.float64)
     return float(x[~np.isnan(x)].mean()) if (~np.isnan(x)).any() else float("nan")
 
 # %% ../../nbs/training/30_metrics.ipynb #b1328929
 class ConfusionMatrix:
     "Counts of (true, predicted) class pairs over a whole evaluation, and the scores read off them."
-    def __init__(self,
-                 num_classes, # C
-                 ignore=255,  # label id that never counts
-                 matrix=None, # [C,C] counts to start from, rows = truth
-                ):
+
+    def __init__(
+        self,
+        num_classes,  # C
+        ignore=255,  # label id that never counts
+        matrix=None,  # [C,C] counts to start from, rows = truth
+    ):
         self.num_classes, self.ignore = num_classes, ignore
-        self.matrix = (torch.zeros(num_classes, num_classes, dtype=torch.int64) if matrix is None  # [C,C] int64
-                       else as_ids(matrix, "matrix").to("cpu", torch.int64).clone())
+        self.matrix = (
+            torch.zeros(num_classes, num_classes, dtype=torch.int64)
+            if matrix is None  # [C,C] int64
+            else as_ids(matrix, "matrix").to("cpu", torch.int64).clone()
+        )
         if self.matrix.shape != (num_classes, num_classes):
             raise ValueError(f"matrix is {tuple(self.matrix.shape)}, expected {(num_classes, num_classes)}")
 
-    def update(self,
-               label,      # [H,W] or [B,H,W] true class ids
-               prediction, # the same shape: predicted class ids
-              ):
+    def update(
+        self,
+        label,  # [H,W] or [B,H,W] true class ids
+        prediction,  # the same shape: predicted class ids
+    ):
         "Count one prediction, or a batch; returns self. Errors as in `confusion`."
         self.matrix += confusion(label, prediction, self.num_classes, self.ignore)
         return self
 
-    def __repr__(self): return f"ConfusionMatrix(num_classes={self.num_classes}, pixels={int(self.matrix.sum())}, miou={self.miou():.4f})"
+    def __repr__(self):
+        return (
+            f"ConfusionMatrix(num_classes={self.num_classes}, pixels={int(self.matrix.sum())}, miou={self.miou():.4f})"
+        )
 
 # %% ../../nbs/training/30_metrics.ipynb #1ab3f577
 def _add(self, other):
-    if not isinstance(other, ConfusionMatrix): return self if other == 0 else NotImplemented  # 0: so that sum() works
+    if not isinstance(other, ConfusionMatrix):
+        return self if other == 0 else NotImplemented  # 0: so that sum() works
     if other.num_classes != self.num_classes:
         raise ValueError(f"cannot merge confusion matrices of {self.num_classes} and {other.num_classes} classes")
     return ConfusionMatrix(self.num_classes, self.ignore, self.matrix + other.matrix)
 
+
 ConfusionMatrix.__add__ = ConfusionMatrix.__radd__ = _add
 
 # %% ../../nbs/training/30_metrics.ipynb #0085c9c0
-def _iou(self) -> np.ndarray: # [C] in [0, 1]; nan for classes absent from truth and prediction
+def _iou(self) -> np.ndarray:  # [C] in [0, 1]; nan for classes absent from truth and prediction
     "Intersection over union of every class: diagonal / (row + column - diagonal)."
     M = self.matrix.numpy()
     hit = M.diagonal()
     return divide(hit, M.sum(1) + M.sum(0) - hit)
 
-def _miou(self,
-          classes=None, # class indices to average over; None: all
-         ) -> float:
+
+def _miou(
+    self,
+    classes=None,  # class indices to average over; None: all
+) -> float:
     "Mean IoU over those of `classes` that are present in truth or prediction."
     return nan_mean(self.iou() if classes is None else self.iou()[list(classes)])
+
 
 ConfusionMatrix.iou, ConfusionMatrix.miou = _iou, _miou
 
 # %% ../../nbs/training/30_metrics.ipynb #d26785b9
-def _accuracy(self) -> float: # in [0, 1]; nan before anything was counted
+def _accuracy(self) -> float:  # in [0, 1]; nan before anything was counted
     "Share of counted pixels that are right: dominated by road and building, so papers do not rank by it."
     M = self.matrix
     return float(divide([M.diagonal().sum()], [M.sum()])[0])
 
-def _class_accuracy(self) -> np.ndarray: # [C] in [0, 1]; nan for classes without true pixels
+
+def _class_accuracy(self) -> np.ndarray:  # [C] in [0, 1]; nan for classes without true pixels
     "Share of each class's true pixels that were found (recall): diagonal / row."
     return divide(self.matrix.numpy().diagonal(), self.matrix.numpy().sum(1))
+
 
 ConfusionMatrix.accuracy, ConfusionMatrix.class_accuracy = _accuracy, _class_accuracy
 
@@ -119,10 +140,10 @@ MISSING = ("counted", "dropped")  # what becomes of pixels whose true class is n
 
 
 def subset_iou(
-    matrix,              # [C,C] counts, rows = truth
-    classes,             # indices of the classes that are averaged over
+    matrix,  # [C,C] counts, rows = truth
+    classes,  # indices of the classes that are averaged over
     missing=MISSING[0],  # pixels of the other true classes are "counted" as false positives, or "dropped"
-) -> np.ndarray:         # [len(classes)] in [0, 1]; nan for classes absent from truth and prediction
+) -> np.ndarray:  # [len(classes)] in [0, 1]; nan for classes absent from truth and prediction
     "IoU of some of the classes. ValueError for another word than those two."
     if missing not in MISSING:
         raise ValueError(f"missing is {missing!r}, not one of {MISSING}")

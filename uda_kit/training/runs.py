@@ -26,10 +26,25 @@ import torch
 from msgspec import Meta
 
 from uda_kit.core.files import (
-    LOCK, WriteError, clear_leftovers, file_hash, is_leftover, locked, replacing, write_text, writing,
+    LOCK,
+    WriteError,
+    clear_leftovers,
+    file_hash,
+    is_leftover,
+    locked,
+    replacing,
+    write_text,
+    writing,
 )
 from uda_kit.core.records import (
-    SEAL, append_json_line, check_json, parse_json, read_json, read_json_lines, to_json, write_json,
+    SEAL,
+    append_json_line,
+    check_json,
+    parse_json,
+    read_json,
+    read_json_lines,
+    to_json,
+    write_json,
 )
 from ..core.tensors import load_tensors, save_tensors
 from ..errors import InputError
@@ -41,24 +56,28 @@ Mark = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 class LogRecord(TypedDict):
     "A line of log.jsonl: a stage, a step, and numbers by name."
+
     stage: str
     step: Count
 
 
 class StageRecord(TypedDict, total=False):
     "A stage of a recipe in config.json."
+
     name: str
     steps: Count
 
 
 class RecipeRecord(TypedDict, total=False):
     "The recipe in config.json."
+
     name: str
     stages: list[StageRecord]
 
 
 class RunConfig(TypedDict, total=False):
     "config.json: of a recipe, or of a single stage."
+
     recipe: RecipeRecord
     options: dict[str, Any]
     weights: str
@@ -71,6 +90,7 @@ class RunConfig(TypedDict, total=False):
 # %% ../../nbs/training/20_runs.ipynb #3efe485a
 class CheckpointRecord(TypedDict):
     "state.json of a checkpoint."
+
     stage: str
     step: Count
     hashes: dict[str, str]  # file -> SHA-256
@@ -82,6 +102,7 @@ class CheckpointRecord(TypedDict):
 
 class StopRecord(TypedDict):
     "stopped.json: why a run ended before its last step."
+
     stage: str
     step: Count
     reason: str
@@ -89,6 +110,7 @@ class StopRecord(TypedDict):
 
 class ResultRecord(TypedDict):
     "result.json of a recipe's run."
+
     recipe: str
     seed: int
     steps: NotRequired[Count]
@@ -102,6 +124,7 @@ class ResultRecord(TypedDict):
 
 class LabelQuality(TypedDict):
     "How good pseudo-labels are, for one class or all; None where there is nothing to measure."
+
     precision: float | None
     coverage: float | None
     labelled: float | None
@@ -120,7 +143,9 @@ def split_tensors(tree, tensors: dict, path: str = "", seen: dict | None = None)
             tensors[path] = tree.detach().contiguous()
         return {"$tensor": place}
     if isinstance(tree, dict):
-        return {"$dict": [[k, split_tensors(v, tensors, f"{path}.{k}" if path else str(k), seen)] for k, v in tree.items()]}
+        return {
+            "$dict": [[k, split_tensors(v, tensors, f"{path}.{k}" if path else str(k), seen)] for k, v in tree.items()]
+        }
     if isinstance(tree, (list, tuple)):
         return [split_tensors(v, tensors, f"{path}.{i}", seen) for i, v in enumerate(tree)]
     if isinstance(tree, float) and not math.isfinite(tree):
@@ -145,10 +170,10 @@ HASHED = ("weights.safetensors", "state.safetensors")
 
 
 def write_checkpoint(
-    folder,         # final path of the checkpoint
+    folder,  # final path of the checkpoint
     weights: dict,  # state dict of the segmentation network
-    state: dict,    # everything else; tensors and JSON values, nested
-    info: dict,     # JSON values to find in state.json: stage, step, versions
+    state: dict,  # everything else; tensors and JSON values, nested
+    info: dict,  # JSON values to find in state.json: stage, step, versions
 ) -> Path:
     "Write a checkpoint atomically; a folder of that name is replaced. `WriteError` where the disk or the folder does not allow it."
     folder, tensors = Path(folder), {}
@@ -168,6 +193,7 @@ def write_checkpoint(
 @dataclass
 class Checkpoint:
     "A checkpoint read back: `weights`, `state` and `info` as they were written."
+
     folder: Path
     weights: dict
     state: dict
@@ -183,15 +209,21 @@ def read_checkpoint(folder) -> Checkpoint:
     file = folder / "state.json"
     info = read_json(file, dict, OLDER)
     if SEAL not in info:
-        raise InputError(file, "carries no hash of its own (an earlier version of the kit wrote it, or it is damaged)", OLDER)
+        raise InputError(
+            file, "carries no hash of its own (an earlier version of the kit wrote it, or it is damaged)", OLDER
+        )
     check_json(info, CheckpointRecord, file, OLDER)
     if set(info["hashes"]) != set(HASHED):
-        raise InputError(file, f"has hashes of {', '.join(info['hashes']) or 'nothing'}, not of {', '.join(HASHED)}", OLDER)
+        raise InputError(
+            file, f"has hashes of {', '.join(info['hashes']) or 'nothing'}, not of {', '.join(HASHED)}", OLDER
+        )
     weights, tensors = (read_hashed(folder / name, info["hashes"][name]) for name in HASHED)
     try:
         state = join_tensors(info.pop("state"), tensors)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(file, f"does not belong to the tensors beside it ({type(error).__name__}: {error})", OLDER) from None
+        raise InputError(
+            file, f"does not belong to the tensors beside it ({type(error).__name__}: {error})", OLDER
+        ) from None
     return Checkpoint(folder, weights, state, info)
 
 
@@ -229,7 +261,9 @@ class RunDirectory:
         if not holds_run(self.path):
             return False
         if not resume:
-            raise InputError(self.path, "already holds a run", "give another output folder, or go on with it by --resume")
+            raise InputError(
+                self.path, "already holds a run", "give another output folder, or go on with it by --resume"
+            )
         check_same(self.path, self.config(), parse_json(to_json(config), self.path))
         return True
 
@@ -295,7 +329,7 @@ ABSENT = object()
 def short(value: object) -> str:
     "A value as JSON, cut where it is long."
     text = "absent" if value is ABSENT else to_json(value)
-    return text if len(text) <= LONG else text[:LONG - 3] + "..."
+    return text if len(text) <= LONG else text[: LONG - 3] + "..."
 
 
 def changes(old: object, new: object, path: str = "") -> dict[str, tuple]:
@@ -303,7 +337,12 @@ def changes(old: object, new: object, path: str = "") -> dict[str, tuple]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = list(dict.fromkeys([*old, *new]))
         pairs = [(k, old.get(k, ABSENT), new.get(k, ABSENT)) for k in keys]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and any(isinstance(v, (dict, list)) for v in (*old, *new)):
+    elif (
+        isinstance(old, list)
+        and isinstance(new, list)
+        and len(old) == len(new)
+        and any(isinstance(v, (dict, list)) for v in (*old, *new))
+    ):
         pairs = [(i, a, b) for i, (a, b) in enumerate(zip(old, new))]
     else:
         return {} if old == new else {path: (old, new)}
@@ -332,9 +371,15 @@ def check_same(path: Path, old: dict, new: dict) -> None:
     try:
         text = config_difference(old, new)
     except RecursionError:
-        raise InputError(path / "config.json", "is nested too deeply", "restore it, or start again in another folder") from None
+        raise InputError(
+            path / "config.json", "is nested too deeply", "restore it, or start again in another folder"
+        ) from None
     if text:
-        remedy = how_to_train_longer(path) if only_steps(changes(old, new)) else "resume with the same settings, or give another output folder"
+        remedy = (
+            how_to_train_longer(path)
+            if only_steps(changes(old, new))
+            else "resume with the same settings, or give another output folder"
+        )
         raise InputError(path, f"holds a run with another configuration ({text})", remedy)
 
 
@@ -377,7 +422,7 @@ def sync_log(run: RunDirectory) -> None:
 def rewind_log(
     run: RunDirectory,
     stage: str,
-    step: int,                     # drop what `stage` logged after it
+    step: int,  # drop what `stage` logged after it
     records: Iterable[dict] = (),  # of `stage`, up to `step`: put back what the log lost of them
     warn: Callable[[str], object] | None = None,  # told of damaged lines
 ) -> None:
@@ -402,7 +447,9 @@ def rewind_log(
         write_text(run.log, text)
 
 # %% ../../nbs/training/20_runs.ipynb #81440092
-def save_checkpoint(run: RunDirectory, stage: str, step: int, weights: dict, state: dict, info: dict | None = None, keep: int = 2) -> Path:
+def save_checkpoint(
+    run: RunDirectory, stage: str, step: int, weights: dict, state: dict, info: dict | None = None, keep: int = 2
+) -> Path:
     "Write the checkpoint of `stage` at `step` and delete all but the newest `keep` of that stage. `WriteError` where there is no room."
     sync_log(run)
     name = f"{stage}-{step:07d}"
@@ -430,5 +477,9 @@ def newest_checkpoint(run: RunDirectory, stage: str, warn: Callable[[str], objec
         except InputError as error:
             warn(f"skipped a broken checkpoint: {error}")
     if folders:
-        raise InputError(run.checkpoints, f"holds no whole checkpoint of stage {stage!r}", "delete the broken ones to start the stage again, or give another output folder")
+        raise InputError(
+            run.checkpoints,
+            f"holds no whole checkpoint of stage {stage!r}",
+            "delete the broken ones to start the stage again, or give another output folder",
+        )
     return None
