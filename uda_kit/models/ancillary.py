@@ -7,8 +7,9 @@ __all__ = ['AncillaryClassifier']
 
 # %% ../../nbs/models/25_ancillary.ipynb #76ecd9d7
 import torch
-from torch import Tensor, nn
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from ..errors import InputError
 
 # %% ../../nbs/models/25_ancillary.ipynb #082f545b

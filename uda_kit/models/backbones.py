@@ -14,10 +14,12 @@ __all__ = ['BACKBONES', 'FOREIGN', 'PREFIXES', 'HEADS', 'VGG_LAYERS', 'IMAGENET'
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-import torch.nn.functional as F
+
 from ..errors import InputError
 
 # %% ../../nbs/models/10_backbones.ipynb #9e66b0fb
@@ -350,6 +352,7 @@ import zipfile
 from os import PathLike
 from os.path import isfile
 from pathlib import Path
+
 from ..core.tensors import load_tensors, read_about
 
 # %% ../../nbs/models/10_backbones.ipynb #e6ab502f

@@ -15,12 +15,14 @@ from collections.abc import Callable
 from os.path import isfile
 from pathlib import Path
 from typing import Any, TypedDict
+
 import torch
+
 import uda_kit
 from ..core.records import check_json
 from ..core.tensors import load_tensors, read_about, save_tensors
-from ..errors import InputError
 from ..data.labels import LabelSpace
+from ..errors import InputError
 from uda_kit.models.backbones import (
     PREFIXES,
     backbone_key,

@@ -6,8 +6,9 @@
 __all__ = ['OutputDiscriminator', 'PatchDiscriminator']
 
 # %% ../../nbs/models/30_discriminators.ipynb #6f179c85
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
+
 from ..errors import InputError
 from .backbones import check_count, check_counts
 from .segmenters import upsample

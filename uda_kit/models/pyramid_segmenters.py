@@ -10,6 +10,7 @@ __all__ = ['WIDTH', 'ATROUS', 'conv_norm_relu', 'few_cells', 'PointClassifier', 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from ..errors import InputError
 from uda_kit.models.backbones import (
     check_count,

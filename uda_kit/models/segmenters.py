@@ -8,9 +8,11 @@ __all__ = ['NORMALISE', 'MOST_CLASSES', 'RATES', 'Outputs', 'upsample', 'ASPP', 
 
 # %% ../../nbs/models/20_segmenters.ipynb #960d844b
 from dataclasses import dataclass, replace
+
 import torch
-from torch import nn, Tensor
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from ..errors import InputError
 from .ancillary import AncillaryClassifier
 from uda_kit.models.backbones import (

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from ..errors import InputError
-from .backbones import fill
 from ..core.records import check_json
 from ..core.tensors import load_tensors, read_about
+from ..errors import InputError
+from .backbones import fill
 from .checkpoints import save_net
 
 # %% ../../nbs/models/50_translators.ipynb #5aa9850b

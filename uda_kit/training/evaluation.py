@@ -9,27 +9,32 @@ __all__ = ['SMALL_SIDE', 'PREDICTIONS', 'PREDICTION_FOLDERS', 'strips', 'best_cl
            'check_output', 'naming_space', 'predict']
 
 # %% ../../nbs/training/60_evaluation.ipynb #3537043f
-import json, os, shutil, time
+import json
+import os
+import shutil
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..core.distributed import my_share, rank, share_state, together
+from ..core.files import beside, clear_leftovers, writing
+from ..core.records import read_json, write_json
 from ..data.files import SUFFIXES, image_files, read_image
 from ..data.labels import LabelSpace, colorize, label_space, protocols, translate
 from ..data.transforms import JointTransform
 from ..data.workers import read_in_order
 from ..errors import InputError
 from .metrics import ConfusionMatrix, nan_mean
-from ..core.files import beside, clear_leftovers, write_text, writing
-from ..core.distributed import my_share, rank, share_state, together
-from ..core.records import read_json, write_json
 from .tabular import Table, percent
 
 # %% ../../nbs/training/60_evaluation.ipynb #71140425

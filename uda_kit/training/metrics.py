@@ -6,7 +6,8 @@
 __all__ = ['MISSING', 'as_ids', 'confusion', 'divide', 'nan_mean', 'ConfusionMatrix', 'subset_iou']
 
 # %% ../../nbs/training/30_metrics.ipynb #e08d0cc6
-import numpy as np, torch
+import numpy as np
+import torch
 
 # %% ../../nbs/training/30_metrics.ipynb #83f2ebc9
 def as_ids(
