@@ -54,7 +54,7 @@ def _gather_padded(x: Tensor, sizes: list[int]) -> Tensor:
     padded[: len(x)] = x
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes)])
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 # %% ../../nbs/core/50_distributed.ipynb #713e9a01
 def any_process(condition: bool, device: torch.device | str = "cpu") -> bool:
@@ -119,7 +119,7 @@ def share_state(module: nn.Module) -> None:
         alike = [t for t in tensors if t.dtype == kind]
         flat = torch.cat([t.flatten() for t in alike])
         dist.broadcast(flat, 0)
-        for t, part in zip(alike, flat.split([t.numel() for t in alike])):
+        for t, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
             t.copy_(part.view(t.shape))
 
 # %% ../../nbs/core/50_distributed.ipynb #c9932701
@@ -135,7 +135,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         p.grad = part.view_as(p).clone()
 
 # %% ../../nbs/core/50_distributed.ipynb #1eave002

@@ -27,7 +27,7 @@ class OutputDiscriminator(nn.Module):
         in_channels, width = check_count("in_channels", in_channels), check_count("width", width, 1, 2_048)
         self.upsample, self.in_channels = upsample, in_channels
         widths = [in_channels, width, 2 * width, 4 * width, 8 * width, 1]
-        self.convs = nn.ModuleList(nn.Conv2d(i, o, 4, stride=2, padding=1) for i, o in zip(widths, widths[1:]))
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 4, stride=2, padding=1) for i, o in zip(widths, widths[1:], strict=False))
 
     def forward(
         self,
@@ -58,7 +58,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         in_channels, widths = check_count("in_channels", in_channels), check_counts("widths", widths, 10_000)
         self.in_channels, sizes = in_channels, [in_channels, *widths, 1]
-        self.layers = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(sizes, sizes[1:]))
+        self.layers = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(sizes, sizes[1:], strict=False))
 
     def forward(self, map):  # [B,K,U,V] -> [B,1,U,V] raw scores (before a sigmoid)
         for layer in self.layers[:-1]:

@@ -76,7 +76,7 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x):  # [B,inputs,h,w] -> [B,channels,h,w]
         maps = [x]
-        for n, phi in zip(self.bins, self.levels):
+        for n, phi in zip(self.bins, self.levels, strict=True):
             pooled = F.adaptive_avg_pool2d(x, n)  # pool_n x
             maps.append(upsample(few_cells(phi, pooled), x.shape[-2:]).to(x.dtype))
         return self.fuse(torch.cat(maps, 1))  # f

@@ -118,7 +118,7 @@ class ImageDiscriminator(nn.Module):
         super().__init__()
         widths = [3, width, 2 * width, 4 * width, 8 * width, 1]
         layers = zip(
-            widths, widths[1:], (2, 2, 2, 1, 1), (True, False, False, False, True)
+            widths, widths[1:], (2, 2, 2, 1, 1), (True, False, False, False, True), strict=False
         )  # a bias before a norm would do nothing
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 4, stride=s, padding=1, bias=b) for i, o, s, b in layers)
         init_normal(self)

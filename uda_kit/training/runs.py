@@ -181,7 +181,7 @@ def write_checkpoint(
     try:
         with replacing(folder) as beside:
             beside.mkdir()
-            for name, content in zip(HASHED, (weights, tensors)):
+            for name, content in zip(HASHED, (weights, tensors), strict=True):
                 save_tensors(beside / name, content)
             hashes = {name: file_hash(beside / name) for name in HASHED}
             write_json(beside / "state.json", {**info, "hashes": hashes, "state": tree}, seal=True, indent=None)
@@ -343,7 +343,7 @@ def changes(old: object, new: object, path: str = "") -> dict[str, tuple]:
         and len(old) == len(new)
         and any(isinstance(v, (dict, list)) for v in (*old, *new))
     ):
-        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(old, new))]
+        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
     else:
         return {} if old == new else {path: (old, new)}
     differing = {}
