@@ -1622,6 +1622,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                       'uda_kit/models/pyramid_segmenters.py'),
                                                    'uda_kit.models.pyramid_segmenters.TorchvisionPyramid.forward': ( 'models/pyramid_segmenters.html#torchvisionpyramid.forward',
                                                                                                                      'uda_kit/models/pyramid_segmenters.py'),
+                                                   'uda_kit.models.pyramid_segmenters._check_torchvision_backbone': ( 'models/pyramid_segmenters.html#_check_torchvision_backbone',
+                                                                                                                      'uda_kit/models/pyramid_segmenters.py'),
                                                    'uda_kit.models.pyramid_segmenters.assemble': ( 'models/pyramid_segmenters.html#assemble',
                                                                                                    'uda_kit/models/pyramid_segmenters.py'),
                                                    'uda_kit.models.pyramid_segmenters.aux_head': ( 'models/pyramid_segmenters.html#aux_head',

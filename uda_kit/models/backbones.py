@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -92,24 +93,24 @@ def normalised(norm: nn.BatchNorm2d, x: Tensor, training: bool) -> Tensor:
         return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
 
-
+# %% ../../nbs/models/10_backbones.ipynb #26e3f3cb
 def norm_relu_conv(
     norm: nn.BatchNorm2d,
     conv: nn.Conv2d,
     x: Tensor,  # [B,inputs,h,w]
-    recompute: bool,  # do not keep the ReLU's output for the backward pass, but compute it again from `x`, to the same bits
+    recompute: bool,  # do not keep the ReLU's output for the backward pass, but compute it again from `x`
 ) -> Tensor:
-    "`conv(relu(norm(x)))`"
+    "`conv(relu(norm(x)))`, with the same bits whether recomputed or not."
     y = norm(x)
     if not (recompute and torch.is_grad_enabled()):
         return conv(F.relu(y, inplace=True))
     address, training = y.data_ptr(), norm.training
     computed_again = []  # the ReLU's output, between the two times it is asked for
 
-    def pack(tensor):
+    def pack(tensor: Tensor) -> Tensor | None:
         return None if tensor.data_ptr() == address else tensor
 
-    def unpack(tensor):
+    def unpack(tensor: Tensor | None) -> Tensor:
         if tensor is not None:
             return tensor
         if computed_again:
@@ -123,7 +124,7 @@ def norm_relu_conv(
 
 # %% ../../nbs/models/10_backbones.ipynb #5cb10c35
 class Bottleneck(nn.Module):
-    "1x1 squeeze, 3x3 (dilated), 1x1 expand by four, with a shortcut: the block of ResNet-50 and -101 (He et al. 2016)."
+    "1x1 squeeze, 3x3 (dilated), 1x1 expand by four, with a shortcut: the block of ResNet-50 and -101 (He et al. 2016)"
 
     def __init__(self, inputs: int, width: int, stride: int = 1, dilation: int = 1, stride_in_1x1: bool = False):
         super().__init__()
@@ -144,15 +145,17 @@ class Bottleneck(nn.Module):
             return recomputed(self, self.finish, x, y)
         return self.finish(x, y)
 
-    def finish(
-        self,
-        x: Tensor,  # the block's input
-        y: Tensor,  # [B,width,h/stride,w/stride] what the 3x3 filter made of it
-    ) -> Tensor:
-        "The last 1x1 and the shortcut."
-        shortcut = x if self.downsample is None else self.downsample(x)
-        y = norm_relu_conv(self.bn2, self.conv3, y, self.recompute == "norms")
-        return F.relu(self.bn3(y).add_(shortcut), inplace=True)
+# %% ../../nbs/models/10_backbones.ipynb #0e3b8131
+@patch
+def finish(
+    self: Bottleneck,
+    x: Tensor,  # the block's input
+    y: Tensor,  # [B,width,h/stride,w/stride] what the 3x3 filter made of it
+) -> Tensor:
+    "The last 1x1 and the shortcut."
+    shortcut = x if self.downsample is None else self.downsample(x)
+    y = norm_relu_conv(self.bn2, self.conv3, y, self.recompute == "norms")
+    return F.relu(self.bn3(y).add_(shortcut), inplace=True)
 
 # %% ../../nbs/models/10_backbones.ipynb #d60647a5
 @contextmanager
@@ -205,7 +208,7 @@ STAGES = ((64, 1, 1), (128, 2, 1), (256, 1, 2), (512, 1, 4))  # width, stride an
 
 
 class ResNet(nn.Module):
-    "ResNet of bottlenecks at output stride 8: `layer3` dilated by 2, `layer4` by 4 (DeepLab-v2; output-space section 5)."
+    "ResNet of bottlenecks at output stride 8: `layer3` dilated by 2, `layer4` by 4 (output-space paper, section 5)."
 
     def __init__(
         self,
@@ -237,13 +240,26 @@ class ResNet(nn.Module):
         aux = self.layer3(self.layer2(self.layer1(self.stem(x))))
         return aux, self.layer4(aux)
 
-    def stem(self, x: Tensor) -> Tensor:
-        "The first filter and the max-pool: [B,64,H/4,W/4]."
-        return self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+# %% ../../nbs/models/10_backbones.ipynb #17b1713c
+@patch
+def stem(self: ResNet, x: Tensor) -> Tensor:
+    "The first filter and the max-pool: [B,64,H/4,W/4]."
+    return self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
 
-    def stages(self, x: Tensor) -> tuple[Tensor, ...]:
-        "The maps of layer1 to layer4, at strides 4, 8, 8 and 8; the last two are what `forward` returns."
-        return in_turn(self.stem(x), self.layer1, self.layer2, self.layer3, self.layer4)
+
+@patch
+def stages(self: ResNet, x: Tensor) -> tuple[Tensor, ...]:
+    "The maps of layer1 to layer4, at strides 4, 8, 8 and 8; the last two are what `forward` returns."
+    return in_turn(self.stem(x), self.layer1, self.layer2, self.layer3, self.layer4)
+
+
+def in_turn(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+    "What each layer makes of the one before's output."
+    maps = []
+    for layer in layers:
+        x = layer(x)
+        maps.append(x)
+    return tuple(maps)
 
 # %% ../../nbs/models/10_backbones.ipynb #47c86911
 def init_backbone(net: nn.Module) -> nn.Module:
@@ -255,24 +271,17 @@ def init_backbone(net: nn.Module) -> nn.Module:
                 nn.init.zeros_(module.bias)
     return net
 
-# %% ../../nbs/models/10_backbones.ipynb #6dac9a91
-def in_turn(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
-    "What each layer makes of the one before's output."
-    maps = []
-    for layer in layers:
-        x = layer(x)
-        maps.append(x)
-    return tuple(maps)
-
 # %% ../../nbs/models/10_backbones.ipynb #9e66dee2
 class Tiny(nn.Module):
-    "A thin ResNet of 1.3 M parameters at output stride 8, with DeepLab's dilations, to be trained from nothing on a CPU."
+    "A thin ResNet of 1.3 M parameters at output stride 8, with DeepLab's dilations, to be trained on a CPU."
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 160), blocks: tuple[int, ...] = (1, 2, 2, 2)):
         super().__init__()
         self.stem = nn.Sequential(
-            *(conv_norm(3, 16, stride=2), nn.ReLU(inplace=True)),
-            *(conv_norm(16, widths[0], stride=2), nn.ReLU(inplace=True)),
+            conv_norm(3, 16, stride=2),
+            nn.ReLU(inplace=True),
+            conv_norm(16, widths[0], stride=2),
+            nn.ReLU(inplace=True),
         )
         inputs = widths[0]
         for i, (count, width, (_, stride, dilation)) in enumerate(zip(blocks, widths, STAGES, strict=True), 1):
@@ -305,7 +314,7 @@ def vgg_group(inputs: int, outputs: int, n: int, dilation: int = 1) -> list[nn.M
 
 # %% ../../nbs/models/10_backbones.ipynb #7e5286f7
 class VGG16(nn.Module):
-    "VGG-16 at output stride 8, fully connected layers as dilated 3x3 convolutions (DeepLab-v2; output-space section 5)."
+    "VGG-16 at output stride 8, fully connected layers as dilated 3x3 convolutions (output-space paper, section 5)."
 
     def __init__(self, ceil_pool: bool = False):  # poolings round sizes up instead of down
         super().__init__()
@@ -476,7 +485,7 @@ def state_dict_in(
 def read_tensors(
     path: str | PathLike,  # a .safetensors file, or a file written by torch.save
 ) -> dict[str, Tensor]:  # tensors by name, on the CPU
-    """Tensors of a weight file; never runs code from it.
+    """Tensors of a weight file. Nothing in it is run.
 
     `InputError` where the file is missing, broken or holds anything but weights."""
     path = Path(path)
@@ -491,7 +500,7 @@ def read_tensors(
         _check_tensor(name, tensor, path)
     return tensors
 
-
+# %% ../../nbs/models/10_backbones.ipynb #0e3104f2
 def _check_tensor(name: object, tensor: Tensor, path: Path) -> None:
     "`InputError` unless a tensor of a file has a text as its name and holds plain numbers."
     if not isinstance(name, str):
@@ -582,7 +591,7 @@ def check_names(
         problem = f"holds weights of another network: tensors {', '.join(texts)}"
         raise InputError(where, problem, "check the backbone and its options")
 
-
+# %% ../../nbs/models/10_backbones.ipynb #a8f5d9f3
 def _counted_names(names: list[str]) -> str:
     "How many names there are, and the first three."
     first = ", ".join(name[:80] for name in names[:3])
