@@ -6,11 +6,12 @@
 __all__ = ['MISSING', 'confusion', 'divide', 'nan_mean', 'ConfusionMatrix', 'subset_iou']
 
 # %% ../../nbs/training/30_metrics.ipynb #e08d0cc6
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from fastcore.basics import patch
+from numpy.typing import ArrayLike
 
 # %% ../../nbs/training/30_metrics.ipynb #83f2ebc9
 Ids = torch.Tensor | np.ndarray  # class ids of one map or several
@@ -62,8 +63,8 @@ def confusion(
 
 # %% ../../nbs/training/30_metrics.ipynb #1d4b7fd2
 def divide(
-    a: np.ndarray,  # [C] counts
-    b: np.ndarray,  # [C] counts
+    a: ArrayLike,  # [C] counts
+    b: ArrayLike,  # [C] counts
 ) -> np.ndarray:  # [C] float64, nan where b is 0
     "Element-wise ratio of counts, without warnings: nothing out of nothing is nan."
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
@@ -71,7 +72,7 @@ def divide(
 
 
 def nan_mean(
-    x: Sequence[float] | np.ndarray,  # values, some perhaps nan
+    x: ArrayLike,  # values, some perhaps nan
 ) -> float:
     "Mean of the values that are numbers; nan when there is none."
     x = np.asarray(x, dtype=np.float64)
@@ -161,7 +162,7 @@ MISSING = ("counted", "dropped")  # what becomes of pixels whose true class is n
 
 
 def subset_iou(
-    matrix: np.ndarray,  # [C,C] counts, rows = truth
+    matrix: ArrayLike,  # [C,C] counts, rows = truth
     classes: Iterable[int],  # indices of the classes that are averaged over
     missing: str = MISSING[0],  # pixels of the other true classes are "counted" as false positives, or "dropped"
 ) -> np.ndarray:  # [len(classes)] in [0, 1]; nan for classes absent from truth and prediction
