@@ -43,6 +43,7 @@ def to_json(value: object, indent: int | None = None) -> str:
 
 
 def _escape(match: re.Match) -> str:
+    "A byte that is no UTF-8, as a JSON escape."
     return f"\\u{ord(match[0]):04x}"
 
 # %% ../../nbs/core/30_records.ipynb #40e3b474

@@ -320,6 +320,7 @@ def _with_pyramids(
     "The backbone with a pyramid for each level. The ancillary one is built last: other weights stay those without it."
 
     def pyramid(level: str) -> ASPP:
+        "A classifier of the backbone's features at one level."
         return ASPP(backbone.dimensions[level], config["num_classes"], config["aspp_rates"])
 
     main = pyramid("main")

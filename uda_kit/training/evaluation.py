@@ -756,7 +756,7 @@ def _is_prediction(
     return False
 
 # %% ../../nbs/training/60_evaluation.ipynb #9a4abd86
-def found_images(
+def _images_on_disk(
     source: str | Path | list | tuple,  # folder, image file, or list of image files
 ) -> list[tuple[str, Callable[[], torch.Tensor]]]:  # (name with suffix, reader)
     "Images on disk by their path below the folder, or their name. `InputError` where the path does not exist."
@@ -780,7 +780,7 @@ def image_source(
     if hasattr(source, "space"):
         images = [(source.key(i), partial(source.image, i)) for i in range(len(source))]
     else:
-        images = found_images(source)
+        images = _images_on_disk(source)
     where = getattr(source, "name", source)
     if not images:
         raise InputError(where, "holds no images", f"give images ending in {', '.join(SUFFIXES)}")
