@@ -1,4 +1,4 @@
-"""House rules, checked without judgement: notebooks and modules in step, one notebook a module, sizes, no leftovers.
+"""House rules, checked without judgement: notebooks and modules in step, one notebook a module, sizes, imports one way, links, no leftovers.
 
 Run by `make check`. Prints what is wrong and exits with 1; what it exported or cleaned stays that way, so running it again shows what is left."""
 import ast
@@ -57,6 +57,49 @@ def notebook_rules():
     return wrong
 
 
+ROOMS = ("core", "data", "models", "training", "evaluation", "methods", "visual", "recipes", "results", "experiments", "benchmarks")
+ALLOWED = {  # room: what it may import beside itself and `core`
+    "core": (),
+    "data": (),
+    "models": ("data",),
+    "training": ("data", "models"),
+    "evaluation": ("data", "models", "training"),
+    "methods": ("data", "models", "training", "evaluation"),
+    "visual": ("data", "models", "training", "evaluation", "methods"),
+    "recipes": ("data", "models", "training", "evaluation", "methods"),
+    "results": (),
+    "experiments": ("data", "models", "training", "evaluation", "methods", "recipes", "results"),
+    "benchmarks": tuple(room for room in ROOMS if room != "benchmarks"),
+}
+
+
+def imports():
+    "Imports point one way: from a room to those before it."
+    wrong = []
+    for room in ROOMS:
+        for file in files(f"uda_kit/{room}/**/*.py"):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                found = re.match(r"\s*from (?:uda_kit|\.\.|\.\.\.)\.?(\w+)\.", line)
+                if "visual.style" in line:  # a leaf: how every figure looks, also a report's
+                    continue
+                if found and found[1] in ROOMS and found[1] not in (room, "core", *ALLOWED[room]):
+                    wrong.append(f"{file.relative_to(ROOT)}: imports from {found[1]}, which comes after {room}")
+    return wrong
+
+
+def links():
+    "Links between notebooks lead somewhere."
+    wrong = []
+    for file in [*files("nbs/**/*.ipynb"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".ipynb":
+            text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+        for target in re.findall(r"\]\(([^)\s#:]+\.ipynb)", text):
+            if not (file.parent / target).exists():
+                wrong.append(f"{file.relative_to(ROOT)}: links to {target}, which is not there")
+    return wrong
+
+
 def leftovers():
     "Machine paths in tracked text."
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
@@ -69,7 +112,7 @@ def leftovers():
 
 
 def main():
-    wrong = out_of_step() + notebook_rules() + leftovers()
+    wrong = out_of_step() + notebook_rules() + imports() + links() + leftovers()
     print("\n".join(wrong) or "house in order")
     sys.exit(bool(wrong))
 

@@ -61,7 +61,7 @@ def check_same_as_cpu(small):
 
     from uda_kit.methods.contrastive import contrastive_loss
     from uda_kit.models.segmenters import deeplab_v2
-    from uda_kit.papers.contrastive_benchmarks import loss_case
+    from uda_kit.benchmarks.contrastive import loss_case
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
@@ -82,8 +82,8 @@ def check_same_as_cpu(small):
 
 def check_recipe(small, family):
     "A few steps of every stage of a full-size recipe in bf16: seconds and peak memory."
-    from uda_kit.papers.catalogue import find_recipe
-    from uda_kit.papers.dry_run import dry_run
+    from uda_kit.recipes.catalogue import find_recipe
+    from uda_kit.experiments.dry_run import dry_run
     from uda_kit.training.fit import RunOptions
 
     name = (SMALL if small else FAMILIES)[family]
@@ -94,7 +94,7 @@ def check_recipe(small, family):
 
 def check_plain_step(small):
     "The output-space paper's step by hand in fp32, and the kit's in bf16."
-    from uda_kit.papers.benchmarks import time_steps, same_losses
+    from uda_kit.benchmarks.training_step import time_steps, same_losses
 
     name = "tiny-smoke" if small else "resnet101-full"
     fast, plain = time_steps("fast", name, 5), time_steps("plain", name, 5)
@@ -106,7 +106,7 @@ def check_contrastive_loss(small):
     "The loss in blocks against the whole matrix, and with bf16 products."
     import torch
 
-    from uda_kit.papers.contrastive_benchmarks import WAYS, loss_and_gradients, loss_case
+    from uda_kit.benchmarks.contrastive import WAYS, loss_and_gradients, loss_case
 
     case = loss_case(19, 20 if small else 1000, 128, device=device())
     times = {way: seconds_of(lambda: loss_and_gradients(way, case), 3) for way in WAYS}
@@ -238,7 +238,7 @@ def run_apart(name, small):
 
 def record(rows):
     "Append to results/bench_gpu.csv."
-    from uda_kit.papers.tables import current_commit, machine_name
+    from uda_kit.results.tables import current_commit, machine_name
 
     path = ROOT / "results" / "bench_gpu.csv"
     fresh = not path.exists()

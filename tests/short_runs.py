@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from uda_kit.core.tensors import load_tensors
-from uda_kit.papers.catalogue import find_recipe
-from uda_kit.papers.dry_run import capped
-from uda_kit.papers.running import run_recipe
+from uda_kit.recipes.catalogue import find_recipe
+from uda_kit.experiments.dry_run import capped
+from uda_kit.experiments.running import run_recipe
 from uda_kit.training.fit import RunOptions
 
 RECIPES = ("scenes/multi-level", "scenes/ou-patch", "scenes/cirn", "scenes/contrastive", "scenes/ass-st")  # the last: pseudo-labels

@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 
 from uda_kit.data.datasets import open_named
 from uda_kit.core.records import write_json
-from uda_kit.data.twins import Twins, read_about
-from uda_kit.errors import InputError
+from uda_kit.data.translated import Twins, read_about
+from uda_kit.core.errors import InputError
 from uda_kit.methods.cyclegan import SourceTranslation
 from uda_kit.methods.pseudo_labels import PseudoLabelled
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import fingerprint
-from uda_kit.papers.catalogue import find_recipe
-from uda_kit.papers.dry_run import dry_run
+from uda_kit.recipes.catalogue import find_recipe
+from uda_kit.experiments.dry_run import dry_run
 from uda_kit.core.settings import override
-from uda_kit.papers.running import run_recipe
-from uda_kit.papers.build import Run, build_stages
+from uda_kit.experiments.running import run_recipe
+from uda_kit.experiments.build import Run, build_stages
 from uda_kit.training.fit import RunOptions, fit
 from uda_kit.training.runs import RunDirectory, newest_checkpoint, read_log
 
@@ -69,9 +69,9 @@ def test_what_a_stage_finds(tmp_path, monkeypatch):
         if stage.name in ("adapt", "self-train"): assert type(stage.source.dataset) is {"adapt": Twins, "self-train": PseudoLabelled}[stage.name]
         return fit(stage, *args, **options)
 
-    monkeypatch.setattr("uda_kit.papers.running.fit", look)
-    monkeypatch.setattr("uda_kit.papers.running.build_stages", lambda run: stages.extend(build_stages(run)) or stages)
-    monkeypatch.setattr("uda_kit.papers.data.open_named", lambda name, root, split, space, labelled, **more: opened.append((root, labelled)) or open_named(name, root, split, space, labelled, **more))
+    monkeypatch.setattr("uda_kit.experiments.running.fit", look)
+    monkeypatch.setattr("uda_kit.experiments.running.build_stages", lambda run: stages.extend(build_stages(run)) or stages)
+    monkeypatch.setattr("uda_kit.recipes.data.open_named", lambda name, root, split, space, labelled, **more: opened.append((root, labelled)) or open_named(name, root, split, space, labelled, **more))
     stages, recipe = [], small()
     run_recipe(replace(recipe, test=replace(recipe.test, n=2, style="lorry")), tmp_path / "run", OPTIONS)
     warmup, adapt = (newest_checkpoint(RunDirectory(tmp_path / "run"), name).weights for name in ("warmup", "adapt"))
@@ -123,11 +123,11 @@ def test_a_commit_in_between(tmp_path, monkeypatch):
         if stage.name == "adapt": raise KeyboardInterrupt
         return fit(stage, *args, **options)
 
-    monkeypatch.setattr("uda_kit.papers.running.fit", stop)
+    monkeypatch.setattr("uda_kit.experiments.running.fit", stop)
     with pytest.raises(KeyboardInterrupt): run_recipe(small("cir-ass"), out, OPTIONS, shared=share)
     before = {p.name for p in share.iterdir()}
     monkeypatch.undo()
-    monkeypatch.setattr("uda_kit.papers.build.current_commit", lambda: "another")
+    monkeypatch.setattr("uda_kit.experiments.build.current_commit", lambda: "another")
     run_recipe(small("cir-ass"), out, OPTIONS, shared=share, resume=True)
     assert sorted(p.name.split("-")[0] for p in share.iterdir() if p.name not in before) == ["adapt"]
     run_recipe(small("cir-ass"), tmp_path / "new", OPTIONS, shared=share)

@@ -211,7 +211,7 @@ def test_broken_weight_file(capsys, tmp_path, weights):
 
 
 def test_memory_and_disk(capsys, monkeypatch):
-    import uda_kit.papers.demo as demo
+    import uda_kit.experiments.demo as demo
     def fails(error):
         def run_demo(*args): raise error
         monkeypatch.setattr(demo, "run_demo", run_demo)

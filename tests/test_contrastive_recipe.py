@@ -6,12 +6,12 @@ import torch
 from resuming import killed_and_resumed, options, same_stage, undisturbed
 
 from uda_kit.data.datasets import open_named
-from uda_kit.errors import InputError
-from uda_kit.papers.catalogue import find_recipe
-from uda_kit.papers.dry_run import dry_run, open_or_stand_in
+from uda_kit.core.errors import InputError
+from uda_kit.recipes.catalogue import find_recipe
+from uda_kit.experiments.dry_run import dry_run, open_or_stand_in
 from uda_kit.core.settings import override
-from uda_kit.papers.running import run_recipe, run_table
-from uda_kit.papers.build import Run, build_stages
+from uda_kit.experiments.running import run_recipe, run_table
+from uda_kit.experiments.build import Run, build_stages
 from uda_kit.training.fit import fit
 from uda_kit.training.runs import RunDirectory, newest_checkpoint, read_log
 
@@ -67,7 +67,7 @@ def test_what_is_fixed(alone):
 def test_what_stages_read(tmp_path, monkeypatch):
     "No stage opens a label of the target, the contrastive stage opens no source image."
     opened, seen = [], {}
-    monkeypatch.setattr("uda_kit.papers.data.open_named", lambda name, root, split, space, labelled, **more: opened.append((root, split, labelled)) or open_named(name, root, split, space, labelled, **more))
+    monkeypatch.setattr("uda_kit.recipes.data.open_named", lambda name, root, split, space, labelled, **more: opened.append((root, split, labelled)) or open_named(name, root, split, space, labelled, **more))
 
     def look(stage, *args, **more):
         from uda_kit.data.streams import Stream
@@ -77,7 +77,7 @@ def test_what_stages_read(tmp_path, monkeypatch):
             m.setattr(Stream, "__iter__", lambda self: seen.setdefault(stage.name, set()).add(sides[id(self.dataset)]) or begin(self))
             return fit(stage, *args, **more)
 
-    monkeypatch.setattr("uda_kit.papers.running.fit", look)
+    monkeypatch.setattr("uda_kit.experiments.running.fit", look)
     run_recipe(small("contrastive"), tmp_path / "run", options())
     assert {labelled for name, split, labelled in opened if name == "camera" and split == "train"} == {False}
     both = {"source", "target"}  # instant transfer looks at the target, too
@@ -86,7 +86,7 @@ def test_what_stages_read(tmp_path, monkeypatch):
 
 def test_rows_share_pre_training(tmp_path):
     "A table: pre-training is done once, pseudo-labels are judged by kind and class."
-    import uda_kit.papers.running as running
+    import uda_kit.experiments.running as running
     known = {f"scenes/{row}": small(row) for row in ("contrastive-cond3", "contrastive-cond6", "contrastive")}
     original, running.find_recipe = running.find_recipe, lambda name: known[name]
     try: run_table("scenes", ["contrastive-cond3", "contrastive-cond6", "contrastive"], [0], tmp_path / "runs", options(), tmp_path / "results")

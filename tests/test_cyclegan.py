@@ -4,8 +4,8 @@ import torch
 from resuming import StopAt, options, same_stage
 
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-from uda_kit.data.twins import Twins
-from uda_kit.errors import InputError
+from uda_kit.data.translated import Twins
+from uda_kit.core.errors import InputError
 from uda_kit.methods.cyclegan import CYCLEGAN_ADAM, TranslateSource, CycleGANTerms
 from uda_kit.methods.output_space import SupervisedTerms
 from uda_kit.training.configs import BuildContext

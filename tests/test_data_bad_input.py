@@ -12,7 +12,7 @@ from uda_kit.data.check import check_data
 from uda_kit.data.datasets import FolderDataset, open_dataset
 from uda_kit.data.samples import png
 from uda_kit.data.streams import Stream
-from uda_kit.errors import InputError
+from uda_kit.core.errors import InputError
 
 H, W = 24, 32
 

@@ -11,10 +11,10 @@ from PIL import Image
 from uda_kit.data.check import check_data
 from uda_kit.data.datasets import FolderDataset, Relabelled, listed, natural, open_dataset, parse_spec
 from uda_kit.data.labels import CITYSCAPES19, CITYSCAPES_IDS, LabelSpace, SYNTHIA16, protocols
-from uda_kit.errors import InputError, expect_error
-from uda_kit.training.evaluation import Evaluation, load_evaluation, reconcile
-from uda_kit.training.metrics import subset_iou
-from uda_kit.training.reports import comparison_table, summary
+from uda_kit.core.errors import InputError, expect_error
+from uda_kit.evaluation.evaluate import Evaluation, load_evaluation, reconcile
+from uda_kit.evaluation.metrics import subset_iou
+from uda_kit.evaluation.report import comparison_table, summary
 
 H, W = 16, 24
 

@@ -18,15 +18,15 @@ from torchvision.io import ImageReadMode, decode_image
 
 from uda_kit.data.check import check_split
 from uda_kit.data.datasets import open_dataset
-from uda_kit.data.files import image_files, image_size, label_format, read_ids, read_image
+from uda_kit.data.images import image_files, image_size, label_format, read_ids, read_image
 from uda_kit.data.streams import Stream
-from uda_kit.data.twins import read_about
+from uda_kit.data.translated import read_about
 from uda_kit.data.workers import read_in_order
-from uda_kit.errors import InputError, expect_error
+from uda_kit.core.errors import InputError, expect_error
 from uda_kit.methods.pseudo_labels import FORMAT, make_pseudo_labels, read_summary
 from uda_kit.methods.translation import write_twins
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.training.evaluation import _Items, _read_all, predict, predictions_of
+from uda_kit.evaluation.evaluate import _Items, _read_all, predict, predictions_of
 
 
 # ---------------------------------------------------------------- worker processes
@@ -264,8 +264,8 @@ FUZZ = """
 import sys
 import numpy as np
 from pathlib import Path
-from uda_kit.data.files import *
-from uda_kit.errors import InputError
+from uda_kit.data.images import *
+from uda_kit.core.errors import InputError
 folder = Path(sys.argv[1])
 goods = {p: p.read_bytes() for p in sorted(folder.iterdir())}
 rng, counts = np.random.default_rng(0), {"right": 0, "refused": 0}

@@ -20,16 +20,17 @@ from uda_kit.core.files import LOCK, WriteError
 from uda_kit.core.records import to_json, write_json
 from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-from uda_kit.errors import InputError, expect_error
+from uda_kit.core.errors import InputError, expect_error
 from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.methods.patch_modes import PatchModes
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import CycleTranslator, load_translator, save_translator
-from uda_kit.papers import demo, running, tables
-from uda_kit.papers.alignment_benchmarks import run_of
-from uda_kit.papers.catalogue import find_recipe
-from uda_kit.papers.comparisons import read_results
-from uda_kit.papers.lessons import check_same, report_line
+from uda_kit.experiments import demo, running
+from uda_kit.results import tables
+from uda_kit.benchmarks.feature_alignment import run_of
+from uda_kit.recipes.catalogue import find_recipe
+from uda_kit.results.comparisons import read_results
+from uda_kit.experiments.lessons import check_same, report_line
 from uda_kit.core.settings import override
 from uda_kit.training.fit import MOST_STEPS, SGD, Feed, Interrupted, RunOptions, Stage, StopRequest, check_options, check_stage, fit, stop_signals
 from uda_kit.training.runs import (
@@ -560,7 +561,7 @@ import os, signal, sys
 import torch
 from uda_kit.cli import status_of
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-from uda_kit.errors import InputError
+from uda_kit.core.errors import InputError
 from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.fit import Feed, RunOptions, Stage, fit

@@ -20,17 +20,17 @@ from uda_kit.cli import main
 from uda_kit.core.files import WriteError
 from uda_kit.data.datasets import DATASETS, open_dataset
 from uda_kit.data.labels import label_space
-from uda_kit.errors import expect_error
+from uda_kit.core.errors import expect_error
 from uda_kit.models.checkpoints import load_weights, save_weights
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.papers.catalogue import find_recipe, listed, recipes
-from uda_kit.papers.own_classes import settle
+from uda_kit.recipes.catalogue import find_recipe, listed, recipes
+from uda_kit.experiments.own_classes import settle
 from uda_kit.core.settings import describe, override
-from uda_kit.papers.data import Data, data_from
-from uda_kit.papers.running import run_recipe
-from uda_kit.papers.build import Run, build_stages, open_scored
-from uda_kit.papers.values import check_values
-from uda_kit.training.evaluation import evaluate, reconcile
+from uda_kit.recipes.data import Data, data_from
+from uda_kit.experiments.running import run_recipe
+from uda_kit.experiments.build import Run, build_stages, open_scored
+from uda_kit.recipes.values import check_values
+from uda_kit.evaluation.evaluate import evaluate, reconcile
 from uda_kit.training.fit import RunOptions
 
 FIELD = ("crop", "weed", "soil")
@@ -261,7 +261,7 @@ def test_any_terminal_takes_what_is_printed(tmp_path, monkeypatch):
 
 
 def test_list_of_recipes_is_in_step():
-    assert cli.recipe_list() == listed(), "run python -m uda_kit.papers.catalogue"
+    assert cli.recipe_list() == listed(), "run python -m uda_kit.recipes.catalogue"
 
 
 def test_precision_says_what_this_machine_has(monkeypatch, capsys):
@@ -272,7 +272,7 @@ def test_precision_says_what_this_machine_has(monkeypatch, capsys):
         assert cli.read_precision("auto") == ("bf16-mixed" if there else "32-true") and doctor.instructions() == ("" if there else "no ") + "avx512_bf16, no amx"
         capsys.readouterr()
         assert cli.read_precision("bf16-mixed") == "bf16-mixed" and ("emulated" in capsys.readouterr().err) is not there
-    from uda_kit.papers.tables import machine_name
+    from uda_kit.results.tables import machine_name
     assert machine_name().endswith("avx512_bf16, no amx")
 
 

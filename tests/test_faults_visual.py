@@ -14,11 +14,11 @@ import torch
 from uda_kit.core.files import WriteError
 from uda_kit.data.labels import LabelSpace
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-from uda_kit.errors import InputError, expect_error
+from uda_kit.core.errors import InputError, expect_error
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.training import reports
-from uda_kit.training.evaluation import Evaluation
-from uda_kit.training.tabular import Table, html_text, markdown_text
+from uda_kit.evaluation import report as reports
+from uda_kit.evaluation.evaluate import Evaluation
+from uda_kit.core.tables import Table, html_text, markdown_text
 from uda_kit.visual import embedding, panels, plots, style
 from uda_kit.visual.drawing import Drawing
 from uda_kit.visual.embedding import FeatureTable, embed

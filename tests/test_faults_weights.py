@@ -16,7 +16,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from uda_kit.cli import main
 from uda_kit.core.tensors import save_tensors
-from uda_kit.errors import InputError, expect_error
+from uda_kit.core.errors import InputError, expect_error
 from uda_kit.methods.output_space import EntropyMinimization, OutputAdversarial, Supervised, MinEntropyTerms, normalized_entropy
 from uda_kit.methods.translation import about_translator, fourier_transfer, swap_amplitude, translator, window_size
 from uda_kit.models.backbones import load_backbone, make_backbone, read_tensors
@@ -25,7 +25,7 @@ from uda_kit.models.discriminators import OutputDiscriminator, PatchDiscriminato
 from uda_kit.models.pyramid_segmenters import deeplab_v3, pspnet
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import CycleTranslator
-from uda_kit.papers.catalogue import find_recipe
+from uda_kit.recipes.catalogue import find_recipe
 from uda_kit.training.objective import Batch, backward_groups
 
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from uda_kit.errors import InputError
+from uda_kit.core.errors import InputError
 from uda_kit.methods.patch_modes import PatchModes
 from uda_kit.methods.translation import translator, write_twins
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.papers.catalogue import find_recipe
+from uda_kit.recipes.catalogue import find_recipe
 from uda_kit.core.settings import override
-from uda_kit.papers.running import run_recipe, run_table
-from uda_kit.papers.data import open_data
+from uda_kit.experiments.running import run_recipe, run_table
+from uda_kit.recipes.data import open_data
 from uda_kit.training.fit import RunOptions, Training
 from uda_kit.training.runs import RunDirectory, stage_checkpoints
 
@@ -69,7 +69,7 @@ def test_modes_are_shared_by_a_table(tmp_path, monkeypatch):
     fit = PatchModes.fit.__func__
     monkeypatch.setattr(PatchModes, "fit", classmethod(lambda cls, *a, **k: found.append(1) or fit(cls, *a, **k)))
     small = {name: override(find_recipe(f"scenes/{name}"), [*SHORT, *PATCH]) for name in ("patch", "discriminative")}
-    monkeypatch.setattr("uda_kit.papers.running.find_recipe", lambda name: small[name.split("/")[1]])
+    monkeypatch.setattr("uda_kit.experiments.running.find_recipe", lambda name: small[name.split("/")[1]])
     run_table("scenes", list(small), [0], tmp_path / "runs", OPTIONS, tmp_path / "results", paper="patch_alignment")
     with open(tmp_path / "results" / "scenes_patch_alignment.csv") as f: assert [r["recipe"] for r in csv.DictReader(f)] == list(small)
     assert len(found) == 1

@@ -195,9 +195,9 @@ def test_scores_are_those_of_one_process(tmp_path):
 import json, sys, torch
 from uda_kit.data.scenes import CAMERA, StreetScenes
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.training.evaluation import evaluate
-from uda_kit.errors import expect_error
-from uda_kit.papers.running import check_alike
+from uda_kit.evaluation.evaluate import evaluate
+from uda_kit.core.errors import expect_error
+from uda_kit.experiments.running import check_alike
 from uda_kit.training.fit import RunOptions, make_fabric
 fabric = make_fabric(RunOptions(accelerator="cpu", devices=int(sys.argv[1]), progress=False))
 torch.manual_seed(0)

@@ -14,13 +14,13 @@ from uda_kit.cli import main
 from uda_kit.data.datasets import Relabelled, open_dataset
 from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.streams import Stream
-from uda_kit.errors import InputError
+from uda_kit.core.errors import InputError
 from uda_kit.methods import pseudo_labels
 from uda_kit.methods.output_space import SupervisedTerms
 from uda_kit.methods.pseudo_labels import PseudoLabelled, make_pseudo_labels, pseudo_label_quality
 from uda_kit.models.checkpoints import load_weights, save_weights
 from uda_kit.models.segmenters import Outputs, deeplab_v2
-from uda_kit.training.evaluation import predict
+from uda_kit.evaluation.evaluate import predict
 from uda_kit.training.fit import Feed, RunOptions, Stage, fit
 
 SCENES = "scenes:camera?n=5&size=32x48"

@@ -1,8 +1,8 @@
 """Recipes name data that their loaders have."""
 from pathlib import Path
 
-from uda_kit.papers.catalogue import recipes
-from uda_kit.papers.data import open_images
+from uda_kit.recipes.catalogue import recipes
+from uda_kit.recipes.data import open_images
 
 
 def test_every_full_size_recipe_opens_its_data():

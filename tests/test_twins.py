@@ -10,11 +10,11 @@ from uda_kit.core.records import write_json
 from uda_kit.data.datasets import open_dataset
 from uda_kit.data.streams import Stream
 from uda_kit.data.transforms import JointTransform
-from uda_kit.data.twins import Twins, with_twins
-from uda_kit.errors import InputError
+from uda_kit.data.translated import Twins, with_twins
+from uda_kit.core.errors import InputError
 from uda_kit.methods.translation import write_twins
-from uda_kit.papers.catalogue import find_recipe
-from uda_kit.papers.running import run_recipe
+from uda_kit.recipes.catalogue import find_recipe
+from uda_kit.experiments.running import run_recipe
 from uda_kit.training.fit import RunOptions
 
 SAMPLES = Path(__file__).parent.parent / "data_samples"

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Optional, Union
 
 from .core.processes import first_process
-from .errors import InputError, printable
+from .core.errors import InputError, printable
 
 try:
     import tyro
@@ -208,8 +208,8 @@ class Demo:
         at_least(0, seed=self.seed)
         at_least(1, steps=self.steps)
         read_out(self.out)
-        from uda_kit.papers.demo import run_demo
-        from uda_kit.training.tabular import percent
+        from uda_kit.experiments.demo import run_demo
+        from uda_kit.core.tables import percent
         before, after, record = run_demo(self.out, self.seed, self.steps, self.overwrite, not self.no_progress)
         print(f"mIoU on camera scenes, trained on rendered scenes alone: {percent(before.miou)}")
         print(f"mIoU on camera scenes, adapted without their labels:     {percent(after.miou)}")
@@ -236,7 +236,7 @@ class Recipes:
                 raise InputError("recipes show", "does not say which recipe", "name one; `uda-kit recipes` lists them")
             check_recipe_name(self.name)
             from uda_kit.core.records import to_json
-            from uda_kit.papers.catalogue import find_recipe
+            from uda_kit.recipes.catalogue import find_recipe
             from uda_kit.core.settings import describe
             print(to_json(describe(find_recipe(self.name)), 1))
             return 0
@@ -253,7 +253,7 @@ def recipe_list() -> dict[str, str]:
     "Name of each recipe -> the rows of the papers' tables that it reproduces, from a file: importing recipes takes seconds."
     import uda_kit
     from uda_kit.core.records import read_json
-    return read_json(Path(uda_kit.__file__).parent / "papers" / "recipes.json", dict[str, str], "install uda_kit again")
+    return read_json(Path(uda_kit.__file__).parent / "recipes" / "recipes.json", dict[str, str], "install uda_kit again")
 
 
 def check_recipe_name(name: str) -> None:
@@ -316,8 +316,8 @@ def chosen_recipe(args: Train):
     "The recipe with overrides applied, at its full number of steps."
     check_recipe_name(args.recipe)
     from uda_kit.core.settings import override
-    from uda_kit.papers.catalogue import find_recipe
-    from uda_kit.papers.values import check_values
+    from uda_kit.recipes.catalogue import find_recipe
+    from uda_kit.recipes.values import check_values
 
     recipe = find_recipe(args.recipe)
     if args.target and not any(stage.target or not stage.labels_given for stage in recipe.stages):
@@ -340,7 +340,7 @@ def chosen_recipe(args: Train):
 # %% ../nbs/cli.ipynb #03ea62cb
 def given_roots(texts, *more) -> dict[str, str]:
     "Folders by name; `more` recipes are those that `--set` may have changed."
-    from uda_kit.papers.catalogue import recipes
+    from uda_kit.recipes.catalogue import recipes
     return read_roots(texts, [*recipes().values(), *more]) if texts else {}
 
 def run_options(args:Train):
@@ -363,9 +363,9 @@ def train(args:Train) -> int:
     check_recipe_name(args.recipe)
     options, recipe = run_options(args), chosen_recipe(args)
     roots = given_roots(args.roots, recipe)
-    from uda_kit.papers.dry_run import capped
-    from uda_kit.papers.running import append_classes, run_recipe
-    from uda_kit.papers.tables import append_result
+    from uda_kit.experiments.dry_run import capped
+    from uda_kit.experiments.running import append_classes, run_recipe
+    from uda_kit.results.tables import append_result
     changed = [name for name in ("source", "target", "test", "set", "weights") if getattr(args, name)]
     if args.record and changed: raise InputError("--record", f"results hold recipes as they are, and --{changed[0]} changes this one", "leave one of the two out")
     recipe = capped(recipe, args.steps)
@@ -385,7 +385,7 @@ def dry(args:Train) -> int:
     options, recipe = run_options(args), chosen_recipe(args)
     roots = given_roots(args.roots, recipe)
     if options.devices != 1: raise InputError(f"--devices {args.devices}", "a dry run takes one device", "leave --devices out")
-    from uda_kit.papers.dry_run import dry_run
+    from uda_kit.experiments.dry_run import dry_run
     record = dry_run(recipe, args.steps or 3, options, roots, weights=args.weights, workers=args.workers, cache_mb=args.cache_mb)
     print(f"{record['seconds_per_step']:.2f} s per step, peak memory {record['peak_gib']:.2f} GiB; the whole recipe would take about {record['hours']:.1f} hours here")
     finish(record)
@@ -414,7 +414,7 @@ class Evaluate:
         size, oracle, before = read_size(self.size), read_oracle(self.oracle), read_evaluation(self.before)
         report, precision = empty_folder(self.report), read_precision(self.precision)
         from uda_kit.data.datasets import open_dataset
-        from uda_kit.training.evaluation import evaluate
+        from uda_kit.evaluation.evaluate import evaluate
         net, dataset = load_network(self.weights), open_dataset(self.data, self.split)
         found = evaluate(net, dataset, size, self.space, precision, self.workers, progress=not self.no_progress)
         show(found.table(oracle))
@@ -426,7 +426,7 @@ class Evaluate:
 def read_evaluation(path:str|None):
     "An evaluation from its file; None stays None."
     if path is None: return None
-    from uda_kit.training.evaluation import load_evaluation
+    from uda_kit.evaluation.evaluate import load_evaluation
     return load_evaluation(path)
 
 def read_oracle(text:str|None):
@@ -453,7 +453,7 @@ def load_network(path:str):
 # %% ../nbs/cli.ipynb #c7cf55fa
 def evaluation_record(found, before=None, oracle=None) -> dict:
     "What `evaluate` prints last."
-    from uda_kit.training.evaluation import Evaluation
+    from uda_kit.evaluation.evaluate import Evaluation
     from uda_kit.training.fit import peak_gib
     best = oracle.miou if isinstance(oracle, Evaluation) else oracle
     more = ({"miou_before": before.record()["miou"]} if before else {}) | ({} if best is None else {"oracle": round(best, 6), "gap": round(found.miou - best, 6)})
@@ -461,7 +461,7 @@ def evaluation_record(found, before=None, oracle=None) -> dict:
 
 def write_evaluation(folder:Path, before, found, oracle, dataset, weights:str) -> None:
     "Report, pictures and evaluation.json."
-    from uda_kit.training.reports import write_report
+    from uda_kit.evaluation.report import write_report
     title = f"{Path(weights).name} on {found.dataset} {found.split}".rstrip()
     was_there = folder.exists()
     try:
@@ -497,7 +497,7 @@ class Predict:
         began, size, source = time.time(), read_size(self.size), find_images(self.source, self.split)
         read_out(self.out)
         precision = read_precision(self.precision)
-        from uda_kit.training.evaluation import predict
+        from uda_kit.evaluation.evaluate import predict
         from uda_kit.training.fit import peak_gib
         names = predict(load_network(self.weights), source, self.out, size, self.space, precision, overwrite=self.overwrite, progress=not self.no_progress)
         show(f"{len(names)} images in {Path(self.out)}: colour/, overlay/, confidence/, labels/")
@@ -506,7 +506,7 @@ class Predict:
 
 def matching_files(pattern: str) -> list[str]:
     "Files of a pattern, without hidden ones and those that systems leave behind."
-    from uda_kit.data.files import visible
+    from uda_kit.data.images import visible
     parts = Path(pattern).parts
     literal = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:literal])
@@ -655,8 +655,8 @@ class BenchTable:
         once("--rows", self.rows)
         read_out(self.out)
         read_out(self.results, "--results")
-        from uda_kit.papers.running import run_table
-        from uda_kit.papers.tables import measured
+        from uda_kit.experiments.running import run_table
+        from uda_kit.results.tables import measured
         from uda_kit.training.fit import RunOptions, peak_gib
         began, (rows, paper), roots = time.time(), bench_rows(self.benchmark, self.rows, self.paper), given_roots(self.roots)
         options = RunOptions(precision=read_precision(self.precision), progress=not self.no_progress)
@@ -675,7 +675,7 @@ def once(option: str, values) -> None:
 
 def bench_rows(benchmark:str, rows=(), paper:str|None=None) -> tuple[list[str], str]:
     "Rows to run, and the paper whose table they go to."
-    from uda_kit.papers.catalogue import find_recipe, recipes, table_rows
+    from uda_kit.recipes.catalogue import find_recipe, recipes, table_rows
     known = dict.fromkeys(r.benchmark for r in recipes().values())
     if benchmark not in known: raise InputError(short(benchmark), "is no benchmark", nearest(benchmark, known))
     every = table_rows(benchmark, paper)
@@ -697,7 +697,7 @@ class BenchStep:
 
     def run(self) -> int:
         at_least(1, steps=self.steps, repeats=self.repeats)
-        from uda_kit.papers.benchmarks import bench_step
+        from uda_kit.benchmarks.training_step import bench_step
         found = bench_step(self.name, self.steps, self.repeats, self.record)
         print(f"{found['name']}: {found['ratio']:.2f} times as fast as the plain step, {found['memory_ratio']:.2f} of its peak memory")
         finish(found)
@@ -713,7 +713,7 @@ class BenchPatches:
 
     def run(self) -> int:
         at_least(1, repeats=self.repeats)
-        from uda_kit.papers import patch_benchmarks as b
+        from uda_kit.benchmarks import patch_alignment as b
         finish(b.bench_histograms(record=self.record) if self.what == "histograms" else b.bench_clustering(record=self.record) if self.what == "clustering"
                else b.bench_patch_step(self.case, repeats=self.repeats, record=self.record))
         return 0
@@ -738,7 +738,7 @@ class BenchQuality:
         if name and (len(name) != 3 or not re.fullmatch("[0-9]{1,9}", name[2])): raise InputError(f"--record {self.record}", "does not say what this is", "write BENCHMARK/TRANSLATION/SEED, for example scenes/cyclegan/0")
         size = read_size(self.size)
         from uda_kit.data.datasets import open_dataset
-        from uda_kit.papers.translation_benchmarks import append_quality, bench_quality
+        from uda_kit.benchmarks.translation import append_quality, bench_quality
         source, target = open_dataset(self.source, self.source_split), open_dataset(self.target, self.target_split)
         found = bench_quality(self.weights, source, self.twins, target, size, read_precision(self.precision), not self.no_progress)
         if name: append_quality(name[0], name[1], int(name[2]), found)
@@ -763,7 +763,7 @@ class BenchAlignment:
     def run(self) -> int:
         at_least(1, runs=len(self.runs), per_class=self.per_class)
         from uda_kit.data.datasets import open_dataset
-        from uda_kit.papers.alignment_benchmarks import bench_alignment
+        from uda_kit.benchmarks.feature_alignment import bench_alignment
         source, target = (open_dataset(name, split or self.split) for name, split in ((self.source, self.source_split), (self.target, self.target_split)))
         found = bench_alignment(self.runs, source, target, self.per_class, self.record, progress=not self.no_progress)
         for f in found: print(f"{f['recipe']} seed {f['seed']}: " + ", ".join(f"{k} {v:.3f}" for k, v in f.items() if isinstance(v, float)))
@@ -781,7 +781,7 @@ class BenchExplorers:
 
     def run(self) -> int:
         at_least(1, moves=self.moves)
-        from uda_kit.papers.explorer_benchmarks import bench_explorers
+        from uda_kit.benchmarks.explorers import bench_explorers
         if self.record and read_size(self.size) != (256, 512): raise InputError(f"--size {self.size}", "is not the size that results/ are kept of", "leave out --record or --size")
         found = bench_explorers(self.moves, self.names, read_size(self.size), self.record)
         for name, f in found.items(): print(f"{name}: median {f['median_ms']:.0f} ms, 95th percentile {f['p95_ms']:.0f} ms, worst {f['worst_ms']:.0f} ms")
@@ -796,7 +796,7 @@ class BenchEmbedding:
 
     def run(self) -> int:
         at_least(4, points=self.points)
-        from uda_kit.papers.explorer_benchmarks import bench_embedding
+        from uda_kit.benchmarks.explorers import bench_embedding
         found = bench_embedding(self.points, record=self.record)
         finish({m: round(s, 1) for m, s in found.items()})
         return 0
@@ -812,7 +812,7 @@ class BenchTranslation:
 
     def run(self) -> int:
         at_least(1, repeats=self.repeats, **({} if self.steps is None else {"steps": self.steps}))
-        from uda_kit.papers import translation_benchmarks as b
+        from uda_kit.benchmarks import translation as b
         steps = self.steps or {"attention": 3, "cyclegan": 20, "cyclegan-full": 2}[self.what]
         found = b.bench_attention(steps=steps, repeats=self.repeats, record=self.record) if self.what == "attention" else b.bench_cyclegan(self.what, steps, self.repeats, self.record)
         if self.what == "attention": print("one classifier pass for K attention modules: " + ", ".join(f"K = {k} {f['ratio']:.2f} times as fast" for k, f in found["k"].items()))
@@ -830,7 +830,7 @@ class BenchContrastive:
 
     def run(self) -> int:
         at_least(1, steps=self.steps, repeats=self.repeats)
-        from uda_kit.papers import contrastive_benchmarks as b
+        from uda_kit.benchmarks import contrastive as b
         found = b.bench_contrastive(self.what, self.steps, self.repeats, self.record)
         if self.what.startswith("step"): print(f"{found['name']}: a whole step takes {found['ratio']:.2f} times the student's own, without contrast {found['ratio_no_contrast']:.2f} times")
         else: print(f"{found['name']}: {found['ratio']:.2f} times as fast, 1/{found['extra_plain_gib'] / found['extra_fast_gib']:.0f} of the memory")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..errors import InputError
+from .errors import InputError
 
 # %% ../../nbs/core/20_files.ipynb #94fc67c5
 class WriteError(InputError):

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from .files import write_text, writing
-from ..errors import InputError
+from .errors import InputError
 
 # %% ../../nbs/core/30_records.ipynb #8f03b388
 def json_able(value: object) -> object:

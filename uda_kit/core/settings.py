@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from ..errors import InputError
+from .errors import InputError
 
 Settings = TypeVar("Settings")
 

@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from .files import atomic_write
 from .records import SEAL, check_json, json_able, parse_json
-from ..errors import InputError
+from .errors import InputError
 
 # %% ../../nbs/core/40_tensors.ipynb #0a53582d
 ABOUT = "uda_kit"  # the header's one key: safetensors writes several in random order, and equal contents shall be equal

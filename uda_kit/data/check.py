@@ -23,10 +23,10 @@ from uda_kit.data.datasets import (
     parse_spec,
     read_toml,
 )
-from .files import label_format
+from .images import label_format
 from .labels import SPACES, IdTable
 from .workers import read_in_order
-from ..errors import InputError, printable
+from ..core.errors import InputError, printable
 
 # %% ../../nbs/data/70_check.ipynb #1d5cca6f
 TRAIN_IDS = range(19)

@@ -26,10 +26,10 @@ from typing import NamedTuple, Optional
 import torch
 
 from ..core.records import read_text
-from .files import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image, visible
+from .images import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image, visible
 from .labels import (CAMVID_IDS, CITYSCAPES_IDS, CITYSCAPES_TO_ROBOTCAR, CROSSCITY_IDS, GTA5_IDS, ROBOTCAR_IDS, SYNSCAPES_IDS, SYNTHIA_IDS,
                                  VISTAS_MAPPINGS, IdTable, LabelSpace, brief, label_space, translate)
-from ..errors import InputError, printable, whole_number
+from ..core.errors import InputError, printable, whole_number
 
 class Sample(NamedTuple):
     "One image of a data set with its label."

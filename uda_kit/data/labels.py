@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
-from ..errors import InputError, printable
+from ..core.errors import InputError, printable
 
 # %% ../../nbs/data/10_labels.ipynb #c31f1cfa
 SYNONYMS = {

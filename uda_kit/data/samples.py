@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.files import writing
-from .files import visible
+from .images import visible
 from uda_kit.data.labels import (
     CAMVID_IDS,
     CITYSCAPES19,
@@ -30,7 +30,7 @@ from uda_kit.data.labels import (
     translate,
 )
 from .scenes import CAMERA, RENDERED, SceneStyle, StreetScenes
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/data/80_samples.ipynb #b3cd51ad
 def stored(

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..core.tensors import load_tensors, save_tensors
 from .datasets import fingerprint
 from .streams import generator_at
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/data/65_sampling.ipynb #72528f78
 def count_classes(

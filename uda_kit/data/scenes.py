@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFilter
 
 from .labels import CITYSCAPES19
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/data/20_scenes.ipynb #06a5e985
 ID = {name: i for i, name in enumerate(CITYSCAPES19.classes)}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .transforms import JointTransform
 from .workers import read_in_order
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/data/60_streams.ipynb #cb41c581
 def generator_at(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #d87578ca
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image, Mask
 
 from .datasets import Sample
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/data/50_transforms.ipynb #5e3e0984
 def resize_label(

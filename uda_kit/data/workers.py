@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/data/58_workers.ipynb #ab3f3839
 class _TensorPickler(pickle.Pickler):

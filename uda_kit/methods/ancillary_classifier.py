@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.settings import Amount, Betas, Count, Delay, Steps
-from ..errors import InputError
+from ..core.errors import InputError
 from .output_space import SupervisedTerms, domain_loss
 from ..models.ancillary import AncillaryClassifier
 from ..models.discriminators import OutputDiscriminator

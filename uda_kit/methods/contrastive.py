@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .pseudo_labels import IGNORE
 from ..core.distributed import gather_rows, several_processes, summed
 

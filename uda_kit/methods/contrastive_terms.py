@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..data.streams import generator_at
 from ..core.settings import Amount, Count, Delay, Seed, Temperature
-from ..errors import InputError
+from ..core.errors import InputError
 from .contrastive import FeatureQueue, class_prototypes, contrastive_sum, plain_contrastive_loss, sample_anchors
 from .label_expansion import cells_of
 from .pseudo_labels import IGNORE

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..data.streams import generator_at
 from ..core.settings import Amount, Betas, Count, Delay, Seed
-from ..errors import InputError
+from ..core.errors import InputError
 from .output_space import GAN_KINDS, domain_loss
 from .translation import about_translator, translator
 from ..models.segmenters import upsample

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..core.errors import InputError
 from ..core.distributed import summed
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.settings import Amount, Betas, Count
-from ..errors import InputError
+from ..core.errors import InputError
 from ..models.backbones import check_choice
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample

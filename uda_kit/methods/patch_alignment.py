@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.settings import Amount, Betas, Count, Delay, FewCount, Size, Temperature
-from ..errors import InputError
+from ..core.errors import InputError
 from .output_space import domain_loss
 from .patch_modes import PatchModes, patch_grid
 from ..models.discriminators import PatchDiscriminator

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..data.streams import generator_at
 from ..data.transforms import resize_label
-from ..errors import InputError
+from ..core.errors import InputError
 from ..core.records import check_json
 from ..core.tensors import load_tensors, save_tensors
 

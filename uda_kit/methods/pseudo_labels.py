@@ -23,15 +23,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.datasets import Sample, fingerprint, nearest
-from ..data.files import image_files, image_size, is_whole, opened, visible
-from ..data.twins import image_settings
+from ..data.images import image_files, image_size, is_whole, opened, visible
+from ..data.translated import image_settings
 from ..data.workers import read_in_order
-from ..errors import InputError
+from ..core.errors import InputError
 from ..core.distributed import in_first_process, my_share, rank, share_state, together
 from ..core.files import atomic_write, clear_leftovers, file_hash
 from ..core.records import SEAL, check_json, parse_json, read_json, write_json
-from ..training.evaluation import best_classes, evaluation_mode, image_source, resized, space_of
-from ..training.metrics import ConfusionMatrix, divide
+from ..evaluation.evaluate import best_classes, evaluation_mode, image_source, resized, space_of
+from ..evaluation.metrics import ConfusionMatrix, divide
 
 IGNORE = 255
 

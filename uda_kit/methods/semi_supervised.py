@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.settings import Amount, Betas, Count, Delay, Fraction
-from ..errors import InputError
+from ..core.errors import InputError
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample
 from ..training.configs import BuildContext, TermsConfig

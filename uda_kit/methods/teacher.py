@@ -19,11 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
-from ..errors import InputError
+from ..core.errors import InputError
 from .contrastive import confidence_thresholds
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
-from ..training.metrics import ConfusionMatrix, divide
+from ..evaluation.metrics import ConfusionMatrix, divide
 from ..core.distributed import several_processes, summed
 from ..training.objective import Batch, BatchTransform, NonFiniteError, Term, weighted_cross_entropy
 

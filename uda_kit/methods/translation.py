@@ -21,9 +21,9 @@ from torch import Tensor
 from ..data.datasets import nearest
 from ..data.streams import generator_at
 from ..data.transforms import resize_pair
-from ..data.files import is_whole
-from ..data.twins import ABOUT, image_settings, read_twins_json, twin_files
-from ..errors import InputError
+from ..data.images import is_whole
+from ..data.translated import ABOUT, image_settings, read_twins_json, twin_files
+from ..core.errors import InputError
 from ..core.distributed import in_first_process, my_share, rank, together
 from ..core.files import atomic_write, clear_leftovers
 from ..core.records import write_json

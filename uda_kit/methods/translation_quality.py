@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.streams import generator_at
-from ..errors import InputError
-from ..training.evaluation import Evaluation, evaluate, evaluation_mode, resized, space_of
-from ..training.tabular import Table, percent
+from ..core.errors import InputError
+from ..evaluation.evaluate import Evaluation, evaluate, evaluation_mode, resized, space_of
+from ..core.tables import Table, percent
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #a3ff8aa2
 @dataclass(frozen=True, eq=False)

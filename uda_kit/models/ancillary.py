@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/models/25_ancillary.ipynb #082f545b
 class AncillaryClassifier(nn.Module):

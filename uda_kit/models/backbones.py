@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..core.tensors import load_tensors, read_about
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/models/10_backbones.ipynb #9e66b0fb
 def shown(name: str, value: object) -> str:

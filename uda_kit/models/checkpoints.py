@@ -21,7 +21,7 @@ import uda_kit
 from ..core.records import check_json
 from ..core.tensors import load_tensors, read_about, save_tensors
 from ..data.labels import LabelSpace
-from ..errors import InputError
+from ..core.errors import InputError
 from uda_kit.models.backbones import (
     PREFIXES,
     backbone_key,

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .backbones import check_count, check_counts
 from .segmenters import upsample
 

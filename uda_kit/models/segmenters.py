@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .ancillary import AncillaryClassifier
 from uda_kit.models.backbones import (
     BACKBONES,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..core.records import check_json
 from ..core.tensors import load_tensors, read_about
-from ..errors import InputError
+from ..core.errors import InputError
 from .backbones import check_count, check_flag, fill
 from .checkpoints import save_net
 

@@ -17,7 +17,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.distributed import leave_group
-from ..errors import InputError, nearest
+from ..core.errors import InputError, nearest
 
 # %% ../../nbs/training/35_devices.ipynb #2233bc71
 @dataclass(frozen=True)

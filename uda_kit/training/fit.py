@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from ..data.sampling import RareClasses, RareClassSampling, class_counts
 from ..data.streams import Stream, generator_at
 from ..data.transforms import JointTransform
-from ..errors import InputError, nearest, printable
+from ..core.errors import InputError, nearest, printable
 from ..models.pyramid_segmenters import sync_batch_norms
 from ..core.distributed import gather_objects, leave_group, several_processes, share_state
 from ..core.files import writing

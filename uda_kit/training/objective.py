@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.distributed import any_process, average_gradients, gather_objects, several_processes
-from ..errors import InputError, nearest
+from ..core.errors import InputError, nearest
 from ..models.segmenters import Outputs, upsample
 
 # %% ../../nbs/training/10_objective.ipynb #d3199661

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..core.settings import Amount, BelowOne, Betas, Delay
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/training/15_optim.ipynb #0e49f94b
 WARMUP_RATIO = 1e-6  # of the full rate in the first step of a warm-up

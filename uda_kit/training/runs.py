@@ -46,7 +46,7 @@ from uda_kit.core.records import (
     write_json,
 )
 from ..core.tensors import load_tensors, save_tensors
-from ..errors import InputError
+from ..core.errors import InputError
 
 # %% ../../nbs/training/20_runs.ipynb #29b87de5
 Count = Annotated[int, Meta(ge=0)]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ..errors import InputError, whole_number
+from ..core.errors import InputError, whole_number
 
 # %% ../../nbs/visual/15_checks.ipynb #e9e90b55
 def short(value: object) -> str:

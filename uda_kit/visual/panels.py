@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from ..data.labels import LabelSpace, colorize
-from ..errors import InputError, whole_number
+from ..core.errors import InputError, whole_number
 from ..methods.ancillary_classifier import cosine_distance_map
 from ..methods.patch_modes import PatchModes, patch_histograms
 from ..methods.pseudo_labels import IGNORE
 from ..models.segmenters import upsample
-from ..training.evaluation import evaluation_mode
-from ..training.reports import add_legend, class_handles, legend_columns, shrink
-from ..training.tabular import percent
+from ..evaluation.evaluate import evaluation_mode
+from ..evaluation.report import add_legend, class_handles, legend_columns, shrink
+from ..core.tables import percent
 from .checks import check_network, checked_numbers, short, taking
 from .embedding import BARS, SIDES, array_of
 from .style import axes_or_new, drawn_name, drawn_text, new_figure, tidy

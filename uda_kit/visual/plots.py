@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data.labels import LabelSpace
-from ..errors import InputError, whole_number
+from ..core.errors import InputError, whole_number
 from ..methods.teacher import precision_and_coverage
-from ..training.metrics import ConfusionMatrix
-from ..training.reports import healthy_band, is_record, is_value, running_mean
+from ..evaluation.metrics import ConfusionMatrix
+from ..evaluation.report import healthy_band, is_record, is_value, running_mean
 from .checks import checked_numbers, short
 from .embedding import BARS, array_of
 from .style import axes_or_new, drawn_name, drawn_text, line_styles, needs, new_figure, tidy

@@ -13,7 +13,7 @@ from itertools import cycle, islice
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from ..errors import InputError, printable
+from ..core.errors import InputError, printable
 
 if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.axes import Axes

@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 from ...data.datasets import Sample
 from ...data.labels import colorize
 from ...data.scenes import CAMERA, StreetScenes
-from ...errors import InputError, whole_number
+from ...core.errors import InputError, whole_number
 from ...methods.ancillary_classifier import cosine_distance_map
 from ...models.segmenters import Outputs, Segmenter, upsample
-from ...training.evaluation import evaluation_mode, overlay, space_of, spread_out
-from ...training.tabular import html_text
+from ...evaluation.evaluate import evaluation_mode, overlay, space_of, spread_out
+from ...core.tables import html_text
 from ..checks import check_dataset, check_network, checked_size, short, taking
 from .patch_clusters import chosen_images, picture_and_label
 from uda_kit.visual.explorers.view import (

@@ -19,13 +19,13 @@ from tqdm.auto import tqdm
 
 from ...data.labels import LabelSpace
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
-from ...errors import InputError
+from ...core.errors import InputError
 from ...methods.label_expansion import BINS, LabelExpansion, cells_of, distance_of, unit_features, weighted_classes
 from ...methods.pseudo_labels import IGNORE
 from ...methods.teacher import SCALES, average_prediction, label_quality, precision_and_coverage
 from ...models.segmenters import Segmenter, deeplab_v2
-from ...training.evaluation import evaluation_mode, space_of, spread_out
-from ...training.tabular import html_text
+from ...evaluation.evaluate import evaluation_mode, space_of, spread_out
+from ...core.tables import html_text
 from uda_kit.visual.checks import (
     check_dataset,
     check_network,

@@ -25,13 +25,13 @@ from ...core.records import read_json
 from ...data.datasets import Sample
 from ...data.labels import LabelSpace, colorize, label_space, translate
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
-from ...errors import InputError, printable, whole_number
+from ...core.errors import InputError, printable, whole_number
 from ...models.backbones import fill, read_tensors
 from ...models.checkpoints import ARCHITECTURES, build, load_weights
 from ...models.configs import architecture_of
 from ...models.segmenters import Segmenter, upsample
-from ...training.evaluation import class_scores, evaluation_mode, space_of, spread_out
-from uda_kit.training.reports import (
+from ...evaluation.evaluate import class_scores, evaluation_mode, space_of, spread_out
+from uda_kit.evaluation.report import (
     CHANCE,
     HEALTHY,
     critic_kinds,
@@ -42,7 +42,7 @@ from uda_kit.training.reports import (
     running_mean,
     shrink,
 )
-from ...training.tabular import html_text, percent
+from ...core.tables import html_text, percent
 from ..checks import check_dataset, checked_size, short
 from .patch_clusters import picture_and_label
 from .view import Choice, Explorer, ImageDataset, Number, bars, caption

@@ -21,8 +21,8 @@ from fastcore.basics import patch
 
 from ...data.datasets import Sample
 from ...data.labels import LabelSpace
-from ...errors import InputError, printable
-from ...training.tabular import html_text
+from ...core.errors import InputError, printable
+from ...core.tables import html_text
 from ..checks import short
 
 if TYPE_CHECKING:
