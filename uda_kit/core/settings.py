@@ -116,7 +116,7 @@ def _has_numpy(value: object) -> bool:
 def check_value(
     value: object,
     hint: object,  # its type, with limits
-    path: str,     # where it stands, for the message
+    path: str,  # where it stands, for the message
 ) -> None:
     "`InputError` where a value is not of its type, or outside of the type's limits."
     if _has_numpy(value):
@@ -171,7 +171,7 @@ def _with_value(settings: object, keys: list[str], value: object, path: str) -> 
         changed = _with_value(settings[index], rest, value, path) if rest else value
         if not dataclasses.is_dataclass(changed):
             raise InputError(path, f"cannot be {brief(value)}", f"it is {brief(settings[index])}")
-        return settings[:index] + (changed,) + settings[index + 1:]
+        return settings[:index] + (changed,) + settings[index + 1 :]
     if rest:
         return dataclasses.replace(settings, **{key: _with_value(getattr(settings, key), rest, value, path)})
     hint, before = types_of(settings)[key], getattr(settings, key)
@@ -184,8 +184,8 @@ def _with_value(settings: object, keys: list[str], value: object, path: str) -> 
 
 # %% ../../nbs/core/35_settings.ipynb #5e770012
 def override(
-    settings: Settings,    # a dataclass
-    changes: list[str],    # each a path, =, and a value
+    settings: Settings,  # a dataclass
+    changes: list[str],  # each a path, =, and a value
 ) -> Settings:
     "The settings with values set by their paths. `InputError` for a path that is not there or is set twice, and for a value that is not of its field's type."
     paths = set()
