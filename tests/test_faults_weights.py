@@ -316,7 +316,7 @@ def test_entropy_minimisation_reads_the_target_alone_and_is_a_recipe(tiny):
     assert backward_groups(MinEntropyTerms().build(deeplab_v2(3))) == [["seg", "seg_aux"], ["ent", "ent_aux"]] and set(MinEntropyTerms().build(tiny)) == {"seg", "ent"}
     for name in ("scenes/min-entropy", "camvid/min-entropy", "gta5/min-entropy"):
         recipe = find_recipe(name)
-        assert recipe.about.startswith("not in the paper: Vu et al. 2019") and {k: t.weight for k, t in recipe.stages[-1].terms(deeplab_v2(3)).items()} == {"seg": 1, "seg_aux": 0.1, "ent": 1e-3, "ent_aux": 2e-4}
+        assert recipe.about.startswith("not in the paper: Vu et al. 2019") and {k: t.weight for k, t in recipe.stages[-1].terms.build(deeplab_v2(3)).items()} == {"seg": 1, "seg_aux": 0.1, "ent": 1e-3, "ent_aux": 2e-4}
 
 
 def test_vgg_recipes_follow_the_released_code():

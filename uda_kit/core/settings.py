@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Settings', 'Amount', 'Fraction', 'BelowOne', 'Temperature', 'Scale', 'Number', 'Steps', 'Delay', 'Count', 'FewCount',
-           'Depth', 'Seed', 'Side', 'Size', 'Betas', 'Digits', 'brief', 'check_value', 'types_of', 'check_settings',
-           'literal', 'override', 'describe']
+           'Depth', 'Seed', 'Side', 'Size', 'Betas', 'Digits', 'brief', 'stored_value', 'check_value', 'types_of',
+           'check_settings', 'literal', 'override', 'check_once', 'describe']
 
 # %% ../../nbs/core/35_settings.ipynb #5e770003
 import ast
@@ -58,23 +58,33 @@ def _shown(number: float) -> str:
     return str(int(number)) if number == int(number) else f"{number:g}"
 
 
-def _limits_in_words(limits: Meta) -> str:
-    "' from 0 to 1', ' from 0 to below 1'; nothing where there is no limit."
-    if limits.ge is None:
-        return ""
-    highest = _shown(limits.le) if limits.lt is None else f"below {_shown(limits.lt)}"
-    return f" from {_shown(limits.ge)} to {highest}"
+def _limits_in_words(limits: object) -> str:
+    "' from 0 to 1', ' from 0 to below 1', ' from 1', ' in digits'; nothing where there is no limit."
+    lowest, highest = getattr(limits, "ge", None), getattr(limits, "le", None)
+    below = getattr(limits, "lt", None)
+    words = "" if lowest is None else f" from {_shown(lowest)}"
+    if highest is not None:
+        words += f" to {_shown(highest)}"
+    elif below is not None:
+        words += f" to below {_shown(below)}"
+    if getattr(limits, "pattern", None):
+        words += f" like {limits.pattern}"
+    return words
 
 
 def _in_words(hint: object) -> str:
     "A type as one says it: 'a whole number', '2 values as (1, 2), each a number from 0 to 1'."
-    if typing.get_origin(hint) is Annotated:
-        base, limits = typing.get_args(hint)
-        return WORDS[base] + _limits_in_words(limits)
-    if typing.get_origin(hint) is tuple:
-        items = typing.get_args(hint)
+    origin, items = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _in_words(items[0]) + _limits_in_words(items[1])
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, items))
+    if origin is tuple and dataclasses.is_dataclass(items[0]):
+        return f"a tuple of {items[0].__name__}, each of which is set field by field"
+    if origin is tuple:
         number = "values" if items[-1] is ... else f"{len(items)} values"
-        return f"{number} as {tuple(range(1, min(len(items), 4) + 1))}, each {_in_words(items[0])}"
+        each = dict.fromkeys(_in_words(item) for item in items if item is not ...)
+        return f"{number} as {tuple(range(1, min(len(items), 4) + 1))}, each {' or '.join(each)}"
     return WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 # %% ../../nbs/core/35_settings.ipynb #5e770008
@@ -91,20 +101,47 @@ def brief(value: object) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 # %% ../../nbs/core/35_settings.ipynb #5e770009
-def _fits(value: object, hint: object) -> bool:
-    "Is a value of its type, and within its limits?"
-    members = _members(hint)
-    if dataclasses.is_dataclass(value):
-        return any(isinstance(member, type) and isinstance(value, member) for member in members)
-    if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
-        kinds = [typing.get_args(member)[0] for member in members if typing.get_origin(member) is tuple]
-        return any(isinstance(kind, type) and all(isinstance(item, kind) for item in value) for kind in kinds)
-    plain = tuple(member for member in members if not dataclasses.is_dataclass(member))
+class _Misfit(Exception):
+    "A value is not of its type."
+
+
+def _plain(value: object, hint: object) -> object:
+    "A value without dataclasses, as msgspec converts it."
+    if not isinstance(value, (str, int, float, tuple, list, type(None))):
+        raise _Misfit
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        raise _Misfit
     try:
-        msgspec.convert(value, typing.Union[plain])
-    except (msgspec.ValidationError, TypeError):
-        return False
-    return True
+        return msgspec.convert(value, hint)
+    except (msgspec.ValidationError, TypeError, OverflowError):
+        raise _Misfit from None
+
+
+def _stored(value: object, hint: object) -> object:
+    "A value as a field of type `hint` stores it. `_Misfit` where it is not of that type."
+    if hint is typing.Any or hint is object:
+        return value
+    for member in _members(hint):
+        try:
+            return _stored_as(value, member)
+        except _Misfit:
+            continue
+    raise _Misfit
+
+
+def _stored_as(value: object, hint: object) -> object:
+    "As `_stored`, for a type that is no union."
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, hint):
+            raise _Misfit
+        return value
+    if typing.get_origin(hint) is not tuple:
+        return _plain(value, hint)
+    items = typing.get_args(hint)
+    if not isinstance(value, (tuple, list)) or (items[-1] is not ... and len(items) != len(value)):
+        raise _Misfit
+    hints = [items[0]] * len(value) if items[-1] is ... else items
+    return tuple(_stored(item, item_hint) for item, item_hint in zip(value, hints, strict=True))
 
 
 def _has_numpy(value: object) -> bool:
@@ -113,18 +150,25 @@ def _has_numpy(value: object) -> bool:
     return any(isinstance(item, np.generic) for item in items)
 
 # %% ../../nbs/core/35_settings.ipynb #5e77000a
-def check_value(
+def stored_value(
     value: object,
     hint: object,  # its type, with limits
     path: str,  # where it stands, for the message
-) -> None:
-    "`InputError` where a value is not of its type, or outside of the type's limits."
+) -> object:
+    "A value as a field of its type stores it. `InputError` where it is not of that type, or outside of the type's limits."
     if _has_numpy(value):
         remedy = "give a plain Python number, as int(...) makes one"
         raise InputError(path, f"cannot be the NumPy value {brief(value)}", remedy)
-    if not _fits(value, hint):
+    try:
+        return _stored(value, hint)
+    except _Misfit:
         wanted = " or ".join(map(_in_words, _members(hint)))
-        raise InputError(path, f"cannot be {brief(value)}", f"give {wanted}")
+        raise InputError(path, f"cannot be {brief(value)}", f"give {wanted}") from None
+
+
+def check_value(value: object, hint: object, path: str) -> None:
+    "`stored_value`, for the sake of its `InputError`."
+    stored_value(value, hint, path)
 
 # %% ../../nbs/core/35_settings.ipynb #5e77000e
 def types_of(settings: object) -> dict[str, object]:
@@ -138,10 +182,16 @@ def check_settings(settings: object, path: str = "") -> None:
     for field in dataclasses.fields(settings):
         value, here = getattr(settings, field.name), f"{path}.{field.name}" if path else field.name
         check_value(value, hints[field.name], here)
-        below = enumerate(value) if isinstance(value, tuple) else [(None, value)]
-        for number, item in below:
-            if dataclasses.is_dataclass(item):
-                check_settings(item, here if number is None else f"{here}.{number}")
+        _check_below(value, here)
+
+
+def _check_below(value: object, path: str) -> None:
+    "`check_settings` for the dataclasses that a value is or holds."
+    if dataclasses.is_dataclass(value):
+        check_settings(value, path)
+    elif isinstance(value, (tuple, list)):
+        for number, item in enumerate(value):
+            _check_below(item, f"{path}.{number}")
 
 # %% ../../nbs/core/35_settings.ipynb #5e770010
 def literal(text: str) -> object:
@@ -152,7 +202,23 @@ def literal(text: str) -> object:
         return text
     return tuple(value) if isinstance(value, list) else value
 
+
+def _read(text: str, hint: object) -> object:
+    "A value from what was written for a field of this type."
+    value = literal(text)
+    bases = {typing.get_args(m)[0] if typing.get_origin(m) is Annotated else m for m in _members(hint)}
+    wants_text = str in bases and not bases & {int, float, bool}
+    return text if wants_text and isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
 # %% ../../nbs/core/35_settings.ipynb #5e770011
+def _kinds(hint: object) -> list[type]:
+    "The dataclasses that a field of this type may hold, and all kinds of them."
+    kinds = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+    for kind in kinds:
+        kinds += [special for special in kind.__subclasses__() if special not in kinds]
+    return kinds
+
+
 def _names_below(settings: object) -> list[str]:
     "What can be set in a part of the tree: names of fields, numbers of a tuple's dataclasses."
     if isinstance(settings, tuple):
@@ -160,7 +226,38 @@ def _names_below(settings: object) -> list[str]:
     return [field.name for field in dataclasses.fields(settings)] if dataclasses.is_dataclass(settings) else []
 
 
-def _with_value(settings: object, keys: list[str], value: object, path: str) -> object:
+def _defaults(kind: type, path: str) -> object:
+    "A dataclass with its defaults. `InputError` where it has fields without one."
+    try:
+        return kind()
+    except TypeError:
+        needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+        raise InputError(path, f"cannot begin as a {kind.__name__}", f"it needs {', '.join(needed)}") from None
+
+
+def _whole(value: object, hint: object, before: object, path: str) -> object:
+    "The value of a field that is set as a whole."
+    kinds = _kinds(hint)
+    named = {kind.__name__: kind for kind in kinds}
+    if isinstance(value, str) and value in named:
+        return _defaults(named[value], path)
+    with_text = [kind for kind in kinds if hasattr(kind, "with_text")]
+    if isinstance(value, str) and with_text and str not in _members(hint):
+        return with_text[0].with_text(before, value)
+    return stored_value(value, hint, path)
+
+# %% ../../nbs/core/35_settings.ipynb #5e77001a
+def _replaced(settings: object, key: str, value: object, path: str) -> object:
+    "The dataclass with another value of a field; what its own checks say is said of the path."
+    try:
+        return dataclasses.replace(settings, **{key: value})
+    except InputError as error:
+        raise InputError(path, f"{error.where}: {error.problem}", error.remedy) from None
+    except ValueError as error:
+        raise InputError(path, f"cannot be {brief(value)} ({error})", "give another value") from None
+
+
+def _with_value(settings: object, keys: list[str], text: str, path: str) -> object:
     "The tree with the value at `keys` replaced."
     key, *rest = keys
     names = _names_below(settings)
@@ -168,19 +265,17 @@ def _with_value(settings: object, keys: list[str], value: object, path: str) -> 
         raise InputError(path, f"has no {key!r}", f"known here: {', '.join(names) or 'nothing below this'}")
     if isinstance(settings, tuple):
         index = int(key)
-        changed = _with_value(settings[index], rest, value, path) if rest else value
-        if not dataclasses.is_dataclass(changed):
-            raise InputError(path, f"cannot be {brief(value)}", f"it is {brief(settings[index])}")
-        return settings[:index] + (changed,) + settings[index + 1 :]
-    if rest:
-        return dataclasses.replace(settings, **{key: _with_value(getattr(settings, key), rest, value, path)})
+        if not rest:
+            raise InputError(path, f"cannot be {brief(literal(text))}", f"it is {brief(settings[index])}")
+        changed = _with_value(settings[index], rest, text, path)
+        return (*settings[:index], changed, *settings[index + 1 :])
     hint, before = types_of(settings)[key], getattr(settings, key)
-    if isinstance(value, str) and hasattr(before, "with_text"):
-        return dataclasses.replace(settings, **{key: before.with_text(value)})
-    if hint == Digits and isinstance(value, int):
-        value = str(value)
-    check_value(value, hint, path)
-    return dataclasses.replace(settings, **{key: value})
+    if not rest:
+        return _replaced(settings, key, _whole(_read(text, hint), hint, before, path), path)
+    direct = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+    if before is None and len(direct) == 1:
+        before = _defaults(direct[0], path)
+    return _replaced(settings, key, _with_value(before, rest, text, path), path)
 
 # %% ../../nbs/core/35_settings.ipynb #5e770012
 def override(
@@ -188,24 +283,32 @@ def override(
     changes: list[str],  # each a path, =, and a value
 ) -> Settings:
     "The settings with values set by their paths. `InputError` for a path that is not there or is set twice, and for a value that is not of its field's type."
-    paths = set()
+    paths: list[str] = []
     for change in changes:
         path, sign, text = change.partition("=")
         path = path.strip()
         if not sign:
             raise InputError(change, "is not a setting", "write path=value, for example stages.0.optimiser.lr=0.001")
-        if path in paths:
-            raise InputError(path, "is set twice", "give it one value")
-        paths.add(path)
-        settings = _with_value(settings, path.split("."), literal(text), path)
+        check_once(path, paths)
+        paths.append(path)
+        settings = _with_value(settings, path.split("."), text, path)
     return settings
+
+
+def check_once(path: str, before: list[str]) -> None:
+    "`InputError` where a path is set a second time, or as a whole after a part of it was set."
+    if path in before:
+        raise InputError(path, "is set twice", "give it one value")
+    for other in before:
+        if other.startswith(f"{path}."):
+            raise InputError(path, f"would undo {other}, which is set before it", f"put {path}=... first")
 
 # %% ../../nbs/core/35_settings.ipynb #5e770016
 def describe(value: object) -> object:
     "Settings, or any part of them, as JSON: a dataclass becomes its fields and, under `type`, its name."
     if dataclasses.is_dataclass(value):
         fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        return {**fields, "type": type(value).__name__} if "type" in fields else {"type": type(value).__name__, **fields}
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     return value
