@@ -27,15 +27,31 @@ import torch
 
 from ..core.records import read_text
 from .files import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image, visible
-from .labels import (CAMVID_IDS, CITYSCAPES_IDS, CITYSCAPES_TO_ROBOTCAR, CROSSCITY_IDS, GTA5_IDS, ROBOTCAR_IDS, SYNSCAPES_IDS, SYNTHIA_IDS,
-                                 VISTAS_MAPPINGS, IdTable, LabelSpace, brief, label_space, translate)
+from uda_kit.data.labels import (
+    CAMVID_IDS,
+    CITYSCAPES_IDS,
+    CITYSCAPES_TO_ROBOTCAR,
+    CROSSCITY_IDS,
+    GTA5_IDS,
+    ROBOTCAR_IDS,
+    SYNSCAPES_IDS,
+    SYNTHIA_IDS,
+    VISTAS_MAPPINGS,
+    IdTable,
+    LabelSpace,
+    brief,
+    label_space,
+    translate,
+)
 from ..errors import InputError, printable, whole_number
+
 
 class Sample(NamedTuple):
     "One image of a data set with its label."
-    image:torch.Tensor             # uint8 [3,H,W] RGB
-    label:Optional[torch.Tensor]   # uint8 [H,W] class ids, 255 = ignore; None if unlabelled
-    key:str                        # names the sample within its data set
+
+    image: torch.Tensor  # uint8 [3,H,W] RGB
+    label: Optional[torch.Tensor]  # uint8 [H,W] class ids, 255 = ignore; None if unlabelled
+    key: str  # names the sample within its data set
 
 # %% ../../nbs/data/40_datasets.ipynb #c506792f
 WILDCARD = re.compile(r"[*?]+|\[!?\]?[^\]]*\]")
@@ -83,10 +99,10 @@ def _stands_for(name: str, pattern: str) -> str:
     wildcards = list(WILDCARD.finditer(pattern))
     if not wildcards:
         return name
-    before, after = pattern[:wildcards[0].start()], pattern[wildcards[-1].end():]
+    before, after = pattern[: wildcards[0].start()], pattern[wildcards[-1].end() :]
     if not name.startswith(before) or not name.endswith(after):
         return name
-    return name[len(before):len(name) - len(after)]
+    return name[len(before) : len(name) - len(after)]
 
 
 def _is_literal(folder: Path, part: str) -> bool:
@@ -122,7 +138,7 @@ def _matching(folder: Path, parts: list[str], wild: tuple[str, ...] = ()) -> Ite
 
 # %% ../../nbs/data/40_datasets.ipynb #9e202141
 def _image_files(
-    folder,        # where to look, taken as it is
+    folder,  # where to look, taken as it is
     pattern: str,  # relative to it: wildcards *, ?, [..], and ** for any number of folders
 ) -> list[tuple[Path, tuple[str, ...]]]:  # path, and what the wildcards of its folders stand for
     "Image files that match. `InputError` for a pattern that is none, and for folders that cannot be read."
@@ -133,7 +149,9 @@ def _image_files(
     if any("**" in part and part != "**" for part in parts):
         raise InputError(folder, f"{pattern!r} is no usable pattern: ** stands alone between slashes", remedy)
     if not parts or parts[-1] in ("**", "..") or os.path.isdir(Path(folder, *parts)) and not WILDCARD.search(parts[-1]):
-        raise InputError(folder, f"{pattern!r} is a folder, no pattern of files", "add the files' names, as photos/*.jpg")
+        raise InputError(
+            folder, f"{pattern!r} is a folder, no pattern of files", "add the files' names, as photos/*.jpg"
+        )
     files = {}
     for path, wild in _matching(Path(folder), parts):
         if _visible(path.name) and path.suffix.lower() in SUFFIXES:
@@ -153,7 +171,7 @@ def natural(text: str) -> tuple:
 
 def by_key(
     named: Iterable[tuple[str, Path]],  # keys and paths
-    problem: str,                       # what a second file of one key does, for the message
+    problem: str,  # what a second file of one key does, for the message
     remedy: str,
 ) -> dict[str, str]:  # key -> path, in natural order of keys
     "Files by their keys. `InputError` where two files share one."
@@ -172,10 +190,10 @@ CONVERTED = "_labelTrainIds"  # other kits leave such copies beside the labels
 
 
 def listed(
-    folder,                    # where to look
-    suffix: str = "",          # what file names end with, before the extension
-    pattern: str = "*",        # "*" this folder, "*/*" one folder below
-    keep_folder: bool = False  # put the folder's name into the key
+    folder,  # where to look
+    suffix: str = "",  # what file names end with, before the extension
+    pattern: str = "*",  # "*" this folder, "*/*" one folder below
+    keep_folder: bool = False,  # put the folder's name into the key
 ) -> dict[str, str]:  # key -> path, in natural order of keys
     "Image files of a folder by key. `NotThere` if the folder is missing, `InputError` if two files share a key; labels converted by other kits are skipped."
     folder = Path(folder)
@@ -185,73 +203,106 @@ def listed(
     for path, _ in _image_files(folder, pattern):
         if not path.stem.endswith(suffix) or path.stem.endswith(CONVERTED):
             continue
-        key = path.stem[:len(path.stem) - len(suffix)]
+        key = path.stem[: len(path.stem) - len(suffix)]
         named.append((f"{path.parent.name}/{key}" if keep_folder else key, path))
     return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
 
 
-def nearest(word, known) -> str: # what the user wrote, what there is
+def nearest(word, known) -> str:  # what the user wrote, what there is
     "A remedy that names the closest known word."
     near = get_close_matches(str(word), list(known), 1, 0.4)
     return (f"did you mean {near[0]!r}? " if near else "") + "known: " + (", ".join(known) or "none")
 
 # %% ../../nbs/data/40_datasets.ipynb #0cfafa98
-def unpaired(images:dict,   # key -> path of the images in use
-             labels:dict,   # key -> path of all labels
-             known_images   # keys of all images, also those outside the split
-            )->list: # InputErrors, one per direction, empty if all is well
+def unpaired(
+    images: dict,  # key -> path of the images in use
+    labels: dict,  # key -> path of all labels
+    known_images,  # keys of all images, also those outside the split
+) -> list:  # InputErrors, one per direction, empty if all is well
     "What keeps images and labels from pairing up."
-    def error(path, count, text, remedy): return InputError(path, text + (f" (and {count - 1} more)" if count > 1 else ""), remedy)
+
+    def error(path, count, text, remedy):
+        return InputError(path, text + (f" (and {count - 1} more)" if count > 1 else ""), remedy)
+
     bare = [p for k, p in images.items() if k not in labels]
     stray = [p for k, p in labels.items() if k not in known_images]
     problems = []
-    if bare: problems.append(error(bare[0], len(bare), "image without a label", "finish unpacking the labels, remove the image, or use labelled=False for images alone"))
-    if stray: problems.append(error(stray[0], len(stray), "label without an image", "finish unpacking the images, or remove the label"))
+    if bare:
+        problems.append(
+            error(
+                bare[0],
+                len(bare),
+                "image without a label",
+                "finish unpacking the labels, remove the image, or use labelled=False for images alone",
+            )
+        )
+    if stray:
+        problems.append(
+            error(stray[0], len(stray), "label without an image", "finish unpacking the images, or remove the label")
+        )
     return problems
 
 # %% ../../nbs/data/40_datasets.ipynb #6febc9b9
-def fingerprint(*parts # words, numbers, lists and tuples of them
-               )->str: # 16 hexadecimal digits
+def fingerprint(
+    *parts,  # words, numbers, lists and tuples of them
+) -> str:  # 16 hexadecimal digits
     "A short stand-in for content, the same on every machine."
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 # %% ../../nbs/data/40_datasets.ipynb #63fe46da
 class PairedFiles:
     "The reading half of every data set on disk: paths, an id table and an encoding in, samples out."
+
     encoding = "ids"
 
     @property
-    def space(self)->LabelSpace: return self.table.space
-    def __len__(self): return len(self.keys)
-    def key(self, i:int)->str: return self.keys[i]
+    def space(self) -> LabelSpace:
+        return self.table.space
 
-    def image(self, i:int): # uint8 tensor [3,H,W] RGB
+    def __len__(self):
+        return len(self.keys)
+
+    def key(self, i: int) -> str:
+        return self.keys[i]
+
+    def image(self, i: int):  # uint8 tensor [3,H,W] RGB
         "The i-th image; InputError if it cannot be read."
         return read_image(self.image_paths[i])
 
-    def raw(self, i:int): # uint8 or uint16 array [H,W]: ids as stored; None if unlabelled
+    def raw(self, i: int):  # uint8 or uint16 array [H,W]: ids as stored; None if unlabelled
         "The i-th label before mapping."
         return read_ids(self.label_paths[i], self.encoding) if self.labelled else None
 
-    def label(self, i:int): # uint8 tensor [H,W]: class ids in `space`; None if unlabelled
+    def label(self, i: int):  # uint8 tensor [H,W]: class ids in `space`; None if unlabelled
         "The i-th label at its full size; InputError if it cannot be read or holds unknown ids."
         return torch.from_numpy(self.table.encode(self.raw(i), self.label_paths[i])) if self.labelled else None
 
-    def __getitem__(self, i:int)->Sample:
+    def __getitem__(self, i: int) -> Sample:
         x, y = self.image(i), self.label(i)
         if y is not None and x.shape[1:] != y.shape:
             wanted, found = (f"{s[1]}x{s[0]}" for s in (x.shape[1:], y.shape))
-            raise InputError(self.label_paths[i], f"label is {found} pixels, its image {self.image_paths[i]} is {wanted}", "leave the pair out, or get both files again")
+            raise InputError(
+                self.label_paths[i],
+                f"label is {found} pixels, its image {self.image_paths[i]} is {wanted}",
+                "leave the pair out, or get both files again",
+            )
         return Sample(x, y, self.keys[i])
 
-    def settings(self)->dict: # JSON-able
+    def settings(self) -> dict:  # JSON-able
         "What decides the samples, for a run's config."
         t = self.table
-        return {"name": self.name, "split": self.split, "space": self.space.name, "labelled": self.labelled, "samples": len(self), "keys": fingerprint(*self.keys),
-                "labels": fingerprint(self.encoding, t.space.classes, sorted(t.ids.items()), sorted(t.ignored))}
+        return {
+            "name": self.name,
+            "split": self.split,
+            "space": self.space.name,
+            "labelled": self.labelled,
+            "samples": len(self),
+            "keys": fingerprint(*self.keys),
+            "labels": fingerprint(self.encoding, t.space.classes, sorted(t.ids.items()), sorted(t.ignored)),
+        }
 
 # %% ../../nbs/data/40_datasets.ipynb #457f52a8
-def read_plain(path, what: str) -> str: # file, what it should be
+def read_plain(path, what: str) -> str:  # file, what it should be
     "A text file that a user wrote. `InputError` where it is missing or not UTF-8."
     text = read_text(path, f"give {what}")
     if "\0" in text:
@@ -260,9 +311,9 @@ def read_plain(path, what: str) -> str: # file, what it should be
 
 
 def choose_split(
-    root: Path,             # the data set's folder
-    split: str | None,      # the name asked for; None: the first
-    published: tuple,       # its published splits
+    root: Path,  # the data set's folder
+    split: str | None,  # the name asked for; None: the first
+    published: tuple,  # its published splits
 ) -> tuple[str, Path | None]:
     "The split's name and its list file (None for a published split)."
     split = published[0] if split is None else split
@@ -309,8 +360,8 @@ class _Names:
         *folders, name = _path_parts(text) or [""]
         keys = set()
         for key, below, whole in self.by_name.get(name, ()):
-            longer = below and folders[len(folders) - len(below):] == below and len(folders) >= len(below)
-            if longer or len(folders) <= len(whole) and whole[len(whole) - len(folders):] == folders:
+            longer = below and folders[len(folders) - len(below) :] == below and len(folders) >= len(below)
+            if longer or len(folders) <= len(whole) and whole[len(whole) - len(folders) :] == folders:
                 keys.add(key)
         plain = nfc(text)
         if plain.lower().endswith(SUFFIXES):
@@ -319,15 +370,19 @@ class _Names:
 
 # %% ../../nbs/data/40_datasets.ipynb #91f31faf
 def _line_key(
-    line: str,              # one line of a list
+    line: str,  # one line of a list
     images: _Names,
     labels: _Names | None,  # None: labels are not looked at
-    where: str,             # file and line, for messages
+    where: str,  # file and line, for messages
 ) -> str:
     "The key of the image that a line names, alone or beside its label. `InputError` where it names none, or another image's label."
     keys = images.find(line)
-    columns = [(line[:gap.start()], line[gap.end():]) for gap in re.finditer(r"\s*[,\t]\s*|\s+", line)]
-    files = [(image, label) for image, label in columns if image.lower().endswith(SUFFIXES) and label.lower().endswith(SUFFIXES)]
+    columns = [(line[: gap.start()], line[gap.end() :]) for gap in re.finditer(r"\s*[,\t]\s*|\s+", line)]
+    files = [
+        (image, label)
+        for image, label in columns
+        if image.lower().endswith(SUFFIXES) and label.lower().endswith(SUFFIXES)
+    ]
     for image, label in [] if keys else files or columns:  # names of files may hold spaces
         keys = images.find(image)
         if len(keys) != 1:
@@ -335,20 +390,26 @@ def _line_key(
         theirs = labels.find(label) if labels else images.called(label) or keys
         is_file = bool(labels) or label.lower().endswith(SUFFIXES)
         if theirs != keys or not is_file:
-            raise InputError(where, f"puts {label!r} beside {image!r}, which is not its label", "write one image a line; labels are paired by name")
+            raise InputError(
+                where,
+                f"puts {label!r} beside {image!r}, which is not its label",
+                "write one image a line; labels are paired by name",
+            )
         break
     if len(keys) > 1:
         raise InputError(where, f"names {line!r}, which {len(keys)} images are called", "write their paths")
     if not keys:
-        raise InputError(where, f"names {line!r}, but there is no such image", "correct the list, or finish unpacking the images")
+        raise InputError(
+            where, f"names {line!r}, but there is no such image", "correct the list, or finish unpacking the images"
+        )
     return keys.pop()
 
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20b1
 def from_list(
-    images: dict,              # key -> path of all images
-    list_file,                 # file with one image a line, or an image and its label
-    root,                      # the data set's folder
-    labels: dict | None = None # key -> path of all labels; None: labels are not looked at
+    images: dict,  # key -> path of all images
+    list_file,  # file with one image a line, or an image and its label
+    root,  # the data set's folder
+    labels: dict | None = None,  # key -> path of all labels; None: labels are not looked at
 ) -> dict[str, str]:
     "The images a list file names, in its order."
     chosen = {}
@@ -366,16 +427,18 @@ def from_list(
 # %% ../../nbs/data/40_datasets.ipynb #cbff73bf
 class FileDataset(PairedFiles):
     "Images on disk, with or without label files: finds and pairs the files of one split."
-    name, layout, splits = "files", "", ("all",)
-    tables = () # id tables for the label files; the first is the data set's own
 
-    def __init__(self,
-                 root,            # the data set's folder
-                 split=None,      # a published split, or the stem of a list file ROOT/<split>.txt; None: the first
-                 space=None,      # LabelSpace (or its name) the labels are wanted in; None: the data set's own
-                 labelled=None,   # None: as published, True: needs labels, False: never touches labels
-                 strict=True      # raise on unpaired files; False: leave them out and keep the errors in `problems`
-                ):
+    name, layout, splits = "files", "", ("all",)
+    tables = ()  # id tables for the label files; the first is the data set's own
+
+    def __init__(
+        self,
+        root,  # the data set's folder
+        split=None,  # a published split, or the stem of a list file ROOT/<split>.txt; None: the first
+        space=None,  # LabelSpace (or its name) the labels are wanted in; None: the data set's own
+        labelled=None,  # None: as published, True: needs labels, False: never touches labels
+        strict=True,  # raise on unpaired files; False: leave them out and keep the errors in `problems`
+    ):
         self.root = self.find_root(Path(root))
         self.split, self.list_file = choose_split(self.root, split, self.splits)
         space = label_space(space) or self.tables[0].space
@@ -383,18 +446,26 @@ class FileDataset(PairedFiles):
         self.labelled = self.has_labels() if labelled is None else bool(labelled)
         images, labels, every = self._find_files()
         self.problems = unpaired(images, labels, every) if self.labelled else []
-        if self.problems and strict: raise self.problems[0]
-        self.dropped = [k for k in images if self.drops(k)] # known faults, left out
+        if self.problems and strict:
+            raise self.problems[0]
+        self.dropped = [k for k in images if self.drops(k)]  # known faults, left out
         self.keys = [k for k in images if not self.drops(k) and (not self.labelled or k in labels)]
         self.image_paths = [images[k] for k in self.keys]
         self.label_paths = [labels[k] for k in self.keys] if self.labelled else []
 
-    def find_root(self, root:Path)->Path:
-        if not os.path.isdir(root): raise NotThere(root, "no such folder", f"give the folder that holds {self.layout}")
+    def find_root(self, root: Path) -> Path:
+        if not os.path.isdir(root):
+            raise NotThere(root, "no such folder", f"give the folder that holds {self.layout}")
         return root
-    def has_labels(self)->bool: return True
-    def drops(self, key:str)->bool: return False
-    def __repr__(self): return f"{type(self).__name__}({printable(self.root)!r}, split={self.split!r}): {len(self)} samples, {self.space.name}, {'labelled' if self.labelled else 'unlabelled'}"
+
+    def has_labels(self) -> bool:
+        return True
+
+    def drops(self, key: str) -> bool:
+        return False
+
+    def __repr__(self):
+        return f"{type(self).__name__}({printable(self.root)!r}, split={self.split!r}): {len(self)} samples, {self.space.name}, {'labelled' if self.labelled else 'unlabelled'}"
 
 # %% ../../nbs/data/40_datasets.ipynb #edef9e48
 OTHER_LAYOUTS = {  # a folder that tells a layout without a loader of its own -> how to describe it
@@ -410,7 +481,7 @@ def _wanted_layout(dataset) -> str:
     return f"{dataset.name} is read as {dataset.layout}: check the root, or finish unpacking"
 
 
-def _find_files(self) -> tuple[dict, dict, dict]: # images and labels in use, all images: key -> path
+def _find_files(self) -> tuple[dict, dict, dict]:  # images and labels in use, all images: key -> path
     "Look for the files of the split. `InputError` where there are no images, or an image is its own label."
     try:
         every = self.find_images()
@@ -419,36 +490,60 @@ def _find_files(self) -> tuple[dict, dict, dict]: # images and labels in use, al
         raise NotThere(error.where, error.problem, _wanted_layout(self)) from None
     both = set(every.values()) & set(labels.values())
     if both:
-        raise InputError(min(both), "is found as an image and as a label", "name them apart, as photos/*.jpg and masks/*.png")
+        raise InputError(
+            min(both), "is found as an image and as a label", "name them apart, as photos/*.jpg and masks/*.png"
+        )
     images = every
     if self.list_file and every:
         images = from_list(every, self.list_file, self.root, labels if self.labelled else None)
     if not images:
-        raise NotThere(self.list_file or self.root, f"split {self.split!r} of {self.name} holds no images", f"expected {self.layout}")
+        raise NotThere(
+            self.list_file or self.root,
+            f"split {self.split!r} of {self.name} holds no images",
+            f"expected {self.layout}",
+        )
     return images, labels, every
+
 
 FileDataset._find_files = _find_files
 
 # %% ../../nbs/data/40_datasets.ipynb #5ac126c4
-GTA5_MISMATCHED = frozenset(i for a, b in ((2154, 2158), (4634, 4637), (7115, 7119), (9683, 9688), (12050, 12054)) for i in range(a, b + 1))
+GTA5_MISMATCHED = frozenset(
+    i for a, b in ((2154, 2158), (4634, 4637), (7115, 7119), (9683, 9688), (12050, 12054)) for i in range(a, b + 1)
+)
+
 
 class GTA5(FileDataset):
     "Playing for Data: GTA5 frames with Cityscapes label ids in palette PNGs."
+
     name, layout, tables = "gta5", "images/00001.png and labels/00001.png", (GTA5_IDS,)
 
-    def __init__(self, root, split=None, space=None, labelled=None, strict=True,
-                 drop_mismatched=True # leave out the frames whose label is known to differ in size
-                ):
+    def __init__(
+        self,
+        root,
+        split=None,
+        space=None,
+        labelled=None,
+        strict=True,
+        drop_mismatched=True,  # leave out the frames whose label is known to differ in size
+    ):
         self.drop_mismatched = drop_mismatched
         super().__init__(root, split, space, labelled, strict)
 
-    def find_images(self): return self.find("images")
-    def find_labels(self): return self.find("labels")
+    def find_images(self):
+        return self.find("images")
 
-    def find(self, kind:str)->dict: # "images" or "labels" -> key -> path
+    def find_labels(self):
+        return self.find("labels")
+
+    def find(self, kind: str) -> dict:  # "images" or "labels" -> key -> path
         "Files of one kind, in one folder or in those of the archive's parts."
-        parts = [] if os.path.isdir(self.root/kind) else [self.root/name for name in _names(self.root) if re.fullmatch(f"[0-9]+_{kind}", name)]
-        folders = [part/kind if os.path.isdir(part/kind) else part for part in parts] or [self.root/kind]
+        parts = (
+            []
+            if os.path.isdir(self.root / kind)
+            else [self.root / name for name in _names(self.root) if re.fullmatch(f"[0-9]+_{kind}", name)]
+        )
+        folders = [part / kind if os.path.isdir(part / kind) else part for part in parts] or [self.root / kind]
         named = [(key, Path(path)) for folder in folders for key, path in listed(folder).items()]
         return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
 
@@ -458,165 +553,311 @@ class GTA5(FileDataset):
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20aa
 class Synthia(FileDataset):
     "SYNTHIA-RAND-CITYSCAPES: 16-bit labels with the class in the first channel; may lie below RAND_CITYSCAPES/."
-    name, layout, tables, encoding = "synthia", "RGB/0000000.png and GT/LABELS/0000000.png", (SYNTHIA_IDS,), "channel0_16bit"
+
+    name, layout, tables, encoding = (
+        "synthia",
+        "RGB/0000000.png and GT/LABELS/0000000.png",
+        (SYNTHIA_IDS,),
+        "channel0_16bit",
+    )
 
     def find_root(self, root):
         root = super().find_root(root)
-        return root/"RAND_CITYSCAPES" if not os.path.isdir(root/"RGB") and os.path.isdir(root/"RAND_CITYSCAPES") else root
-    def find_images(self): return listed(self.root/"RGB")
-    def find_labels(self): return listed(self.root/"GT"/"LABELS")
+        return (
+            root / "RAND_CITYSCAPES"
+            if not os.path.isdir(root / "RGB") and os.path.isdir(root / "RAND_CITYSCAPES")
+            else root
+        )
+
+    def find_images(self):
+        return listed(self.root / "RGB")
+
+    def find_labels(self):
+        return listed(self.root / "GT" / "LABELS")
+
 
 class Synscapes(FileDataset):
     "Synscapes: ray-traced street scenes with Cityscapes label ids."
+
     name, layout, tables = "synscapes", "img/rgb/1.png and img/class/1.png", (SYNSCAPES_IDS,)
-    def find_images(self): return listed(self.root/"img"/"rgb")
-    def find_labels(self): return listed(self.root/"img"/"class")
+
+    def find_images(self):
+        return listed(self.root / "img" / "rgb")
+
+    def find_labels(self):
+        return listed(self.root / "img" / "class")
 
 # %% ../../nbs/data/40_datasets.ipynb #8b92e937
 class Cityscapes(FileDataset):
     "Cityscapes, fine annotations; with `beta`, Foggy Cityscapes."
-    name, splits, tables = "cityscapes", ("train", "val", "test"), (CITYSCAPES_IDS, CROSSCITY_IDS, CITYSCAPES_TO_ROBOTCAR)
-    layout = "leftImg8bit/train/CITY/*_leftImg8bit.png and gtFine/train/CITY/*_gtFine_labelIds.png"
-    fogs = ("0.005", "0.01", "0.02") # attenuations that were published
 
-    def __init__(self, root, split=None, space=None, labelled=None, strict=True,
-                 beta=None # one of `fogs`; None: the images without fog
-                ):
+    name, splits, tables = (
+        "cityscapes",
+        ("train", "val", "test"),
+        (CITYSCAPES_IDS, CROSSCITY_IDS, CITYSCAPES_TO_ROBOTCAR),
+    )
+    layout = "leftImg8bit/train/CITY/*_leftImg8bit.png and gtFine/train/CITY/*_gtFine_labelIds.png"
+    fogs = ("0.005", "0.01", "0.02")  # attenuations that were published
+
+    def __init__(
+        self,
+        root,
+        split=None,
+        space=None,
+        labelled=None,
+        strict=True,
+        beta=None,  # one of `fogs`; None: the images without fog
+    ):
         self.beta = None if beta is None else str(beta)
-        if self.beta not in (None, *self.fogs): raise InputError(self.name, f"has no fog of beta {self.beta!r}", nearest(self.beta, self.fogs))
+        if self.beta not in (None, *self.fogs):
+            raise InputError(self.name, f"has no fog of beta {self.beta!r}", nearest(self.beta, self.fogs))
         super().__init__(root, split, space, labelled, strict)
 
-    def has_labels(self): return self.split != "test"
-    def subfolder(self): return "train" if self.list_file else self.split
-    def settings(self): return super().settings() | ({} if self.beta is None else {"beta": self.beta})
-    def find_labels(self): return listed(self.root/"gtFine"/self.subfolder(), "_gtFine_labelIds", "*/*")
+    def has_labels(self):
+        return self.split != "test"
+
+    def subfolder(self):
+        return "train" if self.list_file else self.split
+
+    def settings(self):
+        return super().settings() | ({} if self.beta is None else {"beta": self.beta})
+
+    def find_labels(self):
+        return listed(self.root / "gtFine" / self.subfolder(), "_gtFine_labelIds", "*/*")
 
     def find_images(self):
-        clear, foggy = self.root/"leftImg8bit", self.root/"leftImg8bit_foggy"
-        if self.beta is not None: return listed(foggy/self.subfolder(), f"_leftImg8bit_foggy_beta_{self.beta}", "*/*")
+        clear, foggy = self.root / "leftImg8bit", self.root / "leftImg8bit_foggy"
+        if self.beta is not None:
+            return listed(foggy / self.subfolder(), f"_leftImg8bit_foggy_beta_{self.beta}", "*/*")
         if os.path.isdir(foggy) and not os.path.isdir(clear):
-            raise InputError(self.root, "holds Foggy Cityscapes, each image in three densities of fog", f"say which: ?beta={' or ?beta='.join(self.fogs)}")
-        return listed(clear/self.subfolder(), "_leftImg8bit", "*/*")
+            raise InputError(
+                self.root,
+                "holds Foggy Cityscapes, each image in three densities of fog",
+                f"say which: ?beta={' or ?beta='.join(self.fogs)}",
+            )
+        return listed(clear / self.subfolder(), "_leftImg8bit", "*/*")
 
 # %% ../../nbs/data/40_datasets.ipynb #681a2b91
 class CrossCity(FileDataset):
     "Cross-City (NTHU): Rio, Rome, Taipei and Tokyo; unlabelled `train`, labelled `test`."
-    name, layout, splits, tables = "crosscity", "Rome/Images/Train/*.jpg, Rome/Images/Test/*.jpg and Rome/Labels/Test/*_eval.png", ("train", "test"), (CROSSCITY_IDS,)
+
+    name, layout, splits, tables = (
+        "crosscity",
+        "Rome/Images/Train/*.jpg, Rome/Images/Test/*.jpg and Rome/Labels/Test/*_eval.png",
+        ("train", "test"),
+        (CROSSCITY_IDS,),
+    )
     cities = ("Rio", "Rome", "Taipei", "Tokyo")
 
-    def __init__(self, root, split=None, space=None, labelled=None, strict=True,
-                 city=None # one of the four; None: all that are there
-                ):
+    def __init__(
+        self,
+        root,
+        split=None,
+        space=None,
+        labelled=None,
+        strict=True,
+        city=None,  # one of the four; None: all that are there
+    ):
         self.city = city
         super().__init__(root, split, space, labelled, strict)
 
     def find_root(self, root):
         root = super().find_root(root)
-        if self.city is None: self.folders = [root] if os.path.isdir(root/"Images") else [root/c for c in self.cities if os.path.isdir(root/c)]
+        if self.city is None:
+            self.folders = (
+                [root] if os.path.isdir(root / "Images") else [root / c for c in self.cities if os.path.isdir(root / c)]
+            )
         else:
             city = str(self.city).capitalize()
-            if city not in self.cities: raise InputError(self.name, f"has no city {self.city!r}", nearest(city, self.cities))
-            self.folders = [root/city]
-        if not self.folders: raise InputError(root, "holds none of the four cities", f"give the folder that holds {self.layout}")
+            if city not in self.cities:
+                raise InputError(self.name, f"has no city {self.city!r}", nearest(city, self.cities))
+            self.folders = [root / city]
+        if not self.folders:
+            raise InputError(root, "holds none of the four cities", f"give the folder that holds {self.layout}")
         return root
 
-    def settings(self): return super().settings() | {"cities": [c.name for c in self.folders]}
-    def has_labels(self): return self.split == "test"
-    def subfolder(self): return "Test" if self.split == "test" else "Train"
-    def find_images(self): return {f"{c.name}/{k}": p for c in self.folders for k, p in listed(c/"Images"/self.subfolder()).items()}
-    def find_labels(self): return {f"{c.name}/{k}": p for c in self.folders for k, p in listed(c/"Labels"/self.subfolder(), "_eval").items()}
+    def settings(self):
+        return super().settings() | {"cities": [c.name for c in self.folders]}
+
+    def has_labels(self):
+        return self.split == "test"
+
+    def subfolder(self):
+        return "Test" if self.split == "test" else "Train"
+
+    def find_images(self):
+        return {f"{c.name}/{k}": p for c in self.folders for k, p in listed(c / "Images" / self.subfolder()).items()}
+
+    def find_labels(self):
+        return {
+            f"{c.name}/{k}": p
+            for c in self.folders
+            for k, p in listed(c / "Labels" / self.subfolder(), "_eval").items()
+        }
 
 # %% ../../nbs/data/40_datasets.ipynb #b9893f7b
 class RobotCar(FileDataset):
     "Oxford RobotCar, rainy drives: unlabelled `train`, labelled `val`."
-    name, layout, splits, tables, encoding = "robotcar", "train/SEQUENCE/*.png, val/*.png and anno/*.png", ("train", "val"), (ROBOTCAR_IDS,), "channel0"
-    def has_labels(self): return self.split == "val"
-    def find_images(self): return listed(self.root/"val") if self.split == "val" else listed(self.root/"train", "", "*/*", True)
+
+    name, layout, splits, tables, encoding = (
+        "robotcar",
+        "train/SEQUENCE/*.png, val/*.png and anno/*.png",
+        ("train", "val"),
+        (ROBOTCAR_IDS,),
+        "channel0",
+    )
+
+    def has_labels(self):
+        return self.split == "val"
+
+    def find_images(self):
+        return listed(self.root / "val") if self.split == "val" else listed(self.root / "train", "", "*/*", True)
+
     def find_labels(self):
-        labels = listed(self.root/"anno")
-        if self.split == "val": return labels
+        labels = listed(self.root / "anno")
+        if self.split == "val":
+            return labels
         return {k: labels[k.split("/")[-1]] for k in self.find_images() if k.split("/")[-1] in labels}
 
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20ab
 class Vistas(FileDataset):
     "Mapillary Vistas v1.2 ids under a named mapping to Cityscapes' 19 classes."
-    name, layout, splits = "vistas", "training/images/*.jpg and training/labels/*.png (or training/v1.2/labels/*.png)", ("train", "val")
 
-    def __init__(self, root, split=None, space=None, labelled=None, strict=True,
-                 mapping="he2020" # "he2020" or "edaps": scores under the two are not comparable
-                ):
-        if mapping not in VISTAS_MAPPINGS: raise InputError(self.name, f"has no mapping {mapping!r}", nearest(mapping, VISTAS_MAPPINGS))
+    name, layout, splits = (
+        "vistas",
+        "training/images/*.jpg and training/labels/*.png (or training/v1.2/labels/*.png)",
+        ("train", "val"),
+    )
+
+    def __init__(
+        self,
+        root,
+        split=None,
+        space=None,
+        labelled=None,
+        strict=True,
+        mapping="he2020",  # "he2020" or "edaps": scores under the two are not comparable
+    ):
+        if mapping not in VISTAS_MAPPINGS:
+            raise InputError(self.name, f"has no mapping {mapping!r}", nearest(mapping, VISTAS_MAPPINGS))
         self.mapping, self.tables = mapping, (VISTAS_MAPPINGS[mapping],)
         super().__init__(root, split, space, labelled, strict)
 
-    def settings(self): return super().settings() | {"mapping": self.mapping}
-    def folder(self): return self.root/{"train": "training", "val": "validation"}.get(self.split, "training")
-    def find_images(self): return listed(self.folder()/"images")
+    def settings(self):
+        return super().settings() | {"mapping": self.mapping}
+
+    def folder(self):
+        return self.root / {"train": "training", "val": "validation"}.get(self.split, "training")
+
+    def find_images(self):
+        return listed(self.folder() / "images")
+
     def find_labels(self):
-        deeper, plain, newer = (self.folder()/part for part in ("v1.2/labels", "labels", "v2.0/labels"))
-        if os.path.isdir(deeper): return listed(deeper)
+        deeper, plain, newer = (self.folder() / part for part in ("v1.2/labels", "labels", "v2.0/labels"))
+        if os.path.isdir(deeper):
+            return listed(deeper)
         if os.path.isdir(newer) and not os.path.isdir(plain):
-            raise InputError(newer, "holds labels of version 2.0, which number other classes", f"unpack those of version 1.2 to {deeper}")
+            raise InputError(
+                newer,
+                "holds labels of version 2.0, which number other classes",
+                f"unpack those of version 1.2 to {deeper}",
+            )
         return listed(plain)
 
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20ac
 class CamVid(FileDataset):
     "CamVid in the 11-class form that accompanies SegNet: one folder of frames and list files as splits, or SegNet's own folders."
-    name, layout, tables = "camvid", "images/*.jpg and labels/*.png (or train/*.png and trainannot/*.png)", (CAMVID_IDS,)
+
+    name, layout, tables = (
+        "camvid",
+        "images/*.jpg and labels/*.png (or train/*.png and trainannot/*.png)",
+        (CAMVID_IDS,),
+    )
 
     def find_root(self, root):
         root = super().find_root(root)
-        pairs = [part for part in ("train", "val", "test") if os.path.isdir(root/part) and os.path.isdir(root/f"{part}annot")]
-        self.pairs = [] if os.path.isdir(root/"images") else pairs
+        pairs = [
+            part
+            for part in ("train", "val", "test")
+            if os.path.isdir(root / part) and os.path.isdir(root / f"{part}annot")
+        ]
+        self.pairs = [] if os.path.isdir(root / "images") else pairs
         self.splits = ("all", *self.pairs)
         return root
 
-    def find(self, plain:str, ending:str)->dict: # folder in the one layout, ending of the folders' names in the other
+    def find(
+        self, plain: str, ending: str
+    ) -> dict:  # folder in the one layout, ending of the folders' names in the other
         "Files of one kind: key -> path."
-        if not self.pairs: return listed(self.root/plain)
+        if not self.pairs:
+            return listed(self.root / plain)
         folders = [self.split] if self.split in self.pairs else self.pairs
-        named = [(key, Path(path)) for part in folders for key, path in listed(self.root/f"{part}{ending}").items()]
+        named = [(key, Path(path)) for part in folders for key, path in listed(self.root / f"{part}{ending}").items()]
         return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
 
-    def find_images(self): return self.find("images", "")
-    def find_labels(self): return self.find("labels", "annot")
+    def find_images(self):
+        return self.find("images", "")
+
+    def find_labels(self):
+        return self.find("labels", "annot")
 
 # %% ../../nbs/data/40_datasets.ipynb #8b9d69f4
-FOLDER_OPTIONS = {"name": str, "images": str, "labels": str, "classes": (list, tuple, str), "palette": (list, tuple), "ignore": (list, tuple), "encoding": str,
-                  "ids": (dict, str), "splits": dict}
-PUBLISHED_IDS = {"cityscapes": CITYSCAPES_IDS, "synthia": SYNTHIA_IDS, "camvid": CAMVID_IDS, "robotcar": ROBOTCAR_IDS, "vistas": VISTAS_MAPPINGS["he2020"]}
+FOLDER_OPTIONS = {
+    "name": str,
+    "images": str,
+    "labels": str,
+    "classes": (list, tuple, str),
+    "palette": (list, tuple),
+    "ignore": (list, tuple),
+    "encoding": str,
+    "ids": (dict, str),
+    "splits": dict,
+}
+PUBLISHED_IDS = {
+    "cityscapes": CITYSCAPES_IDS,
+    "synthia": SYNTHIA_IDS,
+    "camvid": CAMVID_IDS,
+    "robotcar": ROBOTCAR_IDS,
+    "vistas": VISTAS_MAPPINGS["he2020"],
+}
 
 
-def read_toml(path) -> dict: # description file
+def read_toml(path) -> dict:  # description file
     "Read a TOML file; InputError with the line where it is malformed."
     text = read_plain(path, "the TOML file that describes the folder")
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise InputError(path, "is not valid TOML (nested too deeply)", "write the description as in the documentation") from None
+        raise InputError(
+            path, "is not valid TOML (nested too deeply)", "write the description as in the documentation"
+        ) from None
     except ValueError as error:
         raise InputError(path, f"is not valid TOML ({error})", "correct that line") from None
 
 
-def check_options(given: dict, known: dict, where) -> None: # options, name -> type(s), file or data set they come from
+def check_options(given: dict, known: dict, where) -> None:  # options, name -> type(s), file or data set they come from
     "InputError for an unknown option or one of the wrong type."
     for option, value in given.items():
         if option not in known:
             raise InputError(where, f"unknown option {option!r}", nearest(option, known))
         if not isinstance(value, known[option]):
             kinds = known[option] if isinstance(known[option], tuple) else (known[option],)
-            raise InputError(where, f"option {option!r} is {brief(value)}", f"give a {' or '.join(k.__name__ for k in kinds)}")
+            raise InputError(
+                where, f"option {option!r} is {brief(value)}", f"give a {' or '.join(k.__name__ for k in kinds)}"
+            )
         if isinstance(value, str) and (not value.strip() or printable(value) != value):
             raise InputError(where, f"option {option!r} is {value[:60]!r}", "write it in plain characters")
 
 # %% ../../nbs/data/40_datasets.ipynb #d1e0b991
-def check_description(options: dict, where) -> None: # a folder's options, where they come from
+def check_description(options: dict, where) -> None:  # a folder's options, where they come from
     "`InputError` for a description that is incomplete, or says one thing twice."
     check_options(options, FOLDER_OPTIONS, where)
     parts = options.get("splits", {})
     for name, part in parts.items():
         if not str(name).strip() or not isinstance(part, dict):
-            raise InputError(where, f"[splits.{name}] is {brief(part)}", 'write [splits.NAME], and images = "FOLDER/*.jpg" below it')
+            raise InputError(
+                where, f"[splits.{name}] is {brief(part)}", 'write [splits.NAME], and images = "FOLDER/*.jpg" below it'
+            )
         check_options(part, {"images": str, "labels": str}, f"{where}, [splits.{name}]")
         if "images" not in part:
             raise InputError(where, f"[splits.{name}] does not say where its images are", 'add images = "FOLDER/*.jpg"')
@@ -625,7 +866,9 @@ def check_description(options: dict, where) -> None: # a folder's options, where
     if "images" not in options and "labels" in options:
         raise InputError(where, "names labels without images", "put both under the same [splits.NAME]")
     if "images" in options and "all" in parts:
-        raise InputError(where, "describes split 'all' twice, by its first lines and by [splits.all]", "leave one of the two out")
+        raise InputError(
+            where, "describes split 'all' twice, by its first lines and by [splits.all]", "leave one of the two out"
+        )
     if "classes" not in options:
         raise InputError(where, "does not say what the classes are", 'add classes = ["road", ...]')
     encoding = options.get("encoding", "ids")
@@ -633,7 +876,7 @@ def check_description(options: dict, where) -> None: # a folder's options, where
         raise InputError(where, f"unknown encoding {encoding!r}", nearest(encoding, ENCODINGS))
 
 
-def folder_splits(options: dict) -> tuple[str, ...]: # a folder's options
+def folder_splits(options: dict) -> tuple[str, ...]:  # a folder's options
     "The splits that a description names, the first one first."
     return (("all",) if "images" in options else ()) + tuple(options.get("splits", {}))
 
@@ -644,13 +887,21 @@ def _folder_ids(given: dict, space: LabelSpace, where) -> dict[int, int]:
     for text, name in given.items():
         digits = str(text).strip()
         if not re.fullmatch("[0-9]{1,9}", digits) or int(digits) > 65535:
-            raise InputError(where, f"{text!r} under [ids] is no id", "write whole numbers of 0-65535, in the digits 0-9, = class names")
+            raise InputError(
+                where,
+                f"{text!r} under [ids] is no id",
+                "write whole numbers of 0-65535, in the digits 0-9, = class names",
+            )
         raw = int(digits)
         if raw in ids:
-            raise InputError(where, f"id {raw} is given twice under [ids], as {texts[raw]} and {text}", "keep one of the two")
+            raise InputError(
+                where, f"id {raw} is given twice under [ids], as {texts[raw]} and {text}", "keep one of the two"
+            )
         index = space.index(name) if isinstance(name, str) else name
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(space):
-            raise InputError(where, f"id {raw} stands for class {brief(index)}", f"give a class name or a number below {len(space)}")
+            raise InputError(
+                where, f"id {raw} stands for class {brief(index)}", f"give a class name or a number below {len(space)}"
+            )
         ids[raw], texts[raw] = index, text
     return ids
 
@@ -662,11 +913,15 @@ def _folder_ignored(given: Iterable, ids: dict, space: LabelSpace, where) -> fro
             raise InputError(where, f"option 'ignore' holds {brief(raw)!r}", "list whole numbers of 0-65535")
         if raw in ids:
             name = space.classes[ids[raw]]
-            raise InputError(where, f"id {raw} is under ignore and stands for class {name!r}", "take it out of ignore, or write under [ids] which id each class has")
+            raise InputError(
+                where,
+                f"id {raw} is under ignore and stands for class {name!r}",
+                "take it out of ignore, or write under [ids] which id each class has",
+            )
     return frozenset({255, *given}) - set(ids)
 
 # %% ../../nbs/data/40_datasets.ipynb #a3e031c9
-def folder_table(d:dict, where)->IdTable: # checked options of a folder, where they come from
+def folder_table(d: dict, where) -> IdTable:  # checked options of a folder, where they come from
     "The id table a folder's description spells out."
     name, classes, palette = d.get("name", "folder"), d["classes"], d.get("palette", ())
     try:
@@ -688,17 +943,17 @@ def folder_table(d:dict, where)->IdTable: # checked options of a folder, where t
         raise InputError(where, f"{error.where}: {error.problem}", error.remedy) from None
 
 # %% ../../nbs/data/40_datasets.ipynb #c79eb30c
-def has_folder_wildcards(pattern: str) -> bool: # relative to a description's folder
+def has_folder_wildcards(pattern: str) -> bool:  # relative to a description's folder
     "Do wildcards stand for folders that tell files apart? Not where no folder is named at all, as in **/*.png."
     folders = [part for part in pattern.split("/")[:-1] if part not in ("", ".")]
     return any(WILDCARD.search(part) for part in folders) and set(folders) != {"**"}
 
 
 def globbed(
-    root,                 # folder
-    pattern: str,         # relative to it
-    folders: bool = False # put what stands for wildcards of folders into the key
-) -> dict[str, str]:      # key -> path
+    root,  # folder
+    pattern: str,  # relative to it
+    folders: bool = False,  # put what stands for wildcards of folders into the key
+) -> dict[str, str]:  # key -> path
     "Files of a pattern; the key is what its wildcards stand for, in the file's name and, where wanted, in its folders' names."
     name_pattern = nfc(Path(pattern).stem)
     named = []
@@ -707,42 +962,80 @@ def globbed(
         name = _stands_for(stem, name_pattern) if "*" in name_pattern else stem
         named.append(("/".join((*wild, name)) if folders else name, path))
     if not named:
-        raise InputError(Path(root)/pattern, "matches no image files", "correct the pattern; it is relative to the description's folder")
+        raise InputError(
+            Path(root) / pattern,
+            "matches no image files",
+            "correct the pattern; it is relative to the description's folder",
+        )
     return by_key(named, "pairs like", "make the pattern or the names tell them apart")
 
 # %% ../../nbs/data/40_datasets.ipynb #0b6532f7
 class FolderDataset(FileDataset):
     "A user's own images and labels, described by a TOML file or by keywords of the same names."
+
     name, layout = "folder", "the files its patterns name"
 
-    def __init__(self, root,      # FILE.toml, or a folder with the options as keywords
-                 split=None, space=None, labelled=None, strict=True, **options):
+    def __init__(
+        self,
+        root,  # FILE.toml, or a folder with the options as keywords
+        split=None,
+        space=None,
+        labelled=None,
+        strict=True,
+        **options,
+    ):
         where = Path(root)
         in_file = where.suffix.lower() == ".toml"
-        if in_file: options = read_toml(where) | options
-        elif not options and os.path.isdir(where): raise InputError(root, "is a folder without a description", "give the TOML file that describes it, or options as keywords")
+        if in_file:
+            options = read_toml(where) | options
+        elif not options and os.path.isdir(where):
+            raise InputError(
+                root,
+                "is a folder without a description",
+                "give the TOML file that describes it, or options as keywords",
+            )
         check_description(options, root)
         self.parts = options.pop("splits", {})
-        self.options, self.tables, self.encoding = options, (folder_table(options, root),), options.get("encoding", "ids")
+        self.options, self.tables, self.encoding = (
+            options,
+            (folder_table(options, root),),
+            options.get("encoding", "ids"),
+        )
         self.name, self.splits = options.get("name", "folder"), folder_splits(options | {"splits": self.parts})
         super().__init__(where.parent if in_file else where, split, space, labelled, strict)
 
-    def pattern(self, kind): return self.parts.get(self.split, self.options).get(kind)
-    def has_labels(self): return self.pattern("labels") is not None
-    def find_images(self): return self.find("images")
+    def pattern(self, kind):
+        return self.parts.get(self.split, self.options).get(kind)
+
+    def has_labels(self):
+        return self.pattern("labels") is not None
+
+    def find_images(self):
+        return self.find("images")
+
     def find_labels(self):
-        if not self.has_labels(): raise InputError(self.root, "labels are wanted, but the description names none", 'add labels = "FOLDER/*.png", or use labelled=False')
+        if not self.has_labels():
+            raise InputError(
+                self.root,
+                "labels are wanted, but the description names none",
+                'add labels = "FOLDER/*.png", or use labelled=False',
+            )
         return self.find("labels")
 
-    def find(self, kind:str)->dict: # "images" or "labels" -> key -> path
+    def find(self, kind: str) -> dict:  # "images" or "labels" -> key -> path
         "Files of one kind; folders count in the keys where they do for both kinds."
-        if not self.pattern(kind): raise InputError(self.root, f"split {self.split!r} does not say where its {kind} are", f'add {kind} = "FOLDER/*.png"')
+        if not self.pattern(kind):
+            raise InputError(
+                self.root, f"split {self.split!r} does not say where its {kind} are", f'add {kind} = "FOLDER/*.png"'
+            )
         patterns = [self.pattern(k) for k in ("images", "labels") if self.pattern(k)]
         return globbed(self.root, self.pattern(kind), all(map(has_folder_wildcards, patterns)))
 
 # %% ../../nbs/data/40_datasets.ipynb #7ff271bf
-DATASETS = {c.name: c for c in (GTA5, Synthia, Synscapes, Cityscapes, CrossCity, RobotCar, Vistas, CamVid, FolderDataset)}
-SPLIT_SEEDS = {"train": 0, "val": 1_000_003, "test": 2_000_003} # added to a scene data set's seed
+DATASETS = {
+    c.name: c for c in (GTA5, Synthia, Synscapes, Cityscapes, CrossCity, RobotCar, Vistas, CamVid, FolderDataset)
+}
+SPLIT_SEEDS = {"train": 0, "val": 1_000_003, "test": 2_000_003}  # added to a scene data set's seed
 
 
 def _root_and_query(text: str) -> tuple[str, str]:
@@ -751,50 +1044,73 @@ def _root_and_query(text: str) -> tuple[str, str]:
     for end in marks:
         for root in (text[:end], os.path.expanduser(text[:end])):
             if os.path.exists(root):
-                return root, text[end + 1:]
+                return root, text[end + 1 :]
     root, _, query = text.partition("?")
     return root, query
 
 
-def parse_spec(spec:str # "NAME:ROOT?option=value&option=value"
-              )->tuple: # (name, root, options)
+def parse_spec(
+    spec: str,  # "NAME:ROOT?option=value&option=value"
+) -> tuple:  # (name, root, options)
     "Split a data set's one-line description; InputError if its shape or name is wrong."
-    name, colon, rest = str(spec).partition(":") # the first colon only: "gta5:C:\\data" has two
+    name, colon, rest = str(spec).partition(":")  # the first colon only: "gta5:C:\\data" has two
     known = [*DATASETS, "scenes"]
-    if not colon or not rest: raise InputError(spec or "data set", "does not name a data set", f"write NAME:ROOT with NAME one of {', '.join(known)}")
-    if name not in known: raise InputError(spec, f"unknown data set {name!r}", nearest(name, known))
+    if not colon or not rest:
+        raise InputError(
+            spec or "data set", "does not name a data set", f"write NAME:ROOT with NAME one of {', '.join(known)}"
+        )
+    if name not in known:
+        raise InputError(spec, f"unknown data set {name!r}", nearest(name, known))
     root, query = (rest.partition("?")[0], rest.partition("?")[2]) if name == "scenes" else _root_and_query(rest)
     options = {}
     for part in filter(None, query.split("&")):
         option, equals, value = part.partition("=")
-        if not equals or not value: raise InputError(spec, f"option {part!r} has no value", "write option=value")
-        if option in options: raise InputError(spec, f"option {option!r} is given twice", "keep one of the two")
+        if not equals or not value:
+            raise InputError(spec, f"option {part!r} has no value", "write option=value")
+        if option in options:
+            raise InputError(spec, f"option {option!r} is given twice", "keep one of the two")
         options[option] = value
     return name, root, options
 
 # %% ../../nbs/data/40_datasets.ipynb #e2b0eca6
 class Relabelled:
     "A data set seen in another label space, under a split's name, or without its labels."
+
     def __init__(self, dataset, split=None, space=None, labelled=None):
         self.dataset, self.name, self.split = dataset, dataset.name, split or dataset.split
         self.space = label_space(space) or dataset.space
         self.labelled = dataset.labelled if labelled is None else bool(labelled and dataset.labelled)
         self.table = torch.from_numpy(translate(dataset.space, self.space))
 
-    def __len__(self): return len(self.dataset)
-    def key(self, i:int)->str: return self.dataset.key(i)
-    def image(self, i:int): return self.dataset.image(i)
-    def label(self, i:int): return self.translated(self.dataset.label(i)) if self.labelled else None
-    def translated(self, y): return y if self.space == self.dataset.space else self.table[y.long()]
-    def __getitem__(self, i:int)->Sample:
-        if not self.labelled: return Sample(self.image(i), None, self.key(i))
+    def __len__(self):
+        return len(self.dataset)
+
+    def key(self, i: int) -> str:
+        return self.dataset.key(i)
+
+    def image(self, i: int):
+        return self.dataset.image(i)
+
+    def label(self, i: int):
+        return self.translated(self.dataset.label(i)) if self.labelled else None
+
+    def translated(self, y):
+        return y if self.space == self.dataset.space else self.table[y.long()]
+
+    def __getitem__(self, i: int) -> Sample:
+        if not self.labelled:
+            return Sample(self.image(i), None, self.key(i))
         x, y, key = self.dataset[i]
         return Sample(x, self.translated(y), key)
 
-    def settings(self)->dict: # JSON-able
+    def settings(self) -> dict:  # JSON-able
         "The inner data set's, under this split and space."
         inner = self.dataset.settings()
-        more = {} if self.space == self.dataset.space else {"labels": fingerprint(inner.get("labels"), self.space.classes, self.table.tolist())}
+        more = (
+            {}
+            if self.space == self.dataset.space
+            else {"labels": fingerprint(inner.get("labels"), self.space.classes, self.table.tolist())}
+        )
         return inner | {"split": self.split, "space": self.space.name, "labelled": self.labelled} | more
 
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20ad
@@ -833,9 +1149,9 @@ def _check_known(name: str, options: dict, where: str) -> None:
 
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20af
 def read_options(
-    name: str,                # of the data set
+    name: str,  # of the data set
     options: dict[str, str],  # as written
-    where: str,               # for the message
+    where: str,  # for the message
 ) -> dict[str, object]:
     "Options of a loader by their types. `InputError` for an option that the data set does not have, and for a value that is none."
     _check_known(name, options, where)
@@ -852,12 +1168,12 @@ def read_options(
 
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20ae
 def open_scenes(
-    style: str,            # name of a `SceneStyle`
+    style: str,  # name of a `SceneStyle`
     split: str | None,
     space: LabelSpace | str | None,
     labelled: bool | None,
-    where: str,            # for the message
-    n: int = 500,          # scenes
+    where: str,  # for the message
+    n: int = 500,  # scenes
     size: tuple[int, int] = (128, 256),  # (height, width) in pixels
     seed: int = 0,
 ) -> Relabelled:
@@ -882,7 +1198,9 @@ def _opened_as(dataset, split, space, labelled):
     if split not in (None, dataset.split):
         raise InputError(dataset.name, f"is open as split {dataset.split!r}, not {split!r}", "open that split")
     if labelled and not dataset.labelled:
-        raise InputError(f"{dataset.name} {dataset.split}".strip(), "labels are wanted, but it has none", "give a labelled split")
+        raise InputError(
+            f"{dataset.name} {dataset.split}".strip(), "labels are wanted, but it has none", "give a labelled split"
+        )
     same = space is None or label_space(space) == dataset.space
     if same and (labelled is None or bool(labelled) == dataset.labelled):
         return dataset
@@ -890,14 +1208,14 @@ def _opened_as(dataset, split, space, labelled):
 
 
 def open_named(
-    name: str,                                   # "gta5", "scenes", "folder"
-    root: str,                                   # folder, description file, or style of scenes
-    split: str | None = None,                    # None: the data set's first
-    space: LabelSpace | str | None = None,       # None: the data set's own
-    labelled: bool | None = None,                # None: as published, True: needs labels, False: never touches labels
-    strict: bool = True,                         # raise on unpaired files
-    where: str = "",                             # for the message
-    **options,                                   # of the loader, by their types
+    name: str,  # "gta5", "scenes", "folder"
+    root: str,  # folder, description file, or style of scenes
+    split: str | None = None,  # None: the data set's first
+    space: LabelSpace | str | None = None,  # None: the data set's own
+    labelled: bool | None = None,  # None: as published, True: needs labels, False: never touches labels
+    strict: bool = True,  # raise on unpaired files
+    where: str = "",  # for the message
+    **options,  # of the loader, by their types
 ):  # a data set
     "Open a data set by its name and where it is. `InputError` for whatever is not there."
     where = where or f"{name}:{root}"
@@ -907,12 +1225,13 @@ def open_named(
     return DATASETS[name](root, split, space, labelled, strict, **options)
 
 # %% ../../nbs/data/40_datasets.ipynb #ea8dc538
-def open_dataset(spec,           # "NAME:ROOT?option=value", or a data set, which is returned as it is
-                 split=None,     # split; overrides ?split= in the spec
-                 space=None,     # LabelSpace or its name; overrides ?space= in the spec
-                 labelled=None,  # None: as published, True: needs labels, False: never touches labels
-                 strict=True     # raise on unpaired files
-                ): # a data set
+def open_dataset(
+    spec,  # "NAME:ROOT?option=value", or a data set, which is returned as it is
+    split=None,  # split; overrides ?split= in the spec
+    space=None,  # LabelSpace or its name; overrides ?space= in the spec
+    labelled=None,  # None: as published, True: needs labels, False: never touches labels
+    strict=True,  # raise on unpaired files
+):  # a data set
     "Open any data set from one line; every mistake in it is an InputError that says what would be right."
     if not isinstance(spec, (str, os.PathLike)):
         return _opened_as(spec, split, space, labelled)

@@ -7,20 +7,23 @@ __all__ = ['ABOUT', 'twin_files', 'match_twins', 'image_settings', 'TwinsJson', 
            'Twins', 'joinable', 'Joined', 'with_twins']
 
 # %% ../../nbs/data/45_twins.ipynb #6eaee2b1
-import bisect, itertools, json
+import bisect
+import itertools
+import json
 from pathlib import Path
 from typing import TypedDict
+
 from ..core.records import SEAL, read_json
 from .datasets import Sample, fingerprint
 from .files import image_files, image_size, read_image
 from ..errors import InputError
 
-ABOUT = "twins.json" # beside the twins: what they were made of, and how
+ABOUT = "twins.json"  # beside the twins: what they were made of, and how
 
 # %% ../../nbs/data/45_twins.ipynb #e0fc1a97
 def twin_files(
-    root,    # folder of twins
-) -> dict:   # key -> path (str)
+    root,  # folder of twins
+) -> dict:  # key -> path (str)
     "Image files below a folder by their key; `InputError` if the folder is missing or two files share a key."
     root, files = Path(root), {}
     if not root.is_dir():
@@ -32,139 +35,239 @@ def twin_files(
         files[key] = str(path)
     return files
 
-def match_twins(keys, found:dict, root)->list: # the source's keys in order, key -> path, folder (for the message)
+
+def match_twins(keys, found: dict, root) -> list:  # the source's keys in order, key -> path, folder (for the message)
     "The path of every key's twin; InputError where a sample has none, or where an image is nobody's twin."
-    def error(where, names, text, remedy): return InputError(where, text.format(repr(names[0])) + (f" (and {len(names) - 1} more)" if len(names) > 1 else ""), remedy)
+
+    def error(where, names, text, remedy):
+        return InputError(
+            where, text.format(repr(names[0])) + (f" (and {len(names) - 1} more)" if len(names) > 1 else ""), remedy
+        )
+
     bare, known = [k for k in keys if k not in found], set(keys)
-    if bare: raise error(root, bare, "holds no twin of {}", "finish translating (`uda-kit translate` goes on where it stopped), or open the split that was translated")
+    if bare:
+        raise error(
+            root,
+            bare,
+            "holds no twin of {}",
+            "finish translating (`uda-kit translate` goes on where it stopped), or open the split that was translated",
+        )
     stray = [k for k in found if k not in known]
-    if stray: raise error(root, stray, "holds {}, which is the twin of no source image", "move it elsewhere, or open the split that was translated")
+    if stray:
+        raise error(
+            root,
+            stray,
+            "holds {}, which is the twin of no source image",
+            "move it elsewhere, or open the split that was translated",
+        )
     return [found[k] for k in keys]
 
 # %% ../../nbs/data/45_twins.ipynb #6db479da
-def image_settings(dataset)->dict:
+def image_settings(dataset) -> dict:
     "Those of a data set's settings that decide its images, as they read back from JSON."
-    return json.loads(json.dumps({k: v for k, v in dataset.settings().items() if k not in ("space", "labelled", "labels")}))
+    return json.loads(
+        json.dumps({k: v for k, v in dataset.settings().items() if k not in ("space", "labelled", "labels")})
+    )
+
 
 class TwinsJson(TypedDict, total=False):
     "What a `twins.json` may hold; other fields are allowed and not read."
+
     source: dict
     target: dict
     translator: dict
     seed: int
     files: dict[str, tuple[int, str]]  # file below the folder -> bytes, SHA-256; once all twins are made
 
-def read_twins_json(root)->dict: # folder of twins
+
+def read_twins_json(root) -> dict:  # folder of twins
     "What its `twins.json` says, with the list of files; {} without one. `InputError` in one line where it is damaged."
-    path = Path(root)/ABOUT
+    path = Path(root) / ABOUT
     if not path.exists():
         return {}
     remedy = "get it again, or translate into a new folder"
     return {k: v for k, v in read_json(path, TwinsJson, remedy, plain=True).items() if k != SEAL}
 
-def read_about(root)->dict: # folder of twins
+
+def read_about(root) -> dict:  # folder of twins
     "What its `twins.json` says of how they were made; {} without one."
     return {k: v for k, v in read_twins_json(root).items() if k != "files"}
 
-def check_source(about:dict, source, root): # twins.json, a data set, the folder (for the message)
+
+def check_source(about: dict, source, root):  # twins.json, a data set, the folder (for the message)
     "InputError where twins were made from other images than the data set's."
     made, mine = about.get("source"), image_settings(source)
-    if not isinstance(made, dict): return
-    other = sorted(k for k in made.keys() & mine.keys() - {"split"} if made[k] != mine[k]) # a split may have two names; the keys tell
-    if not other: return
+    if not isinstance(made, dict):
+        return
+    other = sorted(
+        k for k in made.keys() & mine.keys() - {"split"} if made[k] != mine[k]
+    )  # a split may have two names; the keys tell
+    if not other:
+        return
     show = lambda d: ", ".join(f"{k} {d[k]}" if isinstance(d[k], (str, int)) else f"another {k}" for k in other)
-    raise InputError(Path(root)/ABOUT, f"says the twins come from other images ({show(made)}; the source here has {show(mine)})", "open the source that was translated, or translate this one")
+    raise InputError(
+        Path(root) / ABOUT,
+        f"says the twins come from other images ({show(made)}; the source here has {show(mine)})",
+        "open the source that was translated, or translate this one",
+    )
 
 # %% ../../nbs/data/45_twins.ipynb #698b4a5f
 class Twins:
     "The translated images of a source data set, with the source's labels. InputError if twins are missing, nobody's, of another size or not readable."
-    def __init__(self,
-                 source, # any data set of this kit
-                 root    # folder of images named like the source's keys (any of SUFFIXES), '/' in a key being a subfolder
-                ):
+
+    def __init__(
+        self,
+        source,  # any data set of this kit
+        root,  # folder of images named like the source's keys (any of SUFFIXES), '/' in a key being a subfolder
+    ):
         self.source, self.root, self.about = source, Path(root), read_about(root)
-        self.name, self.split, self.space, self.labelled = f"{source.name}-twins", source.split, source.space, source.labelled
+        self.name, self.split, self.space, self.labelled = (
+            f"{source.name}-twins",
+            source.split,
+            source.space,
+            source.labelled,
+        )
         keys = [source.key(i) for i in range(len(source))]
         self.image_paths = match_twins(keys, twin_files(root), self.root)
         check_source(self.about, source, self.root)
-        if keys: self.check_size(0, image_size(self.image_paths[0]), source.image(0).shape[1:])
+        if keys:
+            self.check_size(0, image_size(self.image_paths[0]), source.image(0).shape[1:])
         self.check_lengths(read_twins_json(root).get("files", {}))
 
-    def check_size(self, i, found, wanted): # number, (height, width) of the twin and of its source
-        if tuple(found) == tuple(wanted): return
+    def check_size(self, i, found, wanted):  # number, (height, width) of the twin and of its source
+        if tuple(found) == tuple(wanted):
+            return
         found, wanted = (f"{s[1]}x{s[0]}" for s in (found, wanted))
-        raise InputError(self.image_paths[i], f"the twin is {found} pixels, its source {self.key(i)!r} is {wanted}", "translate at the source's full size, or resize the twin to it")
+        raise InputError(
+            self.image_paths[i],
+            f"the twin is {found} pixels, its source {self.key(i)!r} is {wanted}",
+            "translate at the source's full size, or resize the twin to it",
+        )
 
-    def check_lengths(self, files:dict): # file -> (bytes, SHA-256)
+    def check_lengths(self, files: dict):  # file -> (bytes, SHA-256)
         "InputError for a twin that was cut or replaced since it was made; of files that are not listed nothing is known."
         for path in self.image_paths:
             size = files.get(Path(path).relative_to(self.root).as_posix(), (None,))[0]
             if size not in (None, Path(path).stat().st_size):
-                raise InputError(path, f"has {Path(path).stat().st_size} bytes and was written with {size}", "start the same `uda-kit translate` again, which makes damaged twins anew")
+                raise InputError(
+                    path,
+                    f"has {Path(path).stat().st_size} bytes and was written with {size}",
+                    "start the same `uda-kit translate` again, which makes damaged twins anew",
+                )
 
-    def __len__(self): return len(self.source)
-    def key(self, i:int)->str: return self.source.key(i)
-    def image(self, i:int): # uint8 tensor [3,H,W]
+    def __len__(self):
+        return len(self.source)
+
+    def key(self, i: int) -> str:
+        return self.source.key(i)
+
+    def image(self, i: int):  # uint8 tensor [3,H,W]
         "The i-th twin."
         return read_image(self.image_paths[i])
-    def label(self, i:int): return self.source.label(i) # uint8 tensor [H,W]; None if unlabelled
 
-    def __getitem__(self, i:int)->Sample:
+    def label(self, i: int):
+        return self.source.label(i)  # uint8 tensor [H,W]; None if unlabelled
+
+    def __getitem__(self, i: int) -> Sample:
         x, y = self.image(i), self.label(i)
-        if y is not None: self.check_size(i, x.shape[1:], y.shape)
+        if y is not None:
+            self.check_size(i, x.shape[1:], y.shape)
         return Sample(x, y, self.key(i))
 
-    def settings(self)->dict: # JSON-able
+    def settings(self) -> dict:  # JSON-able
         "What decides the samples, for a run's config: the source's settings, and how the twins were made (without twins.json: the files' names and sizes)."
         keys = fingerprint(*(self.key(i) for i in range(len(self))))
         made = self.about or {"files": fingerprint(*((Path(p).name, Path(p).stat().st_size) for p in self.image_paths))}
-        return {"name": self.name, "split": self.split, "space": self.space.name, "labelled": self.labelled, "samples": len(self), "keys": keys,
-                "source": self.source.settings(), "twins": made}
+        return {
+            "name": self.name,
+            "split": self.split,
+            "space": self.space.name,
+            "labelled": self.labelled,
+            "samples": len(self),
+            "keys": keys,
+            "source": self.source.settings(),
+            "twins": made,
+        }
 
 # %% ../../nbs/data/45_twins.ipynb #7e593b07
-def joinable(datasets, prefixes)->None: # data sets, what each one's keys begin with
+def joinable(datasets, prefixes) -> None:  # data sets, what each one's keys begin with
     "InputError for data sets that cannot be read as one."
-    if not datasets: raise InputError("Joined", "got no data set", "give at least one")
+    if not datasets:
+        raise InputError("Joined", "got no data set", "give at least one")
     first, name = datasets[0], "+".join(d.name for d in datasets)
     other = next((d for d in datasets if d.space != first.space), None)
-    if other: raise InputError(name, f"{other.name} has the classes of {other.space.name}, {first.name} those of {first.space.name}", "open both with the same `space`")
+    if other:
+        raise InputError(
+            name,
+            f"{other.name} has the classes of {other.space.name}, {first.name} those of {first.space.name}",
+            "open both with the same `space`",
+        )
     if len(set(prefixes)) < len(prefixes) or len(prefixes) != len(datasets):
         raise InputError(name, f"prefixes {prefixes} do not tell {len(datasets)} data sets apart", "give each its own")
 
+
 class Joined:
     "Data sets of one label space as one: all samples of the first, then of the second, and so on. InputError if their label spaces differ."
-    def __init__(self,
-                 datasets,      # any data sets of this kit
-                 prefixes=None  # put before the keys of each; None: "", "2/", "3/" ...
-                ):
+
+    def __init__(
+        self,
+        datasets,  # any data sets of this kit
+        prefixes=None,  # put before the keys of each; None: "", "2/", "3/" ...
+    ):
         self.datasets = list(datasets)
-        self.prefixes = ["", *(f"{n}/" for n in range(2, len(self.datasets) + 1))] if prefixes is None else list(prefixes)
+        self.prefixes = (
+            ["", *(f"{n}/" for n in range(2, len(self.datasets) + 1))] if prefixes is None else list(prefixes)
+        )
         joinable(self.datasets, self.prefixes)
-        self.name, self.space, self.labelled = "+".join(d.name for d in self.datasets), self.datasets[0].space, all(d.labelled for d in self.datasets)
-        self.split = "+".join(dict.fromkeys(d.split for d in self.datasets)) # each name once
+        self.name, self.space, self.labelled = (
+            "+".join(d.name for d in self.datasets),
+            self.datasets[0].space,
+            all(d.labelled for d in self.datasets),
+        )
+        self.split = "+".join(dict.fromkeys(d.split for d in self.datasets))  # each name once
         self.ends = list(itertools.accumulate(len(d) for d in self.datasets))
 
-    def place(self, i:int)->tuple: # (data set, index in it, prefix)
+    def place(self, i: int) -> tuple:  # (data set, index in it, prefix)
         "Where sample i comes from."
-        if not 0 <= i < len(self): raise IndexError(f"sample {i} of {len(self)}")
+        if not 0 <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)}")
         part = bisect.bisect_right(self.ends, i)
         return self.datasets[part], i - (self.ends[part - 1] if part else 0), self.prefixes[part]
 
-    def __len__(self): return self.ends[-1]
-    def key(self, i:int)->str: dataset, j, prefix = self.place(i); return prefix + dataset.key(j)
-    def image(self, i:int): dataset, j, _ = self.place(i); return dataset.image(j) # uint8 tensor [3,H,W]
-    def label(self, i:int): dataset, j, _ = self.place(i); return dataset.label(j) if self.labelled else None # uint8 tensor [H,W]
-    def __getitem__(self, i:int)->Sample:
-        if not self.labelled: return Sample(self.image(i), None, self.key(i))
+    def __len__(self):
+        return self.ends[-1]
+
+    def key(self, i: int) -> str:
+        dataset, j, prefix = self.place(i)
+        return prefix + dataset.key(j)
+
+    def image(self, i: int):
+        dataset, j, _ = self.place(i)
+        return dataset.image(j)  # uint8 tensor [3,H,W]
+
+    def label(self, i: int):
+        dataset, j, _ = self.place(i)
+        return dataset.label(j) if self.labelled else None  # uint8 tensor [H,W]
+
+    def __getitem__(self, i: int) -> Sample:
+        if not self.labelled:
+            return Sample(self.image(i), None, self.key(i))
         dataset, j, _ = self.place(i)
         return Sample(*dataset[j][:2], self.key(i))
 
-    def settings(self)->dict: # JSON-able
+    def settings(self) -> dict:  # JSON-able
         "What decides the samples, for a run's config: the settings of all parts."
-        return {"name": self.name, "split": self.split, "space": self.space.name, "labelled": self.labelled, "samples": len(self), "prefixes": self.prefixes,
-                "parts": [d.settings() for d in self.datasets]}
+        return {
+            "name": self.name,
+            "split": self.split,
+            "space": self.space.name,
+            "labelled": self.labelled,
+            "samples": len(self),
+            "prefixes": self.prefixes,
+            "parts": [d.settings() for d in self.datasets],
+        }
 
 # %% ../../nbs/data/45_twins.ipynb #6b511fc9
-def with_twins(source, root)->Joined: # a data set, the folder of its twins
+def with_twins(source, root) -> Joined:  # a data set, the folder of its twins
     "A source and its translated twins as one data set; the twins' keys begin with 'twin/'."
     return Joined([source, Twins(source, root)], ["", "twin/"])

@@ -12,7 +12,6 @@ __all__ = ['PRECISIONS', 'MOST_STEPS', 'LARGEST_SEED', 'LOST', 'Feed', 'Stage', 
 
 # %% ../../nbs/training/40_fit.ipynb #f9ec0bd8
 import atexit
-import logging
 import os
 import re
 import signal
@@ -26,41 +25,63 @@ from dataclasses import asdict, dataclass, field
 import torch
 from tqdm.auto import tqdm
 
+from ..core.distributed import gather_objects, leave_group, several_processes, share_state
+from ..core.files import writing
+from ..core.records import write_json
 from ..data.sampling import RareClasses, RareClassSampling, class_counts
 from ..data.streams import Stream, generator_at
 from ..data.transforms import JointTransform
 from ..errors import InputError, nearest, printable
 from ..models.pyramid_segmenters import sync_batch_norms
-from ..core.distributed import gather_objects, leave_group, several_processes, share_state
-from ..core.files import writing
-from ..core.records import write_json
 from .devices import launch_of, start_fabric, strategies
 from .objective import Batch, BatchTransform, NonFiniteError, Objective, Term, check_batches, train_step
-from .optim import SGD, Adam, check_schedule, make_optimizer, poly_lr, set_lr
+from .optim import SGD, Adam, check_schedule, make_optimizer, set_lr
 from uda_kit.training.runs import (
-    RunDirectory, append_log, newest_checkpoint, read_log, rewind_log, save_checkpoint, saying_how_to_resume,
+    RunDirectory,
+    append_log,
+    newest_checkpoint,
+    read_log,
+    rewind_log,
+    save_checkpoint,
+    saying_how_to_resume,
 )
 
 # %% ../../nbs/training/40_fit.ipynb #31fe9a5f
 @dataclass(frozen=True)
 class Feed:
     "How one domain is read: data set, batch size, joint transform, worker processes, cache."
+
     dataset: object
     batch_size: int = 1
     transform: JointTransform = JointTransform()
-    labelled: bool | None = None   # False: labels are never opened
-    workers: int = 0               # worker processes
-    cache_mb: int = 0              # bound of the cache of decoded, resized samples
+    labelled: bool | None = None  # False: labels are never opened
+    workers: int = 0  # worker processes
+    cache_mb: int = 0  # bound of the cache of decoded, resized samples
     rare: RareClassSampling | None = None  # images that hold rare classes more often; None: each image once an epoch
-    counts: object = None          # folder where class counts are kept; None: counted anew
+    counts: object = None  # folder where class counts are kept; None: counted anew
 
-    def stream(self, seed:int, start:int=0, rank:int=0, world:int=1) -> Stream:
-        return Stream(self.dataset, self.batch_size, self.transform, seed=seed, workers=self.workers, start=start,
-                      labelled=self.labelled, cache_mb=self.cache_mb, rank=rank, world=world, sampler=self.sampler())
+    def stream(self, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> Stream:
+        return Stream(
+            self.dataset,
+            self.batch_size,
+            self.transform,
+            seed=seed,
+            workers=self.workers,
+            start=start,
+            labelled=self.labelled,
+            cache_mb=self.cache_mb,
+            rank=rank,
+            world=world,
+            sampler=self.sampler(),
+        )
 
     def sampler(self) -> RareClasses | None:
         "What draws the images; counts the classes of the data set the first time."
-        return None if self.rare is None else RareClasses(class_counts(self.dataset, self.counts, progress=True), self.rare)
+        return (
+            None
+            if self.rare is None
+            else RareClasses(class_counts(self.dataset, self.counts, progress=True), self.rare)
+        )
 
     def settings(self) -> dict:
         "What decides the batches; workers and cache do not."
@@ -71,17 +92,18 @@ class Feed:
 @dataclass
 class Stage:
     "One training stage: what `fit` runs."
+
     name: str
     net: torch.nn.Module
     terms: dict[str, Term]
     source: Feed
     target: Feed | None = None
     steps: int = 1000
-    schedule: int | None = None           # length I of the polynomial schedule; None = `steps`
+    schedule: int | None = None  # length I of the polynomial schedule; None = `steps`
     optimiser: SGD | Adam = SGD()
     transforms: list[BatchTransform] = field(default_factory=list)
-    validate: Callable | None = None      # net -> mIoU, for the log only
-    fix_backbone: bool = False            # only the heads learn
+    validate: Callable | None = None  # net -> mIoU, for the log only
+    fix_backbone: bool = False  # only the heads learn
 
     def prepare(self, run) -> None:
         "What comes before training where the stage is one of a run's several; nothing here."
@@ -91,9 +113,17 @@ class Stage:
 
     def settings(self) -> dict:
         "Everything that decides the result, as JSON."
-        return {"stage": self.name, "network": getattr(self.net, "config", {}), "terms": {k: t.settings() for k, t in self.terms.items()},
-                "transforms": [v.settings() for v in self.transforms], "source": self.source.settings(),
-                "target": self.target.settings() if self.target else None, "steps": self.steps, "schedule": self.schedule or self.steps, "optimiser": {"name": type(self.optimiser).__name__, **asdict(self.optimiser)}} | ({"fix_backbone": True} if self.fix_backbone else {})
+        return {
+            "stage": self.name,
+            "network": getattr(self.net, "config", {}),
+            "terms": {k: t.settings() for k, t in self.terms.items()},
+            "transforms": [v.settings() for v in self.transforms],
+            "source": self.source.settings(),
+            "target": self.target.settings() if self.target else None,
+            "steps": self.steps,
+            "schedule": self.schedule or self.steps,
+            "optimiser": {"name": type(self.optimiser).__name__, **asdict(self.optimiser)},
+        } | ({"fix_backbone": True} if self.fix_backbone else {})
 
 # %% ../../nbs/training/40_fit.ipynb #3056d984
 def make_optimiser(stage: Stage) -> torch.optim.Optimizer:
@@ -122,6 +152,7 @@ def stop_signals() -> list[int]:
 
 class StopRequest:
     "Context in which the `stop_signals` are noted (`number`) instead of obeyed; only in the main thread."
+
     number, current = None, None
 
     def __enter__(self):
@@ -158,14 +189,19 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
 
 def stage_state(
     stage: Stage,
-    optimiser,                # of the network
-    random: list[dict],       # `random_state` of every process
+    optimiser,  # of the network
+    random: list[dict],  # `random_state` of every process
 ) -> dict:
     "All that the next step depends on, besides the network's weights and the step number."
     terms = stage.terms.items()
     critics = {name: {n: o.state_dict() for n, o in term.optimisers().items()} for name, term in terms}
-    return {"optimiser": optimiser.state_dict(), "random": random, "terms": {name: term.state_dict() for name, term in terms},
-            "critics": critics, "transforms": [transform.state_dict() for transform in stage.transforms]}
+    return {
+        "optimiser": optimiser.state_dict(),
+        "random": random,
+        "terms": {name: term.state_dict() for name, term in terms},
+        "critics": critics,
+        "transforms": [transform.state_dict() for transform in stage.transforms],
+    }
 
 
 def load_stage_state(stage: Stage, optimiser, state: dict, rank: int = 0) -> None:
@@ -180,14 +216,16 @@ def load_stage_state(stage: Stage, optimiser, state: dict, rank: int = 0) -> Non
     set_random_state(state["random"][rank])
 
 # %% ../../nbs/training/40_fit.ipynb #87790425
-def make_batch(batch, net, device, channels_last:bool=True) -> Batch:
+def make_batch(batch, net, device, channels_last: bool = True) -> Batch:
     "A `Batch` on `device` from a stream's batch of bytes."
     image = batch.image.to(device, non_blocking=True).float().div_(255)
-    if channels_last: image = image.contiguous(memory_format=torch.channels_last)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
     label = None if batch.label is None else batch.label.to(device, non_blocking=True).long()
     return Batch(image, label, net, batch.keys)
 
-def sides_read(stage:Stage) -> set:
+
+def sides_read(stage: Stage) -> set:
     "The domains, 'source' and 'target', that any term or transform looks at. Of the others no image is opened."
     return {side for x in (*stage.transforms, *(t for t in stage.terms.values() if t.weight > 0)) for side in x.reads}
 
@@ -196,23 +234,26 @@ PRECISIONS = ("32-true", "bf16-mixed")
 MOST_STEPS = 10**9
 LARGEST_SEED = 2**53 - 1  # terms draw from seeds a thousand times as large
 
+
 def is_whole(value: object, least: int, most: int = MOST_STEPS) -> bool:
     "Is it an int from `least` to `most`?"
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
+
 @dataclass(frozen=True)
 class RunOptions:
     "How to run a stage: devices, precision, how often to log and save."
+
     seed: int = 0
     accelerator: str = "auto"
-    devices: int | str = 1          # processes on each machine
-    nodes: int = 1                  # machines
+    devices: int | str = 1  # processes on each machine
+    nodes: int = 1  # machines
     strategy: str = "auto"
-    precision: str = "32-true"      # or "bf16-mixed"
+    precision: str = "32-true"  # or "bf16-mixed"
     channels_last: bool = True
     log_every: int = 20
     save_every: int = 500
-    validate_every: int = 0         # 0: at the end only
+    validate_every: int = 0  # 0: at the end only
     tensorboard: bool = False
     progress: bool = True
 
@@ -220,7 +261,12 @@ class RunOptions:
         "Options that decide the result."
         launch = launch_of(self.devices, self.nodes)
         processes = launch.devices if launch.nodes == 1 else launch.devices * launch.nodes
-        return {"seed": self.seed, "precision": self.precision, "channels_last": self.channels_last, "devices": processes}
+        return {
+            "seed": self.seed,
+            "precision": self.precision,
+            "channels_last": self.channels_last,
+            "devices": processes,
+        }
 
 # %% ../../nbs/training/40_fit.ipynb #195c979f
 def check_options(options: RunOptions) -> None:
@@ -233,9 +279,12 @@ def check_options(options: RunOptions) -> None:
         raise InputError("seed", f"{options.seed!r} is no whole number from 0 to {LARGEST_SEED}", "give a smaller one")
     for name, least in (("log_every", 1), ("save_every", 1), ("validate_every", 0)):
         if not is_whole(getattr(options, name), least):
-            raise InputError(name, f"{getattr(options, name)!r} is no whole number of at least {least}", "give a number of steps")
+            raise InputError(
+                name, f"{getattr(options, name)!r} is no whole number of at least {least}", "give a number of steps"
+            )
     if options.tensorboard:
         summary_writer()
+
 
 def make_fabric(options: RunOptions):
     "Lightning Fabric for the options, with its processes started where there are several. `InputError` for what this loop does not do."
@@ -249,32 +298,54 @@ FIRST_ERROR = 1000  # above all numbers of signals: that process 0 met an error,
 @dataclass
 class Training:
     "A stage set up on a device: what the loop works on."
-    stage: Stage; fabric: object; objective: object; optimiser: object; options: RunOptions
+
+    stage: Stage
+    fabric: object
+    objective: object
+    optimiser: object
+    options: RunOptions
 
     @classmethod
-    def setup(cls, stage:Stage, options:RunOptions, fabric=None) -> "Training":
+    def setup(cls, stage: Stage, options: RunOptions, fabric=None) -> "Training":
         fabric = fabric or make_fabric(options)
-        if hasattr(stage.net, "fix_backbone"): sync_batch_norms(stage.net.fix_backbone(stage.fix_backbone), fabric.device)
+        if hasattr(stage.net, "fix_backbone"):
+            sync_batch_norms(stage.net.fix_backbone(stage.fix_backbone), fabric.device)
         stage.net.zero_grad()  # an earlier stage may have left gradients of parts that are fixed now
-        stage.net.to(fabric.device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format).train()
-        for t in stage.terms.values(): t.to(fabric.device).train()
+        stage.net.to(
+            fabric.device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format
+        ).train()
+        for t in stage.terms.values():
+            t.to(fabric.device).train()
         objective = Objective(stage.net, stage.terms)
         share_state(objective)  # all processes start from the first one's weights and statistics
         objective, optimiser = fabric.setup(objective, make_optimiser(stage), move_to_device=False)
         if fabric.global_rank:  # dropout and the like: each process draws its own
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator_at("process", stage.name, options.seed, fabric.global_rank))))
+            torch.manual_seed(
+                int(
+                    torch.randint(
+                        2**62, (), generator=generator_at("process", stage.name, options.seed, fabric.global_rank)
+                    )
+                )
+            )
         return cls(stage, fabric, objective, optimiser, options)
 
-    def step(self, step:int, source, target) -> dict:
+    def step(self, step: int, source, target) -> dict:
         "Take step number `step` (from 0) on two batches; returns logged values as tensors."
         s, o, f = self.stage, self.options, self.fabric
-        lr = set_lr([self.optimiser.optimizer, *(c for t in s.terms.values() for c in t.optimisers().values())], step, s.schedule or s.steps, s.optimiser)
+        lr = set_lr(
+            [self.optimiser.optimizer, *(c for t in s.terms.values() for c in t.optimisers().values())],
+            step,
+            s.schedule or s.steps,
+            s.optimiser,
+        )
         read = {"source": source, "target": target}
         batches = {name: make_batch(b, s.net, f.device, o.channels_last) for name, b in read.items() if b is not None}
         generator = generator_at("views", o.seed, step, f.global_rank)
-        for transform in s.transforms: batches = transform(batches, generator)
+        for transform in s.transforms:
+            batches = transform(batches, generator)
         log = train_step(self.objective, self.optimiser, batches, f)
-        for transform in s.transforms: transform.after(s.net, step)
+        for transform in s.transforms:
+            transform.after(s.net, step)
         return {"lr": lr, **log}
 
     def agree(self, number: int | None, error: InputError | None = None) -> int:
@@ -293,39 +364,72 @@ class Training:
 # %% ../../nbs/training/40_fit.ipynb #5c9c0025
 def peak_gib() -> float:
     "Largest memory use of this process so far in GiB: of the GPU where one is used, else of the processor; nan where the system does not say."
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated(): return torch.cuda.max_memory_allocated() / 2**30
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**30
     try:
-        with open("/proc/self/status") as f: return next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) / 2**20  # ru_maxrss would begin with the parent process's
-    except (OSError, StopIteration, ValueError): pass
-    try: import resource
-    except ImportError: return float("nan")
+        with open("/proc/self/status") as f:
+            return (
+                next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) / 2**20
+            )  # ru_maxrss would begin with the parent process's
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
 
-def check_stage(stage:Stage) -> None:
+
+def check_stage(stage: Stage) -> None:
     "`InputError` where a stage cannot be run: before anything is written."
     reads = {side for t in stage.terms.values() if t.weight > 0 for side in t.reads}
     classes, space = getattr(stage.net, "num_classes", None), stage.source.dataset.space  # a translator has no classes
     if not is_whole(stage.steps, 1):
-        raise InputError(stage.name, f"takes {str(stage.steps)[:40]} steps", f"give a whole number from 1 to {MOST_STEPS}")
+        raise InputError(
+            stage.name, f"takes {str(stage.steps)[:40]} steps", f"give a whole number from 1 to {MOST_STEPS}"
+        )
     if stage.schedule is not None and not is_whole(stage.schedule, 1):
-        raise InputError(stage.name, f"has a schedule of {str(stage.schedule)[:40]} steps", f"give a whole number from 1 to {MOST_STEPS}, or None")
+        raise InputError(
+            stage.name,
+            f"has a schedule of {str(stage.schedule)[:40]} steps",
+            f"give a whole number from 1 to {MOST_STEPS}, or None",
+        )
     check_schedule(stage.name, stage.optimiser)
-    if classes is not None and classes != len(space): raise InputError(stage.name, f"the network has {classes} classes, the source {len(space)} ({space.name})", "build the network for the label space it is trained on")
-    if classes is not None and "source" in reads and not stage.source.dataset.labelled: raise InputError(stage.source.dataset.name, "has no labels to train on", "give a labelled source")
+    if classes is not None and classes != len(space):
+        raise InputError(
+            stage.name,
+            f"the network has {classes} classes, the source {len(space)} ({space.name})",
+            "build the network for the label space it is trained on",
+        )
+    if classes is not None and "source" in reads and not stage.source.dataset.labelled:
+        raise InputError(stage.source.dataset.name, "has no labels to train on", "give a labelled source")
     given = ("source",) if stage.target is None else ("source", "target")
     check_batches(stage.name, stage.terms.values(), stage.transforms, given)
 
-def read_steps(stage:Stage, options:RunOptions, start:int, rank:int=0, world:int=1):
+
+def read_steps(stage: Stage, options: RunOptions, start: int, rank: int = 0, world: int = 1):
     "Endless pairs of batches from step `start` on; a domain that nothing looks at is None."
     reads = sides_read(stage)
-    streams = [iter(feed.stream(options.seed + i, start, rank, world)) if side in reads else None for i, (side, feed) in enumerate((("source", stage.source), ("target", stage.target)))]
+    streams = [
+        iter(feed.stream(options.seed + i, start, rank, world)) if side in reads else None
+        for i, (side, feed) in enumerate((("source", stage.source), ("target", stage.target)))
+    ]
     try:
-        while True: yield tuple(next(s) if s else None for s in streams)
+        while True:
+            yield tuple(next(s) if s else None for s in streams)
     finally:
-        for s in filter(None, streams): s.close()
+        for s in filter(None, streams):
+            s.close()
 
 # %% ../../nbs/training/40_fit.ipynb #79e53c15
-def fit(stage:Stage, run_path, options:RunOptions=RunOptions(), config:dict|None=None, resume:bool=False, fabric=None) -> dict:
+def fit(
+    stage: Stage,
+    run_path,
+    options: RunOptions = RunOptions(),
+    config: dict | None = None,
+    resume: bool = False,
+    fabric=None,
+) -> dict:
     """Run a stage in a run directory; returns the last logged record.
 
     `config` is written to config.json (default: the stage's settings). With `resume` the run goes on from its newest whole checkpoint, on CPU to the same bits as if it
@@ -356,7 +460,9 @@ def run_loop(t: Training, run: RunDirectory, resume: bool, board) -> dict:
                 take_step(t, run, board, progress, bar)
         except NonFiniteError as error:
             if t.fabric.is_global_zero:
-                write_json(run.path / "stopped.json", {"stage": stage.name, "step": progress.step, "reason": str(error)})
+                write_json(
+                    run.path / "stopped.json", {"stage": stage.name, "step": progress.step, "reason": str(error)}
+                )
             raise
         finally:
             batches.close()
@@ -369,12 +475,13 @@ def run_loop(t: Training, run: RunDirectory, resume: bool, board) -> dict:
 @dataclass
 class Progress:
     "Where the loop is."
-    step: int = 0         # steps taken
-    saved: int = 0        # step of the newest checkpoint
+
+    step: int = 0  # steps taken
+    saved: int = 0  # step of the newest checkpoint
     began: float = field(default_factory=time.time)  # when the stage would have begun without a break
-    batch: tuple = ()     # source and target of the next step
-    record: dict = field(default_factory=dict)       # last logged
-    unsaved: list = field(default_factory=list)      # records that no checkpoint holds
+    batch: tuple = ()  # source and target of the next step
+    record: dict = field(default_factory=dict)  # last logged
+    unsaved: list = field(default_factory=list)  # records that no checkpoint holds
 
     @property
     def seconds(self) -> float:
@@ -391,7 +498,9 @@ def next_batch(t: Training, run: RunDirectory, progress: Progress, batches: Iter
     except OSError as unreadable:
         if not unreadable.filename:
             raise
-        error = InputError(unreadable.filename, f"cannot be read ({unreadable.strerror})", "check the file and its permissions")
+        error = InputError(
+            unreadable.filename, f"cannot be read ({unreadable.strerror})", "check the file and its permissions"
+        )
     asked = t.agree(stop.number, error)
     if asked:
         if progress.saved < progress.step:
@@ -417,7 +526,13 @@ def log_step(t: Training, run: RunDirectory, board, progress: Progress, values: 
     "Log the values of a step; validates where the options ask for it."
     s, o = t.stage, t.options
     numbers = {name: float(value) for name, value in values.items()}
-    progress.record = {"stage": s.name, "step": progress.step, **numbers, "seconds": round(progress.seconds, 2), "peak_gib": round(peak_gib(), 3)}
+    progress.record = {
+        "stage": s.name,
+        "step": progress.step,
+        **numbers,
+        "seconds": round(progress.seconds, 2),
+        "peak_gib": round(peak_gib(), 3),
+    }
     due = (o.validate_every and progress.step % o.validate_every == 0) or progress.step == s.steps
     if s.validate is not None and due:  # in every process: they share the images
         progress.record["miou"] = float(s.validate(s.net))
@@ -426,7 +541,13 @@ def log_step(t: Training, run: RunDirectory, board, progress: Progress, values: 
     if t.fabric.is_global_zero:
         append_log(run, progress.record)
         board.add(progress.record)
-        bar.set_postfix({k.removeprefix("loss/"): f"{v:.3f}" for k, v in progress.record.items() if k.startswith("loss/") or k == "miou"})
+        bar.set_postfix(
+            {
+                k.removeprefix("loss/"): f"{v:.3f}"
+                for k, v in progress.record.items()
+                if k.startswith("loss/") or k == "miou"
+            }
+        )
 
 
 def save(t: Training, run: RunDirectory, progress: Progress) -> None:
@@ -434,13 +555,16 @@ def save(t: Training, run: RunDirectory, progress: Progress) -> None:
     info = {"torch": torch.__version__, "seconds": round(progress.seconds, 2), "records": progress.unsaved}
     random = gather_objects(random_state())
     if t.fabric.is_global_zero:
-        save_checkpoint(run, t.stage.name, progress.step, t.stage.net.state_dict(), stage_state(t.stage, t.optimiser, random), info)
+        save_checkpoint(
+            run, t.stage.name, progress.step, t.stage.net.state_dict(), stage_state(t.stage, t.optimiser, random), info
+        )
     t.fabric.barrier()
     progress.saved, progress.unsaved = progress.step, []
 
 
 def restore(t: Training, run: RunDirectory) -> tuple[int, int, float]:
     "Load the newest whole checkpoint of the stage and bring the log to where it was; returns its step, twice, and when the stage would have begun without a break."
+
     def say(message: str) -> None:
         if t.fabric.is_global_zero:
             print(message, file=sys.stderr)
@@ -449,7 +573,9 @@ def restore(t: Training, run: RunDirectory) -> tuple[int, int, float]:
     info = newest.info if newest else {"step": 0}
     if newest:
         if info.get("torch", torch.__version__) != torch.__version__:
-            say(f"{newest.folder} was written by torch {info['torch']}, this is {torch.__version__}: results may differ in the last digits")
+            say(
+                f"{newest.folder} was written by torch {info['torch']}, this is {torch.__version__}: results may differ in the last digits"
+            )
         t.stage.net.load_state_dict(newest.weights)
         load_stage_state(t.stage, t.optimiser, newest.state, t.fabric.global_rank)
     if t.fabric.is_global_zero:
@@ -458,7 +584,9 @@ def restore(t: Training, run: RunDirectory) -> tuple[int, int, float]:
     return info["step"], info["step"], time.time() - info.get("seconds", 0.0)
 
 # %% ../../nbs/training/40_fit.ipynb #bdb3f7fb
-LOST = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|distnetworkerror|distbackenderror", re.I)
+LOST = re.compile(
+    r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|distnetworkerror|distbackenderror", re.I
+)
 
 
 def lost_another(error: BaseException) -> bool:
@@ -486,7 +614,11 @@ def leaving_together(fabric) -> Iterator[None]:
             if not first and only_here(error):
                 tell(f"{process}: {error}")
             raise
-        line = InputError(process, "another process of this run has ended", "see what it said, or whether the system ended it; then go on with --resume")
+        line = InputError(
+            process,
+            "another process of this run has ended",
+            "see what it said, or whether the system ended it; then go on with --resume",
+        )
         if not first and orphaned():
             tell(line)
         raise line from None
@@ -531,7 +663,9 @@ def summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError("tensorboard", "is not installed", "pip install tensorboard, or leave the option out") from None
+        raise InputError(
+            "tensorboard", "is not installed", "pip install tensorboard, or leave the option out"
+        ) from None
     return SummaryWriter
 
 

@@ -24,11 +24,11 @@ from ..models.segmenters import Outputs, upsample
 class Batch:
     "Images of one name in a training step, and the network's outputs for them, computed on first use and kept."
 
-    image: Tensor                     # [B,3,H,W] float in [0,1], RGB
-    label: Tensor | None = None       # [B,H,W] class ids, 255 = ignore; None where there are none
-    net: Callable | None = None       # image -> Outputs
+    image: Tensor  # [B,3,H,W] float in [0,1], RGB
+    label: Tensor | None = None  # [B,H,W] class ids, 255 = ignore; None where there are none
+    net: Callable | None = None  # image -> Outputs
     keys: list[str] = field(default_factory=list)  # names of the samples
-    weight: Tensor | None = None      # [B,H,W] how much a pixel's label counts; None: all alike
+    weight: Tensor | None = None  # [B,H,W] how much a pixel's label counts; None: all alike
     counts: dict[str, Tensor] = field(default_factory=dict)  # pixels of each class [C], by kind, for the log
     _cache: dict = field(default_factory=dict, repr=False)
 
@@ -82,12 +82,12 @@ AVERAGES = ("labelled", "all")
 
 
 def weighted_cross_entropy(
-    logits: Tensor,                 # [B,C,H,W]
-    label: Tensor,                  # [B,H,W] class ids
-    weight: Tensor | None = None,   # [B,H,W] of each pixel; None: 1
-    average: str = "labelled",      # divide by the number of pixels with a label, or by "all"
-    ignore: int = 255,              # id of pixels without a class
-) -> Tensor:                        # scalar; 0, with a zero gradient, where no pixel has a label
+    logits: Tensor,  # [B,C,H,W]
+    label: Tensor,  # [B,H,W] class ids
+    weight: Tensor | None = None,  # [B,H,W] of each pixel; None: 1
+    average: str = "labelled",  # divide by the number of pixels with a label, or by "all"
+    ignore: int = 255,  # id of pixels without a class
+) -> Tensor:  # scalar; 0, with a zero gradient, where no pixel has a label
     "Cross-entropy of labelled pixels, each with its weight."
     if average not in AVERAGES:
         raise InputError(f"average={average!r}", "is no way to average a loss", f"use one of {', '.join(AVERAGES)}")
@@ -107,11 +107,15 @@ class Term(nn.Module):
     def __init__(
         self,
         weight: float = 1.0,  # factor of this term in the objective; 0 switches the whole term off
-        start: int = 0,       # steps during which the term keeps silent: neither loss nor update
+        start: int = 0,  # steps during which the term keeps silent: neither loss nor update
     ):
         super().__init__()
         if weight < 0:
-            raise InputError(type(self).__name__, f"weight {weight} is negative", "give 0 to switch the term off, or a positive number")
+            raise InputError(
+                type(self).__name__,
+                f"weight {weight} is negative",
+                "give 0 to switch the term off, or a positive number",
+            )
         self.weight, self.start = float(weight), int(start)
         self.age = 0  # steps this term has been part of, counted by `train_step` and kept in checkpoints
 
@@ -155,7 +159,7 @@ class BatchTransform:
     "Changes the batches of a step, or adds one, and may act after the step (a teacher that follows the student)."
 
     reads: tuple[str, ...] = ("source", "target")  # the batches it looks at
-    makes: tuple[str, ...] = ()                    # the batches it adds
+    makes: tuple[str, ...] = ()  # the batches it adds
 
     def __call__(self, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
         "The batches after the transform; the dictionary that is given stays as it is."
@@ -176,10 +180,10 @@ class BatchTransform:
 
 # %% ../../nbs/training/10_objective.ipynb #10d0ff9c
 def check_batches(
-    where: str,                            # the stage, for the message
+    where: str,  # the stage, for the message
     terms: Iterable[Term],
     transforms: Iterable[BatchTransform],  # in their order
-    given: Iterable[str],                  # batches that are read from data
+    given: Iterable[str],  # batches that are read from data
 ) -> None:
     "`InputError` where a term or a transform reads a batch that nobody makes, or two transforms make the same."
     known = list(given)
@@ -187,7 +191,11 @@ def check_batches(
         _check_reads(where, transform, known)
         twice = [name for name in transform.makes if name in known]
         if twice:
-            raise InputError(where, f"{type(transform).__name__} makes the batch {twice[0]!r}, which is there already", "leave one of the two out")
+            raise InputError(
+                where,
+                f"{type(transform).__name__} makes the batch {twice[0]!r}, which is there already",
+                "leave one of the two out",
+            )
         known += transform.makes
     for term in terms:
         if term.weight > 0:
@@ -205,7 +213,9 @@ def _check_reads(where: str, reader: Term | BatchTransform, known: list[str]) ->
         return
     name = missing[0]
     if name in ("source", "target"):
-        raise InputError(where, f"{type(reader).__name__} reads the {name} but there is no {name} data", f"give the stage a {name}")
+        raise InputError(
+            where, f"{type(reader).__name__} reads the {name} but there is no {name} data", f"give the stage a {name}"
+        )
     makers = sorted(t.__name__ for t in _subclasses(BatchTransform) if name in t.makes)
     remedy = f"put {' or '.join(makers)} before it" if makers else nearest(name, known)
     raise InputError(where, f"{type(reader).__name__} reads the batch {name!r}, which nobody makes", remedy)
@@ -223,7 +233,9 @@ def backward_groups(terms: dict[str, Term]) -> list[list[str]]:
         names = [n for g in touching for n in g[1]] + [name]
         groups = [g for g in groups if g not in touching] + [(batches, names)]
     order = list(terms)
-    groups = sorted((sorted(names, key=order.index) for _, names in groups), key=lambda names: _first_batch(terms, names))
+    groups = sorted(
+        (sorted(names, key=order.index) for _, names in groups), key=lambda names: _first_batch(terms, names)
+    )
     if free:
         groups = [sorted((groups[0] if groups else []) + free, key=order.index), *groups[1:]]
     return groups
@@ -242,7 +254,9 @@ class Objective(nn.Module):
     def __init__(self, net: nn.Module, terms: dict[str, Term]):
         super().__init__()
         self.net, self.terms = net, nn.ModuleDict(terms)
-        self.batches: dict[str, Batch] = {}  # of the step; set before the forward pass, which wrappers would otherwise copy
+        self.batches: dict[
+            str, Batch
+        ] = {}  # of the step; set before the forward pass, which wrappers would otherwise copy
 
     def forward(self, names: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
         "Weighted sum of the losses of the named terms, and each loss without its weight."
@@ -295,8 +309,8 @@ def critic_step(
     critic: nn.Module,
     optimiser: torch.optim.Optimizer,
     losses: Iterable[Callable[[], Tensor]],  # differentiated one after the other
-    autocast: Callable = nullcontext,        # precision of the forward passes
-) -> Tensor:                                 # sum of the losses, detached
+    autocast: Callable = nullcontext,  # precision of the forward passes
+) -> Tensor:  # sum of the losses, detached
     "One step of a discriminator on the sum of `losses`; its parameters require gradients only inside this call."
     critic.requires_grad_(True)
     optimiser.zero_grad(set_to_none=True)
@@ -328,11 +342,11 @@ class Plain:
 
 # %% ../../nbs/training/10_objective.ipynb #5e8d46ae
 def train_step(
-    objective: nn.Module,              # an `Objective`, or what wraps it on several devices
+    objective: nn.Module,  # an `Objective`, or what wraps it on several devices
     optimiser: torch.optim.Optimizer,  # of the network and of the terms' joint parameters
-    batches: dict[str, Batch],         # by name; their `net` is the network
-    engine: object = Plain(),          # Lightning Fabric, or `Plain`
-) -> dict[str, Tensor]:                # detached values by name: loss/<term>, <term>/<value>, gradient
+    batches: dict[str, Batch],  # by name; their `net` is the network
+    engine: object = Plain(),  # Lightning Fabric, or `Plain`
+) -> dict[str, Tensor]:  # detached values by name: loss/<term>, <term>/<value>, gradient
     "One step of any method: update the network on the weighted sum of its terms, then let each term update what it owns."
     inner = getattr(objective, "module", objective)  # Fabric wraps it
     inner.batches = batches

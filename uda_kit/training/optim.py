@@ -21,17 +21,17 @@ WARMUP_RATIO = 1e-6  # of the full rate in the first step of a warm-up
 
 
 def poly_lr(
-    step: int,           # steps taken so far, i
-    total: int,          # length of the schedule, I
+    step: int,  # steps taken so far, i
+    total: int,  # length of the schedule, I
     power: float = 0.9,
-    hold: float = 0.0,   # h: fraction of the schedule at the full rate, in [0, 1)
+    hold: float = 0.0,  # h: fraction of the schedule at the full rate, in [0, 1)
 ) -> float:
     "Factor of the learning rate of a polynomial schedule: 1 for the fraction `hold` of it, then (1 - i/I)^power over the rest, 0 at and after the end."
     return max(0.0, 1 - max(0, step - hold * total) / (total - hold * total)) ** power
 
 
 def warmup_lr(
-    step: int,    # steps taken so far, i
+    step: int,  # steps taken so far, i
     warmup: int,  # W: steps until the full rate; 0: none
 ) -> float:
     "Factor of the learning rate during a linear warm-up, 1 after it."
@@ -46,18 +46,22 @@ class SGD:
 
     lr: Amount = 2.5e-4
     momentum: BelowOne = 0.9
-    weight_decay: Amount = 5e-4     # released code; the output-space paper says 1e-4
-    nesterov: bool = False         # released code; the paper says Nesterov
+    weight_decay: Amount = 5e-4  # released code; the output-space paper says 1e-4
+    nesterov: bool = False  # released code; the paper says Nesterov
     head_multiplier: Amount = 10.0
     backbone_multiplier: Amount = 1.0
     power: Amount = 0.9
-    hold: BelowOne = 0.0              # fraction of the schedule at the full rate
-    warmup: Delay = 0                # steps of linear warm-up, multiplied by the schedule
-    decay_norms: bool = True       # weight decay of norms and biases, too
-    layer_rates: tuple[tuple[str, Amount], ...] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
+    hold: BelowOne = 0.0  # fraction of the schedule at the full rate
+    warmup: Delay = 0  # steps of linear warm-up, multiplied by the schedule
+    decay_norms: bool = True  # weight decay of norms and biases, too
+    layer_rates: tuple[
+        tuple[str, Amount], ...
+    ] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
 
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
+        return torch.optim.SGD(
+            groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+        )
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,12 @@ class Adam:
     head_multiplier: Amount = 1.0
     backbone_multiplier: Amount = 1.0
     power: Amount = 0.9
-    hold: BelowOne = 0.0              # fraction of the schedule at the full rate
-    warmup: Delay = 0                # steps of linear warm-up, multiplied by the schedule
-    decay_norms: bool = True       # weight decay of norms and biases, too
-    layer_rates: tuple[tuple[str, Amount], ...] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
+    hold: BelowOne = 0.0  # fraction of the schedule at the full rate
+    warmup: Delay = 0  # steps of linear warm-up, multiplied by the schedule
+    decay_norms: bool = True  # weight decay of norms and biases, too
+    layer_rates: tuple[
+        tuple[str, Amount], ...
+    ] = ()  # (beginning of a parameter's name, factor of its rate); the first that fits counts
 
     def build(self, groups: list[dict]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
@@ -82,7 +88,7 @@ class Adam:
 def parameter_groups(
     how: SGD | Adam,
     named: Iterable[tuple[str, nn.Parameter]],  # names and parameters of one part: backbone, heads, or joint
-    multiplier: float,                          # of the part's learning rate
+    multiplier: float,  # of the part's learning rate
 ) -> list[dict]:
     "Groups of parameters that share a learning rate and a weight decay, in the order of their first parameters."
     groups: dict[tuple, dict] = {}
@@ -92,7 +98,9 @@ def parameter_groups(
         factor = next((f for prefix, f in how.layer_rates if name.startswith(prefix)), 1.0)
         decays = how.decay_norms or parameter.ndim > 1
         lr = how.lr * multiplier * factor
-        group = groups.setdefault((lr, decays), {"params": [], "lr": lr, "initial_lr": lr} | ({} if decays else {"weight_decay": 0.0}))
+        group = groups.setdefault(
+            (lr, decays), {"params": [], "lr": lr, "initial_lr": lr} | ({} if decays else {"weight_decay": 0.0})
+        )
         group["params"].append(parameter)
     return list(groups.values())
 
@@ -100,7 +108,11 @@ def parameter_groups(
 def check_schedule(where: str, how: SGD | Adam) -> None:
     "`InputError` where the numbers of a schedule make no sense."
     if not 0 <= how.hold < 1:
-        raise InputError(where, f"holds the learning rate for {how.hold} of its schedule", "give a share from 0 on that leaves some of it to fall")
+        raise InputError(
+            where,
+            f"holds the learning rate for {how.hold} of its schedule",
+            "give a share from 0 on that leaves some of it to fall",
+        )
     if how.warmup < 0:
         raise InputError(where, f"warms up for {how.warmup} steps", "give 0 or more")
 
@@ -111,14 +123,16 @@ def check_rates(where: str, how: SGD | Adam, names: Iterable[str]) -> None:
     lost = [prefix for prefix, _ in how.layer_rates if not any(name.startswith(prefix) for name in names)]
     if lost:
         parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
-        raise InputError(where, f"gives a rate to {lost[0]!r}, but no parameter's name begins so", f"there are {', '.join(parts)}")
+        raise InputError(
+            where, f"gives a rate to {lost[0]!r}, but no parameter's name begins so", f"there are {', '.join(parts)}"
+        )
 
 # %% ../../nbs/training/15_optim.ipynb #40535aa0
 def make_optimizer(
     how: SGD | Adam,
-    net: nn.Module,                       # with `backbone_parameters` and `head_parameters`
-    joint: Iterable[nn.Parameter] = (),   # what terms train jointly with it
-    where: str = "optimizer",             # for messages
+    net: nn.Module,  # with `backbone_parameters` and `head_parameters`
+    joint: Iterable[nn.Parameter] = (),  # what terms train jointly with it
+    where: str = "optimizer",  # for messages
 ) -> torch.optim.Optimizer:
     "The optimizer over a network and joint parameters; each group remembers its initial learning rate for the schedule."
     names = {p: name for name, p in net.named_parameters()}
@@ -126,7 +140,9 @@ def make_optimizer(
     named = lambda parameters: [(names[p], p) for p in parameters]
     groups = parameter_groups(how, named(net.backbone_parameters()), how.backbone_multiplier)
     groups += parameter_groups(how, named(net.head_parameters()), how.head_multiplier)
-    groups += parameter_groups(how, [("joint", p) for p in dict.fromkeys(joint)], how.head_multiplier)  # two terms may share theirs
+    groups += parameter_groups(
+        how, [("joint", p) for p in dict.fromkeys(joint)], how.head_multiplier
+    )  # two terms may share theirs
     return how.build(groups)
 
 
