@@ -398,7 +398,7 @@ def agree(self: Training, number: int | None, error: InputError | None = None) -
 def peak_gib() -> float:
     """Largest memory use of this process so far in GiB.
 
-    Of the GPU where one is used, else of the processor; nan where the system does not say."""
+    Of the GPU where one is used, else of the processor. It is nan where the system does not say."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**30
     try:
@@ -477,7 +477,7 @@ def fit(
     resume: bool = False,
     fabric: object = None,
 ) -> dict:
-    """Run a stage in a run directory; returns the last logged record.
+    """Run a stage in a run directory and return the last logged record.
 
     `config` is written to config.json (default: the stage's settings). With `resume` the run goes on
     from its newest whole checkpoint, on CPU to the same bits as if it had never stopped.
@@ -542,7 +542,7 @@ class Progress:
 
 # %% ../../nbs/training/40_fit.ipynb #0296d105
 def next_batch(training: Training, run: RunDirectory, progress: Progress, batches: Iterator, stop: StopRequest) -> bool:
-    """Read the batch of the next step; False after the last.
+    """Read the batch of the next step. False after the last.
 
     Raises `Interrupted` where any process was asked to stop, the `InputError` of any process that cannot read."""
     error, last = None, progress.step == training.stage.steps
