@@ -32,9 +32,9 @@ def folder(tmp_path_factory):
 def recipe(source=RENDERED):
     "Two steps, one in each stage; the second reads the twins as well."
     found = find_recipe("scenes/source-only")
-    data = replace(found.stages[0].source, name=source)
+    data = found.stages[0].source.with_text(source)
     stages = tuple(replace(s, source=replace(data, twins=twins), steps=1) for s, twins in zip(found.stages, ("", "scenes-as-camera")))
-    return replace(found, stages=stages, test=replace(found.test, name=CAMERA))
+    return replace(found, stages=stages, test=found.test.with_text(CAMERA))
 
 
 def test_a_run_reads_sources_and_twins(folder, tmp_path):

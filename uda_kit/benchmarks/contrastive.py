@@ -42,92 +42,147 @@ LOSSES = {  # name: classes C, anchors and memories of each K, dimensions D, the
     "loss-smoke": (19, 20, 128, "plain", "kit"),
 }
 
+
 def plain_loss(anchors, labels, keys, key_labels, memory, memory_labels) -> Tensor:
     "Eq. 1 as it stands, with the arguments of `contrastive_loss`."
     return plain_contrastive_loss(anchors, labels, torch.cat((keys, memory)), torch.cat((key_labels, memory_labels)))
 
+
 WAYS = {"plain": plain_loss, "kit": contrastive_loss, "bf16": partial(contrastive_loss, bf16=True)}
 
-def loss_case(classes:int, each:int, dims:int, dtype=torch.float32, device="cpu") -> list[Tensor]: # [N,D], [N], [C,D], [C], [N,D], [N], N = C K
+
+def loss_case(
+    classes: int, each: int, dims: int, dtype=torch.float32, device="cpu"
+) -> list[Tensor]:  # [N,D], [N], [C,D], [C], [N,D], [N], N = C K
     "Anchors, prototypes and memory with their classes, balanced; the same in every process."
     g = torch.Generator().manual_seed(0)
     centres, found = F.normalize(torch.randn(classes, dims, generator=g, dtype=torch.float64), dim=1), []
     for labels in (torch.arange(classes * each) % classes, torch.arange(classes), torch.arange(classes * each) // each):
-        noise = torch.randn(len(labels), dims, generator=g, dtype=torch.float64) / dims ** 0.5
+        noise = torch.randn(len(labels), dims, generator=g, dtype=torch.float64) / dims**0.5
         found += [F.normalize(centres[labels] + noise, dim=1).to(device, dtype), labels.to(device)]
-    for x in (found[0], found[2]): x.requires_grad_()
+    for x in (found[0], found[2]):
+        x.requires_grad_()
     return found
 
-def loss_and_gradients(way:str, case:list[Tensor]) -> dict[str, Tensor]:
+
+def loss_and_gradients(way: str, case: list[Tensor]) -> dict[str, Tensor]:
     "Value, and gradients of anchors and prototypes, in one of the `WAYS`."
     loss = WAYS[way](*case)
-    return dict(zip(("loss", "gradient of anchors", "gradient of keys"), (loss.detach(), *torch.autograd.grad(loss, (case[0], case[2])))))
+    return dict(
+        zip(
+            ("loss", "gradient of anchors", "gradient of keys"),
+            (loss.detach(), *torch.autograd.grad(loss, (case[0], case[2]))),
+        )
+    )
 
-def differences(a:dict[str, Tensor], b:dict[str, Tensor]) -> dict[str, float]:
+
+def differences(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, float]:
     "Norm of the difference of `b` from `a` by that of `a`, in float64."
     return {k: float((b[k].double() - a[k].double()).norm() / a[k].double().norm()) for k in a}
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #23414bce
-def seconds_of(function:Callable, runs:int, warm:int, one_core:bool) -> float:
+def seconds_of(function: Callable, runs: int, warm: int, one_core: bool) -> float:
     "Median seconds of a call; with `one_core` processor seconds, which other work on the machine does not stretch."
-    if not one_core: return timed(function, runs, warm)
+    if not one_core:
+        return timed(function, runs, warm)
     seconds = []
-    for _ in range(warm + runs): began = time.process_time(); function(); seconds.append(time.process_time() - began)
+    for _ in range(warm + runs):
+        began = time.process_time()
+        function()
+        seconds.append(time.process_time() - began)
     return statistics.median(seconds[warm:])
 
-def cores(one_core:bool) -> int:
+
+def cores(one_core: bool) -> int:
     "Use one core or all; returns their number."
-    if not one_core: return all_cores()
+    if not one_core:
+        return all_cores()
     torch.set_num_threads(1)
     return 1
 
-def extra_memory(function:Callable, device:str) -> float:
+
+def extra_memory(function: Callable, device: str) -> float:
     "Memory in GiB that a call needs at its peak beyond what is there before it."
-    if device == "cpu": return extra_gib(function)
+    if device == "cpu":
+        return extra_gib(function)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     function()
     return (torch.cuda.max_memory_allocated() - before) / 2**30
 
-def time_loss(way:str, name:str, runs:int, file:str, one_core:bool=False) -> dict:
+
+def time_loss(way: str, name: str, runs: int, file: str, one_core: bool = False) -> dict:
     "Median seconds of value and gradients in one of the `WAYS`, and the memory beyond their inputs; writes value and gradients to a file."
     threads, device = cores(one_core), "cuda" if torch.cuda.is_available() else "cpu"
     classes, each, dims, *_ = LOSSES[name]
     loss_and_gradients(way, loss_case(classes, 2, dims, device=device))
     case, found = loss_case(classes, each, dims, device=device), {}
-    def run(): found.update(loss_and_gradients(way, case)); found["loss"].item()  # waits for the device
+
+    def run():
+        found.update(loss_and_gradients(way, case))
+        found["loss"].item()  # waits for the device
+
     memory = extra_memory(run, device)
     torch.save({k: v.cpu() for k, v in found.items()}, file)
     return {"seconds": seconds_of(run, runs, 0, one_core), "extra_gib": memory, "threads": threads}
 
+
 ONE_CORE = "-one-core"  # ends the names of lines in processor seconds of one thread
 FIGURES = ("case", "quantity", "value", "commit")
 
-def append_figures(file:str, case:str, figures:dict[str, float], root=None) -> Path:
+
+def append_figures(file: str, case: str, figures: dict[str, float], root=None) -> Path:
     "Record named figures of a case in a CSV file in results/."
-    for quantity, value in figures.items(): path = append_csv(Path(root or results_folder()) / file, FIGURES, (case, quantity, f"{value:.4g}", current_commit()))
+    for quantity, value in figures.items():
+        path = append_csv(
+            Path(root or results_folder()) / file, FIGURES, (case, quantity, f"{value:.4g}", current_commit())
+        )
     return path
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #31605cab
-def bench_loss(name:str="loss", steps:int=3, repeats:int=3, record:bool=False, one_core:bool=False) -> dict:
+def bench_loss(
+    name: str = "loss", steps: int = 3, repeats: int = 3, record: bool = False, one_core: bool = False
+) -> dict:
     """The two ways of a case in turn, `repeats` times in fresh processes: seconds (with `one_core` of the processor, one thread), ratio, memory, differences.
 
     RuntimeError where the kit's differs from the plain way in value or gradients: by 1e-10 in float64 at a small size, by 1e-5 at full size."""
-    if name not in LOSSES: raise InputError(name, "is not a benchmark case", f"cases are {', '.join(LOSSES)}")
+    if name not in LOSSES:
+        raise InputError(name, "is not a benchmark case", f"cases are {', '.join(LOSSES)}")
     ways, small = LOSSES[name][3:], loss_case(7, 11, 16, torch.float64)
     gaps = {"float64": differences(loss_and_gradients("plain", small), loss_and_gradients("kit", small))}
-    if max(gaps["float64"].values()) > 1e-10: raise RuntimeError(f"kit and plain loss differ in float64: {gaps}")
+    if max(gaps["float64"].values()) > 1e-10:
+        raise RuntimeError(f"kit and plain loss differ in float64: {gaps}")
     with tempfile.TemporaryDirectory() as folder:
         files = {way: str(Path(folder, f"{way}.pt")) for way in ways}
-        turns = [{way: fresh("uda_kit.benchmarks.contrastive.time_loss", way, name, steps, files[way], one_core) for way in ways} for _ in range(repeats)]
+        turns = [
+            {
+                way: fresh("uda_kit.benchmarks.contrastive.time_loss", way, name, steps, files[way], one_core)
+                for way in ways
+            }
+            for _ in range(repeats)
+        ]
         gaps["float32"] = differences(*(torch.load(files[way]) for way in ways))
-    if "plain" in ways and max(gaps["float32"].values()) > 1e-5: raise RuntimeError(f"kit and plain loss differ at full size: {gaps}")
-    (plain, fast), (plain_gib, fast_gib) = ([statistics.median(t[way][key] for t in turns) for way in ways] for key in ("seconds", "extra_gib"))
+    if "plain" in ways and max(gaps["float32"].values()) > 1e-5:
+        raise RuntimeError(f"kit and plain loss differ at full size: {gaps}")
+    (plain, fast), (plain_gib, fast_gib) = (
+        [statistics.median(t[way][key] for t in turns) for way in ways] for key in ("seconds", "extra_gib")
+    )
     if record:
         append_timing("contrastive", name + ONE_CORE * one_core, plain, fast, plain_gib, fast_gib)
         append_figures("contrastive_errors.csv", name, gaps["float32"])
-    return {"name": name, "ways": list(ways), "plain": plain, "fast": fast, "ratio": plain / fast, "extra_plain_gib": plain_gib, "extra_fast_gib": fast_gib,
-            "memory_ratio": plain_gib / fast_gib, "errors": gaps["float32"], "errors_float64": gaps["float64"], "threads": turns[0][ways[0]]["threads"]}
+    return {
+        "name": name,
+        "ways": list(ways),
+        "plain": plain,
+        "fast": fast,
+        "ratio": plain / fast,
+        "extra_plain_gib": plain_gib,
+        "extra_fast_gib": fast_gib,
+        "memory_ratio": plain_gib / fast_gib,
+        "errors": gaps["float32"],
+        "errors_float64": gaps["float64"],
+        "threads": turns[0][ways[0]]["threads"],
+    }
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #a9d07f7f
 STEPS = {  # name: backbone, crop, images of each domain
@@ -137,15 +192,20 @@ STEPS = {  # name: backbone, crop, images of each domain
 }
 KINDS = ("own", "plain self-training", "whole")
 
-def set_norms(net, image:Tensor) -> None: # [B,3,H,W]
+
+def set_norms(net, image: Tensor) -> None:  # [B,3,H,W]
     "Give the batch norms of a network the statistics of a batch."
     momenta, training = [(m, m.momentum) for m in net.norms()], net.training
-    for m, _ in momenta: m.train().momentum = 1.
-    with torch.no_grad(): net(image)
-    for m, momentum in momenta: m.momentum = momentum
+    for m, _ in momenta:
+        m.train().momentum = 1.0
+    with torch.no_grad():
+        net(image)
+    for m, momentum in momenta:
+        m.momentum = momentum
     net.train(training)
 
-def fill_memories(terms:dict) -> None:
+
+def fill_memories(terms: dict) -> None:
     "Fill the memories of contrastive terms with random unit vectors, as many as they hold."
     g = torch.Generator().manual_seed(0)
     for space in {id(t.space): t.space for t in terms.values()}.values():
@@ -153,70 +213,118 @@ def fill_memories(terms:dict) -> None:
             queue.features.copy_(F.normalize(torch.randn(queue.features.shape, generator=g), dim=-1))
             queue.counts.fill_(queue.size)
 
-def step_training(name:str, kind:str, precision:str="bf16-mixed") -> tuple[Training, list]: # and pairs of batches
+
+def step_training(name: str, kind: str, precision: str = "bf16-mixed") -> tuple[Training, list]:  # and pairs of batches
     "A case set up for `Training.step`, the same in every process; the first step comes next."
     backbone, size, batch = STEPS[name]
     torch.manual_seed(0)
-    net, how, own = replace(NETWORKS[""], backbone=backbone, weights=None).build(19), StrongAugmentation(cutout=(0, min(40, *size))), kind == "own"
+    net, how, own = (
+        replace(NETWORKS[""], backbone=backbone, weights=None).build(19),
+        StrongAugmentation(cutout=(0, min(40, *size))),
+        kind == "own",
+    )
     terms = SelfTrainingTerms(alpha=0.1 if kind == "whole" else 0.0).build(net)
     configs = () if own else (TeacherConfig(precision=precision, augmentation=how), SourceAugmentation(how))
     transforms = [config.build(net) for config in configs]
-    feeds = Feed(StreetScenes(RENDERED, 4 * batch, size), batch), Feed(StreetScenes(CAMERA, 4 * batch, size), batch, labelled=own)
-    stage, options = Stage(name, net, terms, *feeds, steps=25000, optimiser=SGD(lr=1e-3, weight_decay=1e-4), transforms=transforms), RunOptions(precision=precision, progress=False)
+    feeds = (
+        Feed(StreetScenes(RENDERED, 4 * batch, size), batch),
+        Feed(StreetScenes(CAMERA, 4 * batch, size), batch, labelled=own),
+    )
+    stage, options = (
+        Stage(name, net, terms, *feeds, steps=25000, optimiser=SGD(lr=1e-3, weight_decay=1e-4), transforms=transforms),
+        RunOptions(precision=precision, progress=False),
+    )
     training, batches = Training.setup(stage, options), list(islice(read_steps(stage, options, 0), 3))
     fill_memories({k: t for k, t in terms.items() if hasattr(t, "space")})
     set_norms(net, make_batch(batches[0][0], net, training.fabric.device).image)
     return training, batches
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #87d00fa2
-def step_parts(training:Training, batches, runs:int, one_core:bool=False) -> dict[str, float]:
+def step_parts(training: Training, batches, runs: int, one_core: bool = False) -> dict[str, float]:
     "Median seconds of what a step does besides the student's pass and the contrastive terms."
     teacher, source = training.stage.transforms
     src, tgt = (make_batch(b, training.stage.net, training.fabric.device) for b in batches[0])
     wait = torch.cuda.synchronize if src.image.is_cuda else lambda: None
     p, features = average_prediction(teacher.network(tgt.net), tgt.image, teacher.scales, teacher.precision)
-    labelled, generator = teacher({"source": src, "target": tgt}, torch.Generator().manual_seed(0))["target"], torch.Generator().manual_seed(0)
+    labelled, generator = (
+        teacher({"source": src, "target": tgt}, torch.Generator().manual_seed(0))["target"],
+        torch.Generator().manual_seed(0),
+    )
+
     def label():
         confidence, initial = p.max(1)
         tau = confidence_thresholds(confidence, initial, p.shape[1], teacher.cap, teacher.share)
         return confidence, torch.where(confidence > tau[initial], initial, IGNORE)
+
     confidence, confident = label()
+
     def expand():
         teacher.expansion.gather(confident, confidence, features)
         teacher.expansion.expand(confident, features)
+
     def augment():
-        for domain in (src, labelled): augmented(domain, source.how, generator)
-    def follow(): teacher.follow(training.stage.net); teacher.network(None)
+        for domain in (src, labelled):
+            augmented(domain, source.how, generator)
+
+    def follow():
+        teacher.follow(training.stage.net)
+        teacher.network(None)
+
     predict = lambda: average_prediction(teacher.network(None), tgt.image, teacher.scales, teacher.precision)
     parts = {"teacher": predict, "thresholds": label, "expansion": expand, "augmentation": augment, "follow": follow}
     return {name: seconds_of(lambda: (part(), wait()), runs, 1, one_core) for name, part in parts.items()}
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #bb2aa65f
-def time_step(kind:str, name:str, steps:int, one_core:bool=False) -> dict:
+def time_step(kind: str, name: str, steps: int, one_core: bool = False) -> dict:
     "Median seconds of a step of a case in one of the `KINDS`, the process's peak memory, and for the whole step its parts."
     threads, (training, batches) = cores(one_core), step_training(name, kind)
     pairs, numbers = cycle(batches), iter(range(10**9))
-    def step(): return {k: float(v) for k, v in training.step(next(numbers), *next(pairs)).items()}  # waits for the device
+
+    def step():
+        return {k: float(v) for k, v in training.step(next(numbers), *next(pairs)).items()}  # waits for the device
+
     seconds, peak = seconds_of(step, steps, 2, one_core), peak_gib()
     parts = step_parts(training, batches, steps, one_core) if kind == "whole" else {}
     return {"seconds": seconds, "peak_gib": peak, "threads": threads, **parts}
 
-def bench_step(name:str="step", steps:int=3, repeats:int=2, record:bool=False, one_core:bool=False) -> dict:
+
+def bench_step(
+    name: str = "step", steps: int = 3, repeats: int = 2, record: bool = False, one_core: bool = False
+) -> dict:
     "The student's own step, plain self-training and the whole step of a case in turn, `repeats` times in fresh processes: seconds (with `one_core` of the processor, one thread), ratios to the own step, memory, seconds of the parts."
-    if name not in STEPS: raise InputError(name, "is not a benchmark case", f"cases are {', '.join(STEPS)}")
-    turns = [{kind: fresh("uda_kit.benchmarks.contrastive.time_step", kind, name, steps, one_core) for kind in KINDS} for _ in range(repeats)]
-    found = {kind: {key: statistics.median(t[kind][key] for t in turns) for key in first} for kind, first in turns[0].items()}
+    if name not in STEPS:
+        raise InputError(name, "is not a benchmark case", f"cases are {', '.join(STEPS)}")
+    turns = [
+        {kind: fresh("uda_kit.benchmarks.contrastive.time_step", kind, name, steps, one_core) for kind in KINDS}
+        for _ in range(repeats)
+    ]
+    found = {
+        kind: {key: statistics.median(t[kind][key] for t in turns) for key in first} for kind, first in turns[0].items()
+    }
     own, plain, whole = (found[kind] for kind in KINDS)
-    parts = {k: whole[k] for k in whole.keys() - {"seconds", "peak_gib", "threads"}} | {"contrast": whole["seconds"] - plain["seconds"]}
+    parts = {k: whole[k] for k in whole.keys() - {"seconds", "peak_gib", "threads"}} | {
+        "contrast": whole["seconds"] - plain["seconds"]
+    }
     if record:
         name += ONE_CORE * one_core
-        for line, kind in ((name, whole), (f"{name}-no-contrast", plain)): append_timing("contrastive", line, own["seconds"], kind["seconds"], own["peak_gib"], kind["peak_gib"])
+        for line, kind in ((name, whole), (f"{name}-no-contrast", plain)):
+            append_timing("contrastive", line, own["seconds"], kind["seconds"], own["peak_gib"], kind["peak_gib"])
         append_figures("contrastive_parts.csv", name, {"own": own["seconds"]} | parts)
-    return {"name": name, "seconds": {kind: found[kind]["seconds"] for kind in KINDS}, "ratio": whole["seconds"] / own["seconds"], "ratio_no_contrast": plain["seconds"] / own["seconds"],
-            "parts": parts, "peak_gib": {kind: found[kind]["peak_gib"] for kind in KINDS}, "threads": whole["threads"]}
+    return {
+        "name": name,
+        "seconds": {kind: found[kind]["seconds"] for kind in KINDS},
+        "ratio": whole["seconds"] / own["seconds"],
+        "ratio_no_contrast": plain["seconds"] / own["seconds"],
+        "parts": parts,
+        "peak_gib": {kind: found[kind]["peak_gib"] for kind in KINDS},
+        "threads": whole["threads"],
+    }
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #ce13868d
-def bench_contrastive(name:str="loss", steps:int=3, repeats:int=2, record:bool=False, one_core:bool=False) -> dict:
+def bench_contrastive(
+    name: str = "loss", steps: int = 3, repeats: int = 2, record: bool = False, one_core: bool = False
+) -> dict:
     "`bench_loss` or `bench_step`, by the name of the case."
-    if name not in LOSSES | STEPS: raise InputError(name, "is not a benchmark case", f"cases are {', '.join(LOSSES | STEPS)}")
+    if name not in LOSSES | STEPS:
+        raise InputError(name, "is not a benchmark case", f"cases are {', '.join(LOSSES | STEPS)}")
     return (bench_loss if name in LOSSES else bench_step)(name, steps, repeats, record, one_core)

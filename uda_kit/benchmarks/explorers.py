@@ -10,7 +10,8 @@ __all__ = ['SIZE', 'POINTS', 'SMALL', 'FIGURES', 'make_explorer', 'random_move',
 import tempfile
 import time
 
-import numpy as np, torch
+import numpy as np
+import torch
 
 from ..core.errors import InputError
 from ..results.tables import append_csv, current_commit, machine_name, results_folder
@@ -18,28 +19,39 @@ from ..visual import explorers
 
 # %% ../../nbs/benchmarks/60_explorers.ipynb #a58e1ede
 SIZE = (256, 512)  # pixels of the images
-POINTS = 5000      # of the alignment explorer
+POINTS = 5000  # of the alignment explorer
 SMALL = (64, 128)  # for a trial
 
-def make_explorer(name:str, size=SIZE, folder=None): # folder: for the run directory that a training explorer looks at
+
+def make_explorer(name: str, size=SIZE, folder=None):  # folder: for the run directory that a training explorer looks at
     "An explorer by class name, its example at an image size. `InputError` for an unknown name."
-    if name not in explorers.NAMES: raise InputError(name, "is no explorer", f"choose from {', '.join(explorers.NAMES)}")
+    if name not in explorers.NAMES:
+        raise InputError(name, "is no explorer", f"choose from {', '.join(explorers.NAMES)}")
     cls = getattr(explorers, name)
-    if name == "TrainingExplorer": return cls.example(folder, size=size)
-    if name == "AlignmentExplorer": return cls.example(size, images=24 if size == SIZE else 3, per_class=400, most=POINTS)
+    if name == "TrainingExplorer":
+        return cls.example(folder, size=size)
+    if name == "AlignmentExplorer":
+        return cls.example(size, images=24 if size == SIZE else 3, per_class=400, most=POINTS)
     return cls.example(size=size)
 
-def random_move(explorer, rng) -> tuple: # -> name of a control, a value it accepts
+
+def random_move(explorer, rng) -> tuple:  # -> name of a control, a value it accepts
     "One control, moved somewhere in its range."
     name = rng.choice(list(explorer.controls))
     control = explorer.controls[name]
-    if hasattr(control, "options"): return name, control.options[rng.integers(len(control.options))]
-    if not hasattr(control, "low"): return name, bool(rng.integers(2))
-    steps = round((control.high - control.low)/control.step)
-    return name, control.check(control.low + control.step*rng.integers(steps + 1) if control.whole else min(control.high, control.low + control.step*float(rng.integers(steps + 1))))
+    if hasattr(control, "options"):
+        return name, control.options[rng.integers(len(control.options))]
+    if not hasattr(control, "low"):
+        return name, bool(rng.integers(2))
+    steps = round((control.high - control.low) / control.step)
+    return name, control.check(
+        control.low + control.step * rng.integers(steps + 1)
+        if control.whole
+        else min(control.high, control.low + control.step * float(rng.integers(steps + 1)))
+    )
 
 # %% ../../nbs/benchmarks/60_explorers.ipynb #aacf0729
-def time_moves(explorer, moves:int=200, seed:int=0) -> np.ndarray: # float [moves] seconds
+def time_moves(explorer, moves: int = 200, seed: int = 0) -> np.ndarray:  # float [moves] seconds
     "Seconds from a widget's new value to all that follows from it in Python. `RuntimeError` if an answer was an unexpected error."
     view, rng, seconds = explorer.make_view(), np.random.default_rng(seed), []
     for _ in range(moves):
@@ -47,39 +59,66 @@ def time_moves(explorer, moves:int=200, seed:int=0) -> np.ndarray: # float [move
         began = time.perf_counter()
         view.refresh(**{name: value})
         seconds.append(time.perf_counter() - began)
-        if "Error:" in view.message.value: raise RuntimeError(f"{explorer.title}, {name}={value!r}: {view.message.value}")
+        if "Error:" in view.message.value:
+            raise RuntimeError(f"{explorer.title}, {name}={value!r}: {view.message.value}")
     return np.array(seconds)
+
 
 FIGURES = ("explorer", "moves", "median_ms", "p95_ms", "worst_ms", "commit", "machine")
 
-def bench_explorers(moves:int=200, names=None, size=SIZE, record:bool=False, root=None) -> dict: # name -> {"median_ms", "p95_ms", "worst_ms"}
+
+def bench_explorers(
+    moves: int = 200, names=None, size=SIZE, record: bool = False, root=None
+) -> dict:  # name -> {"median_ms", "p95_ms", "worst_ms"}
     "Time all explorers, or those named, on one thread; with `record`, lines in results/bench_explorers.csv."
     threads, found = torch.get_num_threads(), {}
     torch.set_num_threads(1)
     try:
         for name in names or explorers.NAMES:
-            with tempfile.TemporaryDirectory() as folder: ms = 1000*time_moves(make_explorer(name, size, folder), moves)
-            found[name] = {"median_ms": float(np.median(ms)), "p95_ms": float(np.quantile(ms, .95)), "worst_ms": float(ms.max())}
-            if record: append_csv((root or results_folder())/"bench_explorers.csv", FIGURES, (name, moves, *(f"{v:.1f}" for v in found[name].values()), current_commit(), machine_name()))
-    finally: torch.set_num_threads(threads)
+            with tempfile.TemporaryDirectory() as folder:
+                ms = 1000 * time_moves(make_explorer(name, size, folder), moves)
+            found[name] = {
+                "median_ms": float(np.median(ms)),
+                "p95_ms": float(np.quantile(ms, 0.95)),
+                "worst_ms": float(ms.max()),
+            }
+            if record:
+                append_csv(
+                    (root or results_folder()) / "bench_explorers.csv",
+                    FIGURES,
+                    (name, moves, *(f"{v:.1f}" for v in found[name].values()), current_commit(), machine_name()),
+                )
+    finally:
+        torch.set_num_threads(threads)
     return found
 
 # %% ../../nbs/benchmarks/60_explorers.ipynb #aa541621
-def clouds(count:int=10_000, channels:int=128, classes:int=19, seed:int=0) -> np.ndarray: # float32 [count, channels]
+def clouds(
+    count: int = 10_000, channels: int = 128, classes: int = 19, seed: int = 0
+) -> np.ndarray:  # float32 [count, channels]
     "Features with the shape of a sample: a cloud for each class, in two halves that are a little apart."
     rng = np.random.default_rng(seed)
-    ids = rng.integers(0, 2*classes, count)
-    centres = rng.normal(size=(classes, channels)).repeat(2, 0) + .3*rng.normal(size=(2*classes, channels))
-    return (centres[ids] + .6*rng.normal(size=(count, channels))).astype(np.float32)
+    ids = rng.integers(0, 2 * classes, count)
+    centres = rng.normal(size=(classes, channels)).repeat(2, 0) + 0.3 * rng.normal(size=(2 * classes, channels))
+    return (centres[ids] + 0.6 * rng.normal(size=(count, channels))).astype(np.float32)
 
-def bench_embedding(count:int=10_000, methods=("umap", "tsne"), record:bool=False, root=None) -> dict: # method -> seconds
+
+def bench_embedding(
+    count: int = 10_000, methods=("umap", "tsne"), record: bool = False, root=None
+) -> dict:  # method -> seconds
     "Seconds that a map of `count` features of 128 channels takes; with `record`, lines in results/bench_embedding.csv."
     from uda_kit.visual.embedding import embed
-    embed(clouds(200), "umap") # compiles, once
+
+    embed(clouds(200), "umap")  # compiles, once
     features, found = clouds(count), {}
     for m in methods:
         began = time.perf_counter()
         embed(features, m, progress=True)
         found[m] = time.perf_counter() - began
-        if record: append_csv((root or results_folder())/"bench_embedding.csv", ("method", "points", "channels", "seconds", "commit", "machine"), (m, count, features.shape[1], f"{found[m]:.1f}", current_commit(), machine_name()))
+        if record:
+            append_csv(
+                (root or results_folder()) / "bench_embedding.csv",
+                ("method", "points", "channels", "seconds", "commit", "machine"),
+                (m, count, features.shape[1], f"{found[m]:.1f}", current_commit(), machine_name()),
+            )
     return found

@@ -11,7 +11,6 @@ import statistics
 from pathlib import Path
 
 from ..core.records import read_json
-from ..core.errors import InputError
 from ..models.checkpoints import load_weights
 from ..results.tables import append_csv, current_commit, read_csv, read_number, results_folder
 from ..training.runs import ResultRecord
@@ -22,36 +21,78 @@ from ..visual.embedding import alignment_scores, join, sample_features
 SCORES = ("prototype distance", "domain silhouette", "class silhouette", "mixing")
 COLUMNS = ("recipe", "seed", *(s.replace(" ", "_") for s in SCORES), "cells", "source", "target", "commit")
 
-def run_of(folder) -> dict: # folder of a finished run -> its result.json
-    "What a run says of itself. `InputError` where it is not finished."
-    return read_json(Path(folder) / "result.json", ResultRecord, "name the folder of a finished run of `uda-kit train` or `bench table`")
 
-def bench_alignment(runs,           # folders of finished runs
-                    source, target, # labelled data sets that no run was trained on
-                    per_class:int=150, # cells of a class and domain
-                    record:bool=False, root=None, progress:bool=True) -> list: # of dicts: recipe, seed, scores
+def run_of(folder) -> dict:  # folder of a finished run -> its result.json
+    "What a run says of itself. `InputError` where it is not finished."
+    return read_json(
+        Path(folder) / "result.json",
+        ResultRecord,
+        "name the folder of a finished run of `uda-kit train` or `bench table`",
+    )
+
+
+def bench_alignment(
+    runs,  # folders of finished runs
+    source,
+    target,  # labelled data sets that no run was trained on
+    per_class: int = 150,  # cells of a class and domain
+    record: bool = False,
+    root=None,
+    progress: bool = True,
+) -> list:  # of dicts: recipe, seed, scores
     "Alignment scores of the last network of each run; with `record`, lines in results/alignment.csv. The same cells for all runs whose maps are equally large."
-    found, said = [], [run_of(r) for r in runs] # all must be there before the first is measured
+    found, said = [], [run_of(r) for r in runs]  # all must be there before the first is measured
     for folder, run in zip(runs, said):
-        net = load_weights(Path(folder)/"weights.safetensors")
-        table = join(*(sample_features(net, data, per_class, domain=name, progress=progress) for name, data in (("source", source), ("target", target))))
+        net = load_weights(Path(folder) / "weights.safetensors")
+        table = join(
+            *(
+                sample_features(net, data, per_class, domain=name, progress=progress)
+                for name, data in (("source", source), ("target", target))
+            )
+        )
         scores = alignment_scores(table)
         found.append({"recipe": run["recipe"], "seed": run["seed"], **scores, "cells": len(table)})
-        if record: append_csv(Path(root or results_folder())/"alignment.csv", COLUMNS, (run["recipe"], run["seed"], *(f"{scores[s]:.4f}" for s in SCORES), len(table), *(f"{d.name} {d.split}".strip() for d in (source, target)), current_commit()))
+        if record:
+            append_csv(
+                Path(root or results_folder()) / "alignment.csv",
+                COLUMNS,
+                (
+                    run["recipe"],
+                    run["seed"],
+                    *(f"{scores[s]:.4f}" for s in SCORES),
+                    len(table),
+                    *(f"{d.name} {d.split}".strip() for d in (source, target)),
+                    current_commit(),
+                ),
+            )
     return found
 
 # %% ../../nbs/benchmarks/50_feature_alignment.ipynb #83dad5da
-def alignment_table(recipes, # title -> recipe
-                    root=None, caption="MEASURED HERE") -> Table:
+def alignment_table(
+    recipes,  # title -> recipe
+    root=None,
+    caption="MEASURED HERE",
+) -> Table:
     "Mean and standard deviation over seeds of what results/alignment.csv holds; the last line of a run counts."
-    file = Path(root or results_folder())/"alignment.csv"
+    file = Path(root or results_folder()) / "alignment.csv"
     numbers = [s.replace(" ", "_") for s in SCORES]
     lines = {}
     for n, line in enumerate(read_csv(file, COLUMNS), 2):
-        values = {c: math.nan if line[c] in ("", "nan") else read_number(line[c], file, n, least=-math.inf) for c in numbers}
+        values = {
+            c: math.nan if line[c] in ("", "nan") else read_number(line[c], file, n, least=-math.inf) for c in numbers
+        }
         lines[line["recipe"], line["seed"]] = values
 
     def cell(recipe, column):
         values = [l[column] for (r, _), l in lines.items() if r == recipe and not math.isnan(l[column])]
-        return "–" if not values else f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
-    return Table(("run", *SCORES), [(title, *(cell(recipe, s.replace(" ", "_")) for s in SCORES)) for title, recipe in recipes.items()], caption)
+        return (
+            "–"
+            if not values
+            else f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+        )
+
+    return Table(
+        ("run", *SCORES),
+        [(title, *(cell(recipe, s.replace(" ", "_")) for s in SCORES)) for title, recipe in recipes.items()],
+        caption,
+    )

@@ -18,7 +18,14 @@ from ..data.scenes import RENDERED, StreetScenes
 from ..core.errors import InputError
 from ..methods.output_space import OutputSpaceTerms
 from ..methods.patch_alignment import PatchTerms
-from ..methods.patch_modes import PatchModes, cluster, loop_histograms, one_hot_histograms, patch_histograms, sample_histograms
+from uda_kit.methods.patch_modes import (
+    PatchModes,
+    cluster,
+    loop_histograms,
+    one_hot_histograms,
+    patch_histograms,
+    sample_histograms,
+)
 from ..models.segmenters import deeplab_v2
 from .training_step import CASES, fresh
 from ..results.tables import append_timing
@@ -27,65 +34,119 @@ from ..training.fit import SGD, Stage, make_optimiser, peak_gib
 from ..training.objective import Batch, Objective, Plain, train_step
 
 # %% ../../nbs/benchmarks/20_patch_alignment.ipynb #5a7d48ad
-def extra_gib(function:Callable) -> float:
+def extra_gib(function: Callable) -> float:
     "Memory in GiB that a call needs at its peak beyond what is there before it; nan where the system (not Linux) does not say."
     from pathlib import Path
-    status = lambda key: next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)) / 2**20
-    try: Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    except OSError: return float("nan")
-    before = status("VmRSS"); function()
+
+    status = lambda key: (
+        next(
+            int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)
+        )
+        / 2**20
+    )
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    except OSError:
+        return float("nan")
+    before = status("VmRSS")
+    function()
     return status("VmHWM") - before
+
 
 WAYS = {"loop": loop_histograms, "one-hot": one_hot_histograms, "kit": patch_histograms}
 
-def time_histograms(way:str, repeats:int, size=(720, 1280), grid=(20, 20)) -> dict:
+
+def time_histograms(way: str, repeats: int, size=(720, 1280), grid=(20, 20)) -> dict:
     "Median seconds of the histograms of one label map, and the memory they need beyond what is there before."
     label, seconds = StreetScenes(RENDERED, n=1, size=size).label(0), []
     WAYS[way](StreetScenes(RENDERED, n=1, size=(40, 80)).label(0), (4, 4))  # libraries load what they load
     peak = extra_gib(lambda: WAYS[way](label, grid))
     for _ in range(repeats):
-        began = time.perf_counter(); found = WAYS[way](label, grid); seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        found = WAYS[way](label, grid)
+        seconds.append(time.perf_counter() - began)
     return {"seconds": statistics.median(seconds), "peak_gib": peak, "sum": float(found.double().square().sum())}
 
-def bench_histograms(repeats:int=30, record:bool=False) -> dict:
+
+def bench_histograms(repeats: int = 30, record: bool = False) -> dict:
     "The kit's histograms against per-class loops and one-hot planes: seconds, ratio, memory."
-    torch.testing.assert_close(*(w(StreetScenes(RENDERED, n=1, size=(72, 128)).label(0), (4, 4)) for w in (patch_histograms, loop_histograms)))
-    runs = {way: fresh("uda_kit.benchmarks.patch_alignment.time_histograms", way, repeats if way == "kit" else max(repeats // 10, 1)) for way in WAYS}
+    torch.testing.assert_close(
+        *(w(StreetScenes(RENDERED, n=1, size=(72, 128)).label(0), (4, 4)) for w in (patch_histograms, loop_histograms))
+    )
+    runs = {
+        way: fresh(
+            "uda_kit.benchmarks.patch_alignment.time_histograms", way, repeats if way == "kit" else max(repeats // 10, 1)
+        )
+        for way in WAYS
+    }
     kit, found = runs["kit"], {}
     for way in ("loop", "one-hot"):
-        if abs(runs[way]["sum"] - kit["sum"]) > 1e-4 * kit["sum"]: raise RuntimeError(f"{way} and kit histograms differ: {runs}")
-        found[way] = {"seconds": runs[way]["seconds"], "ratio": runs[way]["seconds"] / kit["seconds"], "extra_gib": runs[way]["peak_gib"]}
-        if record: append_timing("patches", f"histograms-{way}", runs[way]["seconds"], kit["seconds"], runs[way]["peak_gib"], kit["peak_gib"])
+        if abs(runs[way]["sum"] - kit["sum"]) > 1e-4 * kit["sum"]:
+            raise RuntimeError(f"{way} and kit histograms differ: {runs}")
+        found[way] = {
+            "seconds": runs[way]["seconds"],
+            "ratio": runs[way]["seconds"] / kit["seconds"],
+            "extra_gib": runs[way]["peak_gib"],
+        }
+        if record:
+            append_timing(
+                "patches",
+                f"histograms-{way}",
+                runs[way]["seconds"],
+                kit["seconds"],
+                runs[way]["peak_gib"],
+                kit["peak_gib"],
+            )
     return {"name": "histograms", "seconds_kit": kit["seconds"], "extra_gib": kit["peak_gib"], **found}
 
 # %% ../../nbs/benchmarks/20_patch_alignment.ipynb #2c1697cf
-def time_clustering(patches:int, k:int=50) -> dict:
+def time_clustering(patches: int, k: int = 50) -> dict:
     "Seconds of clustering so many patches of 19 classes, and the process's peak memory."
     scenes = StreetScenes(RENDERED, n=-(-patches // 400), size=(80, 160))
     x, *_ = sample_histograms(scenes, (80, 160), (4, 8), patches, progress=False)
     began = time.perf_counter()
     centroids, shares = cluster(x, k)
-    return {"patches": len(x), "seconds": time.perf_counter() - began, "peak_gib": peak_gib(), "largest_mode": float(shares[0])}
+    return {
+        "patches": len(x),
+        "seconds": time.perf_counter() - began,
+        "peak_gib": peak_gib(),
+        "largest_mode": float(shares[0]),
+    }
 
-def time_plain_kmeans(patches:int, k:int=50) -> dict:
+
+def time_plain_kmeans(patches: int, k: int = 50) -> dict:
     "The same with scikit-learn's plain KMeans."
     from sklearn.cluster import KMeans
-    x, *_ = sample_histograms(StreetScenes(RENDERED, n=-(-patches // 400), size=(80, 160)), (80, 160), (4, 8), patches, progress=False)
+
+    x, *_ = sample_histograms(
+        StreetScenes(RENDERED, n=-(-patches // 400), size=(80, 160)), (80, 160), (4, 8), patches, progress=False
+    )
     began = time.perf_counter()
     KMeans(k, n_init=1, random_state=0).fit(x)
     return {"patches": len(x), "seconds": time.perf_counter() - began, "peak_gib": peak_gib()}
 
-def bench_clustering(sizes=(200_000, 2_000_000), record:bool=False) -> dict:
+
+def bench_clustering(sizes=(200_000, 2_000_000), record: bool = False) -> dict:
     "Mini-batch against plain K-means, for several numbers of patches."
     found = {}
     for n in sizes:
-        plain, kit = (fresh(f"uda_kit.benchmarks.patch_alignment.{f}", n) for f in ("time_plain_kmeans", "time_clustering"))
-        found[str(n)] = {"seconds": kit["seconds"], "peak_gib": kit["peak_gib"], "plain_seconds": plain["seconds"], "plain_peak_gib": plain["peak_gib"]}
-        if record: append_timing("patches", f"clustering-{n}", plain["seconds"], kit["seconds"], plain["peak_gib"], kit["peak_gib"])
+        plain, kit = (
+            fresh(f"uda_kit.benchmarks.patch_alignment.{f}", n) for f in ("time_plain_kmeans", "time_clustering")
+        )
+        found[str(n)] = {
+            "seconds": kit["seconds"],
+            "peak_gib": kit["peak_gib"],
+            "plain_seconds": plain["seconds"],
+            "plain_peak_gib": plain["peak_gib"],
+        }
+        if record:
+            append_timing(
+                "patches", f"clustering-{n}", plain["seconds"], kit["seconds"], plain["peak_gib"], kit["peak_gib"]
+            )
     return {"name": "clustering", **found}
 
 # %% ../../nbs/benchmarks/20_patch_alignment.ipynb #82f855a1
-def patch_stepper(name:str, patch:bool) -> Callable:
+def patch_stepper(name: str, patch: bool) -> Callable:
     "A function that takes one step of a case, with or without patch alignment."
     net_options, source, target, batch = CASES[name]
     torch.manual_seed(0)
@@ -93,25 +154,49 @@ def patch_stepper(name:str, patch:bool) -> Callable:
     net = deeplab_v2(19, multi_level=True, **net_options).to(device, memory_format=torch.channels_last).train()
     terms, cell = OutputSpaceTerms().build(net), tuple(s // 20 if s % 40 == 0 else s // 4 for s in source)
     modes = PatchModes(torch.rand(50, 76), CITYSCAPES19.classes, source, cell)
-    if patch: terms |= PatchTerms(start=0, target_patch=tuple(s // 16 for s in target)).build(net, BuildContext(modes=modes))
+    if patch:
+        terms |= PatchTerms(start=0, target_patch=tuple(s // 16 for s in target)).build(net, BuildContext(modes=modes))
     terms = {k: t.to(device) for k, t in terms.items()}
     optimiser = make_optimiser(Stage("bench", net, terms, None, optimiser=SGD(lr=1e-4)))
     x_s, x_t = (torch.rand(batch, 3, *size).to(device, memory_format=torch.channels_last) for size in (source, target))
     y_s = torch.randint(0, 19, (batch, *source), device=device)
     autocast = lambda: torch.autocast(device, torch.bfloat16)
     objective = Objective(net, terms)
-    return lambda: float(train_step(objective, optimiser, {"source": Batch(x_s, y_s, net), "target": Batch(x_t, None, net)}, Plain(autocast))["gradient"])
+    return lambda: float(
+        train_step(
+            objective, optimiser, {"source": Batch(x_s, y_s, net), "target": Batch(x_t, None, net)}, Plain(autocast)
+        )["gradient"]
+    )
 
-def time_patch_step(name:str, patch:bool, steps:int) -> dict:
+
+def time_patch_step(name: str, patch: bool, steps: int) -> dict:
     "Median seconds of a step (the first is warm-up) and the process's peak memory."
     step, seconds = patch_stepper(name, patch), []
-    for _ in range(steps + 1): began = time.perf_counter(); step(); seconds.append(time.perf_counter() - began)
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
     return {"seconds": statistics.median(seconds[1:]), "peak_gib": peak_gib()}
 
-def bench_patch_step(name:str="resnet101-half", steps:int=3, repeats:int=2, record:bool=False) -> dict:
+
+def bench_patch_step(name: str = "resnet101-half", steps: int = 3, repeats: int = 2, record: bool = False) -> dict:
     "A step without and with patch alignment in turn; `overhead` and `memory_overhead` are fractions of the step without."
-    if name not in CASES: raise InputError(name, "is not a benchmark case", f"cases are {', '.join(CASES)}")
-    runs = [[fresh("uda_kit.benchmarks.patch_alignment.time_patch_step", name, patch, steps) for patch in (False, True)] for _ in range(repeats)]
-    without, with_patch, peak, peak_patch = (statistics.median(r[side][key] for r in runs) for key in ("seconds", "peak_gib") for side in (0, 1))
-    if record: append_timing("patches", f"step-{name}", without, with_patch, peak, peak_patch)
-    return {"name": f"step-{name}", "seconds": without, "seconds_patch": with_patch, "overhead": with_patch / without - 1, "peak_gib": peak, "memory_overhead": peak_patch / peak - 1}
+    if name not in CASES:
+        raise InputError(name, "is not a benchmark case", f"cases are {', '.join(CASES)}")
+    runs = [
+        [fresh("uda_kit.benchmarks.patch_alignment.time_patch_step", name, patch, steps) for patch in (False, True)]
+        for _ in range(repeats)
+    ]
+    without, with_patch, peak, peak_patch = (
+        statistics.median(r[side][key] for r in runs) for key in ("seconds", "peak_gib") for side in (0, 1)
+    )
+    if record:
+        append_timing("patches", f"step-{name}", without, with_patch, peak, peak_patch)
+    return {
+        "name": f"step-{name}",
+        "seconds": without,
+        "seconds_patch": with_patch,
+        "overhead": with_patch / without - 1,
+        "peak_gib": peak,
+        "memory_overhead": peak_patch / peak - 1,
+    }

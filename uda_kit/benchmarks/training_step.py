@@ -18,7 +18,7 @@ from ..core.errors import InputError
 from ..methods.output_space import OutputSpaceTerms, paper_step
 from ..models.segmenters import deeplab_v2
 from ..results.tables import append_timing
-from ..training.fit import RunOptions, SGD, Stage, make_optimiser, peak_gib
+from ..training.fit import SGD, Stage, make_optimiser, peak_gib
 from ..training.objective import Batch, Objective, Plain, train_step
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #79fd9a00
@@ -29,9 +29,11 @@ CASES = {  # name: network, source size, target size, batch
     "tiny-smoke": (dict(backbone="tiny", bn="train"), (64, 96), (64, 96), 1),
 }
 
-def make_case(name:str, device="cpu"):
+
+def make_case(name: str, device="cpu"):
     "Network, terms, optimiser and images of a case, the same in every process."
-    if name not in CASES: raise InputError(name, "is not a benchmark case", f"cases are {', '.join(CASES)}")
+    if name not in CASES:
+        raise InputError(name, "is not a benchmark case", f"cases are {', '.join(CASES)}")
     net_options, source, target, batch = CASES[name]
     torch.manual_seed(0)
     net = deeplab_v2(19, multi_level=True, **net_options).to(device).train()
@@ -41,55 +43,93 @@ def make_case(name:str, device="cpu"):
     return net, terms, optimiser, x_s.to(device), y_s.to(device), x_t.to(device)
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #5d83afba
-def plain_stepper(name:str, device="cpu"):
+def plain_stepper(name: str, device="cpu"):
     "A function that takes the hand-written fp32 step of a case and returns its losses."
     net, terms, optimiser, x_s, y_s, x_t = make_case(name, device)
-    critics, optimisers = [terms[k].critic for k in ("adv", "adv_aux")], [terms[k].optimiser for k in ("adv", "adv_aux")]
+    critics, optimisers = (
+        [terms[k].critic for k in ("adv", "adv_aux")],
+        [terms[k].optimiser for k in ("adv", "adv_aux")],
+    )
     return lambda: {k: float(v) for k, v in paper_step(net, critics, optimiser, optimisers, x_s, y_s, x_t).items()}
 
-def fast_stepper(name:str, device="cpu"):
+
+def fast_stepper(name: str, device="cpu"):
     "A function that takes the kit's step of a case in bf16 and channels-last and returns its losses, named alike."
     net, terms, optimiser, x_s, y_s, x_t = make_case(name, device)
     net.to(memory_format=torch.channels_last)
     x_s, x_t = (x.contiguous(memory_format=torch.channels_last) for x in (x_s, x_t))
-    names = {"loss/seg": "seg", "loss/seg_aux": "seg_aux", "loss/adv": "adv", "loss/adv_aux": "adv_aux", "adv/critic": "critic", "adv_aux/critic": "critic_aux"}
+    names = {
+        "loss/seg": "seg",
+        "loss/seg_aux": "seg_aux",
+        "loss/adv": "adv",
+        "loss/adv_aux": "adv_aux",
+        "adv/critic": "critic",
+        "adv_aux/critic": "critic_aux",
+    }
     autocast = lambda: torch.autocast(torch.device(device).type, torch.bfloat16)
     objective = Objective(net, terms)
+
     def step():
-        log = train_step(objective, optimiser, {"source": Batch(x_s, y_s, net), "target": Batch(x_t, None, net)}, Plain(autocast))
+        log = train_step(
+            objective, optimiser, {"source": Batch(x_s, y_s, net), "target": Batch(x_t, None, net)}, Plain(autocast)
+        )
         return {new: float(log[old]) for old, new in names.items()}
+
     return step
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #d99ae5b6
-def same_losses(plain:dict, fast:dict, tolerance:float=0.03) -> bool:
+def same_losses(plain: dict, fast: dict, tolerance: float = 0.03) -> bool:
     "Do two steps report the same losses within a relative `tolerance`? bf16 keeps 8 bits, 0.4%, in every operation."
     return all(abs(fast[k] - v) <= tolerance * max(abs(v), 0.1) for k, v in plain.items())
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #491a16c7
-def time_steps(kind:str, name:str, steps:int) -> dict:
+def time_steps(kind: str, name: str, steps: int) -> dict:
     "Median seconds of a step (the first is warm-up), the process's peak memory and the first step's losses."
     device = "cuda" if torch.cuda.is_available() else "cpu"
     step, seconds = (plain_stepper if kind == "plain" else fast_stepper)(name, device), []
     for i in range(steps + 1):
-        began = time.perf_counter(); losses = step(); seconds.append(time.perf_counter() - began)  # float() of the losses waits for the device
-        if i == 0: first = losses
+        began = time.perf_counter()
+        losses = step()
+        seconds.append(time.perf_counter() - began)  # float() of the losses waits for the device
+        if i == 0:
+            first = losses
     return {"kind": kind, "seconds": statistics.median(seconds[1:]), "peak_gib": peak_gib(), "losses": first}
 
-def fresh(function:str, *arguments) -> dict:
+
+def fresh(function: str, *arguments) -> dict:
     "What `package.module.function(*arguments)` returns in a fresh process; arguments and result as JSON."
     module, _, name = function.rpartition(".")
     code = f"import json; from {module} import {name}; print(json.dumps({name}(*json.loads({json.dumps(json.dumps(arguments))}))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if done.returncode: raise RuntimeError(f"{name}{arguments} failed:\n{done.stderr[-2000:]}")
+    if done.returncode:
+        raise RuntimeError(f"{name}{arguments} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #c6fa95c7
-def bench_step(name:str="resnet101-half", steps:int=3, repeats:int=2, record:bool=False) -> dict:
+def bench_step(name: str = "resnet101-half", steps: int = 3, repeats: int = 2, record: bool = False) -> dict:
     "Plain and fast step of a case in turn, `repeats` times; medians, ratio of times, ratio of memory. With `record`, a line in results/bench_step.csv."
-    if name not in CASES: raise InputError(name, "is not a benchmark case", f"cases are {', '.join(CASES)}")
-    runs = [[fresh("uda_kit.benchmarks.training_step.time_steps", kind, name, steps) for kind in ("plain", "fast")] for _ in range(repeats)]
+    if name not in CASES:
+        raise InputError(name, "is not a benchmark case", f"cases are {', '.join(CASES)}")
+    runs = [
+        [fresh("uda_kit.benchmarks.training_step.time_steps", kind, name, steps) for kind in ("plain", "fast")]
+        for _ in range(repeats)
+    ]
     median = lambda side, key: statistics.median(r[side][key] for r in runs)
-    plain, fast, peak_plain, peak_fast = median(0, "seconds"), median(1, "seconds"), median(0, "peak_gib"), median(1, "peak_gib")
-    if record: append_timing("step", name, plain, fast, peak_plain, peak_fast)
-    return {"name": name, "plain": plain, "fast": fast, "ratio": plain / fast, "peak_plain_gib": peak_plain, "peak_fast_gib": peak_fast,
-            "memory_ratio": peak_fast / peak_plain, "same_losses": all(same_losses(p["losses"], f["losses"]) for p, f in runs)}
+    plain, fast, peak_plain, peak_fast = (
+        median(0, "seconds"),
+        median(1, "seconds"),
+        median(0, "peak_gib"),
+        median(1, "peak_gib"),
+    )
+    if record:
+        append_timing("step", name, plain, fast, peak_plain, peak_fast)
+    return {
+        "name": name,
+        "plain": plain,
+        "fast": fast,
+        "ratio": plain / fast,
+        "peak_plain_gib": peak_plain,
+        "peak_fast_gib": peak_fast,
+        "memory_ratio": peak_fast / peak_plain,
+        "same_losses": all(same_losses(p["losses"], f["losses"]) for p, f in runs),
+    }

@@ -13,7 +13,7 @@ from .tables import read_csv, read_number, results_folder
 from ..core.tables import Table
 
 # %% ../../nbs/results/20_comparisons.ipynb #695e940a
-def read_results(benchmark:str, paper:str, kind:str="", root=None) -> list[dict]:
+def read_results(benchmark: str, paper: str, kind: str = "", root=None) -> list[dict]:
     "Lines of results/<benchmark>_<paper>.csv, or of its `kind` ('classes', 'critics'); [] where there is none. InputError naming a line that is damaged."
     path = Path(root or results_folder()) / f"{benchmark}_{paper}{'_' * bool(kind)}{kind}.csv"
     rows = read_csv(path)
@@ -22,45 +22,78 @@ def read_results(benchmark:str, paper:str, kind:str="", root=None) -> list[dict]
             read_number(row.get(name, ""), path, line, int)
     return rows
 
-def longest(lines:list[dict], value:str, *more:str) -> dict[str, dict]: # lines, the column wanted, columns that tell apart what one run has several of
+
+def longest(
+    lines: list[dict], value: str, *more: str
+) -> dict[str, dict]:  # lines, the column wanted, columns that tell apart what one run has several of
     "Row -> (seed, *more) -> number: of each row the runs with most steps, of each seed the newest line."
     found = {}
-    for r in lines: found.setdefault(r["recipe"], {}).setdefault(int(r["steps"]), {})[(int(r["seed"]), *(r[c] for c in more))] = float(r[value])
+    for r in lines:
+        found.setdefault(r["recipe"], {}).setdefault(int(r["steps"]), {})[(int(r["seed"]), *(r[c] for c in more))] = (
+            float(r[value])
+        )
     return {row: runs[max(runs)] for row, runs in found.items()}
 
-def scores(benchmark:str, paper:str, root=None) -> dict[str, dict[int, float]]: # row -> seed -> mIoU in percent
+
+def scores(benchmark: str, paper: str, root=None) -> dict[str, dict[int, float]]:  # row -> seed -> mIoU in percent
     "Measured mIoU by row and seed, of each row's longest runs."
-    return {row: {seed: 100 * x for (seed,), x in runs.items()} for row, runs in longest(read_results(benchmark, paper, root=root), "miou").items()}
+    return {
+        row: {seed: 100 * x for (seed,), x in runs.items()}
+        for row, runs in longest(read_results(benchmark, paper, root=root), "miou").items()
+    }
 
 # %% ../../nbs/results/20_comparisons.ipynb #89352b35
 def spread(values) -> str:
     "Mean and standard deviation as text; one value says that it is one seed's."
     values = list(values)
-    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else " (one seed)") if values else "–"
+    return (
+        f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else " (one seed)")
+        if values
+        else "–"
+    )
 
-def gains(a:dict, b:dict) -> list[float]: # seed -> mIoU each
+
+def gains(a: dict, b: dict) -> list[float]:  # seed -> mIoU each
     "Differences b - a over the seeds both have."
     return [b[s] - a[s] for s in sorted(a.keys() & b.keys())]
 
-def paired(benchmark:str, paper:str, pairs, root=None) -> Table: # (row, other row) each
+
+def paired(benchmark: str, paper: str, pairs, root=None) -> Table:  # (row, other row) each
     "What each second row gains over the first, seed by seed, in points of mIoU."
     found = scores(benchmark, paper, root)
-    lines = [(f"{b} over {a}", " ".join(f"{g:+.1f}" for g in gains(found[a], found[b])), spread(gains(found[a], found[b]))) for a, b in pairs if a in found and b in found]
-    return Table(("comparison", "gain by seed", "mean ± sd"), lines, f"MEASURED HERE, {benchmark}: differences of mIoU in points, seed by seed")
+    lines = [
+        (f"{b} over {a}", " ".join(f"{g:+.1f}" for g in gains(found[a], found[b])), spread(gains(found[a], found[b])))
+        for a, b in pairs
+        if a in found and b in found
+    ]
+    return Table(
+        ("comparison", "gain by seed", "mean ± sd"),
+        lines,
+        f"MEASURED HERE, {benchmark}: differences of mIoU in points, seed by seed",
+    )
 
-def class_table(benchmark:str, paper:str, rows, root=None) -> Table:
+
+def class_table(benchmark: str, paper: str, rows, root=None) -> Table:
     "Mean IoU by class over seeds, in percent."
     mean = {}
     for row, runs in longest(read_results(benchmark, paper, "classes", root), "iou", "class").items():
-        for (_, name), x in runs.items(): mean.setdefault((name, row), []).append(x)
+        for (_, name), x in runs.items():
+            mean.setdefault((name, row), []).append(x)
     rows, names = [r for r in rows if any(k[1] == r for k in mean)], list(dict.fromkeys(k[0] for k in mean))
     cell = lambda n, r: f"{100 * statistics.fmean(mean[n, r]):.1f}" if (n, r) in mean else "–"
-    return Table(("class", *rows), [(n, *(cell(n, r) for r in rows)) for n in names], f"MEASURED HERE, {benchmark}: IoU by class in percent, mean over seeds")
+    return Table(
+        ("class", *rows),
+        [(n, *(cell(n, r) for r in rows)) for n in names],
+        f"MEASURED HERE, {benchmark}: IoU by class in percent, mean over seeds",
+    )
 
 # %% ../../nbs/results/20_comparisons.ipynb #95c88c28
 GREY = ("source-only", "statistics-only", "oracle")
 
-def bars(ax, benchmark:str, paper:str, rows, red=(), root=None) -> None: # Matplotlib axes, rows from the baseline on, rows to draw in red
+
+def bars(
+    ax, benchmark: str, paper: str, rows, red=(), root=None
+) -> None:  # Matplotlib axes, rows from the baseline on, rows to draw in red
     "Mean mIoU of rows over seeds as horizontal bars with their spread, and the difference to the first of them."
     found = scores(benchmark, paper, root)
     rows = [r for r in rows if r in found]
@@ -69,6 +102,9 @@ def bars(ax, benchmark:str, paper:str, rows, red=(), root=None) -> None: # Matpl
     colours = ["0.6" if r in GREY else "#c8553d" if r in red else "#2a6f97" for r in rows]
     ax.barh(rows[::-1], means[::-1], xerr=errors[::-1], color=colours[::-1], capsize=3)
     ax.axvline(means[0], color="0.3", lw=0.8, ls=":")
-    for y, (m, e) in enumerate(zip(means[::-1], errors[::-1])): ax.text(m + e + 0.4, y, f"{m:.1f}  ({m - means[0]:+.1f})", va="center", fontsize=8)
-    ax.set_xlim(min(means) * 0.7, max(m + e for m, e in zip(means, errors)) * 1.12); ax.set_xlabel("mIoU (%), mean and standard deviation over seeds")
-    ax.set_title(f"measured here: {benchmark}", fontsize=10); ax.spines[["top", "right"]].set_visible(False)
+    for y, (m, e) in enumerate(zip(means[::-1], errors[::-1])):
+        ax.text(m + e + 0.4, y, f"{m:.1f}  ({m - means[0]:+.1f})", va="center", fontsize=8)
+    ax.set_xlim(min(means) * 0.7, max(m + e for m, e in zip(means, errors)) * 1.12)
+    ax.set_xlabel("mIoU (%), mean and standard deviation over seeds")
+    ax.set_title(f"measured here: {benchmark}", fontsize=10)
+    ax.spines[["top", "right"]].set_visible(False)

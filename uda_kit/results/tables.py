@@ -9,7 +9,14 @@ __all__ = ['CLASSES19', 'CLASSES16', 'CLASSES13', 'CLASSES9', 'SHORT', 'HARD_CLA
            'MeasuredRow', 'measured', 'side_by_side', 'append_timing', 'timings']
 
 # %% ../../nbs/results/10_tables.ipynb #d5c6d3c8
-import csv, io, math, os, platform, statistics, subprocess, threading
+import csv
+import io
+import math
+import os
+import platform
+import statistics
+import subprocess
+import threading
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -24,31 +31,66 @@ from ..core.tables import Table
 @dataclass(frozen=True)
 class PublishedRow:
     "One row of a paper's table, in the paper's units (percent)."
-    paper: str      # "output_space"
-    table: int | str # number of the table; "S2": the supplement's Table 2; "text": said in a sentence, in no table
-    row: str        # the row's name as printed
-    task: str       # "GTA5 → Cityscapes"
-    backbone: str   # "VGG-16", "ResNet-101", or "" where the paper does not say
-    recipe: str     # this kit's name for the method, "" for other authors' methods
-    miou: float     # mean IoU as printed, nan where the row has none
-    iou: dict = field(default_factory=dict)    # class name -> IoU as printed; empty where the table has none
+
+    paper: str  # "output_space"
+    table: int | str  # number of the table; "S2": the supplement's Table 2; "text": said in a sentence, in no table
+    row: str  # the row's name as printed
+    task: str  # "GTA5 → Cityscapes"
+    backbone: str  # "VGG-16", "ResNet-101", or "" where the paper does not say
+    recipe: str  # this kit's name for the method, "" for other authors' methods
+    miou: float  # mean IoU as printed, nan where the row has none
+    iou: dict = field(default_factory=dict)  # class name -> IoU as printed; empty where the table has none
     extra: dict = field(default_factory=dict)  # other printed numbers, by name
 
-    def mean(self,
-             classes=None, # class names to average over; None: all that are printed
-            ) -> float: # nan where the row has no class scores
+    def mean(
+        self,
+        classes=None,  # class names to average over; None: all that are printed
+    ) -> float:  # nan where the row has no class scores
         "The mean of the printed class scores, to compare with the printed mean."
         values = [self.iou[c] for c in (classes or self.iou)]
-        return sum(values)/len(values) if values else math.nan
+        return sum(values) / len(values) if values else math.nan
 
 # %% ../../nbs/results/10_tables.ipynb #0a103195
-CLASSES19 = ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
-             "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+CLASSES19 = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
 CLASSES16 = tuple(c for c in CLASSES19 if c not in ("terrain", "truck", "train"))  # what SYNTHIA and Cityscapes share
-CLASSES13 = tuple(c for c in CLASSES16 if c not in ("wall", "fence", "pole"))      # also the classes of Cross-City
-CLASSES9 = ("road", "sidewalk", "building", "light", "sign", "sky", "person", "automobile", "two-wheel")  # Oxford RobotCar
-SHORT = dict(zip(CLASSES19 + CLASSES9[3:5] + CLASSES9[7:],
-                 "road side build wall fence pole light sign veg terr sky pers rider car truck bus train mbike bike light sign auto 2wheel".split()))
+CLASSES13 = tuple(c for c in CLASSES16 if c not in ("wall", "fence", "pole"))  # also the classes of Cross-City
+CLASSES9 = (
+    "road",
+    "sidewalk",
+    "building",
+    "light",
+    "sign",
+    "sky",
+    "person",
+    "automobile",
+    "two-wheel",
+)  # Oxford RobotCar
+SHORT = dict(
+    zip(
+        CLASSES19 + CLASSES9[3:5] + CLASSES9[7:],
+        "road side build wall fence pole light sign veg terr sky pers rider car truck bus train mbike bike light sign auto 2wheel".split(),
+    )
+)
 
 # %% ../../nbs/results/10_tables.ipynb #6873a6ef
 _OUTPUT_SPACE_1 = """
@@ -74,27 +116,32 @@ Ours (multi-level) ; ResNet-101 ; multi-level ; 84.3 42.7 77.5 4.7 7.0 77.9 82.5
 """
 
 # %% ../../nbs/results/10_tables.ipynb #3dad0c82
-_OUTPUT_SPACE_6 = {"Rome": """
+_OUTPUT_SPACE_6 = {
+    "Rome": """
 Cross-City [3] ; ; ; 79.5 29.3 84.5 0.0 22.2 80.6 82.8 29.5 13.0 71.7 37.5 25.9 1.0 42.9
 Our Baseline ; ResNet-101 ; source-only ; 83.9 34.3 87.7 13.0 41.9 84.6 92.5 37.7 22.4 80.8 38.1 39.1 5.3 50.9
 Ours (feature) ; ResNet-101 ; feature ; 78.8 28.6 85.5 16.6 40.1 85.3 79.6 42.4 20.7 79.6 58.8 45.5 6.1 51.4
 Ours (output space) ; ResNet-101 ; multi-level ; 83.9 34.2 88.3 18.8 40.2 86.2 93.1 47.8 21.7 80.9 47.8 48.3 8.6 53.8
-""", "Rio": """
+""",
+    "Rio": """
 Cross-City [3] ; ; ; 74.2 43.9 79.0 2.4 7.5 77.8 69.5 39.3 10.3 67.9 41.2 27.9 10.9 42.5
 Our Baseline ; ResNet-101 ; source-only ; 76.6 47.3 82.5 12.6 22.5 77.9 86.5 43.0 19.8 74.5 36.8 29.4 16.7 48.2
 Ours (feature) ; ResNet-101 ; feature ; 73.7 44.2 83.0 6.1 18.1 79.6 86.9 51.0 22.1 73.7 31.4 48.3 28.4 49.7
 Ours (output space) ; ResNet-101 ; multi-level ; 76.2 44.7 84.6 9.3 25.5 81.8 87.3 55.3 32.7 74.3 28.9 43.0 27.6 51.6
-""", "Tokyo": """
+""",
+    "Tokyo": """
 Cross-City [3] ; ; ; 83.4 35.4 72.8 12.3 12.7 77.4 64.3 42.7 21.5 64.1 20.8 8.9 40.3 42.8
 Our Baseline ; ResNet-101 ; source-only ; 82.9 31.3 78.7 14.2 24.5 81.6 89.2 48.6 33.3 70.5 7.7 11.5 45.9 47.7
 Ours (feature) ; ResNet-101 ; feature ; 81.5 30.8 76.6 15.3 20.2 82.0 84.0 49.4 33.3 70.5 4.5 24.3 51.6 48.0
 Ours (output space) ; ResNet-101 ; multi-level ; 81.5 26.0 77.8 17.8 26.8 82.7 90.9 55.8 38.0 72.1 4.2 24.5 50.8 49.9
-""", "Taipei": """
+""",
+    "Taipei": """
 Cross-City [3] ; ; ; 78.6 28.6 80.0 13.1 7.6 68.2 82.1 16.8 9.4 60.4 34.0 26.5 9.9 39.6
 Our Baseline ; ResNet-101 ; source-only ; 83.5 33.4 86.6 12.7 16.4 77.0 92.1 17.6 13.7 70.7 37.7 44.4 18.5 46.5
 Ours (feature) ; ResNet-101 ; feature ; 82.1 31.9 84.1 25.7 13.2 77.2 81.2 28.1 12.0 67.0 35.8 43.5 20.9 46.6
 Ours (output space) ; ResNet-101 ; multi-level ; 81.7 29.5 85.2 26.4 15.6 76.7 91.7 31.0 12.5 71.5 41.1 47.3 27.7 49.1
-"""}
+""",
+}
 
 # %% ../../nbs/results/10_tables.ipynb #e4dc55d3
 _OUTPUT_SPACE_7 = """
@@ -127,41 +174,65 @@ Cross-City [3] ; VGG-16 ; ; 35.7 73.8 -38.1
 Ours (single-level) ; VGG-16 ; vgg-single-level ; 37.6 68.4 -30.8
 Ours (multi-level) ; ResNet-101 ; multi-level ; 46.7 71.7 -25.0
 """
-_OUTPUT_SPACE_3 = {"Feature": ("feature", (35.3, 39.3, 35.9, 32.8)), "Output Space": ("single-level", (40.2, 41.4, 40.4, 40.1))}
+_OUTPUT_SPACE_3 = {
+    "Feature": ("feature", (35.3, 39.3, 35.9, 32.8)),
+    "Output Space": ("single-level", (40.2, 41.4, 40.4, 40.1)),
+}
 _LAMBDAS = (0.0005, 0.001, 0.002, 0.004)
 
 # %% ../../nbs/results/10_tables.ipynb #0a36e2e6
 def _rows(
-    text,    # lines "row ; backbone ; recipe ; numbers"
-    table,   # number of the table
-    task,    # "GTA5 → Cityscapes"
-    classes, # class names of the leading numbers, () for none
-    extra=(),# names of the numbers after the mean
+    text,  # lines "row ; backbone ; recipe ; numbers"
+    table,  # number of the table
+    task,  # "GTA5 → Cityscapes"
+    classes,  # class names of the leading numbers, () for none
+    extra=(),  # names of the numbers after the mean
     paper="output_space",
-) -> list: # of PublishedRow
+) -> list:  # of PublishedRow
     "Rows from lines: class scores, then the mean, then what `extra` names; a cell that is a dash is left out of the row."
     rows, names = [], (*classes, None, *extra)  # None: the mean
     for line in text.strip().splitlines():
         row, backbone, recipe, numbers = (part.strip() for part in line.split(";"))
         values = [math.nan if x == "–" else float(x) for x in numbers.split()]
-        if len(values) != len(names): raise ValueError(f"Table {table}, {row}: {len(values)} numbers")
+        if len(values) != len(names):
+            raise ValueError(f"Table {table}, {row}: {len(values)} numbers")
         cells = [(name, x) for name, x in zip(names, values) if name is None or not math.isnan(x)]
         n = [name for name, _ in cells].index(None)
-        rows.append(PublishedRow(paper, table, row, task, backbone, recipe, cells[n][1], dict(cells[:n]), dict(cells[n+1:])))
+        rows.append(
+            PublishedRow(paper, table, row, task, backbone, recipe, cells[n][1], dict(cells[:n]), dict(cells[n + 1 :]))
+        )
     return rows
 
 # %% ../../nbs/results/10_tables.ipynb #e3c79b8a
-def _output_space() -> list: # of PublishedRow, Tables 1-9
+def _output_space() -> list:  # of PublishedRow, Tables 1-9
     gta, syn, gap = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", ("oracle", "gap")
     rows = _rows(_OUTPUT_SPACE_1, 1, gta, CLASSES19) + _rows(_OUTPUT_SPACE_2, 2, gta, (), gap)
     for row, (recipe, scores) in _OUTPUT_SPACE_3.items():
-        rows += [PublishedRow("output_space", 3, f"{row}, λ = {x}", gta, "ResNet-101", f"{recipe}-adv{x:g}", y, extra={"lambda_adv": x})
-                 for x, y in zip(_LAMBDAS, scores)]
+        rows += [
+            PublishedRow(
+                "output_space",
+                3,
+                f"{row}, λ = {x}",
+                gta,
+                "ResNet-101",
+                f"{recipe}-adv{x:g}",
+                y,
+                extra={"lambda_adv": x},
+            )
+            for x, y in zip(_LAMBDAS, scores)
+        ]
     rows += _rows(_OUTPUT_SPACE_4, 4, syn, CLASSES13) + _rows(_OUTPUT_SPACE_5, 5, syn, (), gap)
     for city, text in _OUTPUT_SPACE_6.items():
-        rows += [replace(r, recipe=r.recipe and f"{city.lower()}-{r.recipe}") for r in _rows(text, 6, f"Cityscapes → {city}", CLASSES13)]
-    return (rows + _rows(_OUTPUT_SPACE_7, 7, gta, CLASSES19) + _rows(_OUTPUT_SPACE_8, 8, syn, CLASSES16, ("miou13",))
-            + _rows(_OUTPUT_SPACE_9, 9, "Synscapes → Cityscapes", CLASSES19))
+        rows += [
+            replace(r, recipe=r.recipe and f"{city.lower()}-{r.recipe}")
+            for r in _rows(text, 6, f"Cityscapes → {city}", CLASSES13)
+        ]
+    return (
+        rows
+        + _rows(_OUTPUT_SPACE_7, 7, gta, CLASSES19)
+        + _rows(_OUTPUT_SPACE_8, 8, syn, CLASSES16, ("miou13",))
+        + _rows(_OUTPUT_SPACE_9, 9, "Synscapes → Cityscapes", CLASSES19)
+    )
 
 # %% ../../nbs/results/10_tables.ipynb #cc0f6cad
 _PATCH_1 = """
@@ -236,10 +307,17 @@ Supplement 3, histograms in place of H (41.3 - 0.7) ; ; patch-histogram ; 40.6 4
 """
 
 # %% ../../nbs/results/10_tables.ipynb #badc09e5
-def _patch_alignment() -> list: # of PublishedRow, Tables 1-5, "S2" and "text"
+def _patch_alignment() -> list:  # of PublishedRow, Tables 1-5, "S2" and "text"
     gta, syn, delta = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", ("base", "delta")
-    tables = ((_PATCH_1, 1, gta, ()), (_PATCH_2, 2, gta, (), delta), (_PATCH_3, 3, syn, (), delta), (_PATCH_4, 4, gta, CLASSES19),
-              (_PATCH_5, 5, syn, CLASSES16, ("miou13",)), (_PATCH_S2, "S2", "Cityscapes → Oxford RobotCar", CLASSES9), (_PATCH_TEXT, "text", gta, (), delta))
+    tables = (
+        (_PATCH_1, 1, gta, ()),
+        (_PATCH_2, 2, gta, (), delta),
+        (_PATCH_3, 3, syn, (), delta),
+        (_PATCH_4, 4, gta, CLASSES19),
+        (_PATCH_5, 5, syn, CLASSES16, ("miou13",)),
+        (_PATCH_S2, "S2", "Cityscapes → Oxford RobotCar", CLASSES9),
+        (_PATCH_TEXT, "text", gta, (), delta),
+    )
     return [r for t in tables for r in _rows(*t, paper="patch_alignment")]
 
 # %% ../../nbs/results/10_tables.ipynb #49471cc4
@@ -282,12 +360,14 @@ CIR + ASS + ST ; ResNet-101 ; cirn ; 49.1 43.9
 """
 
 # %% ../../nbs/results/10_tables.ipynb #5f54a951
-def _content_invariant() -> list: # of PublishedRow, Tables 1-4
+def _content_invariant() -> list:  # of PublishedRow, Tables 1-4
     gta, syn, paper = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", "content_invariant"
     rows = _rows(_CONTENT_1, 1, gta, CLASSES19, paper=paper) + _rows(_CONTENT_2, 2, syn, CLASSES16, ("miou13",), paper)
     for text, table in ((_CONTENT_3, 3), (_CONTENT_4, 4)):
         both = _rows(text, table, gta, (), ("synthia",), paper)  # a line holds both sources: two rows of one task each
-        rows += [replace(r, extra={}) for r in both] + [replace(r, task=syn, miou=r.extra["synthia"], extra={}) for r in both]
+        rows += [replace(r, extra={}) for r in both] + [
+            replace(r, task=syn, miou=r.extra["synthia"], extra={}) for r in both
+        ]
     return rows
 
 # %% ../../nbs/results/10_tables.ipynb #87a103ac
@@ -347,7 +427,16 @@ Ours (DeepLabV2) ; ResNet-101 ; contrastive ; 60.2
 """
 
 # %% ../../nbs/results/10_tables.ipynb #88827878
-HARD_CLASSES = ("pole", "traffic light", "traffic sign", "person", "rider", "train", "motorcycle", "bicycle")  # contrastive, Table 4
+HARD_CLASSES = (
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "person",
+    "rider",
+    "train",
+    "motorcycle",
+    "bicycle",
+)  # contrastive, Table 4
 _CONTRASTIVE_4 = """
 w/o expansion ; ResNet-101 ; contrastive-cond6-hard-classes ; 49.2 48.5 45.8 70.2 41.4 21.5 40.1 53.4 47.5 –
 w/ expansion ; ResNet-101 ; contrastive-hard-classes ; 52.9 53.6 54.1 73.5 44.1 26.8 51.6 61.8 53.1 11.8
@@ -367,119 +456,187 @@ _CONTRASTIVE_7 = """
 """
 
 # %% ../../nbs/results/10_tables.ipynb #86a3aecc
-def _contrastive() -> list: # of PublishedRow, Tables 1-4 and 6-8
+def _contrastive() -> list:  # of PublishedRow, Tables 1-4 and 6-8
     gta, syn, swept = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", ("alpha", "lambda", "tau_0")
-    tables = ((_CONTRASTIVE_1, 1, gta, CLASSES19), (_CONTRASTIVE_2, 2, syn, CLASSES16, ("miou13",)), (_CONTRASTIVE_3, 3, gta, ()), (_CONTRASTIVE_4, 4, gta, HARD_CLASSES, ("gain_percent",)),
-              (_CONTRASTIVE_6, 6, "GTA5 → Mapillary Vistas", ()), (_CONTRASTIVE_7, 7, gta, (), swept), (_CONTRASTIVE_8, 8, gta, ()))
+    tables = (
+        (_CONTRASTIVE_1, 1, gta, CLASSES19),
+        (_CONTRASTIVE_2, 2, syn, CLASSES16, ("miou13",)),
+        (_CONTRASTIVE_3, 3, gta, ()),
+        (_CONTRASTIVE_4, 4, gta, HARD_CLASSES, ("gain_percent",)),
+        (_CONTRASTIVE_6, 6, "GTA5 → Mapillary Vistas", ()),
+        (_CONTRASTIVE_7, 7, gta, (), swept),
+        (_CONTRASTIVE_8, 8, gta, ()),
+    )
     return [r for t in tables for r in _rows(*t, paper="contrastive")]
 
 # %% ../../nbs/results/10_tables.ipynb #bff76c41
-PUBLISHED = {"output_space": _output_space(), "patch_alignment": _patch_alignment(), "content_invariant": _content_invariant(), "contrastive": _contrastive()}
+PUBLISHED = {
+    "output_space": _output_space(),
+    "patch_alignment": _patch_alignment(),
+    "content_invariant": _content_invariant(),
+    "contrastive": _contrastive(),
+}
+
 
 def published(
-    paper,      # "output_space", "patch_alignment", "content_invariant", "contrastive"
-    table=None, # number of the table, or "S2", "text" (`PublishedRow.table`); None: all of them
-) -> list:      # of PublishedRow, in the paper's order
+    paper,  # "output_space", "patch_alignment", "content_invariant", "contrastive"
+    table=None,  # number of the table, or "S2", "text" (`PublishedRow.table`); None: all of them
+) -> list:  # of PublishedRow, in the paper's order
     "The rows a paper prints. InputError on an unknown paper or table."
-    if paper not in PUBLISHED: raise InputError(paper, "no published numbers under this name", f"use one of {', '.join(PUBLISHED)}")
+    if paper not in PUBLISHED:
+        raise InputError(paper, "no published numbers under this name", f"use one of {', '.join(PUBLISHED)}")
     rows = [r for r in PUBLISHED[paper] if table in (None, r.table)]
-    if not rows: raise InputError(paper, f"has no table {table}", f"use one of {list(dict.fromkeys(r.table for r in PUBLISHED[paper]))}")
+    if not rows:
+        raise InputError(
+            paper, f"has no table {table}", f"use one of {list(dict.fromkeys(r.table for r in PUBLISHED[paper]))}"
+        )
     return rows
 
 # %% ../../nbs/results/10_tables.ipynb #1abb78f6
 def discrepancies(
-    rows,     # PublishedRow values
-    slack=.1, # points that rounding alone can explain
-) -> list:    # (row, what, printed, computed) where the paper contradicts itself
+    rows,  # PublishedRow values
+    slack=0.1,  # points that rounding alone can explain
+) -> list:  # (row, what, printed, computed) where the paper contradicts itself
     "Rows whose printed mean is not the mean of their class scores, whose gap is not adapted minus oracle, or whose delta is not mIoU minus base."
     found = []
     for r in rows:
         checks = [("mIoU", r.miou, r.mean())] if r.iou else []
-        if "miou13" in r.extra: checks.append(("mIoU over 13", r.extra["miou13"], r.mean(CLASSES13)))
-        if "delta" in r.extra: checks.append(("delta", r.extra["delta"], r.miou - r.extra["base"]))
-        if "gap" in r.extra: checks.append(("gap", r.extra["gap"], r.miou - r.extra["oracle"]))
+        if "miou13" in r.extra:
+            checks.append(("mIoU over 13", r.extra["miou13"], r.mean(CLASSES13)))
+        if "delta" in r.extra:
+            checks.append(("delta", r.extra["delta"], r.miou - r.extra["base"]))
+        if "gap" in r.extra:
+            checks.append(("gap", r.extra["gap"], r.miou - r.extra["oracle"]))
         found += [(r, what, a, b) for what, a, b in checks if abs(a - b) > slack + 1e-9]
     return found
 
 # %% ../../nbs/results/10_tables.ipynb #c035fa2a
-def _row_names(rows) -> list: # of str
+def _row_names(rows) -> list:  # of str
     "What to call rows in a table: where it has several sources or several targets, the row's own leads."
     differing = [side for side in zip(*(r.task.split(" → ") for r in rows)) if len(set(side)) > 1]  # sources, targets
     return [f"{' → '.join(lead)}: {r.row}" if lead else r.row for *lead, r in zip(*differing, rows)]
 
-def _tasks(rows) -> str: # "GTA5 → Cityscapes", "GTA5, SYNTHIA → Cityscapes", "Cityscapes → Cross-City"
+
+def _tasks(rows) -> str:  # "GTA5 → Cityscapes", "GTA5, SYNTHIA → Cityscapes", "Cityscapes → Cross-City"
     "All tasks of a table in one phrase; the four cities of Cross-City go by that name."
     sides = [list(dict.fromkeys(side)) for side in zip(*(r.task.split(" → ") for r in rows))]
     return " → ".join("Cross-City" if set(side) == set(_OUTPUT_SPACE_6) else ", ".join(side) for side in sides)
 
-def _title(table) -> str: # "Table 2", "supplement Table 2", "text"
-    return f"Table {table}" if isinstance(table, int) else f"supplement Table {table[1:]}" if table[1:].isdigit() else "in the text"
+
+def _title(table) -> str:  # "Table 2", "supplement Table 2", "text"
+    return (
+        f"Table {table}"
+        if isinstance(table, int)
+        else f"supplement Table {table[1:]}"
+        if table[1:].isdigit()
+        else "in the text"
+    )
+
 
 def _cell(
-    x,       # number, or nan or None where the paper prints none
-    name="", # its name in `PublishedRow.extra`
-) -> str:    # with the decimal that papers print
-    if x is None or math.isnan(x): return "–"
-    return f"{x:g}" if name in ("lambda_adv", "alpha", "lambda", "tau_0") else f"{x:+.1f}" if name == "delta" else f"{x:.1f}"
+    x,  # number, or nan or None where the paper prints none
+    name="",  # its name in `PublishedRow.extra`
+) -> str:  # with the decimal that papers print
+    if x is None or math.isnan(x):
+        return "–"
+    return (
+        f"{x:g}"
+        if name in ("lambda_adv", "alpha", "lambda", "tau_0")
+        else f"{x:+.1f}"
+        if name == "delta"
+        else f"{x:.1f}"
+    )
 
 # %% ../../nbs/results/10_tables.ipynb #4057646e
 def published_table(
-    paper, # "output_space", "patch_alignment", "content_invariant", "contrastive"
-    table, # number of the table, or "S2", "text"
+    paper,  # "output_space", "patch_alignment", "content_invariant", "contrastive"
+    table,  # number of the table, or "S2", "text"
 ) -> Table:
     "A paper's table as printed, in percent, a dash where it prints nothing; show it, or use `str`, `.markdown()`, `.html()`."
     rows = published(paper, table)
-    classes = list(dict.fromkeys(c for r in sorted(rows, key=lambda r: -len(r.iou)) for c in r.iou))  # the widest row sets the order
+    classes = list(
+        dict.fromkeys(c for r in sorted(rows, key=lambda r: -len(r.iou)) for c in r.iou)
+    )  # the widest row sets the order
     extra = list(dict.fromkeys(k for r in rows for k in r.extra))
-    return Table(("method", "backbone", *(SHORT[c] for c in classes), "mIoU", *extra),
-                 [(name, r.backbone, *(_cell(r.iou.get(c)) for c in classes), _cell(r.miou), *(_cell(r.extra.get(k), k) for k in extra))
-                  for name, r in zip(_row_names(rows), rows)],
-                 f"PUBLISHED, {paper}, {_title(table)}: {_tasks(rows)} (percent)")
+    return Table(
+        ("method", "backbone", *(SHORT[c] for c in classes), "mIoU", *extra),
+        [
+            (
+                name,
+                r.backbone,
+                *(_cell(r.iou.get(c)) for c in classes),
+                _cell(r.miou),
+                *(_cell(r.extra.get(k), k) for k in extra),
+            )
+            for name, r in zip(_row_names(rows), rows)
+        ],
+        f"PUBLISHED, {paper}, {_title(table)}: {_tasks(rows)} (percent)",
+    )
 
 # %% ../../nbs/results/10_tables.ipynb #07fd7814
 RESULT_COLUMNS = ("benchmark", "recipe", "seed", "steps", "miou", "seconds", "commit", "machine")
 TIMING_COLUMNS = ("name", "plain", "fast", "ratio", "peak_plain_gib", "peak_fast_gib", "commit", "machine")
 
-def _git(*args) -> str: # output of git in the package's own folder, "" where that fails
+
+def _git(*args) -> str:  # output of git in the package's own folder, "" where that fails
     import uda_kit
-    try: done = subprocess.run(["git", "--no-optional-locks", *args], cwd=Path(uda_kit.__file__).parent, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.SubprocessError): return ""
+
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *args],
+            cwd=Path(uda_kit.__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
+
 @cache
-def current_commit() -> str: # "0982868abcde", "0982868abcde+changes", or "v0.1.0" outside a checkout
+def current_commit() -> str:  # "0982868abcde", "0982868abcde+changes", or "v0.1.0" outside a checkout
     "The commit of the code when it was first asked; measured results themselves do not count as changes."
     import uda_kit
-    if not _git("ls-files", "__init__.py"): return f"v{uda_kit.__version__}"  # installed, perhaps inside somebody else's repository
+
+    if not _git("ls-files", "__init__.py"):
+        return f"v{uda_kit.__version__}"  # installed, perhaps inside somebody else's repository
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
     return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
 
 # %% ../../nbs/results/10_tables.ipynb #7a654fb4
-def machine_name() -> str: # "Xeon ..., 2 cores, torch 2.15.0, avx512_bf16, no amx"
+def machine_name() -> str:  # "Xeon ..., 2 cores, torch 2.15.0, avx512_bf16, no amx"
     "The hardware that times and rounding depend on: accelerator if there is one, processor, cores in use, torch, instructions for bfloat16. No host name."
     import torch
+
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         cpu = names[0] if names else cpu
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    return ", ".join([*gpu, " ".join(cpu.replace(",", " ").split()), f"{cores} cores", f"torch {torch.__version__}", instructions()])
+    return ", ".join(
+        [*gpu, " ".join(cpu.replace(",", " ").split()), f"{cores} cores", f"torch {torch.__version__}", instructions()]
+    )
 
-def results_folder() -> Path: # the checkout's results/, or ./results where the package is installed elsewhere
+
+def results_folder() -> Path:  # the checkout's results/, or ./results where the package is installed elsewhere
     "Where measured runs are kept."
     import uda_kit
+
     root = Path(uda_kit.__file__).resolve().parent.parent
-    return (root if (root/"settings.ini").exists() else Path.cwd())/"results"
+    return (root if (root / "settings.ini").exists() else Path.cwd()) / "results"
 
 # %% ../../nbs/results/10_tables.ipynb #649744af
 ONE_THREAD = threading.Lock()  # threads of one process share the folder's lock
-PATIENCE = 120                 # seconds to wait for another process that appends a line
+PATIENCE = 120  # seconds to wait for another process that appends a line
 
 
 def read_csv(
-    path,     # CSV file, or one that does not exist yet
+    path,  # CSV file, or one that does not exist yet
     columns=None,  # the header it must have; None: any
 ) -> list[dict]:  # by column; empty for a missing file
     "Lines of a results file. InputError naming the line where the header or a line does not fit."
@@ -495,14 +652,16 @@ def read_csv(
         raise InputError(path, f"columns are {', '.join(header)[:200] or 'missing'}", expected)
     for number, line in enumerate(lines[1:], 2):
         if len(line) != len(header):
-            raise InputError(path, f"line {number} has {len(line)} cells, not {len(header)}", "restore or delete that line")
+            raise InputError(
+                path, f"line {number} has {len(line)} cells, not {len(header)}", "restore or delete that line"
+            )
     return [dict(zip(header, line)) for line in lines[1:]]
 
 
 def read_number(
-    text: str,    # a cell
-    path,         # of the file, for the message
-    line: int,    # counted from 1, for the message
+    text: str,  # a cell
+    path,  # of the file, for the message
+    line: int,  # counted from 1, for the message
     kind: type = float,  # or int
     least: float = 0,
     most: float = math.inf,
@@ -513,14 +672,18 @@ def read_number(
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or not least <= value <= most:
-        raise InputError(path, f"line {line} holds {text[:40]!r} where a number from {least} to {most} belongs", "restore or delete that line")
+        raise InputError(
+            path,
+            f"line {line} holds {text[:40]!r} where a number from {least} to {most} belongs",
+            "restore or delete that line",
+        )
     return value
 
 # %% ../../nbs/results/10_tables.ipynb #5161a23f
 def append_csv(
-    path,     # CSV file, made with a header when missing
+    path,  # CSV file, made with a header when missing
     columns,  # its header
-    values,   # the new line, one value per column
+    values,  # the new line, one value per column
 ) -> Path:
     "Append one line: all of it or nothing, safe beside other writers. InputError where the file is damaged, or cannot be written."
     path = Path(path)
@@ -533,69 +696,104 @@ def append_csv(
 
 # %% ../../nbs/results/10_tables.ipynb #770e6852
 def append_result(
-    benchmark,    # "scenes", "camvid", ...
-    paper,        # "output_space"
-    recipe,       # row of the paper's table, e.g. "multi-level"
-    seed,         # integer
-    steps,        # training steps
-    miou,         # fraction in [0, 1], on the target's test split
-    seconds,      # wall time of the run
-    root=None,    # results folder; None: `results_folder()`
+    benchmark,  # "scenes", "camvid", ...
+    paper,  # "output_space"
+    recipe,  # row of the paper's table, e.g. "multi-level"
+    seed,  # integer
+    steps,  # training steps
+    miou,  # fraction in [0, 1], on the target's test split
+    seconds,  # wall time of the run
+    root=None,  # results folder; None: `results_folder()`
     commit=None,  # None: `current_commit()`
-    machine=None, # None: `machine_name()`
-) -> Path:        # the file written
+    machine=None,  # None: `machine_name()`
+) -> Path:  # the file written
     "Record one measured run in results/<benchmark>_<paper>.csv. InputError when the score is no fraction."
-    if not 0 <= float(miou) <= 1: raise InputError("miou", f"{miou} is not a fraction", "pass 0.414 for 41.4 percent")
-    path = Path(root or results_folder())/f"{benchmark}_{paper}.csv"
-    return append_csv(path, RESULT_COLUMNS, (benchmark, recipe, int(seed), int(steps), f"{float(miou):.6f}", f"{float(seconds):.1f}",
-                                              commit or current_commit(), machine or machine_name()))
+    if not 0 <= float(miou) <= 1:
+        raise InputError("miou", f"{miou} is not a fraction", "pass 0.414 for 41.4 percent")
+    path = Path(root or results_folder()) / f"{benchmark}_{paper}.csv"
+    return append_csv(
+        path,
+        RESULT_COLUMNS,
+        (
+            benchmark,
+            recipe,
+            int(seed),
+            int(steps),
+            f"{float(miou):.6f}",
+            f"{float(seconds):.1f}",
+            commit or current_commit(),
+            machine or machine_name(),
+        ),
+    )
 
 # %% ../../nbs/results/10_tables.ipynb #228886fd
 @dataclass(frozen=True)
 class MeasuredRow:
     "All seeds of one recipe on one benchmark, as measured by this kit (fractions, not percent)."
+
     benchmark: str  # "scenes"
-    recipe: str     # "multi-level"
-    steps: int      # training steps
-    seeds: tuple    # seeds run, ascending
-    miou: float     # mean over seeds
-    std: float      # sample standard deviation over seeds, nan for one seed
+    recipe: str  # "multi-level"
+    steps: int  # training steps
+    seeds: tuple  # seeds run, ascending
+    miou: float  # mean over seeds
+    std: float  # sample standard deviation over seeds, nan for one seed
     seconds: float  # mean wall time
     commits: tuple  # commits measured at
-    machines: tuple # machines measured on
+    machines: tuple  # machines measured on
 
     @property
-    def n(self): return len(self.seeds)
+    def n(self):
+        return len(self.seeds)
 
-    def __str__(self): return f"{100*self.miou:.1f}" + ("" if math.isnan(self.std) else f" ± {100*self.std:.1f}") + f" (n={self.n})"
+    def __str__(self):
+        return (
+            f"{100 * self.miou:.1f}" + ("" if math.isnan(self.std) else f" ± {100 * self.std:.1f}") + f" (n={self.n})"
+        )
 
 # %% ../../nbs/results/10_tables.ipynb #2bfa2163
 def measured(
-    benchmark, # "scenes", "camvid", ...
-    paper,     # "output_space"
-    root=None, # results folder; None: `results_folder()`
-) -> list:     # of MeasuredRow in order of first appearance; empty when nothing was measured
+    benchmark,  # "scenes", "camvid", ...
+    paper,  # "output_space"
+    root=None,  # results folder; None: `results_folder()`
+) -> list:  # of MeasuredRow in order of first appearance; empty when nothing was measured
     "Mean and spread per recipe from results/<benchmark>_<paper>.csv. InputError on a damaged file."
-    path = Path(root or results_folder())/f"{benchmark}_{paper}.csv"
+    path = Path(root or results_folder()) / f"{benchmark}_{paper}.csv"
     groups = {}
     for line, r in enumerate(read_csv(path, RESULT_COLUMNS), 2):
         seed, steps = (read_number(r[name], path, line, int) for name in ("seed", "steps"))
-        run = seed, read_number(r["miou"], path, line, most=1), read_number(r["seconds"], path, line), r["commit"], r["machine"]
+        run = (
+            seed,
+            read_number(r["miou"], path, line, most=1),
+            read_number(r["seconds"], path, line),
+            r["commit"],
+            r["machine"],
+        )
         groups.setdefault((r["recipe"], steps), {})[seed] = run  # newest line of a seed wins
     rows = []
     for (recipe, steps), runs in groups.items():
         seeds, scores, seconds, commits, machines = zip(*(runs[s] for s in sorted(runs)))
-        rows.append(MeasuredRow(benchmark, recipe, steps, seeds, statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else math.nan,
-                                statistics.fmean(seconds), tuple(sorted(set(commits))), tuple(sorted(set(machines)))))
+        rows.append(
+            MeasuredRow(
+                benchmark,
+                recipe,
+                steps,
+                seeds,
+                statistics.fmean(scores),
+                statistics.stdev(scores) if len(scores) > 1 else math.nan,
+                statistics.fmean(seconds),
+                tuple(sorted(set(commits))),
+                tuple(sorted(set(machines))),
+            )
+        )
     return rows
 
 # %% ../../nbs/results/10_tables.ipynb #cb6a5030
 def side_by_side(
-    paper,      # "output_space", "patch_alignment", "content_invariant", "contrastive"
-    table,      # number of the table, or "S2", "text"
-    benchmarks, # names of this kit's benchmarks, e.g. ("scenes", "camvid")
+    paper,  # "output_space", "patch_alignment", "content_invariant", "contrastive"
+    table,  # number of the table, or "S2", "text"
+    benchmarks,  # names of this kit's benchmarks, e.g. ("scenes", "camvid")
     root=None,  # results folder; None: `results_folder()`
-    steps=None, # count only runs of this length; None: per recipe the longest
+    steps=None,  # count only runs of this length; None: per recipe the longest
 ) -> Table:
     "A paper's table beside this kit's runs of the same recipes: separate columns, headed `published` and `measured here`."
     rows = [r for r in published(paper, table) if r.recipe]
@@ -603,36 +801,59 @@ def side_by_side(
     cells = [[name, r.backbone, _cell(r.miou)] for name, r in zip(_row_names(rows), rows)]
     columns.append(f"published: {_tasks(rows)}")
     for b in benchmarks:
-        runs = {r.recipe: r for r in sorted(measured(b, paper, root), key=lambda r: r.steps) if steps in (None, r.steps)}
-        for r, line in zip(rows, cells): line.append(str(runs[r.recipe]) if r.recipe in runs else "–")
+        runs = {
+            r.recipe: r for r in sorted(measured(b, paper, root), key=lambda r: r.steps) if steps in (None, r.steps)
+        }
+        for r, line in zip(rows, cells):
+            line.append(str(runs[r.recipe]) if r.recipe in runs else "–")
         columns.append(f"measured here: {b}")
-    return Table(columns, cells, f"{paper}, {_title(table)}: mIoU in percent; measured here: mean ± standard deviation over n seeds, other data and network than published")
+    return Table(
+        columns,
+        cells,
+        f"{paper}, {_title(table)}: mIoU in percent; measured here: mean ± standard deviation over n seeds, other data and network than published",
+    )
 
 # %% ../../nbs/results/10_tables.ipynb #f44aa4c0
 def append_timing(
-    bench,         # file name part: results/bench_<bench>.csv
-    name,          # what was timed
-    plain,         # seconds of the plain version
-    fast,          # seconds of this kit's version
-    peak_plain_gib=math.nan, # peak memory in GiB, nan where not measured
+    bench,  # file name part: results/bench_<bench>.csv
+    name,  # what was timed
+    plain,  # seconds of the plain version
+    fast,  # seconds of this kit's version
+    peak_plain_gib=math.nan,  # peak memory in GiB, nan where not measured
     peak_fast_gib=math.nan,
-    root=None,     # results folder; None: `results_folder()`
-    commit=None,   # None: `current_commit()`
+    root=None,  # results folder; None: `results_folder()`
+    commit=None,  # None: `current_commit()`
     machine=None,  # None: `machine_name()`
-) -> Path:         # the file written
+) -> Path:  # the file written
     "Record one timing; the ratio is plain / fast, so 3 means three times faster."
-    if not (plain > 0 and fast > 0): raise InputError(name, f"timings {plain} and {fast} are not positive", "time at least one step of each")
-    def number(x): return "" if math.isnan(x) else f"{x:.4g}"
-    return append_csv(Path(root or results_folder())/f"bench_{bench}.csv", TIMING_COLUMNS,
-                       (name, number(plain), number(fast), number(plain/fast), number(peak_plain_gib), number(peak_fast_gib),
-                        commit or current_commit(), machine or machine_name()))
+    if not (plain > 0 and fast > 0):
+        raise InputError(name, f"timings {plain} and {fast} are not positive", "time at least one step of each")
+
+    def number(x):
+        return "" if math.isnan(x) else f"{x:.4g}"
+
+    return append_csv(
+        Path(root or results_folder()) / f"bench_{bench}.csv",
+        TIMING_COLUMNS,
+        (
+            name,
+            number(plain),
+            number(fast),
+            number(plain / fast),
+            number(peak_plain_gib),
+            number(peak_fast_gib),
+            commit or current_commit(),
+            machine or machine_name(),
+        ),
+    )
+
 
 def timings(
-    bench,     # as in `append_timing`
-    root=None, # results folder; None: `results_folder()`
-) -> list:     # of dicts by column, numbers as floats (nan where not measured)
+    bench,  # as in `append_timing`
+    root=None,  # results folder; None: `results_folder()`
+) -> list:  # of dicts by column, numbers as floats (nan where not measured)
     "The recorded timings, oldest first."
-    path = Path(root or results_folder())/f"bench_{bench}.csv"
+    path = Path(root or results_folder()) / f"bench_{bench}.csv"
     numbers = TIMING_COLUMNS[1:6]
     rows = []
     for line, r in enumerate(read_csv(path, TIMING_COLUMNS), 2):
