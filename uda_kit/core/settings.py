@@ -243,7 +243,8 @@ def _whole(value: object, hint: object, before: object, path: str) -> object:
         return _defaults(named[value], path)
     with_text = [kind for kind in kinds if hasattr(kind, "with_text")]
     if isinstance(value, str) and with_text and str not in _members(hint):
-        return with_text[0].with_text(before, value)
+        kind = with_text[0]
+        return before.with_text(value) if isinstance(before, kind) else kind.from_text(value)
     return stored_value(value, hint, path)
 
 # %% ../../nbs/core/35_settings.ipynb #5e77001a

@@ -166,9 +166,10 @@ def build_stages(run: Run) -> list[RecipeStage]:
     run.validate = validator(run)
     assemble(run)
     for stage in run.stages:
-        if stage.config.labels_given:  # others are checked when they have been labelled
-            check_stage(stage)
+        check_stage(stage, labels=stage.config.labels_given)  # others are labelled during the run
+        if stage.config.labels_given:
             check_labelled(stage)
+        make_optimiser(stage)  # rates of layers that the network does not have are refused
         check_room(stage)
     check_test_size(run.recipe, run.stages[-1])
     return run.stages
@@ -190,7 +191,13 @@ def check_recipe(recipe: Recipe) -> None:
     names = [stage.name for stage in recipe.stages]
     if len(set(names)) < len(names):
         raise InputError(recipe.name, "has two stages of one name", "name them apart")
+    if recipe.stages[-1].translates:
+        remedy = "put a stage behind it that trains a segmentation network"
+        raise InputError(recipe.name, "ends with a translation, and a translator cannot be scored", remedy)
     for index, stage in enumerate(recipe.stages):
+        if stage.translates and stage.source.translated_by:
+            remedy = "give it the images themselves"
+            raise InputError(stage.name, "translates images that another stage has translated", remedy)
         makers = {maker.name: maker.source for maker in recipe.stages[:index] if maker.translates}
         for data in filter(None, (stage.source, stage.target)):
             check_translated(stage.name, data, makers)

@@ -91,9 +91,15 @@ def with_images(self: Data, other: Data) -> Data:
 
 
 @patch
-def with_text(self: Data | None, text: str) -> Data:
-    "The entry with the images that a line names; `override` calls it for a setting such as test=scenes:camera?n=20, where there is no entry yet with None."
-    return data_from(text) if self is None else self.with_images(data_from(text))
+def with_text(self: Data, text: str) -> Data:
+    "The entry with the images that a line names; `override` calls it for a setting such as test=scenes:camera?n=20."
+    return self.with_images(data_from(text))
+
+
+@patch(cls_method=True)
+def from_text(cls: Data, text: str) -> Data:
+    "An entry from a line alone; `override` calls it where there is none yet."
+    return data_from(text)
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a0007
 def data_from(
