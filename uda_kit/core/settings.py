@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Settings', 'Amount', 'Fraction', 'BelowOne', 'Temperature', 'Scale', 'Number', 'Steps', 'Delay', 'Count', 'FewCount',
            'Depth', 'Seed', 'Side', 'Size', 'Betas', 'Digits', 'brief', 'stored_value', 'check_value', 'types_of',
-           'check_settings', 'literal', 'override', 'check_once', 'describe']
+           'check_settings', 'literal', 'override', 'value_at', 'check_kept', 'describe']
 
 # %% ../../nbs/core/35_settings.ipynb #5e770003
 import ast
@@ -290,18 +290,26 @@ def override(
         path = path.strip()
         if not sign:
             raise InputError(change, "is not a setting", "write path=value, for example stages.0.optimiser.lr=0.001")
-        check_once(path, paths)
+        if path in paths:
+            raise InputError(path, "is set twice", "give it one value")
+        changed = _with_value(settings, path.split("."), text, path)
+        check_kept(settings, changed, path, paths)
+        settings = changed
         paths.append(path)
-        settings = _with_value(settings, path.split("."), text, path)
     return settings
 
 
-def check_once(path: str, before: list[str]) -> None:
-    "`InputError` where a path is set a second time, or as a whole after a part of it was set."
-    if path in before:
-        raise InputError(path, "is set twice", "give it one value")
-    for other in before:
-        if other.startswith(f"{path}."):
+def value_at(settings: object, path: str) -> object:
+    "The value at a path; None below a part that is None."
+    for key in path.split("."):
+        settings = settings[int(key)] if isinstance(settings, tuple) else getattr(settings, key, None)
+    return settings
+
+
+def check_kept(before: object, after: object, path: str, paths: list[str]) -> None:
+    "`InputError` where setting a part as a whole undoes what was set in it."
+    for other in paths:
+        if other.startswith(f"{path}.") and value_at(before, other) != value_at(after, other):
             raise InputError(path, f"would undo {other}, which is set before it", f"put {path}=... first")
 
 # %% ../../nbs/core/35_settings.ipynb #5e770016
