@@ -71,7 +71,7 @@ def _limits_in_words(limits: object) -> str:
         words += f" like {limits.pattern}"
     return words
 
-
+# %% ../../nbs/core/35_settings.ipynb #d24cd8ca
 def _in_words(hint: object) -> str:
     "A type as one says it: 'a whole number', '2 values as (1, 2), each a number from 0 to 1'."
     origin, items = typing.get_origin(hint), typing.get_args(hint)
@@ -116,7 +116,7 @@ def _plain(value: object, hint: object) -> object:
     except (msgspec.ValidationError, TypeError, OverflowError):
         raise _Misfit from None
 
-
+# %% ../../nbs/core/35_settings.ipynb #e89b4afc
 def _stored(value: object, hint: object) -> object:
     "A value as a field of type `hint` stores it. `_Misfit` where it is not of that type."
     if hint is typing.Any or hint is object:
@@ -155,7 +155,8 @@ def stored_value(
     hint: object,  # its type, with limits
     path: str,  # where it stands, for the message
 ) -> object:
-    "A value as a field of its type stores it. `InputError` where it is not of that type, or outside of the type's limits."
+    """A value as a field of its type stores it. `InputError` where it is not of that type, or outside of the type's
+    limits."""
     if _has_numpy(value):
         remedy = "give a plain Python number, as int(...) makes one"
         raise InputError(path, f"cannot be the NumPy value {brief(value)}", remedy)
@@ -177,7 +178,8 @@ def types_of(settings: object) -> dict[str, object]:
 
 
 def check_settings(settings: object, path: str = "") -> None:
-    "`InputError` naming the first value in a tree of dataclasses that is not of its field's type. `path`: where the tree stands."
+    """`InputError` naming the first value in a tree of dataclasses that is not of its field's type. `path`: where the
+    tree stands."""
     hints = types_of(settings)
     for field in dataclasses.fields(settings):
         value, here = getattr(settings, field.name), f"{path}.{field.name}" if path else field.name
@@ -234,7 +236,7 @@ def _defaults(kind: type, path: str) -> object:
         needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
         raise InputError(path, f"cannot begin as a {kind.__name__}", f"it needs {', '.join(needed)}") from None
 
-
+# %% ../../nbs/core/35_settings.ipynb #683f3c9e
 def _whole(value: object, hint: object, before: object, path: str) -> object:
     "The value of a field that is set as a whole."
     kinds = _kinds(hint)
@@ -257,7 +259,7 @@ def _replaced(settings: object, key: str, value: object, path: str) -> object:
     except ValueError as error:
         raise InputError(path, f"cannot be {brief(value)} ({error})", "give another value") from None
 
-
+# %% ../../nbs/core/35_settings.ipynb #d358c7ad
 def _with_value(settings: object, keys: list[str], text: str, path: str) -> object:
     "The tree with the value at `keys` replaced."
     key, *rest = keys
@@ -283,7 +285,8 @@ def override(
     settings: Settings,  # a dataclass
     changes: list[str],  # each a path, =, and a value
 ) -> Settings:
-    "The settings with values set by their paths. `InputError` for a path that is not there or is set twice, and for a value that is not of its field's type."
+    """The settings with values set by their paths. `InputError` for a path that is not there or is set twice, and for
+    a value that is not of its field's type."""
     paths: list[str] = []
     for change in changes:
         path, sign, text = change.partition("=")
@@ -316,8 +319,10 @@ def check_kept(before: object, after: object, path: str, paths: list[str]) -> No
 def describe(value: object) -> object:
     "Settings, or any part of them, as JSON: a dataclass becomes its fields and, under `type`, its name."
     if dataclasses.is_dataclass(value):
-        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {**fields, "type": type(value).__name__} if "type" in fields else {"type": type(value).__name__, **fields}
+        described = {"type": type(value).__name__}
+        for field in dataclasses.fields(value):
+            described.setdefault(field.name, describe(getattr(value, field.name)))
+        return described
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     return value
