@@ -39,15 +39,25 @@ from .errors import InputError, printable
 try:
     import tyro
     from tyro.conf import Positional, arg, subcommand
-except ImportError: tyro, Positional, arg, subcommand = None, Optional, dict, str  # `uda-kit doctor` still works, and says that tyro is missing
+except ImportError:
+    tyro, Positional, arg, subcommand = (
+        None,
+        Optional,
+        dict,
+        str,
+    )  # `uda-kit doctor` still works, and says that tyro is missing
 
-Text, Count = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")], Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+Text, Count = (
+    Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")],
+    Annotated[int | None, arg(metavar="INT", help_behavior_hint="")],
+)
 
 # %% ../nbs/cli.ipynb #99987c9c
-def nearest(word:str, known) -> str:
+def nearest(word: str, known) -> str:
     "A remedy: the closest of the known words, or all of them."
     near = difflib.get_close_matches(word, list(known), 1, 0.5)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
 
 def short(text: object) -> str:
     "A text of at most 100 characters, for a message."
@@ -61,24 +71,35 @@ def read_size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"([0-9]{1,6})[x,]([0-9]{1,6})", text.strip().lower())
     if not match or not all(16 <= int(side) <= 16384 for side in match.groups()):
-        raise InputError(f"--size {short(text)}", "is not a size", "write HEIGHTxWIDTH in pixels of 16 to 16384, for example 512x1024")
+        raise InputError(
+            f"--size {short(text)}",
+            "is not a size",
+            "write HEIGHTxWIDTH in pixels of 16 to 16384, for example 512x1024",
+        )
     return int(match[1]), int(match[2])
 
 
 def read_roots(texts, recipes=()) -> dict[str, str]:
     "Folders of data sets, and of the recipes' twins, from NAME=FOLDER."
     from uda_kit.data.datasets import DATASETS
+
     entries = [data for recipe in recipes for stage in recipe.stages for data in (stage.source, stage.target) if data]
     twins = dict.fromkeys(data.twins for data in entries if data.twins)
     known, roots = [*DATASETS, *twins], {}
     for text in texts:
         name, equals, folder = text.partition("=")
         if not equals or not folder:
-            raise InputError(f"--roots {short(text)}", "does not name a folder", "write NAME=FOLDER, for example cityscapes=/data/cityscapes")
+            raise InputError(
+                f"--roots {short(text)}",
+                "does not name a folder",
+                "write NAME=FOLDER, for example cityscapes=/data/cityscapes",
+            )
         if name not in known:
             raise InputError(f"--roots {short(text)}", f"{short(name)!r} is no data set", nearest(name, known))
         if name in roots:
-            raise InputError(f"--roots {short(text)}", f"{name} has been given a folder before", "give each data set one folder")
+            raise InputError(
+                f"--roots {short(text)}", f"{name} has been given a folder before", "give each data set one folder"
+            )
         if not exists(folder):
             raise InputError(short(folder), "does not exist", f"give the folder that {name} is in")
         roots[name] = folder
@@ -129,16 +150,21 @@ def read_devices(text: str, accelerator: str = "auto") -> int | str:
     if text == "auto":
         return text
     if not re.fullmatch("[0-9]{1,6}", text) or int(text) == 0:
-        raise InputError(f"--devices {short(text)}", "is no number of devices", "give a whole number of at least 1, or auto")
+        raise InputError(
+            f"--devices {short(text)}", "is no number of devices", "give a whole number of at least 1, or auto"
+        )
     there = device_count(accelerator) if int(text) > 1 else 1
     if int(text) > there:
-        raise InputError(f"--devices {text}", f"is more than the {there} this machine has room for", "give fewer, or auto")
+        raise InputError(
+            f"--devices {text}", f"is more than the {there} this machine has room for", "give fewer, or auto"
+        )
     return int(text)
 
 
 def device_count(accelerator: str) -> int:
     "How many processes can share the work: one for each GPU, else one for each core of the processor (at least two)."
     import torch
+
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.cuda.device_count()
     if accelerator == "mps":
@@ -158,7 +184,9 @@ def read_out(text: str | None, option: str = "--out") -> Path | None:
         while not above.exists() and above != above.parent:
             above = above.parent
     except OSError as error:
-        raise InputError(f"{option} {short(text)}", f"is no path that this system can write ({error.strerror})", "give a shorter one") from None
+        raise InputError(
+            f"{option} {short(text)}", f"is no path that this system can write ({error.strerror})", "give a shorter one"
+        ) from None
     if above != path and not above.is_dir():
         raise InputError(path, f"lies below {above}, which is a file", "name another folder")
     if not os.access(above, os.W_OK):
@@ -169,6 +197,7 @@ def read_out(text: str | None, option: str = "--out") -> Path | None:
 def read_precision(text: str, accelerator: str = "auto") -> str:
     "'32-true' or 'bf16-mixed': what 'auto' comes to on this machine. Warns where the choice is slow here."
     from uda_kit.doctor import good_precision, slow_precision
+
     if text == "auto":
         return good_precision(accelerator)
     warning = slow_precision(text, accelerator)
@@ -186,6 +215,7 @@ def show(text: object) -> None:
 def finish(record: dict) -> None:
     "The last line of a command that measures: JSON that any terminal or pipe can take."
     from uda_kit.core.records import to_json
+
     text = to_json(record)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
@@ -198,11 +228,12 @@ def finish(record: dict) -> None:
 @dataclass(frozen=True)
 class Demo:
     "Adapt a small network from rendered to camera-like street scenes: a few minutes on two CPU cores."
-    out: str = "runs/demo"    # folder for the report and the runs
-    overwrite: bool = False   # replace the folder, if a demo wrote it
+
+    out: str = "runs/demo"  # folder for the report and the runs
+    overwrite: bool = False  # replace the folder, if a demo wrote it
     steps: Count = None  # at most this many training steps in each stage
-    seed: int = 0             # decides weights and order of images
-    no_progress: bool = False # no progress bars
+    seed: int = 0  # decides weights and order of images
+    no_progress: bool = False  # no progress bars
 
     def run(self) -> int:
         at_least(0, seed=self.seed)
@@ -210,6 +241,7 @@ class Demo:
         read_out(self.out)
         from uda_kit.papers.demo import run_demo
         from uda_kit.training.tabular import percent
+
         before, after, record = run_demo(self.out, self.seed, self.steps, self.overwrite, not self.no_progress)
         print(f"mIoU on camera scenes, trained on rendered scenes alone: {percent(before.miou)}")
         print(f"mIoU on camera scenes, adapted without their labels:     {percent(after.miou)}")
@@ -217,7 +249,9 @@ class Demo:
         finish(record)
         return 0
 
-    def again(self, argv) -> str: return f"start it again with: {command_line(argv, '--overwrite')}"
+    def again(self, argv) -> str:
+        return f"start it again with: {command_line(argv, '--overwrite')}"
+
 
 def command_line(argv, *more) -> str:
     "What to type, with further options where they are not there yet."
@@ -227,8 +261,9 @@ def command_line(argv, *more) -> str:
 @dataclass(frozen=True)
 class Recipes:
     "List the recipes, one for each row of the papers' tables; `recipes show NAME` prints all settings of one."
+
     action: Positional[Literal["list", "show"]] = "list"  # what to do
-    name: Positional[str] = ""                             # recipe to show, or a word that listed names contain
+    name: Positional[str] = ""  # recipe to show, or a word that listed names contain
 
     def run(self) -> int:
         if self.action == "show":
@@ -238,6 +273,7 @@ class Recipes:
             from uda_kit.core.records import to_json
             from uda_kit.papers.catalogue import find_recipe
             from uda_kit.core.settings import describe
+
             print(to_json(describe(find_recipe(self.name)), 1))
             return 0
         chosen = {name: text for name, text in recipe_list().items() if self.name in name}
@@ -253,6 +289,7 @@ def recipe_list() -> dict[str, str]:
     "Name of each recipe -> the rows of the papers' tables that it reproduces, from a file: importing recipes takes seconds."
     import uda_kit
     from uda_kit.core.records import read_json
+
     return read_json(Path(uda_kit.__file__).parent / "papers" / "recipes.json", dict[str, str], "install uda_kit again")
 
 
@@ -262,44 +299,63 @@ def check_recipe_name(name: str) -> None:
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    raise InputError(short(name), "is not a recipe", f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them")
+    raise InputError(
+        short(name), "is not a recipe", f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them"
+    )
 
 # %% ../nbs/cli.ipynb #5ab41737
 @dataclass(frozen=True)
 class Train:
     "Train a recipe, score it on its test images, write a report."
-    recipe: Positional[str]              # name of a recipe, as `uda-kit recipes` lists them
-    out: Text = None               # folder of the run (default: runs/RECIPE-seedN)
-    seed: int = 0                        # decides weights, order and augmentation of images
-    steps: Count = None             # at most this many steps in each stage
-    dry_run: bool = False                # take a few steps (3, or --steps) at full size, write nothing, print time and memory; needs no data
-    resume: bool = False                 # go on with the run in the folder
-    roots: tuple[str, ...] = ()          # NAME=FOLDER of each data set on disk (or set UDA_KIT_DATA to a folder that holds NAME/)
-    source: Text = None            # NAME:ROOT of other source data; classes of your own are trained in place of the recipe's
-    target: Text = None            # NAME:ROOT of other target data
-    test: Text = None              # NAME:ROOT of other test data
-    set: tuple[str, ...] = ()            # path=value of any setting, for example stages.0.optimiser.lr=0.001
-    weights: Text = None           # weight file the network starts from
-    workers: int = 0                     # processes that read images, for each domain
-    cache_mb: int = 0                    # megabytes of decoded, resized images to keep, for each domain
-    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"  # of forward and backward passes; auto: what is fast on this machine
-    devices: str = "1"                   # number of devices (processes, on a CPU), or auto
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"  # what to compute on
-    nodes: int = 1                       # machines; torchrun and srun say it themselves
-    strategy: str = "auto"               # how several devices share the work: any of Lightning Fabric's that a command can start
-    validate_every: int = 0              # score the validation images every so many steps (0: never)
-    save_every: int = 500                # write a checkpoint every so many steps
-    log_every: int = 20                  # write a log line every so many steps
-    tensorboard: bool = False            # log to TensorBoard, too
-    record: bool = False                 # append the score to results/
-    no_progress: bool = False            # no progress bars
 
-    def run(self) -> int: return dry(self) if self.dry_run else train(self)
-    def folder(self) -> Path: return Path(self.out or f"runs/{self.recipe.replace('/', '-')}-seed{self.seed}")
+    recipe: Positional[str]  # name of a recipe, as `uda-kit recipes` lists them
+    out: Text = None  # folder of the run (default: runs/RECIPE-seedN)
+    seed: int = 0  # decides weights, order and augmentation of images
+    steps: Count = None  # at most this many steps in each stage
+    dry_run: bool = (
+        False  # take a few steps (3, or --steps) at full size, write nothing, print time and memory; needs no data
+    )
+    resume: bool = False  # go on with the run in the folder
+    roots: tuple[
+        str, ...
+    ] = ()  # NAME=FOLDER of each data set on disk (or set UDA_KIT_DATA to a folder that holds NAME/)
+    source: Text = None  # NAME:ROOT of other source data; classes of your own are trained in place of the recipe's
+    target: Text = None  # NAME:ROOT of other target data
+    test: Text = None  # NAME:ROOT of other test data
+    set: tuple[str, ...] = ()  # path=value of any setting, for example stages.0.optimiser.lr=0.001
+    weights: Text = None  # weight file the network starts from
+    workers: int = 0  # processes that read images, for each domain
+    cache_mb: int = 0  # megabytes of decoded, resized images to keep, for each domain
+    precision: Literal["32-true", "bf16-mixed", "auto"] = (
+        "32-true"  # of forward and backward passes; auto: what is fast on this machine
+    )
+    devices: str = "1"  # number of devices (processes, on a CPU), or auto
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"  # what to compute on
+    nodes: int = 1  # machines; torchrun and srun say it themselves
+    strategy: str = "auto"  # how several devices share the work: any of Lightning Fabric's that a command can start
+    validate_every: int = 0  # score the validation images every so many steps (0: never)
+    save_every: int = 500  # write a checkpoint every so many steps
+    log_every: int = 20  # write a log line every so many steps
+    tensorboard: bool = False  # log to TensorBoard, too
+    record: bool = False  # append the score to results/
+    no_progress: bool = False  # no progress bars
+
+    def run(self) -> int:
+        return dry(self) if self.dry_run else train(self)
+
+    def folder(self) -> Path:
+        return Path(self.out or f"runs/{self.recipe.replace('/', '-')}-seed{self.seed}")
+
     def again(self, argv) -> str:
-        if self.dry_run: return "start it again"
+        if self.dry_run:
+            return "start it again"
         from uda_kit.training.runs import resumable
-        return f"go on with: {command_line(argv, '--resume')}" if resumable(self.folder()) else "nothing was saved yet: start it again"
+
+        return (
+            f"go on with: {command_line(argv, '--resume')}"
+            if resumable(self.folder())
+            else "nothing was saved yet: start it again"
+        )
 
 # %% ../nbs/cli.ipynb #61b1b409
 def check_not_set_as_well(args: Train) -> None:
@@ -309,7 +365,9 @@ def check_not_set_as_well(args: Train) -> None:
         path = setting.partition("=")[0].strip()
         for end, value in given.items():
             if value and path.removesuffix(".name").endswith(end):
-                raise InputError(f"--set {path}", f"and --{end.strip('.')} both name the data", "leave one of the two out")
+                raise InputError(
+                    f"--set {path}", f"and --{end.strip('.')} both name the data", "leave one of the two out"
+                )
 
 
 def chosen_recipe(args: Train):
@@ -336,27 +394,45 @@ def chosen_recipe(args: Train):
     check_values(recipe)
     return recipe
 
-
 # %% ../nbs/cli.ipynb #03ea62cb
 def given_roots(texts, *more) -> dict[str, str]:
     "Folders by name; `more` recipes are those that `--set` may have changed."
     from uda_kit.papers.catalogue import recipes
+
     return read_roots(texts, [*recipes().values(), *more]) if texts else {}
 
-def run_options(args:Train):
+
+def run_options(args: Train):
     "`RunOptions` of the command's options."
     at_least(0, seed=args.seed, workers=args.workers, cache_mb=args.cache_mb, validate_every=args.validate_every)
     at_least(1, steps=args.steps, save_every=args.save_every, log_every=args.log_every, nodes=args.nodes)
     import torch
     from uda_kit.training.fit import RunOptions
+
     precision = read_precision(args.precision, args.accelerator)
     here = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(args.accelerator, lambda: True)
-    if not here(): raise InputError(f"--accelerator {args.accelerator}", "there is none that torch can use", "leave the option out, or see `uda-kit doctor`")
-    return RunOptions(seed=args.seed, accelerator=args.accelerator, devices=read_devices(args.devices, args.accelerator), nodes=args.nodes, strategy=args.strategy, precision=precision, log_every=args.log_every,
-                      save_every=args.save_every, validate_every=args.validate_every, tensorboard=args.tensorboard, progress=not args.no_progress)
+    if not here():
+        raise InputError(
+            f"--accelerator {args.accelerator}",
+            "there is none that torch can use",
+            "leave the option out, or see `uda-kit doctor`",
+        )
+    return RunOptions(
+        seed=args.seed,
+        accelerator=args.accelerator,
+        devices=read_devices(args.devices, args.accelerator),
+        nodes=args.nodes,
+        strategy=args.strategy,
+        precision=precision,
+        log_every=args.log_every,
+        save_every=args.save_every,
+        validate_every=args.validate_every,
+        tensorboard=args.tensorboard,
+        progress=not args.no_progress,
+    )
 
 # %% ../nbs/cli.ipynb #b2092cad
-def train(args:Train) -> int:
+def train(args: Train) -> int:
     "Run a recipe; `--record` only takes what the recipe says."
     out = args.folder()
     read_out(str(out))
@@ -366,11 +442,28 @@ def train(args:Train) -> int:
     from uda_kit.papers.dry_run import capped
     from uda_kit.papers.running import append_classes, run_recipe
     from uda_kit.papers.tables import append_result
+
     changed = [name for name in ("source", "target", "test", "set", "weights") if getattr(args, name)]
-    if args.record and changed: raise InputError("--record", f"results hold recipes as they are, and --{changed[0]} changes this one", "leave one of the two out")
+    if args.record and changed:
+        raise InputError(
+            "--record",
+            f"results hold recipes as they are, and --{changed[0]} changes this one",
+            "leave one of the two out",
+        )
     recipe = capped(recipe, args.steps)
-    if args.resume and not exists(out / "config.json"): raise InputError(out, "holds no run to go on with", "correct --out, or leave --resume out to start one")
-    found, record = run_recipe(recipe, out, options, roots, args.resume, report=True, weights=args.weights, workers=args.workers, cache_mb=args.cache_mb)
+    if args.resume and not exists(out / "config.json"):
+        raise InputError(out, "holds no run to go on with", "correct --out, or leave --resume out to start one")
+    found, record = run_recipe(
+        recipe,
+        out,
+        options,
+        roots,
+        args.resume,
+        report=True,
+        weights=args.weights,
+        workers=args.workers,
+        cache_mb=args.cache_mb,
+    )
     if args.record and first_process():
         key = (recipe.benchmark, recipe.paper, recipe.name.split("/", 1)[1], args.seed, record["steps"])
         append_result(*key, record["miou"], record["seconds"], commit=record["commit"])
@@ -379,35 +472,43 @@ def train(args:Train) -> int:
     finish(record)
     return 0
 
-def dry(args:Train) -> int:
+
+def dry(args: Train) -> int:
     "Run a few steps of a recipe."
     check_recipe_name(args.recipe)
     options, recipe = run_options(args), chosen_recipe(args)
     roots = given_roots(args.roots, recipe)
-    if options.devices != 1: raise InputError(f"--devices {args.devices}", "a dry run takes one device", "leave --devices out")
+    if options.devices != 1:
+        raise InputError(f"--devices {args.devices}", "a dry run takes one device", "leave --devices out")
     from uda_kit.papers.dry_run import dry_run
-    record = dry_run(recipe, args.steps or 3, options, roots, weights=args.weights, workers=args.workers, cache_mb=args.cache_mb)
-    print(f"{record['seconds_per_step']:.2f} s per step, peak memory {record['peak_gib']:.2f} GiB; the whole recipe would take about {record['hours']:.1f} hours here")
+
+    record = dry_run(
+        recipe, args.steps or 3, options, roots, weights=args.weights, workers=args.workers, cache_mb=args.cache_mb
+    )
+    print(
+        f"{record['seconds_per_step']:.2f} s per step, peak memory {record['peak_gib']:.2f} GiB; the whole recipe would take about {record['hours']:.1f} hours here"
+    )
     finish(record)
     return 0
-
-
 
 # %% ../nbs/cli.ipynb #94559734
 @dataclass(frozen=True)
 class Evaluate:
     "Score a network on a labelled data set: IoU by class, mIoU over every protocol, gap to an oracle."
-    weights: Positional[str]      # weight file (.safetensors)
-    data: Positional[str]         # NAME:ROOT
-    split: Text = None      # split of the data (default: the data set's first)
-    size: Text = None       # HEIGHTxWIDTH the network sees (default: each image's own)
-    space: Text = None      # label space the network was trained in, where its file does not say
-    oracle: Text = None     # mIoU as a fraction, or EVALUATION.json, of a network trained on labelled target images
-    before: Text = None     # EVALUATION.json of the network before adaptation
-    report: Text = None     # folder for report.md with pictures, and evaluation.json
-    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"  # of the forward pass; auto: what is fast on this machine
-    workers: int = 0              # processes that read images
-    no_progress: bool = False     # no progress bar
+
+    weights: Positional[str]  # weight file (.safetensors)
+    data: Positional[str]  # NAME:ROOT
+    split: Text = None  # split of the data (default: the data set's first)
+    size: Text = None  # HEIGHTxWIDTH the network sees (default: each image's own)
+    space: Text = None  # label space the network was trained in, where its file does not say
+    oracle: Text = None  # mIoU as a fraction, or EVALUATION.json, of a network trained on labelled target images
+    before: Text = None  # EVALUATION.json of the network before adaptation
+    report: Text = None  # folder for report.md with pictures, and evaluation.json
+    precision: Literal["32-true", "bf16-mixed", "auto"] = (
+        "32-true"  # of the forward pass; auto: what is fast on this machine
+    )
+    workers: int = 0  # processes that read images
+    no_progress: bool = False  # no progress bar
 
     def run(self) -> int:
         at_least(0, workers=self.workers)
@@ -415,39 +516,55 @@ class Evaluate:
         report, precision = empty_folder(self.report), read_precision(self.precision)
         from uda_kit.data.datasets import open_dataset
         from uda_kit.training.evaluation import evaluate
+
         net, dataset = load_network(self.weights), open_dataset(self.data, self.split)
         found = evaluate(net, dataset, size, self.space, precision, self.workers, progress=not self.no_progress)
         show(found.table(oracle))
-        if report: write_evaluation(report, before, found, oracle, dataset, self.weights)
+        if report:
+            write_evaluation(report, before, found, oracle, dataset, self.weights)
         finish(evaluation_record(found, before, oracle))
         return 0
 
 # %% ../nbs/cli.ipynb #c5f909a1
-def read_evaluation(path:str|None):
+def read_evaluation(path: str | None):
     "An evaluation from its file; None stays None."
-    if path is None: return None
+    if path is None:
+        return None
     from uda_kit.training.evaluation import load_evaluation
+
     return load_evaluation(path)
 
-def read_oracle(text:str|None):
+
+def read_oracle(text: str | None):
     "The oracle's mIoU as a fraction, or its evaluation; None stays None."
-    if text is None: return None
-    try: value = float(text)
-    except ValueError: return read_evaluation(text)
-    if not 0 <= value <= 1: raise InputError(f"--oracle {text}", "is not a fraction", "write 0.651 for 65.1 percent, or name an evaluation's file")
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return read_evaluation(text)
+    if not 0 <= value <= 1:
+        raise InputError(
+            f"--oracle {text}", "is not a fraction", "write 0.651 for 65.1 percent, or name an evaluation's file"
+        )
     return value
 
-def empty_folder(path:str|None) -> Path | None:
+
+def empty_folder(path: str | None) -> Path | None:
     "A folder to write into. `InputError` where it holds anything."
-    if path is None: return None
+    if path is None:
+        return None
     path = read_out(path, "--report")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())): raise InputError(path, "is a file" if not path.is_dir() else "already holds files", "name another folder")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(path, "is a file" if not path.is_dir() else "already holds files", "name another folder")
     return path
 
-def load_network(path:str):
+
+def load_network(path: str):
     "A network on the device that is there."
     import torch
     from uda_kit.models.checkpoints import load_weights
+
     return load_weights(path).to("cuda" if torch.cuda.is_available() else "cpu")
 
 # %% ../nbs/cli.ipynb #c7cf55fa
@@ -455,13 +572,18 @@ def evaluation_record(found, before=None, oracle=None) -> dict:
     "What `evaluate` prints last."
     from uda_kit.training.evaluation import Evaluation
     from uda_kit.training.fit import peak_gib
+
     best = oracle.miou if isinstance(oracle, Evaluation) else oracle
-    more = ({"miou_before": before.record()["miou"]} if before else {}) | ({} if best is None else {"oracle": round(best, 6), "gap": round(found.miou - best, 6)})
+    more = ({"miou_before": before.record()["miou"]} if before else {}) | (
+        {} if best is None else {"oracle": round(best, 6), "gap": round(found.miou - best, 6)}
+    )
     return found.record(**more) | {"peak_gib": round(peak_gib(), 3)}
 
-def write_evaluation(folder:Path, before, found, oracle, dataset, weights:str) -> None:
+
+def write_evaluation(folder: Path, before, found, oracle, dataset, weights: str) -> None:
     "Report, pictures and evaluation.json."
     from uda_kit.training.reports import write_report
+
     title = f"{Path(weights).name} on {found.dataset} {found.split}".rstrip()
     was_there = folder.exists()
     try:
@@ -483,15 +605,18 @@ def clear_folder(folder: Path, keep: bool) -> None:
 @dataclass(frozen=True)
 class Predict:
     "Write the classes a network sees: colours, overlay, confidence, and class ids."
-    weights: Positional[str]    # weight file (.safetensors)
-    source: Positional[str]     # image, folder, "pattern/*.jpg", or NAME:ROOT
-    out: str                    # folder for the pictures
-    split: Text = None    # split of a data set
-    size: Text = None     # HEIGHTxWIDTH the network sees (default: each image's own)
-    space: Text = None    # label space the network was trained in, where its file does not say
-    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"  # of the forward pass; auto: what is fast on this machine
-    overwrite: bool = False     # replace files of the same name
-    no_progress: bool = False   # no progress bar
+
+    weights: Positional[str]  # weight file (.safetensors)
+    source: Positional[str]  # image, folder, "pattern/*.jpg", or NAME:ROOT
+    out: str  # folder for the pictures
+    split: Text = None  # split of a data set
+    size: Text = None  # HEIGHTxWIDTH the network sees (default: each image's own)
+    space: Text = None  # label space the network was trained in, where its file does not say
+    precision: Literal["32-true", "bf16-mixed", "auto"] = (
+        "32-true"  # of the forward pass; auto: what is fast on this machine
+    )
+    overwrite: bool = False  # replace files of the same name
+    no_progress: bool = False  # no progress bar
 
     def run(self) -> int:
         began, size, source = time.time(), read_size(self.size), find_images(self.source, self.split)
@@ -499,41 +624,68 @@ class Predict:
         precision = read_precision(self.precision)
         from uda_kit.training.evaluation import predict
         from uda_kit.training.fit import peak_gib
-        names = predict(load_network(self.weights), source, self.out, size, self.space, precision, overwrite=self.overwrite, progress=not self.no_progress)
+
+        names = predict(
+            load_network(self.weights),
+            source,
+            self.out,
+            size,
+            self.space,
+            precision,
+            overwrite=self.overwrite,
+            progress=not self.no_progress,
+        )
         show(f"{len(names)} images in {Path(self.out)}: colour/, overlay/, confidence/, labels/")
-        finish({"images": len(names), "out": self.out, "seconds": round(time.time() - began, 2), "peak_gib": round(peak_gib(), 3)})
+        finish(
+            {
+                "images": len(names),
+                "out": self.out,
+                "seconds": round(time.time() - began, 2),
+                "peak_gib": round(peak_gib(), 3),
+            }
+        )
         return 0
+
 
 def matching_files(pattern: str) -> list[str]:
     "Files of a pattern, without hidden ones and those that systems leave behind."
     from uda_kit.data.files import visible
+
     parts = Path(pattern).parts
     literal = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:literal])
     return sorted(path for path in glob.glob(pattern, recursive=True) if visible(Path(path), root))
 
 
-def find_images(text:str, split:str|None=None):
+def find_images(text: str, split: str | None = None):
     "What `predict` reads: a path, a list of paths, or a data set."
-    if exists(text): return text
-    if glob.has_magic(text) and (files := matching_files(text)): return files
+    if exists(text):
+        return text
+    if glob.has_magic(text) and (files := matching_files(text)):
+        return files
     if re.match(r"[a-z0-9]+:", text):
         from uda_kit.data.datasets import open_dataset
+
         return open_dataset(text, split, labelled=False)
-    raise InputError(short(text), "matches no file" if glob.has_magic(text) else "does not exist", "give an image, a folder, a pattern in quotes, or NAME:ROOT")
+    raise InputError(
+        short(text),
+        "matches no file" if glob.has_magic(text) else "does not exist",
+        "give an image, a folder, a pattern in quotes, or NAME:ROOT",
+    )
 
 # %% ../nbs/cli.ipynb #b3dd145b
 @dataclass(frozen=True)
 class Translate:
     "Write source images in the target's look (twins) into a folder, or go on with it."
-    source: str                 # NAME:ROOT of the images to translate
-    target: str                 # NAME:ROOT of the images whose look is wanted
-    out: str                    # folder for the twins
-    how: str = "statistics"     # statistics, fourier, fourier:BETA, fourier:BETA:square, or cyclegan:WEIGHTS
-    seed: int = 0               # decides which target image goes with which source image
-    source_split: Text = None   # split of the source (default: the data set's first)
-    target_split: Text = None   # split of the target (default: the data set's first)
-    no_progress: bool = False   # no progress bar
+
+    source: str  # NAME:ROOT of the images to translate
+    target: str  # NAME:ROOT of the images whose look is wanted
+    out: str  # folder for the twins
+    how: str = "statistics"  # statistics, fourier, fourier:BETA, fourier:BETA:square, or cyclegan:WEIGHTS
+    seed: int = 0  # decides which target image goes with which source image
+    source_split: Text = None  # split of the source (default: the data set's first)
+    target_split: Text = None  # split of the target (default: the data set's first)
+    no_progress: bool = False  # no progress bar
 
     def run(self) -> int:
         at_least(0, seed=self.seed)
@@ -542,32 +694,47 @@ class Translate:
         from uda_kit.data.datasets import open_dataset
         from uda_kit.methods.translation import translator, write_twins
         from uda_kit.training.fit import peak_gib
+
         translate = translator(self.how)
-        source, target = open_dataset(self.source, self.source_split, labelled=False), open_dataset(self.target, self.target_split, labelled=False)
+        source, target = (
+            open_dataset(self.source, self.source_split, labelled=False),
+            open_dataset(self.target, self.target_split, labelled=False),
+        )
         written = write_twins(source, target, self.out, translate, self.seed, not self.no_progress)
         show(f"{len(source)} twins in {Path(self.out)}, {written} of them new")
-        finish({"written": written, "twins": len(source), "seconds": round(time.time() - began, 2), "peak_gib": round(peak_gib(), 3)})
+        finish(
+            {
+                "written": written,
+                "twins": len(source),
+                "seconds": round(time.time() - began, 2),
+                "peak_gib": round(peak_gib(), 3),
+            }
+        )
         return 0
 
-    def again(self, argv) -> str: return f"go on with: {command_line(argv)}"
+    def again(self, argv) -> str:
+        return f"go on with: {command_line(argv)}"
 
 # %% ../nbs/cli.ipynb #1a0388d1
 @dataclass(frozen=True)
 class PseudoLabel:
     "Write a network's confident predictions as label files (255 elsewhere) into a folder, or go on with it."
-    weights: Positional[str]    # weight file (.safetensors)
-    data: Positional[str]       # NAME:ROOT of the images; their labels are not opened
-    out: str                    # folder for the labels and summary.json
-    split: Text = None    # split of the data (default: the data set's first)
-    rule: str = "median"        # median, median:CAP, fixed:THRESHOLD or top:SHARE, for each class by itself
-    size: Text = None     # HEIGHTxWIDTH the network sees (default: each image's own)
-    space: Text = None    # label space the network was trained in, where its file does not say
-    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"  # of the forward pass; auto: what is fast on this machine
-    batch_size: int = 4         # images in a forward pass, where their sizes agree
-    workers: int = 0            # processes that read images
-    cache_mb: int = 1024        # megabytes of scores to keep between the two passes
-    overwrite: bool = False     # delete the pseudo-labels that the folder holds
-    no_progress: bool = False   # no progress bars
+
+    weights: Positional[str]  # weight file (.safetensors)
+    data: Positional[str]  # NAME:ROOT of the images; their labels are not opened
+    out: str  # folder for the labels and summary.json
+    split: Text = None  # split of the data (default: the data set's first)
+    rule: str = "median"  # median, median:CAP, fixed:THRESHOLD or top:SHARE, for each class by itself
+    size: Text = None  # HEIGHTxWIDTH the network sees (default: each image's own)
+    space: Text = None  # label space the network was trained in, where its file does not say
+    precision: Literal["32-true", "bf16-mixed", "auto"] = (
+        "32-true"  # of the forward pass; auto: what is fast on this machine
+    )
+    batch_size: int = 4  # images in a forward pass, where their sizes agree
+    workers: int = 0  # processes that read images
+    cache_mb: int = 1024  # megabytes of scores to keep between the two passes
+    overwrite: bool = False  # delete the pseudo-labels that the folder holds
+    no_progress: bool = False  # no progress bars
 
     def run(self) -> int:
         at_least(0, workers=self.workers, cache_mb=self.cache_mb)
@@ -577,80 +744,121 @@ class PseudoLabel:
         from uda_kit.data.datasets import open_dataset
         from uda_kit.methods.pseudo_labels import confidence_rule, make_pseudo_labels
         from uda_kit.training.fit import peak_gib
+
         rule, dataset = confidence_rule(self.rule), open_dataset(self.data, self.split, labelled=False)
-        made = make_pseudo_labels(load_network(self.weights), dataset, self.out, rule, size, self.space, precision, self.batch_size, self.workers, self.cache_mb,
-                                  self.overwrite, not self.no_progress)
-        show(f"{made['samples']} label files in {Path(self.out)}, {made['written']} of them new; {100 * made['kept_share']:.1f}% of the pixels are confident")
-        finish({k: made[k] for k in ("kept_share", "without_confident_pixel", "samples", "written")} | {"rule": str(rule), "seconds": round(time.time() - began, 2), "peak_gib": round(peak_gib(), 3)})
+        made = make_pseudo_labels(
+            load_network(self.weights),
+            dataset,
+            self.out,
+            rule,
+            size,
+            self.space,
+            precision,
+            self.batch_size,
+            self.workers,
+            self.cache_mb,
+            self.overwrite,
+            not self.no_progress,
+        )
+        show(
+            f"{made['samples']} label files in {Path(self.out)}, {made['written']} of them new; {100 * made['kept_share']:.1f}% of the pixels are confident"
+        )
+        finish(
+            {k: made[k] for k in ("kept_share", "without_confident_pixel", "samples", "written")}
+            | {"rule": str(rule), "seconds": round(time.time() - began, 2), "peak_gib": round(peak_gib(), 3)}
+        )
         return 0
 
-    def again(self, argv) -> str: return f"go on with: {command_line([a for a in argv if a != '--overwrite'])}"
+    def again(self, argv) -> str:
+        return f"go on with: {command_line([a for a in argv if a != '--overwrite'])}"
 
 # %% ../nbs/cli.ipynb #232b68d8
 @dataclass(frozen=True)
 class CheckData:
     "Read a whole data set and report pairs, sizes, bit depth, class shares, unknown ids, broken files. Exit status 1 where something is wrong with the data."
-    data: Positional[str]      # NAME:ROOT
-    split: Text = None   # one split (default: all that are there)
-    workers: int = 0           # processes that read files
+
+    data: Positional[str]  # NAME:ROOT
+    split: Text = None  # one split (default: all that are there)
+    workers: int = 0  # processes that read files
     no_progress: bool = False  # no progress bars
 
     def run(self) -> int:
         at_least(0, workers=self.workers)
         from uda_kit.data.check import check_data
+
         report = check_data(self.data, self.split, self.workers, not self.no_progress)
         show(report)
         return 0 if report.ok else 1
 
+
 @dataclass(frozen=True)
 class Convert:
     "Rewrite a published checkpoint (.pth) as a weight file of the kit: DeepLab-v2 of AdaptSegNet or ADVENT, or torchvision's DeepLab-v3. Code in the file is not run."
-    src: Positional[str]       # published checkpoint
-    dst: Positional[str]       # .safetensors file to write
-    classes: int = 19          # classes the checkpoint has
-    aspp_branches: Literal[2, 4] | None = None  # classifier branches that are summed: 2 in AdaptSegNet's code, 4 in ADVENT's (default: 4 where there is layer6 alone, else 2)
-    space: Text = None   # label space of its classes (default: cityscapes19 for 19, synthia16 for 16, and so on where it is clear)
-    overwrite: bool = False    # replace the file
+
+    src: Positional[str]  # published checkpoint
+    dst: Positional[str]  # .safetensors file to write
+    classes: int = 19  # classes the checkpoint has
+    aspp_branches: Literal[2, 4] | None = (
+        None  # classifier branches that are summed: 2 in AdaptSegNet's code, 4 in ADVENT's (default: 4 where there is layer6 alone, else 2)
+    )
+    space: Text = (
+        None  # label space of its classes (default: cityscapes19 for 19, synthia16 for 16, and so on where it is clear)
+    )
+    overwrite: bool = False  # replace the file
 
     def run(self) -> int:
         at_least(2, classes=self.classes)
         dst = read_out(self.dst, "DST")
-        if dst.suffix != ".safetensors": raise InputError(dst, "is not the name of a weight file", "let it end in .safetensors")
-        if dst.exists() and not self.overwrite: raise InputError(dst, "exists", "allow it to be replaced with --overwrite, or name another file")
+        if dst.suffix != ".safetensors":
+            raise InputError(dst, "is not the name of a weight file", "let it end in .safetensors")
+        if dst.exists() and not self.overwrite:
+            raise InputError(dst, "exists", "allow it to be replaced with --overwrite, or name another file")
         from uda_kit.data.labels import label_space
         from uda_kit.models.checkpoints import convert, in_words, read_header
+
         space = label_space(self.space or {19: "cityscapes19", 16: "synthia16"}.get(self.classes))
         config = read_header(convert(self.src, dst, self.classes, self.aspp_branches, space))["config"]
-        advent = self.aspp_branches is None and config["multi_level"] and "aspp_branches" in config  # a two-level file may be of either
-        show(f"wrote {dst}: {in_words(config)}{'; a network of ADVENT sums 4, give --aspp-branches 4' if advent else ''}")
+        advent = (
+            self.aspp_branches is None and config["multi_level"] and "aspp_branches" in config
+        )  # a two-level file may be of either
+        show(
+            f"wrote {dst}: {in_words(config)}{'; a network of ADVENT sums 4, give --aspp-branches 4' if advent else ''}"
+        )
         return 0
+
 
 @dataclass(frozen=True)
 class Doctor:
     "Look at the installation by using it, and print how to mend what does not work. Exit status 1 where a required part fails."
+
     def run(self) -> int:
         from uda_kit.doctor import diagnose
+
         return 0 if diagnose() else 1
 
 # %% ../nbs/cli.ipynb #76f76bec
 @dataclass(frozen=True)
 class BenchTable:
     "Run rows of a benchmark for several seeds; scores are appended to results/."
-    benchmark: Positional[str]       # scenes, camvid, gta5, ...
-    rows: tuple[str, ...] = ()       # rows to run (default: all of the paper's)
-    paper: Text = None         # whose table (default: the first that has the rows)
-    seeds: tuple[int, ...] = (0,)    # seeds
-    out: str = "runs/bench"          # folder of the runs; one warm-up is shared by all rows of a seed
-    results: Text = None       # folder the scores are appended to (default: results/)
-    roots: tuple[str, ...] = ()      # NAME=FOLDER of each data set on disk
-    workers: int = 0                 # processes that read images, for each domain
-    cache_mb: int = 0                # megabytes of decoded, resized images to keep, for each domain
-    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"  # of forward and backward passes; auto: what is fast on this machine
-    no_progress: bool = False        # no progress bars
+
+    benchmark: Positional[str]  # scenes, camvid, gta5, ...
+    rows: tuple[str, ...] = ()  # rows to run (default: all of the paper's)
+    paper: Text = None  # whose table (default: the first that has the rows)
+    seeds: tuple[int, ...] = (0,)  # seeds
+    out: str = "runs/bench"  # folder of the runs; one warm-up is shared by all rows of a seed
+    results: Text = None  # folder the scores are appended to (default: results/)
+    roots: tuple[str, ...] = ()  # NAME=FOLDER of each data set on disk
+    workers: int = 0  # processes that read images, for each domain
+    cache_mb: int = 0  # megabytes of decoded, resized images to keep, for each domain
+    precision: Literal["32-true", "bf16-mixed", "auto"] = (
+        "32-true"  # of forward and backward passes; auto: what is fast on this machine
+    )
+    no_progress: bool = False  # no progress bars
 
     def run(self) -> int:
         at_least(0, workers=self.workers, cache_mb=self.cache_mb)
-        for seed in self.seeds: at_least(0, seeds=seed)
+        for seed in self.seeds:
+            at_least(0, seeds=seed)
         once("--seeds", self.seeds)
         once("--rows", self.rows)
         read_out(self.out)
@@ -658,11 +866,39 @@ class BenchTable:
         from uda_kit.papers.running import run_table
         from uda_kit.papers.tables import measured
         from uda_kit.training.fit import RunOptions, peak_gib
-        began, (rows, paper), roots = time.time(), bench_rows(self.benchmark, self.rows, self.paper), given_roots(self.roots)
+
+        began, (rows, paper), roots = (
+            time.time(),
+            bench_rows(self.benchmark, self.rows, self.paper),
+            given_roots(self.roots),
+        )
         options = RunOptions(precision=read_precision(self.precision), progress=not self.no_progress)
-        run_table(self.benchmark, rows, list(self.seeds), self.out, options, self.results, paper=paper, roots=roots, workers=self.workers, cache_mb=self.cache_mb)
-        found = {m.recipe: {"miou": round(m.miou, 6), "std": round(m.std, 6) if m.n > 1 else None, "seeds": list(m.seeds)} for m in measured(self.benchmark, paper, self.results) if m.recipe in rows}
-        finish({"benchmark": self.benchmark, "paper": paper, "rows": found, "seconds": round(time.time() - began, 1), "peak_gib": round(peak_gib(), 3)})
+        run_table(
+            self.benchmark,
+            rows,
+            list(self.seeds),
+            self.out,
+            options,
+            self.results,
+            paper=paper,
+            roots=roots,
+            workers=self.workers,
+            cache_mb=self.cache_mb,
+        )
+        found = {
+            m.recipe: {"miou": round(m.miou, 6), "std": round(m.std, 6) if m.n > 1 else None, "seeds": list(m.seeds)}
+            for m in measured(self.benchmark, paper, self.results)
+            if m.recipe in rows
+        }
+        finish(
+            {
+                "benchmark": self.benchmark,
+                "paper": paper,
+                "rows": found,
+                "seconds": round(time.time() - began, 1),
+                "peak_gib": round(peak_gib(), 3),
+            }
+        )
         return 0
 
 # %% ../nbs/cli.ipynb #25a4c208
@@ -673,75 +909,107 @@ def once(option: str, values) -> None:
             raise InputError(option, f"names {value!r} twice" if value else "holds an empty name", "name each once")
 
 
-def bench_rows(benchmark:str, rows=(), paper:str|None=None) -> tuple[list[str], str]:
+def bench_rows(benchmark: str, rows=(), paper: str | None = None) -> tuple[list[str], str]:
     "Rows to run, and the paper whose table they go to."
     from uda_kit.papers.catalogue import find_recipe, recipes, table_rows
+
     known = dict.fromkeys(r.benchmark for r in recipes().values())
-    if benchmark not in known: raise InputError(short(benchmark), "is no benchmark", nearest(benchmark, known))
+    if benchmark not in known:
+        raise InputError(short(benchmark), "is no benchmark", nearest(benchmark, known))
     every = table_rows(benchmark, paper)
-    if not rows: return every, paper or find_recipe(f"{benchmark}/{every[0]}").paper
+    if not rows:
+        return every, paper or find_recipe(f"{benchmark}/{every[0]}").paper
     found = [find_recipe(f"{benchmark}/{row}") for row in rows]
     paper = paper or next((p for p in found[0].papers if all(p in r.papers for r in found)), found[0].paper)
     stray = next((r for r in found if paper not in r.papers), None)
-    if stray: raise InputError(f"--rows {' '.join(rows)}", f"{stray.row} is no row of {paper}, but of {', '.join(stray.papers)}", "run the rows of one paper at a time")
+    if stray:
+        raise InputError(
+            f"--rows {' '.join(rows)}",
+            f"{stray.row} is no row of {paper}, but of {', '.join(stray.papers)}",
+            "run the rows of one paper at a time",
+        )
     return list(rows), paper
 
 # %% ../nbs/cli.ipynb #bcc627de
 @dataclass(frozen=True)
 class BenchStep:
     "Time one training step against the paper's step written out by hand in plain fp32."
+
     name: Positional[str] = "resnet101-half"  # what to time
-    steps: int = 3       # steps in each process
-    repeats: int = 2     # pairs of processes
-    record: bool = False # append the figures to results/bench_step.csv
+    steps: int = 3  # steps in each process
+    repeats: int = 2  # pairs of processes
+    record: bool = False  # append the figures to results/bench_step.csv
 
     def run(self) -> int:
         at_least(1, steps=self.steps, repeats=self.repeats)
         from uda_kit.papers.benchmarks import bench_step
+
         found = bench_step(self.name, self.steps, self.repeats, self.record)
-        print(f"{found['name']}: {found['ratio']:.2f} times as fast as the plain step, {found['memory_ratio']:.2f} of its peak memory")
+        print(
+            f"{found['name']}: {found['ratio']:.2f} times as fast as the plain step, {found['memory_ratio']:.2f} of its peak memory"
+        )
         finish(found)
         return 0
+
 
 @dataclass(frozen=True)
 class BenchPatches:
     "Time what patch alignment costs: its label histograms, the clustering of its modes, or what it adds to a training step."
+
     what: Positional[Literal["histograms", "clustering", "step"]]
     case: str = "resnet101-half"  # for `step`: a case of `bench step`
-    repeats: int = 2     # for `step`: pairs of processes
-    record: bool = False # append the figures to results/bench_patches.csv
+    repeats: int = 2  # for `step`: pairs of processes
+    record: bool = False  # append the figures to results/bench_patches.csv
 
     def run(self) -> int:
         at_least(1, repeats=self.repeats)
         from uda_kit.papers import patch_benchmarks as b
-        finish(b.bench_histograms(record=self.record) if self.what == "histograms" else b.bench_clustering(record=self.record) if self.what == "clustering"
-               else b.bench_patch_step(self.case, repeats=self.repeats, record=self.record))
+
+        finish(
+            b.bench_histograms(record=self.record)
+            if self.what == "histograms"
+            else b.bench_clustering(record=self.record)
+            if self.what == "clustering"
+            else b.bench_patch_step(self.case, repeats=self.repeats, record=self.record)
+        )
         return 0
 
 # %% ../nbs/cli.ipynb #b19ca85a
 @dataclass(frozen=True)
 class BenchQuality:
     "Judge translated source images (twins) by a segmenter that was trained on labelled target images: its mIoU on them, and a Frechet distance on its features."
-    weights: Positional[str]    # weight file of the target-trained segmenter
-    source: str                 # NAME:ROOT of the labelled source images
-    twins: str                  # folder of their twins
-    target: str                 # NAME:ROOT of labelled target images the segmenter has not seen
-    source_split: Text = None   # split of the source (default: the data set's first)
-    target_split: Text = None   # split of the target (default: the data set's first)
-    size: Text = None           # HEIGHTxWIDTH all images are resized to (as a recipe's translation did)
-    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"  # of the forward pass; auto: what is fast on this machine
-    record: Text = None         # BENCHMARK/TRANSLATION/SEED to append the figures under to results/translation_quality.csv
-    no_progress: bool = False   # no progress bars
+
+    weights: Positional[str]  # weight file of the target-trained segmenter
+    source: str  # NAME:ROOT of the labelled source images
+    twins: str  # folder of their twins
+    target: str  # NAME:ROOT of labelled target images the segmenter has not seen
+    source_split: Text = None  # split of the source (default: the data set's first)
+    target_split: Text = None  # split of the target (default: the data set's first)
+    size: Text = None  # HEIGHTxWIDTH all images are resized to (as a recipe's translation did)
+    precision: Literal["32-true", "bf16-mixed", "auto"] = (
+        "32-true"  # of the forward pass; auto: what is fast on this machine
+    )
+    record: Text = None  # BENCHMARK/TRANSLATION/SEED to append the figures under to results/translation_quality.csv
+    no_progress: bool = False  # no progress bars
 
     def run(self) -> int:
         name = self.record and self.record.split("/")
-        if name and (len(name) != 3 or not re.fullmatch("[0-9]{1,9}", name[2])): raise InputError(f"--record {self.record}", "does not say what this is", "write BENCHMARK/TRANSLATION/SEED, for example scenes/cyclegan/0")
+        if name and (len(name) != 3 or not re.fullmatch("[0-9]{1,9}", name[2])):
+            raise InputError(
+                f"--record {self.record}",
+                "does not say what this is",
+                "write BENCHMARK/TRANSLATION/SEED, for example scenes/cyclegan/0",
+            )
         size = read_size(self.size)
         from uda_kit.data.datasets import open_dataset
         from uda_kit.papers.translation_benchmarks import append_quality, bench_quality
+
         source, target = open_dataset(self.source, self.source_split), open_dataset(self.target, self.target_split)
-        found = bench_quality(self.weights, source, self.twins, target, size, read_precision(self.precision), not self.no_progress)
-        if name: append_quality(name[0], name[1], int(name[2]), found)
+        found = bench_quality(
+            self.weights, source, self.twins, target, size, read_precision(self.precision), not self.no_progress
+        )
+        if name:
+            append_quality(name[0], name[1], int(name[2]), found)
         show(found.table())
         finish(found.record())
         return 0
@@ -750,23 +1018,32 @@ class BenchQuality:
 @dataclass(frozen=True)
 class BenchAlignment:
     "Measure how well source and target meet in the features of finished runs: prototype distances, silhouettes, mixing of neighbours."
-    runs: Positional[tuple[str, ...]] # folders of finished runs
-    source: str          # NAME:ROOT of labelled source images that no run was trained on
-    target: str          # NAME:ROOT of labelled target images that no run was trained on
-    split: Text = None   # of both (default: the data set's first)
-    source_split: Text = None # of the source alone
-    target_split: Text = None # of the target alone
-    per_class: int = 150 # cells of each class and domain
-    record: bool = False # append the figures to results/alignment.csv
-    no_progress: bool = False # no progress bars
+
+    runs: Positional[tuple[str, ...]]  # folders of finished runs
+    source: str  # NAME:ROOT of labelled source images that no run was trained on
+    target: str  # NAME:ROOT of labelled target images that no run was trained on
+    split: Text = None  # of both (default: the data set's first)
+    source_split: Text = None  # of the source alone
+    target_split: Text = None  # of the target alone
+    per_class: int = 150  # cells of each class and domain
+    record: bool = False  # append the figures to results/alignment.csv
+    no_progress: bool = False  # no progress bars
 
     def run(self) -> int:
         at_least(1, runs=len(self.runs), per_class=self.per_class)
         from uda_kit.data.datasets import open_dataset
         from uda_kit.papers.alignment_benchmarks import bench_alignment
-        source, target = (open_dataset(name, split or self.split) for name, split in ((self.source, self.source_split), (self.target, self.target_split)))
+
+        source, target = (
+            open_dataset(name, split or self.split)
+            for name, split in ((self.source, self.source_split), (self.target, self.target_split))
+        )
         found = bench_alignment(self.runs, source, target, self.per_class, self.record, progress=not self.no_progress)
-        for f in found: print(f"{f['recipe']} seed {f['seed']}: " + ", ".join(f"{k} {v:.3f}" for k, v in f.items() if isinstance(v, float)))
+        for f in found:
+            print(
+                f"{f['recipe']} seed {f['seed']}: "
+                + ", ".join(f"{k} {v:.3f}" for k, v in f.items() if isinstance(v, float))
+            )
         finish({"runs": found})
         return 0
 
@@ -774,29 +1051,40 @@ class BenchAlignment:
 @dataclass(frozen=True)
 class BenchExplorers:
     "Time explorers' answers to random moves of their controls, on one thread."
-    names: Positional[tuple[str, ...]] = () # which; none: all
-    moves: int = 200     # of each explorer
-    size: str = "256x512" # HEIGHTxWIDTH of the images
-    record: bool = False # append the figures to results/bench_explorers.csv
+
+    names: Positional[tuple[str, ...]] = ()  # which; none: all
+    moves: int = 200  # of each explorer
+    size: str = "256x512"  # HEIGHTxWIDTH of the images
+    record: bool = False  # append the figures to results/bench_explorers.csv
 
     def run(self) -> int:
         at_least(1, moves=self.moves)
         from uda_kit.papers.explorer_benchmarks import bench_explorers
-        if self.record and read_size(self.size) != (256, 512): raise InputError(f"--size {self.size}", "is not the size that results/ are kept of", "leave out --record or --size")
+
+        if self.record and read_size(self.size) != (256, 512):
+            raise InputError(
+                f"--size {self.size}", "is not the size that results/ are kept of", "leave out --record or --size"
+            )
         found = bench_explorers(self.moves, self.names, read_size(self.size), self.record)
-        for name, f in found.items(): print(f"{name}: median {f['median_ms']:.0f} ms, 95th percentile {f['p95_ms']:.0f} ms, worst {f['worst_ms']:.0f} ms")
+        for name, f in found.items():
+            print(
+                f"{name}: median {f['median_ms']:.0f} ms, 95th percentile {f['p95_ms']:.0f} ms, worst {f['worst_ms']:.0f} ms"
+            )
         finish(found)
         return 0
+
 
 @dataclass(frozen=True)
 class BenchEmbedding:
     "Time UMAP and t-SNE maps of made-up features of 128 channels."
-    points: int = 10_000 # features
-    record: bool = False # append the figures to results/bench_embedding.csv
+
+    points: int = 10_000  # features
+    record: bool = False  # append the figures to results/bench_embedding.csv
 
     def run(self) -> int:
         at_least(4, points=self.points)
         from uda_kit.papers.explorer_benchmarks import bench_embedding
+
         found = bench_embedding(self.points, record=self.record)
         finish({m: round(s, 1) for m, s in found.items()})
         return 0
@@ -805,86 +1093,169 @@ class BenchEmbedding:
 @dataclass(frozen=True)
 class BenchTranslation:
     "Time translation: K attention modules against K passes of a classifier, and a step of CycleGAN, small or full-size, against the hand-written fp32 one."
+
     what: Positional[Literal["attention", "cyclegan", "cyclegan-full"]]  # what to time
     steps: Count = None  # timed steps in each process (default: 20 for cyclegan, 2 full-size, 3 for attention)
-    repeats: int = 1     # rounds of processes
-    record: bool = False # append the figures to results/bench_translation.csv
+    repeats: int = 1  # rounds of processes
+    record: bool = False  # append the figures to results/bench_translation.csv
 
     def run(self) -> int:
         at_least(1, repeats=self.repeats, **({} if self.steps is None else {"steps": self.steps}))
         from uda_kit.papers import translation_benchmarks as b
+
         steps = self.steps or {"attention": 3, "cyclegan": 20, "cyclegan-full": 2}[self.what]
-        found = b.bench_attention(steps=steps, repeats=self.repeats, record=self.record) if self.what == "attention" else b.bench_cyclegan(self.what, steps, self.repeats, self.record)
-        if self.what == "attention": print("one classifier pass for K attention modules: " + ", ".join(f"K = {k} {f['ratio']:.2f} times as fast" for k, f in found["k"].items()))
-        else: print(f"{self.what}: {found['steps_per_second']['bf16-mixed']:.2f} steps a second on {found['threads']} threads, {found['ratio']:.2f} times as fast as the plain step, peak {found['peak_gib']['bf16-mixed']:.2f} GiB")
+        found = (
+            b.bench_attention(steps=steps, repeats=self.repeats, record=self.record)
+            if self.what == "attention"
+            else b.bench_cyclegan(self.what, steps, self.repeats, self.record)
+        )
+        if self.what == "attention":
+            print(
+                "one classifier pass for K attention modules: "
+                + ", ".join(f"K = {k} {f['ratio']:.2f} times as fast" for k, f in found["k"].items())
+            )
+        else:
+            print(
+                f"{self.what}: {found['steps_per_second']['bf16-mixed']:.2f} steps a second on {found['threads']} threads, {found['ratio']:.2f} times as fast as the plain step, peak {found['peak_gib']['bf16-mixed']:.2f} GiB"
+            )
         finish(found)
         return 0
+
 
 @dataclass(frozen=True)
 class BenchContrastive:
     "Time contrastive adaptation: its loss in blocks against autograd on the whole matrix, the same with bfloat16 products, a whole self-training step against the student's own."
+
     what: Positional[Literal["loss", "loss-bf16", "step", "step-tiny"]]  # what to time
-    steps: int = 3       # timed runs in each process
-    repeats: int = 2     # rounds of processes
-    record: bool = False # append the figures to results/bench_contrastive.csv
+    steps: int = 3  # timed runs in each process
+    repeats: int = 2  # rounds of processes
+    record: bool = False  # append the figures to results/bench_contrastive.csv
 
     def run(self) -> int:
         at_least(1, steps=self.steps, repeats=self.repeats)
         from uda_kit.papers import contrastive_benchmarks as b
+
         found = b.bench_contrastive(self.what, self.steps, self.repeats, self.record)
-        if self.what.startswith("step"): print(f"{found['name']}: a whole step takes {found['ratio']:.2f} times the student's own, without contrast {found['ratio_no_contrast']:.2f} times")
-        else: print(f"{found['name']}: {found['ratio']:.2f} times as fast, 1/{found['extra_plain_gib'] / found['extra_fast_gib']:.0f} of the memory")
+        if self.what.startswith("step"):
+            print(
+                f"{found['name']}: a whole step takes {found['ratio']:.2f} times the student's own, without contrast {found['ratio_no_contrast']:.2f} times"
+            )
+        else:
+            print(
+                f"{found['name']}: {found['ratio']:.2f} times as fast, 1/{found['extra_plain_gib'] / found['extra_fast_gib']:.0f} of the memory"
+            )
         finish(found)
         return 0
+
 
 @dataclass(frozen=True)
 class Bench:
     "Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench patches` the parts of patch alignment, `bench translation` attention modules and CycleGAN, `bench contrastive` the contrastive loss and self-training, `bench quality` judges translated images, `bench alignment` the features of finished runs, `bench explorers` and `bench embedding` time what notebooks show."
-    what: Annotated[BenchTable, subcommand("table")] | Annotated[BenchStep, subcommand("step")] | Annotated[BenchPatches, subcommand("patches")] | Annotated[BenchTranslation, subcommand("translation")] | Annotated[BenchContrastive, subcommand("contrastive")] | Annotated[BenchQuality, subcommand("quality")] | Annotated[BenchAlignment, subcommand("alignment")] | Annotated[BenchExplorers, subcommand("explorers")] | Annotated[BenchEmbedding, subcommand("embedding")]
 
-    def run(self) -> int: return self.what.run()
-    def again(self, argv) -> str: return f"go on with: {command_line(argv)}"
+    what: (
+        Annotated[BenchTable, subcommand("table")]
+        | Annotated[BenchStep, subcommand("step")]
+        | Annotated[BenchPatches, subcommand("patches")]
+        | Annotated[BenchTranslation, subcommand("translation")]
+        | Annotated[BenchContrastive, subcommand("contrastive")]
+        | Annotated[BenchQuality, subcommand("quality")]
+        | Annotated[BenchAlignment, subcommand("alignment")]
+        | Annotated[BenchExplorers, subcommand("explorers")]
+        | Annotated[BenchEmbedding, subcommand("embedding")]
+    )
+
+    def run(self) -> int:
+        return self.what.run()
+
+    def again(self, argv) -> str:
+        return f"go on with: {command_line(argv)}"
 
 # %% ../nbs/cli.ipynb #f26412ad
-COMMANDS = {"demo": Demo, "recipes": Recipes, "train": Train, "evaluate": Evaluate, "predict": Predict, "translate": Translate, "pseudo-label": PseudoLabel, "check-data": CheckData, "convert": Convert, "doctor": Doctor, "bench": Bench}
+COMMANDS = {
+    "demo": Demo,
+    "recipes": Recipes,
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "translate": Translate,
+    "pseudo-label": PseudoLabel,
+    "check-data": CheckData,
+    "convert": Convert,
+    "doctor": Doctor,
+    "bench": Bench,
+}
 
-def parse(argv:list[str]):
+
+def parse(argv: list[str]):
     "The command that the arguments ask for. `InputError` where they make no sense; `SystemExit` after --help."
-    if argv == ["doctor"]: return Doctor()  # works without tyro
-    if tyro is None: raise InputError("tyro", "is not installed", "pip install tyro, and see `uda-kit doctor`")
-    if argv and argv[0] not in COMMANDS and argv[0] not in ("-h", "--help"): raise InputError(argv[0], "is not a command", nearest(argv[0], COMMANDS))
+    if argv == ["doctor"]:
+        return Doctor()  # works without tyro
+    if tyro is None:
+        raise InputError("tyro", "is not installed", "pip install tyro, and see `uda-kit doctor`")
+    if argv and argv[0] not in COMMANDS and argv[0] not in ("-h", "--help"):
+        raise InputError(argv[0], "is not a command", nearest(argv[0], COMMANDS))
     commands = Union[tuple(Annotated[cls, subcommand(name)] for name, cls in COMMANDS.items())]
-    style = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalMetavarFromFieldName)
+    style = (
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.OmitArgPrefixes,
+        tyro.conf.OmitSubcommandPrefixes,
+        tyro.conf.PositionalMetavarFromFieldName,
+    )
     check_given_once(argv)
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            command, unknown = tyro.cli(commands, prog="uda-kit", args=argv or ["--help"], return_unknown_args=True, description=DESCRIPTION, config=style)
+            command, unknown = tyro.cli(
+                commands,
+                prog="uda-kit",
+                args=argv or ["--help"],
+                return_unknown_args=True,
+                description=DESCRIPTION,
+                config=style,
+            )
     except SystemExit as e:
-        if e.code in (0, None): raise
+        if e.code in (0, None):
+            raise
         raise usage_error(said.getvalue(), argv) from None
-    if unknown: raise unknown_option(unknown[0], argv)
+    if unknown:
+        raise unknown_option(unknown[0], argv)
     return command
+
 
 DESCRIPTION = "Unsupervised domain adaptation of semantic segmentation. `uda-kit COMMAND --help` explains a command."
 
 # %% ../nbs/cli.ipynb #4f0aba52
-def usage_error(text:str, argv:list[str]) -> InputError:
+def usage_error(text: str, argv: list[str]) -> InputError:
     "One line of a framed explanation: title, body, and hints, divided by rules."
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯| ") for line in text.strip().splitlines()]
     parts = [[]]
     for line in lines:
-        if re.fullmatch(r"[─-]{4,}", line): parts.append([])
-        elif line: parts[-1].append(line)
+        if re.fullmatch(r"[─-]{4,}", line):
+            parts.append([])
+        elif line:
+            parts[-1].append(line)
     parts = [p for p in parts if p] or [[]]
-    body = parts[0][1:] if lines and "─" in lines[0] else parts[min(1, len(parts) - 1)]  # a drawn frame has its title in the first rule
-    body = body[:next((i for i, line in enumerate(body) if line.startswith("Got errors")), len(body))]
+    body = (
+        parts[0][1:] if lines and "─" in lines[0] else parts[min(1, len(parts) - 1)]
+    )  # a drawn frame has its title in the first rule
+    body = body[: next((i for i, line in enumerate(body) if line.startswith("Got errors")), len(body))]
     where = f"uda-kit {argv[0]}" if argv else "uda-kit"
-    return InputError(argv[0] if argv else "uda-kit", " ".join(body).rstrip(".") or "cannot be understood", f"see `{where} --help`")
+    return InputError(
+        argv[0] if argv else "uda-kit", " ".join(body).rstrip(".") or "cannot be understood", f"see `{where} --help`"
+    )
 
 # %% ../nbs/cli.ipynb #0b1ed306
-BENCHES = {"table": BenchTable, "step": BenchStep, "patches": BenchPatches, "translation": BenchTranslation, "contrastive": BenchContrastive, "quality": BenchQuality,
-           "alignment": BenchAlignment, "explorers": BenchExplorers, "embedding": BenchEmbedding}
+BENCHES = {
+    "table": BenchTable,
+    "step": BenchStep,
+    "patches": BenchPatches,
+    "translation": BenchTranslation,
+    "contrastive": BenchContrastive,
+    "quality": BenchQuality,
+    "alignment": BenchAlignment,
+    "explorers": BenchExplorers,
+    "embedding": BenchEmbedding,
+}
 
 
 def command_class(argv: list[str]) -> type:
@@ -898,7 +1269,9 @@ def check_given_once(argv: list[str]) -> None:
     "`InputError` for an option that takes a value and is given twice: the last one would win without a word; and for whole numbers in other digits than 0-9."
     if not argv or argv[0] not in COMMANDS:
         return
-    kinds = {"--" + f.name.replace("_", "-"): f.type for f in fields(command_class(argv)) if "Positional" not in str(f.type)}
+    kinds = {
+        "--" + f.name.replace("_", "-"): f.type for f in fields(command_class(argv)) if "Positional" not in str(f.type)
+    }
     seen = set()
     for word, following in zip(argv, [*argv[1:], ""]):
         option, equals, value = word.partition("=")
@@ -907,7 +1280,11 @@ def check_given_once(argv: list[str]) -> None:
             continue
         if option in seen:
             several = str(kinds[option]).startswith("tuple")
-            raise InputError(option, "is given twice", f"write all values behind one {option}" if several else "leave one of the two out")
+            raise InputError(
+                option,
+                "is given twice",
+                f"write all values behind one {option}" if several else "leave one of the two out",
+            )
         seen.add(option)
         text = value if equals else following
         if kinds[option] is Text and not text:
@@ -920,8 +1297,14 @@ def unknown_option(word: str, argv: list[str]) -> InputError:
     "What to say of an argument that no command takes."
     known = ["--" + f.name.replace("_", "-") for f in fields(command_class(argv)) if "Positional" not in str(f.type)]
     if not word.startswith("-"):
-        return InputError(short(word), f"is one argument too many for `uda-kit {argv[0]}`", f"see `uda-kit {argv[0]} --help`")
-    return InputError(short(word), f"is not an option of `uda-kit {argv[0]}`", nearest(word.split("=")[0], known) if known else "it has none")
+        return InputError(
+            short(word), f"is one argument too many for `uda-kit {argv[0]}`", f"see `uda-kit {argv[0]} --help`"
+        )
+    return InputError(
+        short(word),
+        f"is not an option of `uda-kit {argv[0]}`",
+        nearest(word.split("=")[0], known) if known else "it has none",
+    )
 
 # %% ../nbs/cli.ipynb #1e7005f3
 class Terminated(BaseException):
@@ -961,6 +1344,7 @@ def terminable(interrupts: "Interrupts"):
 # %% ../nbs/cli.ipynb #99aaa7c3
 class Interrupts:
     "Context that remembers whether a signal came: while packages are imported, it may come out as any other error."
+
     pressed = None  # the exception that the signal raised
 
     def __enter__(self):
@@ -990,17 +1374,30 @@ def complain(message) -> None:
 def out_of_memory(error: BaseException) -> bool:
     "Is this what torch or Python say when memory runs out?"
     text = str(error)
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text or "out of memory" in text
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in text
+        or "out of memory" in text
+    )
 
 
 def full_disk(error: BaseException) -> bool:
     "Is this what the system, or a library that words it anew, says when a disk, a quota or a limit of file sizes is full?"
     full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
     texts = [os.strerror(number) for number in full]
-    return isinstance(error, OSError) and error.errno in full or isinstance(error, Exception) and any(text in str(error) for text in texts)
+    return (
+        isinstance(error, OSError)
+        and error.errno in full
+        or isinstance(error, Exception)
+        and any(text in str(error) for text in texts)
+    )
 
 
-EXTRAS = {"notebooks": ("sklearn", "umap", "jscatter", "seaborn", "ipywidgets", "IPython", "nbdev", "anywidget"), "dev": ("tensorboard", "torchmetrics", "pytest")}
+EXTRAS = {
+    "notebooks": ("sklearn", "umap", "jscatter", "seaborn", "ipywidgets", "IPython", "nbdev", "anywidget"),
+    "dev": ("tensorboard", "torchmetrics", "pytest"),
+}
 
 
 def missing_package(error: BaseException) -> str:
@@ -1038,7 +1435,9 @@ def failed_status(error: BaseException, again: str) -> int | None:
     elif missing_package(error):
         complain(missing_package(error))
     elif full_disk(error):
-        complain(f"{getattr(error, 'filename', None) or 'the disk or standard output'}: cannot be written ({short(str(error).splitlines()[0])}); make room on the disk; {again}")
+        complain(
+            f"{getattr(error, 'filename', None) or 'the disk or standard output'}: cannot be written ({short(str(error).splitlines()[0])}); make room on the disk; {again}"
+        )
     elif isinstance(error, OSError) and error.filename:
         complain(f"{short(error.filename)}: {error.strerror}; check the path, its permissions and the room on the disk")
     elif isinstance(error, OSError):
@@ -1063,11 +1462,15 @@ def status_of(error: BaseException, command, argv: list[str]) -> int | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more while it ends
         return 141
     if type(error).__name__ == "NonFiniteError":
-        complain(f"{error}; nothing was updated with it, and stopped.json in the run's folder says at which step; try a smaller learning rate, or --precision 32-true")
+        complain(
+            f"{error}; nothing was updated with it, and stopped.json in the run's folder says at which step; try a smaller learning rate, or --precision 32-true"
+        )
         return 1
     if out_of_memory(error) and not isinstance(error, InputError):
         text = str(error).splitlines()[0][:150] if str(error) else "MemoryError"
-        complain(f"memory ran out ({text}); try smaller images or batches, a smaller --cache-mb, fewer --workers, or --precision bf16-mixed")
+        complain(
+            f"memory ran out ({text}); try smaller images or batches, a smaller --cache-mb, fewer --workers, or --precision bf16-mixed"
+        )
         return 1
     status = stopped_status(error, again)
     return failed_status(error, again) if status is None else status
@@ -1085,12 +1488,17 @@ def never_fail(stream) -> None:
 def main(argv: list[str] | None = None) -> int:  # exit status
     "The command `uda-kit`."
     argv, command = list(sys.argv[1:] if argv is None else argv), None
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait give way soon: on busy machines a step is many times faster
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no lines of DistributedDataParallel about options that are as they should be
+    os.environ.setdefault(
+        "GOMP_SPINCOUNT", "10000"
+    )  # threads that wait give way soon: on busy machines a step is many times faster
+    os.environ.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "ERROR"
+    )  # no lines of DistributedDataParallel about options that are as they should be
     never_fail(sys.stdout)
     never_fail(sys.stderr)
     if argv == ["--version"]:
         import uda_kit
+
         print(f"uda-kit {uda_kit.__version__}")
         return 0
     interrupts = Interrupts()

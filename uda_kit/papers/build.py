@@ -51,10 +51,10 @@ LABELS_LOOKED_AT = 50
 
 
 def check_pixels(
-    dataset,             # labelled data set
+    dataset,  # labelled data set
     wanted: np.ndarray,  # bool [256]: does this id count?
-    name: str,           # of the data set, for the message
-    what: str,           # which pixels count, for the message
+    name: str,  # of the data set, for the message
+    what: str,  # which pixels count, for the message
     most: int | None = None,  # label maps to look at, spread over the data set; None: all, in their order
 ) -> None:
     "`InputError` where no label map has a pixel that counts; the first one that has ends the search."
@@ -86,12 +86,12 @@ class Run:
 
     recipe: Recipe
     options: RunOptions = RunOptions()
-    out: Path | None = None        # folder of the run
-    shared: Path | None = None     # folder of what the runs of a table have in common
+    out: Path | None = None  # folder of the run
+    shared: Path | None = None  # folder of what the runs of a table have in common
     roots: dict[str, str] | None = None  # folders of data sets
     workers: int = 0
     cache_mb: int = 0
-    weights: str | None = None     # file the first network starts from
+    weights: str | None = None  # file the first network starts from
     stages: list[RecipeStage] = field(default_factory=list)
     artifacts: dict[str, Path] = field(default_factory=dict)  # name of a stage: folder of what it has made
     validate: Callable | None = None  # network -> mIoU on the recipe's validation images
@@ -201,10 +201,16 @@ def check_translated(stage: str, data: Data, makers: dict[str, Data]) -> None:
     if not data.translated_by:
         return
     if data.twins:
-        raise InputError(stage, f"wants translated images of {data.twins} and of stage {data.translated_by!r}", "leave one of the two out")
+        raise InputError(
+            stage,
+            f"wants translated images of {data.twins} and of stage {data.translated_by!r}",
+            "leave one of the two out",
+        )
     if data.translated_by not in makers:
         problem = f"stage {stage!r} wants its translated images, and no translation of that name comes before it"
-        raise InputError(data.translated_by, problem, f"there is {', '.join(makers)}" if makers else "put a translation before it")
+        raise InputError(
+            data.translated_by, problem, f"there is {', '.join(makers)}" if makers else "put a translation before it"
+        )
     translated = makers[data.translated_by]
     if _images(data) != _images(translated):
         problem = f"wants translated images of {', '.join(_images(data))}, and {data.translated_by} makes them of {', '.join(_images(translated))}"
@@ -221,7 +227,9 @@ def check_labelled(stage: RecipeStage) -> None:
     dataset = stage.source.dataset
     if not dataset.labelled or "source" not in {side for term in stage.terms.values() for side in term.reads}:
         return
-    check_pixels(dataset, np.arange(256) < len(dataset.space), str(stage.config.source), " to learn from", LABELS_LOOKED_AT)
+    check_pixels(
+        dataset, np.arange(256) < len(dataset.space), str(stage.config.source), " to learn from", LABELS_LOOKED_AT
+    )
 
 # %% ../../nbs/papers/22_build.ipynb #5c982c64
 SMALL = 64  # pixels a side: from here on networks, critics and transforms have room
@@ -236,7 +244,11 @@ def trained_size(data: Data, dataset) -> tuple[int, int]:  # (height, width)
         factor = min(data.scale[0], 1) if data.scale else 1
         return tuple(max(1, round(side * factor)) for side in whole)
     if data.scale is None and any(c > n for c, n in zip(data.crop, whole)):
-        raise InputError(str(data), f"a crop of {data.crop[0]}x{data.crop[1]} is larger than an image of {whole[0]}x{whole[1]}", "give a crop that fits, or a larger size")
+        raise InputError(
+            str(data),
+            f"a crop of {data.crop[0]}x{data.crop[1]} is larger than an image of {whole[0]}x{whole[1]}",
+            "give a crop that fits, or a larger size",
+        )
     return data.crop
 
 
@@ -297,7 +309,9 @@ def check_test_size(recipe: Recipe, stage: Stage) -> None:
             class_scores(stage.net, torch.zeros((3, *size), dtype=torch.uint8))
     except (ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        raise InputError("test.size", f"{size[0]}x{size[1]} is too small for the network ({reason})", "give a larger size") from error
+        raise InputError(
+            "test.size", f"{size[0]}x{size[1]} is too small for the network ({reason})", "give a larger size"
+        ) from error
 
 # %% ../../nbs/papers/22_build.ipynb #0e5233f4
 def check_patches(config: StageConfig, terms: dict) -> None:
@@ -326,7 +340,10 @@ def stage_modes(config: StageConfig, source: Feed, folders: list[Path] = (), pro
     modes = PatchModes.fit(source.dataset, size, clustering.patch, *numbers, progress)
     skipped = modes.found_in["skipped"]
     if skipped:
-        print(f"{source.dataset.name}: {skipped} label maps without a single label were skipped in clustering", file=sys.stderr)
+        print(
+            f"{source.dataset.name}: {skipped} label maps without a single label were skipped in clustering",
+            file=sys.stderr,
+        )
     return modes
 
 

@@ -23,25 +23,41 @@ def recipes() -> dict[str, Recipe]:
     "All recipes by name."
     return {r.name: r for r in [*output_space_recipes(), *patch_recipes(), *content_recipes(), *contrastive_recipes()]}
 
-def table_rows(benchmark:str, paper:str|None=None) -> list[str]:
+
+def table_rows(benchmark: str, paper: str | None = None) -> list[str]:
     "Rows of a benchmark that belong to a paper's tables (None: the paper of its first recipe), baselines first. `InputError` where there are none."
     found = [r for r in recipes().values() if r.benchmark == benchmark]
-    if not found: raise InputError(benchmark, "is not a benchmark", f"benchmarks are {', '.join(dict.fromkeys(r.benchmark for r in recipes().values()))}")
+    if not found:
+        raise InputError(
+            benchmark,
+            "is not a benchmark",
+            f"benchmarks are {', '.join(dict.fromkeys(r.benchmark for r in recipes().values()))}",
+        )
     paper = paper or found[0].paper
     rows = [r.row for r in found if paper in r.papers]
-    if not rows: raise InputError(paper, f"has no table on {benchmark}", f"papers with one are {', '.join(dict.fromkeys(p for r in found for p in r.papers))}")
+    if not rows:
+        raise InputError(
+            paper,
+            f"has no table on {benchmark}",
+            f"papers with one are {', '.join(dict.fromkeys(p for r in found for p in r.papers))}",
+        )
     return rows
 
-def table_protocol(benchmark:str, paper:str) -> str:
+
+def table_protocol(benchmark: str, paper: str) -> str:
     "Classes that a paper's table on a benchmark averages over: those of its own recipes, whatever a row that it shares with another paper says."
     return next((r.protocol for r in recipes().values() if r.benchmark == benchmark and r.paper == paper), "")
 
-def find_recipe(name:str) -> Recipe:
+
+def find_recipe(name: str) -> Recipe:
     "A recipe by name; `InputError` with the nearest names where there is none."
     known = recipes()
-    if name in known: return known[name]
+    if name in known:
+        return known[name]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    raise InputError(name, "is not a recipe", f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them")
+    raise InputError(
+        name, "is not a recipe", f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them"
+    )
 
 # %% ../../nbs/papers/28_catalogue.ipynb #7e5157b9
 LIST = "recipes.json"  # beside this module

@@ -71,8 +71,8 @@ def cirn_stages(source: Data, target: Data, row: Row, net: DeepLabV2 = ANCILLARY
     return tuple(stages)
 
 # %% ../../nbs/papers/26_content_recipes.ipynb #fa9f2fb8
-K_VALUES = (0, 1, 3, 4)                 # 2 is the method's own
-COS_SWEEP = (1, 10, 20, 40, 80)         # at eps = 0.4 and K = 3
+K_VALUES = (0, 1, 3, 4)  # 2 is the method's own
+COS_SWEEP = (1, 10, 20, 40, 80)  # at eps = 0.4 and K = 3
 EPS_SWEEP = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # at lambda_cos = 10 and K = 3
 TABLE_4 = {  # row: name there, intermediate domain, stage 2, self-training
     "cir": ("CIR", True, False, ""),

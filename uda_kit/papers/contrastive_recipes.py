@@ -55,7 +55,9 @@ class Row:
 
     transfer: bool = True  # supervision on translated source images
     pretrain: bool = True  # the contrastive stage and the head's
-    terms: dict[str, object] | None = field(default_factory=dict)  # settings of self-training's losses that differ; None: no self-training
+    terms: dict[str, object] | None = field(
+        default_factory=dict
+    )  # settings of self-training's losses that differ; None: no self-training
     teacher: dict[str, object] = field(default_factory=dict)  # settings of the teacher that differ
 
 # %% ../../nbs/papers/27_contrastive_recipes.ipynb #93154ac6
@@ -145,7 +147,9 @@ def parts(scale: ContrastiveScale) -> dict[str, Row]:
 
 # %% ../../nbs/papers/27_contrastive_recipes.ipynb #3b95d818
 CROP_713 = (713, 713)
-TURNED = replace(NOTHING, rotation=(-10.0, 10.0), flip=0.5)  # as PSPNet; the random scale comes before the crop, see below
+TURNED = replace(
+    NOTHING, rotation=(-10.0, 10.0), flip=0.5
+)  # as PSPNet; the random scale comes before the crop, see below
 NETWORKS = {
     "": DeepLabV2("resnet101", multi_level=True, bn="train", weights="imagenet"),
     "pspnet": PSPNet("resnet50", weights="imagenet"),
@@ -185,9 +189,18 @@ def full_contrastive_recipes(source: str, table: int) -> list[Recipe]:
     protocol = "16" if source == "synthia" else ""
     whole, task = Row(), full_task(source)
 
-    def recipe(name: str, places: list[str], row: Row = whole, task: ContrastiveTask = task, about: str = "", target: str = "cityscapes") -> Recipe:
+    def recipe(
+        name: str,
+        places: list[str],
+        row: Row = whole,
+        task: ContrastiveTask = task,
+        about: str = "",
+        target: str = "cityscapes",
+    ) -> Recipe:
         stages, test = task.stages(row), FULL_TARGETS[target][1]
-        return Recipe(f"{source}/{name}", stages, test, "cityscapes19", None, ("contrastive",), tuple(places), protocol, about)
+        return Recipe(
+            f"{source}/{name}", stages, test, "cityscapes19", None, ("contrastive",), tuple(places), protocol, about
+        )
 
     own = [f"Table {table}: Ours"]
     about = "as contrastive, with FDA in place of a translation network"
@@ -195,7 +208,12 @@ def full_contrastive_recipes(source: str, table: int) -> list[Recipe]:
     if source != "gta5":
         return [recipe("contrastive", own), fourier]
     more = {
-        "contrastive": [*own, "Table 7: α = 0.1, λ = 0.1, τ0 = 0.9", "Table 8: Ours (DeepLabV2)", "Table 4: w/ expansion"],
+        "contrastive": [
+            *own,
+            "Table 7: α = 0.1, λ = 0.1, τ0 = 0.9",
+            "Table 8: Ours (DeepLabV2)",
+            "Table 4: w/ expansion",
+        ],
         "contrastive-cond6": ["Table 4: w/o expansion"],
     }
     conditions = [

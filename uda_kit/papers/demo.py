@@ -27,10 +27,10 @@ from ..core.records import write_json
 
 # %% ../../nbs/papers/50_demo.ipynb #55dd27eb
 BEFORE, AFTER = "scenes/source-only", "scenes/multi-level"
-STEP_SHARE = 0.6      # of each stage's steps
-TRAIN_SCENES = 600    # instead of the benchmark's training scenes
+STEP_SHARE = 0.6  # of each stage's steps
+TRAIN_SCENES = 600  # instead of the benchmark's training scenes
 TEST_SCENES = 100
-CACHE_MB = 100        # holds the training scenes of one domain
+CACHE_MB = 100  # holds the training scenes of one domain
 
 
 def with_scenes(recipe: Recipe, train: int, test: int) -> Recipe:
@@ -63,7 +63,9 @@ def check_room(out: Path, overwrite: bool) -> None:
     if not (out / MARK).is_file():
         raise InputError(out, "holds files that are not the demo's", "name another folder with --out")
     if not overwrite:
-        raise InputError(out, "already holds a demo", "allow it to be replaced with --overwrite, or name another folder with --out")
+        raise InputError(
+            out, "already holds a demo", "allow it to be replaced with --overwrite, or name another folder with --out"
+        )
 
 
 def make_room(out, overwrite: bool) -> Path:
@@ -80,7 +82,14 @@ def make_room(out, overwrite: bool) -> Path:
     return out
 
 # %% ../../nbs/papers/50_demo.ipynb #7f0edf49
-def run_demo(out="runs/demo", seed:int=0, steps:int|None=None, overwrite:bool=False, progress:bool=True, precision:str|None=None) -> tuple[Evaluation, Evaluation, dict]:
+def run_demo(
+    out="runs/demo",
+    seed: int = 0,
+    steps: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    precision: str | None = None,
+) -> tuple[Evaluation, Evaluation, dict]:
     "Adapt rendered street scenes to camera-like ones; returns the scores before and after, and the record for the last line of output. `WriteError` where the disk is full."
     recipes = [demo_recipe(name, steps) for name in (BEFORE, AFTER)]
     options = RunOptions(seed=seed, precision=precision or good_precision(), progress=progress)
@@ -94,19 +103,36 @@ def run_demo(out="runs/demo", seed:int=0, steps:int|None=None, overwrite:bool=Fa
             raise
         raise write_error(error, out) from None
     except WriteError as error:
-        raise WriteError(error.where, error.problem, "make room on the disk, or name a folder on another one with --out; then start the demo again with --overwrite") from None
+        raise WriteError(
+            error.where,
+            error.problem,
+            "make room on the disk, or name a folder on another one with --out; then start the demo again with --overwrite",
+        ) from None
 
 
 def adapt_scenes(recipes: list[Recipe], out: Path, options: RunOptions) -> tuple[Evaluation, Evaluation, dict]:
     "The body of `run_demo`, in a folder of its own."
     began = time.time()
-    before, after = (run_recipe(r, out / r.name.split("/")[1], options, shared=out / "shared", cache_mb=CACHE_MB)[0] for r in recipes)
+    before, after = (
+        run_recipe(r, out / r.name.split("/")[1], options, shared=out / "shared", cache_mb=CACHE_MB)[0] for r in recipes
+    )
     stages = "; ".join(f"{s.name} {s.steps} steps" for s in recipes[1].stages)
-    notes = [f"Before: trained on labelled rendered scenes alone. After: the same warm-up and as many steps, while predictions on unlabelled camera scenes were aligned with those on rendered scenes (output-space adaptation, two levels). Each: {stages}.",
-             f"A demonstration, {STEP_SHARE:g} of the steps of the `scenes` benchmark and fewer images; one run, seed {options.seed}."]
+    notes = [
+        f"Before: trained on labelled rendered scenes alone. After: the same warm-up and as many steps, while predictions on unlabelled camera scenes were aligned with those on rendered scenes (output-space adaptation, two levels). Each: {stages}.",
+        f"A demonstration, {STEP_SHARE:g} of the steps of the `scenes` benchmark and fewer images; one run, seed {options.seed}.",
+    ]
     test = open_data(recipes[0].test, recipes[0].space, labelled=True)
     write_report(out, before, after, dataset=test, title="Rendered to camera: what adaptation changes", notes=notes)
-    record = {"miou": after.record()["miou"], "miou_before": before.record()["miou"], "iou": after.record()["iou"], "iou_before": before.record()["iou"],
-              "seed": options.seed, "steps": sum(s.steps for s in recipes[1].stages), "precision": options.precision, "seconds": round(time.time() - began, 1), "peak_gib": round(peak_gib(), 3)}
+    record = {
+        "miou": after.record()["miou"],
+        "miou_before": before.record()["miou"],
+        "iou": after.record()["iou"],
+        "iou_before": before.record()["iou"],
+        "seed": options.seed,
+        "steps": sum(s.steps for s in recipes[1].stages),
+        "precision": options.precision,
+        "seconds": round(time.time() - began, 1),
+        "peak_gib": round(peak_gib(), 3),
+    }
     write_json(out / "result.json", record)
     return before, after, record

@@ -27,7 +27,8 @@ from ..training.runs import ResultRecord, RunConfig
 def in_checkout(folder) -> Path:
     "A folder of the checkout around the working folder (or of the working folder, outside of any), relative to the working folder. An absolute one stays as it is."
     here, folder = Path.cwd(), Path(folder)
-    if folder.is_absolute(): return folder
+    if folder.is_absolute():
+        return folder
     root = next((p for p in (here, *here.parents) if (p / "settings.ini").is_file() and (p / "nbs").is_dir()), here)
     return Path(os.path.relpath(root / folder, here))
 
@@ -36,7 +37,10 @@ STEPS_VARIABLE = "UDA_KIT_LESSON_STEPS"
 FOLDER = "runs/lessons"
 FEW_SCENES = 40  # of each data set, where steps are capped
 
-def step_limit(steps:int|None=None) -> int | None: # the smaller of `steps` and the environment's; None where neither says anything
+
+def step_limit(
+    steps: int | None = None,
+) -> int | None:  # the smaller of `steps` and the environment's; None where neither says anything
     "Steps that a stage of a lesson may take. `InputError` for a number below 1, and where the environment variable holds no whole number."
     variable = os.environ.get(STEPS_VARIABLE, "").strip()
     limits = [whole_number(variable, STEPS_VARIABLE, 1)] if variable else []
@@ -45,16 +49,20 @@ def step_limit(steps:int|None=None) -> int | None: # the smaller of `steps` and 
     return min(limits, default=None)
 
 # %% ../../nbs/papers/52_lessons.ipynb #151e3e2a
-def lesson_recipe(name:str,            # "scenes/multi-level": a recipe of the scenes benchmark
-                  steps:int|None=None, # at most so many in each stage
-                 ) -> Recipe:
+def lesson_recipe(
+    name: str,  # "scenes/multi-level": a recipe of the scenes benchmark
+    steps: int | None = None,  # at most so many in each stage
+) -> Recipe:
     "A recipe as the demo shortens it; with few scenes where its steps are capped as well. `InputError` for a recipe of another benchmark."
-    if not name.startswith("scenes/"): raise InputError(name, "is no recipe of the scenes benchmark", "choose one from `uda-kit recipes list scenes/`")
+    if not name.startswith("scenes/"):
+        raise InputError(name, "is no recipe of the scenes benchmark", "choose one from `uda-kit recipes list scenes/`")
     recipe, limit = demo_recipe(name), step_limit(steps)
-    if limit is None: return recipe
+    if limit is None:
+        return recipe
     return capped(with_scenes(recipe, FEW_SCENES, FEW_SCENES), limit)
 
-def lesson_folder(folder=FOLDER, steps:int|None=None) -> Path:
+
+def lesson_folder(folder=FOLDER, steps: int | None = None) -> Path:
     "Where networks trained with at most `steps` steps a stage are kept."
     limit = step_limit(steps)
     return in_checkout(folder if limit is None else f"{folder}-{limit}-steps")
@@ -83,29 +91,44 @@ def report_line(recipe: Recipe, run: Path, trained_before: bool) -> str:
     return f"{recipe.name}: {'found' if trained_before else 'trained'} ({steps} steps, {seconds:.0f} s with the stages it shares). Kept in {run.as_posix()}"
 
 # %% ../../nbs/papers/52_lessons.ipynb #bbe5d49e
-def lesson_network(recipe:str,          # "scenes/source-only", or another recipe of the scenes benchmark
-                   folder=FOLDER,       # where networks are kept; in the checkout, if it is relative
-                   seed:int=0,          # decides weights and order of images
-                   steps:int|None=None, # at most so many in each stage
-                   progress:bool=True,  # show progress bars
-                  ) -> tuple:           # the network, in evaluation mode, and the folder of its run
+def lesson_network(
+    recipe: str,  # "scenes/source-only", or another recipe of the scenes benchmark
+    folder=FOLDER,  # where networks are kept; in the checkout, if it is relative
+    seed: int = 0,  # decides weights and order of images
+    steps: int | None = None,  # at most so many in each stage
+    progress: bool = True,  # show progress bars
+) -> tuple:  # the network, in evaluation mode, and the folder of its run
     """Train a shortened recipe, or find the network that an earlier lesson trained: the share of the benchmark's steps and scenes that the demo takes, too.
 
     Stages that recipes have in common (the warm-up) are trained once. A run that was stopped goes on. The environment variable UDA_KIT_LESSON_STEPS, like `steps`, caps the steps of each stage, for tests; such networks are kept apart.
     `InputError` for a recipe of another benchmark, and where the folder holds a run of another recipe."""
     shortened, base = lesson_recipe(recipe, steps), lesson_folder(folder, steps)
     run = base / f"{shortened.row}-seed{seed}"
-    weights, found = run / "weights.safetensors", (run / "weights.safetensors").is_file() and (run / "result.json").is_file()
-    if found: check_same(run, shortened)
-    else: run_recipe(shortened, run, RunOptions(seed=seed, precision=good_precision(), log_every=5, save_every=100, progress=progress), resume=run.exists(), shared=base / "shared", cache_mb=CACHE_MB)
+    weights, found = (
+        run / "weights.safetensors",
+        (run / "weights.safetensors").is_file() and (run / "result.json").is_file(),
+    )
+    if found:
+        check_same(run, shortened)
+    else:
+        run_recipe(
+            shortened,
+            run,
+            RunOptions(seed=seed, precision=good_precision(), log_every=5, save_every=100, progress=progress),
+            resume=run.exists(),
+            shared=base / "shared",
+            cache_mb=CACHE_MB,
+        )
     print(report_line(shortened, run, found))
     return load_weights(weights).eval(), run
 
 # %% ../../nbs/papers/52_lessons.ipynb #774456f0
-def lesson_data(n:int=TEST_SCENES, # scenes of each domain
-               ) -> tuple:         # source and target data set
+def lesson_data(
+    n: int = TEST_SCENES,  # scenes of each domain
+) -> tuple:  # source and target data set
     "Held-out scenes of both domains, with labels: the target's serve for scoring and looking only. `InputError` for less than one scene."
-    if n < 1: raise InputError("lesson_data", f"{n} scenes", "ask for at least one")
+    if n < 1:
+        raise InputError("lesson_data", f"{n} scenes", "ask for at least one")
     recipe, n = lesson_recipe("scenes/single-level"), n if step_limit() is None else min(n, FEW_SCENES)
 
     def chosen(data):

@@ -70,11 +70,24 @@ def in_own_classes(recipe: Recipe, roots: dict | None = None, dry: bool = False,
     place, space = next(iter(wanted.items()))
     for path, data in sources.items():
         theirs = own_space(data, roots)
-        if brought[path] is None and without_place(theirs, space) or brought[path] is not None and brought[path].classes != space.classes:
-            raise InputError(f"{path} ({data})", f"does not have the classes of {place}: {listed(theirs.classes)} here, {listed(space.classes)} there", "give all stages the same source with --source")
-    say(f"{sources[place]}: {recipe.name} is trained in the {len(space)} classes of this source ({listed(space.classes)}), not in {trained.name}")
+        if (
+            brought[path] is None
+            and without_place(theirs, space)
+            or brought[path] is not None
+            and brought[path].classes != space.classes
+        ):
+            raise InputError(
+                f"{path} ({data})",
+                f"does not have the classes of {place}: {listed(theirs.classes)} here, {listed(space.classes)} there",
+                "give all stages the same source with --source",
+            )
+    say(
+        f"{sources[place]}: {recipe.name} is trained in the {len(space)} classes of this source ({listed(space.classes)}), not in {trained.name}"
+    )
     known = SPACES.get(space.name) == space
-    return replace(recipe, space=space.name if known else space, protocol="", val=same_classes(recipe.val, space, roots))
+    return replace(
+        recipe, space=space.name if known else space, protocol="", val=same_classes(recipe.val, space, roots)
+    )
 
 # %% ../../nbs/papers/23_own_classes.ipynb #87be10b5
 def same_classes(data: Data | None, space: LabelSpace, roots: dict | None) -> Data | None:
@@ -88,7 +101,7 @@ def same_classes(data: Data | None, space: LabelSpace, roots: dict | None) -> Da
 def say_unscored(recipe: Recipe, theirs: LabelSpace, how: Comparison, say: Callable) -> None:
     "Name the classes that are trained and not in the test images, and those of one's own test images that are not trained."
     trained, name = label_space(recipe.space), str(recipe.test)
-    table = translate(theirs, trained)[:len(theirs)]
+    table = translate(theirs, trained)[: len(theirs)]
     if how.predictions is None:
         missing = [c for i, c in enumerate(trained.classes) if i not in how.scored]
         unknown = [c for c, i in zip(theirs.classes, table) if i >= len(trained)]
@@ -108,11 +121,19 @@ def check_scored(recipe: Recipe, roots: dict | None = None, say: Callable = tell
     trained, name = label_space(recipe.space), str(recipe.test)
     theirs = own_space(recipe.test, roots)
     if recipe.test.space and theirs.classes != trained.classes:
-        raise InputError(name, f"asks for the classes of {theirs.name}, and {trained.name} is trained", "leave ?space= out, or give it to the source")
+        raise InputError(
+            name,
+            f"asks for the classes of {theirs.name}, and {trained.name} is trained",
+            "leave ?space= out, or give it to the source",
+        )
     try:
         how = reconcile(trained, theirs)
     except InputError:
-        raise InputError(name, f"has none of the classes that are trained ({listed(trained.classes)})", "give labelled images of these classes with --test") from None
+        raise InputError(
+            name,
+            f"has none of the classes that are trained ({listed(trained.classes)})",
+            "give labelled images of these classes with --test",
+        ) from None
     say_unscored(recipe, theirs, how, say)
     if recipe.protocol and not set(protocols(how.space).get(recipe.protocol, [-1])) <= set(how.scored):
         say(f"{name}: lacks classes of the mean over {recipe.protocol}: the score is the mean over {len(how.scored)}")
@@ -141,4 +162,6 @@ def say_dropped(recipe: Recipe, roots: dict | None = None, say: Callable = tell)
         dataset = open_images(data, None, roots)
         lost = [c for c, i in zip(dataset.space.classes, translate(dataset.space, space)) if i >= len(space)]
         if lost:
-            say(f"{data}: {space.name} has no {listed(lost)}: these pixels are not trained (?space={dataset.space.name} in its name trains its own classes)")
+            say(
+                f"{data}: {space.name} has no {listed(lost)}: these pixels are not trained (?space={dataset.space.name} in its name trains its own classes)"
+            )

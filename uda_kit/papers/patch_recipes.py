@@ -136,9 +136,7 @@ class PatchTask:
         source = replace(self.source, twins=self.twins if "pi" in cell.partners else "")
         target, modes = self.target if adapts else None, self.clustering if cell.patch else None
         stage = StageConfig(source, cell.terms(self.terms), net, target, **FULL, modes=modes)
-        return Recipe(
-            name, (stage,), self.test, self.space, None, ("patch_alignment",), tuple(rows), self.protocol
-        )
+        return Recipe(name, (stage,), self.test, self.space, None, ("patch_alignment",), tuple(rows), self.protocol)
 
 # %% ../../nbs/papers/24_patch_recipes.ipynb #c07484bc
 def synthetic_task(source: str) -> PatchTask:
@@ -166,9 +164,7 @@ def places_of(source: str, cell: Cell, table: int, whole: int) -> list[str]:
 def fusion_recipes(source: str, table: int, whole: int) -> list[Recipe]:
     "Tables 2 and 3 (`table`) and the rows of Tables 4 and 5 (`whole`) that are combinations of these methods."
     task = synthetic_task(source)
-    rows = [
-        task.recipe(f"{source}/{cell.name}", cell, places_of(source, cell, table, whole)) for cell in cells()
-    ]
+    rows = [task.recipe(f"{source}/{cell.name}", cell, places_of(source, cell, table, whole)) for cell in cells()]
     everything = Cell("vgg-fu-patch", PARTNERS["fu"], True)
     vgg = task.recipe(f"{source}/{everything.name}", everything, [f"Table {whole}: Ours (VGG-16)"], VGG)
     return [*rows, one_rate(vgg)]

@@ -23,7 +23,9 @@ from ..training.optim import SGD, Adam
 # %% ../../nbs/papers/20_recipes.ipynb #92164cf2
 RESNET = DeepLabV2("resnet101", multi_level=True, aspp_branches=2, bn="affine_frozen", weights="imagenet")
 RESNET_SINGLE = replace(RESNET, multi_level=False)
-VGG = DeepLabV2("vgg16", multi_level=False, aspp_branches=2, weights="imagenet")  # the released classifier sums two branches, too
+VGG = DeepLabV2(
+    "vgg16", multi_level=False, aspp_branches=2, weights="imagenet"
+)  # the released classifier sums two branches, too
 
 FULL = {"optimiser": SGD(), "steps": 150_000, "schedule": 250_000}
 SIZES = {
@@ -72,9 +74,7 @@ RELEASED_VGG = "as released: two of the classifier's four branches, one learning
 
 def one_rate(recipe: Recipe) -> Recipe:
     "The recipe with a classifier that learns no faster than the backbone, as the released code trains VGG-16."
-    stages = tuple(
-        replace(stage, optimiser=replace(stage.optimiser, head_multiplier=1.0)) for stage in recipe.stages
-    )
+    stages = tuple(replace(stage, optimiser=replace(stage.optimiser, head_multiplier=1.0)) for stage in recipe.stages)
     return replace(recipe, stages=stages, about="; ".join(filter(None, (recipe.about, RELEASED_VGG))))
 
 # %% ../../nbs/papers/20_recipes.ipynb #7f33ec5e
@@ -100,9 +100,9 @@ def oracles(source: str, task: Task, gap: int) -> list[Recipe]:
 # %% ../../nbs/papers/20_recipes.ipynb #7f33ec5f
 def synthetic_recipes(
     source: str,  # "gta5" or "synthia"
-    table: int,   # of the ablation
-    gap: int,     # of the gap to the oracle
-    gan: int,     # of the appendix on losses of the discriminator
+    table: int,  # of the ablation
+    gap: int,  # of the gap to the oracle
+    gan: int,  # of the appendix on losses of the discriminator
 ) -> list[Recipe]:
     "Rows of the tables for one synthetic `source` -> Cityscapes."
     task = Task(Data(source, "all", SIZES[source]), protocol="13" if source == "synthia" else "")
@@ -214,7 +214,9 @@ ROWS = {  # row of a small benchmark: the paper's weights and choices
     "least-squares": replace(ONE_LEVEL, adv=1e-2, kind="least_squares"),
     "feature": replace(ONE_LEVEL, align="feature"),
     "entropy": replace(ONE_LEVEL, align="entropy"),
-    "statistics-only": replace(ONE_LEVEL, adv=1e-9),  # a control: the target passes through batch normalisation, the adversarial loss does not count
+    "statistics-only": replace(
+        ONE_LEVEL, adv=1e-9
+    ),  # a control: the target passes through batch normalisation, the adversarial loss does not count
     **{f"feature-adv{adv:g}": replace(ONE_LEVEL, align="feature", adv=adv) for adv in SWEEP},
     **{f"single-level-adv{adv:g}": replace(ONE_LEVEL, adv=adv) for adv in SWEEP},
 }
@@ -257,9 +259,7 @@ def small_recipes(b: SmallBenchmark) -> list[Recipe]:
 
     supervised = SupervisedTerms()
     bound = SMALL.replace("the source", "the labelled target") + "; an upper bound, not a method"
-    methods = [
-        recipe(row, b.scale.stages(b.scale.terms(terms), b.source, b.target)) for row, terms in ROWS.items()
-    ]
+    methods = [recipe(row, b.scale.stages(b.scale.terms(terms), b.source, b.target)) for row, terms in ROWS.items()]
     return [
         recipe("source-only", b.scale.stages(supervised, b.source, None)),
         *methods,

@@ -38,14 +38,22 @@ from .tables import append_csv, append_result, current_commit, measured, results
 from ..training.evaluation import Evaluation, evaluate
 from ..training.fit import RunOptions, Stage, fit, leaving_together, make_fabric, peak_gib
 from ..training.reports import write_report
-from ..training.runs import LabelRecord, RunDirectory, config_difference, holds_run, read_log, saying_how_to_resume
+from uda_kit.training.runs import (
+    LabelRecord,
+    RunDirectory,
+    config_difference,
+    holds_run,
+    read_log,
+    saying_how_to_resume,
+)
 
 # %% ../../nbs/papers/30_running.ipynb #1891abdc
 def run_stages(
     run: Run,
     config: dict,  # of the run, for config.json
     fabric,
-    after_first: Callable | None = None,  # called with the first segmentation network that is trained, unless it is the last
+    after_first: Callable
+    | None = None,  # called with the first segmentation network that is trained, unless it is the last
 ) -> float:  # seconds that the stages took, or once took where they are shared
     "Prepare, train and finish the stages of a recipe in turn, going on where an earlier attempt stopped."
     seconds = 0.0
@@ -133,12 +141,12 @@ def claim(directory: RunDirectory, config: dict, resume: bool, held: ExitStack) 
 # %% ../../nbs/papers/30_running.ipynb #b00f3d84
 def run_recipe(
     recipe: Recipe,
-    out: str | Path,          # folder of the run
+    out: str | Path,  # folder of the run
     options: RunOptions = RunOptions(),
     roots: dict[str, str] | None = None,  # folders of data sets
     resume: bool = False,
-    report: bool = False,     # write report.md, with the score after the warm-up as "before" where there is one
-    **where,                  # further fields of `Run`: `shared`, `weights`, `workers`, `cache_mb`
+    report: bool = False,  # write report.md, with the score after the warm-up as "before" where there is one
+    **where,  # further fields of `Run`: `shared`, `weights`, `workers`, `cache_mb`
 ) -> tuple[Evaluation, dict]:  # the score, and the record that the command line prints as JSON
     """Train a recipe in the folder `out` and score it on its test images.
 
@@ -181,10 +189,14 @@ def check_alike(config: dict) -> None:
         if text != texts[0]:
             difference = config_difference(json.loads(texts[0]), json.loads(text))
             problem = f"has another configuration than process 0 ({difference})"
-            raise InputError(f"process {process}", problem, "give all machines the same data and all processes the same options")
+            raise InputError(
+                f"process {process}", problem, "give all machines the same data and all processes the same options"
+            )
 
 # %% ../../nbs/papers/30_running.ipynb #9c4bb711
-def train_and_score(run: Run, directory: RunDirectory, test, config: dict, fabric, report: bool) -> tuple[Evaluation, dict]:
+def train_and_score(
+    run: Run, directory: RunDirectory, test, config: dict, fabric, report: bool
+) -> tuple[Evaluation, dict]:
     "The body of `run_recipe`, once the folder is its own."
     recipe, options, commit = run.recipe, run.options, current_commit()
     net, space, before = run.stages[-1].net, label_space(recipe.space), []
@@ -239,7 +251,16 @@ def say_without(stage: Stage, teacher: Teacher) -> None:
         print(f"{stage.name}: no confident pixel of {', '.join(often)} of {teacher.age} steps", file=sys.stderr)
 
 # %% ../../nbs/papers/30_running.ipynb #4d959d11
-def keep(run: RunDirectory, net, space: LabelSpace, test, found: Evaluation, record: dict, before: list[Evaluation] | None, labels: dict | None = None) -> None:
+def keep(
+    run: RunDirectory,
+    net,
+    space: LabelSpace,
+    test,
+    found: Evaluation,
+    record: dict,
+    before: list[Evaluation] | None,
+    labels: dict | None = None,
+) -> None:
     "Write what a finished run of the classes `space` leaves behind; with a report, unless `before` is None. `WriteError` where the disk is full."
     try:
         if labels:
@@ -249,7 +270,9 @@ def keep(run: RunDirectory, net, space: LabelSpace, test, found: Evaluation, rec
         write_json(run.path / "result.json", record)
         if before is not None:
             notes = ["Before: after the warm-up on the source."] if before else ()
-            write_report(run.path, before[0] if before else None, found, dataset=test, title=record["recipe"], notes=notes)
+            write_report(
+                run.path, before[0] if before else None, found, dataset=test, title=record["recipe"], notes=notes
+            )
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
@@ -258,30 +281,47 @@ def keep(run: RunDirectory, net, space: LabelSpace, test, found: Evaluation, rec
 # %% ../../nbs/papers/30_running.ipynb #cd8cf691
 CLASS_COLUMNS = ("benchmark", "recipe", "seed", "steps", "class", "iou", "commit")
 
-def append_classes(benchmark:str, paper:str, recipe:str, seed:int, steps:int, iou:dict, commit:str, root=None) -> None:
+
+def append_classes(
+    benchmark: str, paper: str, recipe: str, seed: int, steps: int, iou: dict, commit: str, root=None
+) -> None:
     "Record IoU by class of a measured run in results/<benchmark>_<paper>_classes.csv."
     path = Path(root or results_folder()) / f"{benchmark}_{paper}_classes.csv"
-    for name, value in iou.items(): append_csv(path, CLASS_COLUMNS, (benchmark, recipe, seed, steps, name, f"{value:.4f}", commit))
+    for name, value in iou.items():
+        append_csv(path, CLASS_COLUMNS, (benchmark, recipe, seed, steps, name, f"{value:.4f}", commit))
+
 
 CRITIC_COLUMNS = ("benchmark", "recipe", "seed", "steps", "stage", "term", "loss", "plain", "commit")
 
-def append_critics(benchmark:str, paper:str, recipe:str, seed:int, steps:int, log:list[dict], commit:str, root=None) -> None:
+
+def append_critics(
+    benchmark: str, paper: str, recipe: str, seed: int, steps: int, log: list[dict], commit: str, root=None
+) -> None:
     """Record what critics' losses came to, the mean over the second half of each adversarial stage, in results/<benchmark>_<paper>_critics.csv.
 
     `plain`: without the weights of pixels, where a term has such; ln 2 / 2 + ln 2 / 2 = 0.693 is a critic that cannot tell the domains apart. Stages that were loaded have no log."""
     path = Path(root or results_folder()) / f"{benchmark}_{paper}_critics.csv"
     for stage in dict.fromkeys(r["stage"] for r in log):
         half = [r for r in log if r["stage"] == stage]
-        half = half[len(half) // 2:]
+        half = half[len(half) // 2 :]
         for term in [k.removesuffix("/critic") for k in half[-1] if k.endswith("/critic")]:
-            mean = lambda name: statistics.fmean([r[f"{term}/{name}"] for r in half if r.get(f"{term}/{name}") is not None] or [math.nan])  # a term may begin late
+            mean = lambda name: statistics.fmean(
+                [r[f"{term}/{name}"] for r in half if r.get(f"{term}/{name}") is not None] or [math.nan]
+            )  # a term may begin late
             plain = mean("plain" if f"{term}/plain" in half[-1] else "critic")
-            append_csv(path, CRITIC_COLUMNS, (benchmark, recipe, seed, steps, stage, term, f"{mean('critic'):.4f}", f"{plain:.4f}", commit))
+            append_csv(
+                path,
+                CRITIC_COLUMNS,
+                (benchmark, recipe, seed, steps, stage, term, f"{mean('critic'):.4f}", f"{plain:.4f}", commit),
+            )
 
 # %% ../../nbs/papers/30_running.ipynb #b838e865
 LABEL_COLUMNS = ("benchmark", "recipe", "seed", "steps", "labels", "class", *LABEL_MEASURES, "commit")
 
-def append_labels(benchmark:str, paper:str, recipe:str, seed:int, steps:int, run:RunDirectory, commit:str, root=None) -> None:
+
+def append_labels(
+    benchmark: str, paper: str, recipe: str, seed: int, steps: int, run: RunDirectory, commit: str, root=None
+) -> None:
     "Record the quality of a run's pseudo-labels, if it made any, in results/<benchmark>_<paper>_labels.csv: 'initial' is what the teacher says, 'confident' what exceeds its thresholds, 'expanded' that and what label expansion adds."
     file = run.path / "labels.json"
     if not file.exists():
@@ -289,22 +329,56 @@ def append_labels(benchmark:str, paper:str, recipe:str, seed:int, steps:int, run
     path = Path(root or results_folder()) / f"{benchmark}_{paper}_labels.csv"
     for kind, classes in read_json(file, LabelRecord).items():
         for name, quality in classes.items():
-            cells = ["" if quality[m] is None or quality[m] != quality[m] else f"{quality[m]:.4f}" for m in LABEL_MEASURES]  # files of before hold NaN
+            cells = [
+                "" if quality[m] is None or quality[m] != quality[m] else f"{quality[m]:.4f}" for m in LABEL_MEASURES
+            ]  # files of before hold NaN
             append_csv(path, LABEL_COLUMNS, (benchmark, recipe, seed, steps, kind, name, *cells, commit))
 
-def run_table(benchmark:str, rows:list[str], seeds:list[int], out, options:RunOptions, results=None, only_missing:bool=True, paper:str|None=None, **data) -> None:
+
+def run_table(
+    benchmark: str,
+    rows: list[str],
+    seeds: list[int],
+    out,
+    options: RunOptions,
+    results=None,
+    only_missing: bool = True,
+    paper: str | None = None,
+    **data,
+) -> None:
     "Run the rows of a benchmark for all seeds, appending to results/<benchmark>_<paper>.csv, ..._classes.csv (IoU by class), ..._critics.csv and ..._labels.csv; without `paper`, to each recipe's own."
     for seed in seeds:
         for row in rows:
             recipe = find_recipe(f"{benchmark}/{row}")
             steps, table = sum(s.steps for s in recipe.stages), paper or recipe.paper
             recipe = replace(recipe, protocol=table_protocol(benchmark, table))
-            done = [m for m in measured(benchmark, table, results) if m.recipe == row and m.steps == steps and seed in m.seeds]
-            if only_missing and done: continue
+            done = [
+                m
+                for m in measured(benchmark, table, results)
+                if m.recipe == row and m.steps == steps and seed in m.seeds
+            ]
+            if only_missing and done:
+                continue
             folder = Path(out) / benchmark / f"{row}-seed{seed}"
-            found, record = run_recipe(recipe, folder, replace(options, seed=seed), resume=folder.exists(), shared=Path(out) / "shared", **data)
+            found, record = run_recipe(
+                recipe, folder, replace(options, seed=seed), resume=folder.exists(), shared=Path(out) / "shared", **data
+            )
             append_classes(benchmark, table, row, seed, steps, found.iou(), record["commit"], root=results)
-            append_critics(benchmark, table, row, seed, steps, read_log(RunDirectory(folder)), record["commit"], root=results)
+            append_critics(
+                benchmark, table, row, seed, steps, read_log(RunDirectory(folder)), record["commit"], root=results
+            )
             append_labels(benchmark, table, row, seed, steps, RunDirectory(folder), record["commit"], root=results)
-            append_result(benchmark, table, row, seed, steps, record["miou"], record["seconds"], root=results, commit=record["commit"])  # last: a row counts as measured by it
-            print(f"{recipe.name} seed {seed}: mIoU {100 * record['miou']:.1f} in {record['seconds']:.0f} s", flush=True)
+            append_result(
+                benchmark,
+                table,
+                row,
+                seed,
+                steps,
+                record["miou"],
+                record["seconds"],
+                root=results,
+                commit=record["commit"],
+            )  # last: a row counts as measured by it
+            print(
+                f"{recipe.name} seed {seed}: mIoU {100 * record['miou']:.1f} in {record['seconds']:.0f} s", flush=True
+            )

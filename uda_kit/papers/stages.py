@@ -41,7 +41,9 @@ def building(stage: str, part: str) -> Iterator[None]:
             raise
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         remedy = "correct them; `uda-kit recipes show NAME` prints a recipe's own"
-        raise InputError(f"stage {stage!r}", f"its {part} cannot be built with these settings ({reason})", remedy) from error
+        raise InputError(
+            f"stage {stage!r}", f"its {part} cannot be built with these settings ({reason})", remedy
+        ) from error
 
 # %% ../../nbs/papers/15_stages.ipynb #57a60006
 def start_from(net: nn.Module, weights: str | Path, space: LabelSpace) -> None:
@@ -99,10 +101,10 @@ def _build_terms(config, index: int, net: nn.Module, context: BuildContext) -> d
 class RecipeStage(Stage):
     "A stage of a recipe, and what comes before and after its training."
 
-    config: object = None                # the StageConfig that it is built from
+    config: object = None  # the StageConfig that it is built from
     before: "RecipeStage | None" = None  # the stage that trains the segmentation network it finds
-    index: int = 0                       # of the recipe's stages
-    key: str = ""                        # made of all that decides what the stage becomes; "": no other run shares it
+    index: int = 0  # of the recipe's stages
+    key: str = ""  # made of all that decides what the stage becomes; "": no other run shares it
 
     @classmethod
     def build(cls, run, index: int, before: "RecipeStage | None") -> "RecipeStage":
