@@ -1237,8 +1237,8 @@ def one_of(commands: dict[str, type]) -> Any:
 # %% ../nbs/cli.ipynb #7a067c11
 @dataclass(frozen=True)
 class Bench:
-    """Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench patches`
-    the parts of patch alignment, `bench translation` attention modules and CycleGAN, `bench contrastive` the
+    """Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench
+    patches` the parts of patch alignment, `bench translation` attention modules and CycleGAN, `bench contrastive` the
     contrastive loss and self-training, `bench quality` judges translated images, `bench alignment` the features of
     finished runs, `bench explorers` and `bench embedding` time what notebooks show."""
 

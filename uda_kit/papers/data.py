@@ -10,6 +10,7 @@ __all__ = ['LOADER_FIELDS', 'Data', 'data_from', 'find_root', 'need_root', 'is_g
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fastcore.basics import patch
 
@@ -71,7 +72,7 @@ def transform(self: Data) -> JointTransform:
     "What is done with an image and its label."
     return JointTransform(size=self.resize, flip=self.flip, scale=self.scale, crop=self.crop)
 
-
+# %% ../../nbs/papers/14_data.ipynb #bc3c9858
 @patch
 def options(self: Data) -> dict[str, object]:
     "Options of the loader, as far as they are set."
@@ -80,7 +81,7 @@ def options(self: Data) -> dict[str, object]:
         options["size"] = self.size
     return {name: value for name, value in options.items() if value not in (None, "")}
 
-
+# %% ../../nbs/papers/14_data.ipynb #818ecc07
 @patch
 def __str__(self: Data) -> str:
     "One line, as on the command line: 'scenes:camera?n=200'."
@@ -132,7 +133,7 @@ def need_root(name: str, roots: dict[str, str] | None = None) -> str:
         raise InputError(name, "nobody said where this data set is", remedy)
     return root
 
-
+# %% ../../nbs/papers/14_data.ipynb #def8ff26
 def is_given(data: Data, roots: dict[str, str] | None = None) -> bool:
     "Can `open_data` find this data set?"
     if data.name == "scenes" or data.root or data.name in (roots or {}):
@@ -153,7 +154,7 @@ def open_images(
         data.name, place, data.split, space or data.space or None, labelled, where=str(data), **data.options()
     )
 
-
+# %% ../../nbs/papers/14_data.ipynb #b540106d
 def open_data(
     data: Data, space: str | LabelSpace | None, roots: dict[str, str] | None = None, labelled: bool | None = None
 ):  # a data set
@@ -163,7 +164,7 @@ def open_data(
 
 
 def with_translated(
-    dataset,
+    dataset: Any,
     folder: str | Path,  # of its translated images
     originals: bool,  # False: they replace the originals
 ):  # a data set

@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CITYSCAPES_VAL', 'MULTI_LEVEL', 'SINGLE_LEVEL',
-           'FEATURE_LEVEL', 'LEAST_SQUARES', 'MAIN_ONLY', 'RELEASED_VGG', 'SWEEP', 'TINY', 'SMALL', 'ONE_LEVEL', 'ROWS',
-           'BASELINES', 'SCENES', 'CAMVID', 'MIN_ENTROPY', 'Task', 'one_rate', 'source_only', 'oracles',
-           'synthetic_recipes', 'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes', 'SmallScale',
-           'SmallBenchmark', 'papers_of', 'small_recipes', 'scenes_benchmark', 'camvid_benchmark',
-           'min_entropy_recipes', 'output_space_recipes']
+           'FEATURE_LEVEL', 'LEAST_SQUARES', 'MAIN_ONLY', 'RELEASED_VGG', 'TINY', 'SMALL', 'ONE_LEVEL', 'ROWS',
+           'BASELINES', 'SCENES', 'CAMVID', 'one_rate', 'source_only', 'oracles', 'SmallScale', 'SmallBenchmark',
+           'small_recipes', 'scenes_benchmark', 'camvid_benchmark', 'output_space_recipes']
 
 # %% ../../nbs/papers/20_recipes.ipynb #0c2321fe
 from dataclasses import dataclass, replace
@@ -69,7 +67,10 @@ class Task:
         return Recipe(name, (stage,), self.test, self.space, rows=tuple(rows), protocol=self.protocol, about=about)
 
 # %% ../../nbs/papers/20_recipes.ipynb #c8a98078
-RELEASED_VGG = "as released: two of the classifier's four branches, one learning rate for all layers; torchvision's ImageNet weights, not Caffe's"
+RELEASED_VGG = (
+    "as released: two of the classifier's four branches, one learning rate for all layers; "
+    "torchvision's ImageNet weights, not Caffe's"
+)
 
 
 def one_rate(recipe: Recipe) -> Recipe:
@@ -85,7 +86,7 @@ def source_only(source: str, task: Task, table: int) -> Recipe:
     recipe = task.recipe(f"{source}/source-only", rows, MAIN_ONLY, adapts=False)
     return replace(recipe, papers=("output_space", "patch_alignment", "content_invariant"))
 
-
+# %% ../../nbs/papers/20_recipes.ipynb #68686a2f
 def oracles(source: str, task: Task, gap: int) -> list[Recipe]:
     "The rows that are trained on labelled Cityscapes."
     labelled, about = replace(task, source=CITYSCAPES), "trained on labelled Cityscapes"
@@ -143,7 +144,7 @@ def sweep_recipes() -> list[Recipe]:
         for adv in SWEEP
     ]
 
-
+# %% ../../nbs/papers/20_recipes.ipynb #142c4177
 def crosscity_recipes() -> list[Recipe]:
     "Table 6: Cityscapes -> Rome, Rio, Tokyo, Taipei over 13 classes; the adversarial weight is 0.0005 on both levels."
     feature = replace(FEATURE_LEVEL, adv=5e-4)
@@ -160,7 +161,7 @@ def crosscity_recipes() -> list[Recipe]:
         ]
     return recipes
 
-
+# %% ../../nbs/papers/20_recipes.ipynb #d093fbea
 def synscapes_recipes() -> list[Recipe]:
     "Table 9: Synscapes -> Cityscapes."
     task = Task(Data("synscapes", "all", SIZES["synscapes"]))
@@ -177,7 +178,9 @@ SMALL = "two stages: warm-up on the source, then this row's objective; tiny netw
 
 @dataclass(frozen=True)
 class SmallScale:
-    "What a small benchmark changes: steps and learning rates of its two stages, the discriminator, the factor on adversarial weights."
+    """What a small benchmark changes.
+
+    That is: steps and learning rates of its two stages, the discriminator, the factor on adversarial weights."""
 
     warmup: int = 800
     steps: int = 300
@@ -242,7 +245,9 @@ class SmallBenchmark:
 
 # %% ../../nbs/papers/20_recipes.ipynb #35d7e862
 def papers_of(row: str) -> tuple[str, ...]:
-    "In whose tables a row stands: baselines and bounds in every paper's, but the contrastive one has a source-only row of its own."
+    """In whose tables a row stands: baselines and bounds in every paper's.
+
+    The contrastive paper has a source-only row of its own."""
     papers = ["output_space"]
     if row in BASELINES:
         papers += ["patch_alignment", "content_invariant"]
@@ -250,9 +255,11 @@ def papers_of(row: str) -> tuple[str, ...]:
         papers += ["contrastive"]
     return tuple(papers)
 
-
+# %% ../../nbs/papers/20_recipes.ipynb #3ce6ec99
 def small_recipes(b: SmallBenchmark) -> list[Recipe]:
-    "Every row on a small benchmark: baselines, methods, and the sweep of lambda_adv (paper values, all multiplied by the benchmark's factor)."
+    """Every row on a small benchmark: baselines, methods, and the sweep of lambda_adv.
+
+    Adversarial weights are the paper's, all multiplied by the benchmark's factor."""
 
     def recipe(row: str, stages: tuple[StageConfig, ...], about: str = SMALL) -> Recipe:
         return b.recipe(row, stages, papers_of(row), about)
@@ -268,13 +275,15 @@ def small_recipes(b: SmallBenchmark) -> list[Recipe]:
 
 # %% ../../nbs/papers/20_recipes.ipynb #85a1ee5f
 def scenes_benchmark(name: str, style: str) -> SmallBenchmark:
-    "Rendered streets to streets of another `style`; of another seed, so that no target street is the source's street in other light."
+    """Rendered streets to streets of another `style`.
+
+    Their seed is another one, so that no target street is the source's street in other light."""
     source = Data("scenes", "train", (96, 192), 4, style="rendered", n=2000, seed=0)
     target = replace(source, style=style, seed=1)
     val, test = replace(target, split="val", n=200), replace(target, split="test", n=200)
     return SmallBenchmark(name, "cityscapes19", source, target, val, test)
 
-
+# %% ../../nbs/papers/20_recipes.ipynb #663bbfd2
 def camvid_benchmark() -> SmallBenchmark:
     "CamVid's daytime drives to its drive at dusk; labels of the training half of that drive choose settings."
     source = Data("camvid", "day", (180, 240), 2, flip=True)
