@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['ANCILLARY', 'CIRN_STEPS', 'TRANSLATION_STEPS', 'CROP', 'MEDIAN', 'K_VALUES', 'COS_SWEEP', 'EPS_SWEEP', 'TABLE_4',
-           'SMALL_CIRN', 'SMALL_TRANSLATION', 'Row', 'as_intermediate', 'cirn_stages', 'Variation', 'variations',
-           'places_of', 'full_content_recipes', 'SmallRow', 'small_translation', 'small_content_stages',
-           'small_cirn_terms', 'small_content_recipes', 'content_recipes']
+           'SMALL_CIRN', 'SMALL_TRANSLATION', 'Row', 'as_intermediate', 'Variation', 'SmallRow', 'small_translation',
+           'content_recipes']
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #e9ba35d2
 from dataclasses import dataclass, replace
@@ -53,7 +52,7 @@ def as_intermediate(source: Data) -> Data:
     "The intermediate domain, which the stage `translate` makes, in place of a source."
     return replace(source, translated_by="translate", originals=False)
 
-
+# %% ../../nbs/recipes/50_content_invariant.ipynb #0fcefea3
 def cirn_stages(source: Data, target: Data, row: Row, net: DeepLabV2 = ANCILLARY) -> tuple[StageConfig, ...]:
     "Stages of a row at full size."
     stages = []
@@ -71,8 +70,8 @@ def cirn_stages(source: Data, target: Data, row: Row, net: DeepLabV2 = ANCILLARY
     return tuple(stages)
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #fa9f2fb8
-K_VALUES = (0, 1, 3, 4)                 # 2 is the method's own
-COS_SWEEP = (1, 10, 20, 40, 80)         # at eps = 0.4 and K = 3
+K_VALUES = (0, 1, 3, 4)  # 2 is the method's own
+COS_SWEEP = (1, 10, 20, 40, 80)  # at eps = 0.4 and K = 3
 EPS_SWEEP = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # at lambda_cos = 10 and K = 3
 TABLE_4 = {  # row: name there, intermediate domain, stage 2, self-training
     "cir": ("CIR", True, False, ""),
@@ -91,9 +90,11 @@ class Variation:
     settings: dict[str, float]  # of `CIRNTerms`
     places: list[str]  # in the paper
 
-
+# %% ../../nbs/recipes/50_content_invariant.ipynb #bc097322
 def variations() -> dict[str, Variation]:
-    "Table 3 and the two sweeps, by row. K = 3 of Table 3 is 40 of the sweep of lambda_cos, too; 10 of that sweep is 0.4 of the other."
+    """Table 3 and the two sweeps, by row.
+
+    Rows in common are listed once: K = 3 of Table 3 is lambda_cos = 40, and lambda_cos = 10 is eps = 0.4."""
     analysis = "Parameter analysis: "
     rows = {f"cir-ass-k{k}": Variation(k, {}, [f"Table 3: K = {k}"]) for k in K_VALUES}
     rows["cir-ass-k3"].places.append(f"{analysis}lambda_cos = 40, eps = 0.4")
@@ -119,6 +120,12 @@ def places_of(name: str, task: str, table: int) -> list[str]:
     return places
 
 
+def places_for(variation: Variation, source: str, task: str) -> list[str]:
+    "Where the paper prints a variation for a synthetic source: for SYNTHIA it has Table 3 alone."
+    places = [place.replace("Table 3:", f"Table 3: {task},") for place in variation.places]
+    return places if source == "gta5" else [place for place in places if place.startswith("Table 3")]
+
+# %% ../../nbs/recipes/50_content_invariant.ipynb #5c934f64
 def full_content_recipes(source: str, table: int) -> list[Recipe]:
     "Tables 1 or 2 (`table`), 3 and 4 for one synthetic `source` -> Cityscapes; the sweeps for GTA5."
     data, task = Data(source, "all", SIZES[source]), {"gta5": "GTAV", "synthia": "SYNTHIA"}[source]
@@ -132,9 +139,7 @@ def full_content_recipes(source: str, table: int) -> list[Recipe]:
     for name, (_, cir, ass, st) in TABLE_4.items():
         recipes.append(recipe(name, places_of(name, task, table), Row(cir, CIRNTerms() if ass else None, st)))
     for name, variation in variations().items():
-        places = [p.replace("Table 3:", f"Table 3: {task},") for p in variation.places]
-        if source != "gta5":  # for SYNTHIA the paper has Table 3 alone
-            places = [p for p in places if p.startswith("Table 3")]
+        places = places_for(variation, source, task)
         if places:
             row = Row(True, CIRNTerms(**variation.settings))
             recipes.append(recipe(name, places, row, replace(ANCILLARY, ancillary=variation.k)))
@@ -160,7 +165,7 @@ def small_translation(b: SmallBenchmark) -> TranslationConfig:
     source, target = replace(b.source, batch_size=batch), replace(b.target, batch_size=batch)
     return TranslationConfig(source, CycleGANTerms(), TranslatorConfig(**SMALL), target, steps=steps)
 
-
+# %% ../../nbs/recipes/50_content_invariant.ipynb #7ebe0287
 def small_content_stages(b: SmallBenchmark, row: SmallRow) -> tuple[StageConfig, ...]:
     "Stages of a row on a small benchmark, as `cirn_stages`."
     scale, plain = b.scale, SupervisedTerms()
@@ -185,7 +190,7 @@ def small_cirn_terms(scale: SmallScale, **settings) -> CIRNTerms:
     small = CIRNTerms(adv=1e-3 * scale.adv_scale, seg_aux=0.1, lr=scale.critic_lr, width=scale.critic_width)
     return replace(small, **settings)
 
-
+# %% ../../nbs/recipes/50_content_invariant.ipynb #1c50f063
 def small_content_recipes(b: SmallBenchmark) -> list[Recipe]:
     "Table 4 and its controls, the values of K and the sweeps on a small benchmark."
     terms, folder = small_cirn_terms(b.scale), f"{b.name}-twins"
@@ -201,7 +206,7 @@ def small_content_recipes(b: SmallBenchmark) -> list[Recipe]:
     paper = ("content_invariant",)
     return [b.recipe(name, small_content_stages(b, row), paper, SMALL_CIRN) for name, row in rows.items()]
 
-
+# %% ../../nbs/recipes/50_content_invariant.ipynb #fea34d6c
 def content_recipes() -> list[Recipe]:
     "All recipes of the content-invariant paper; `source-only`, which the papers share, is the output-space paper's."
     small = [*small_content_recipes(SCENES), *small_content_recipes(CAMVID)]

@@ -10,6 +10,7 @@ __all__ = ['LOADER_FIELDS', 'Data', 'data_from', 'find_root', 'need_root', 'is_g
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fastcore.basics import patch
 
@@ -22,32 +23,41 @@ from ..data.translated import Twins, with_twins
 from ..core.errors import InputError
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a0005
-LOADER_FIELDS = ("n", "seed", "city", "mapping", "beta", "drop_mismatched")  # options of a single loader, under its own names
+LOADER_FIELDS = (
+    "n",
+    "seed",
+    "city",
+    "mapping",
+    "beta",
+    "drop_mismatched",
+)  # options of a single loader, under its own names
 
 
 @dataclass(frozen=True)
 class Data:
     "A data set by name, how it is resized, and how many images a step takes of it."
 
-    name: str                            # "cityscapes", "scenes", "folder"
-    split: str | None = "train"          # None: the data set's first
-    size: Size | None = None             # (height, width) whole images are resized to; scenes are rendered at it
+    name: str  # "cityscapes", "scenes", "folder"
+    split: str | None = "train"  # None: the data set's first
+    size: Size | None = None  # (height, width) whole images are resized to; scenes are rendered at it
     batch_size: Count = 1
     flip: bool = False
     scale: tuple[Scale, Scale] | None = None  # (low, high) of a random factor before the crop
-    crop: Size | None = None             # (height, width) of a random window
-    twins: str = ""                      # name of a folder of translated images, located like a data set
-    translated_by: str = ""              # name of an earlier stage that translates the images
-    originals: bool = True               # False: translated images replace the originals instead of joining them
-    rare: RareClassSampling | None = None  # images that hold rare classes are drawn more often; None: each image once an epoch
-    root: str = ""                       # folder, or description file of a "folder"; "": where the run is told
-    space: str = ""                      # label space; "": the recipe's
-    style: str = ""                      # of scenes
-    n: Steps | None = None               # scenes
-    seed: Seed | None = None             # of scenes: another one, other streets
-    city: str = ""                       # of Cross-City
-    mapping: str = ""                    # of Mapillary Vistas
-    beta: str = ""                       # of foggy Cityscapes
+    crop: Size | None = None  # (height, width) of a random window
+    twins: str = ""  # name of a folder of translated images, located like a data set
+    translated_by: str = ""  # name of an earlier stage that translates the images
+    originals: bool = True  # False: translated images replace the originals instead of joining them
+    rare: RareClassSampling | None = (
+        None  # images that hold rare classes are drawn more often; None: each image once an epoch
+    )
+    root: str = ""  # folder, or description file of a "folder"; "": where the run is told
+    space: str = ""  # label space; "": the recipe's
+    style: str = ""  # of scenes
+    n: Steps | None = None  # scenes
+    seed: Seed | None = None  # of scenes: another one, other streets
+    city: str = ""  # of Cross-City
+    mapping: str = ""  # of Mapillary Vistas
+    beta: str = ""  # of foggy Cityscapes
     drop_mismatched: bool | None = None  # of GTA5
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a0010
@@ -62,7 +72,7 @@ def transform(self: Data) -> JointTransform:
     "What is done with an image and its label."
     return JointTransform(size=self.resize, flip=self.flip, scale=self.scale, crop=self.crop)
 
-
+# %% ../../nbs/recipes/10_data.ipynb #bc3c9858
 @patch
 def options(self: Data) -> dict[str, object]:
     "Options of the loader, as far as they are set."
@@ -71,7 +81,7 @@ def options(self: Data) -> dict[str, object]:
         options["size"] = self.size
     return {name: value for name, value in options.items() if value not in (None, "")}
 
-
+# %% ../../nbs/recipes/10_data.ipynb #818ecc07
 @patch
 def __str__(self: Data) -> str:
     "One line, as on the command line: 'scenes:camera?n=200'."
@@ -103,8 +113,8 @@ def from_text(cls: Data, text: str) -> Data:
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a0007
 def data_from(
-    text: str,          # NAME:ROOT?option=value
-    **fields: object,   # further fields
+    text: str,  # NAME:ROOT?option=value
+    **fields: object,  # further fields
 ) -> Data:
     "A data set's entry from one line. `InputError` where the line names none."
     name, root, options = parse_spec(text)
@@ -129,7 +139,7 @@ def need_root(name: str, roots: dict[str, str] | None = None) -> str:
         raise InputError(name, "nobody said where this data set is", remedy)
     return root
 
-
+# %% ../../nbs/recipes/10_data.ipynb #def8ff26
 def is_given(data: Data, roots: dict[str, str] | None = None) -> bool:
     "Can `open_data` find this data set?"
     if data.name == "scenes" or data.root or data.name in (roots or {}):
@@ -140,25 +150,29 @@ def is_given(data: Data, roots: dict[str, str] | None = None) -> bool:
 # %% ../../nbs/recipes/10_data.ipynb #da7a000b
 def open_images(
     data: Data,
-    space: str | LabelSpace | None,       # of the labels; None: the entry's own, or the data set's
+    space: str | LabelSpace | None,  # of the labels; None: the entry's own, or the data set's
     roots: dict[str, str] | None = None,  # folders by name
-    labelled: bool | None = None,         # None: as published, True: needs labels, False: never touches labels
+    labelled: bool | None = None,  # None: as published, True: needs labels, False: never touches labels
 ):  # a data set
     "Open the data set that an entry names, without translated images. `InputError` where its folder is not known."
     place = data.style if data.name == "scenes" else data.root or need_root(data.name, roots)
-    return open_named(data.name, place, data.split, space or data.space or None, labelled, where=str(data), **data.options())
+    return open_named(
+        data.name, place, data.split, space or data.space or None, labelled, where=str(data), **data.options()
+    )
 
-
-def open_data(data: Data, space: str | LabelSpace | None, roots: dict[str, str] | None = None, labelled: bool | None = None):  # a data set
+# %% ../../nbs/recipes/10_data.ipynb #b540106d
+def open_data(
+    data: Data, space: str | LabelSpace | None, roots: dict[str, str] | None = None, labelled: bool | None = None
+):  # a data set
     "`open_images`, with or instead of them the images of the folder `twins`."
     dataset = open_images(data, space, roots, labelled)
     return with_translated(dataset, need_root(data.twins, roots), data.originals) if data.twins else dataset
 
 
 def with_translated(
-    dataset,
+    dataset: Any,
     folder: str | Path,  # of its translated images
-    originals: bool,     # False: they replace the originals
+    originals: bool,  # False: they replace the originals
 ):  # a data set
     "A data set with its translated images."
     return with_twins(dataset, folder) if originals else Twins(dataset, folder)
@@ -176,5 +190,5 @@ def own_space(data: Data, roots: dict[str, str] | None = None) -> LabelSpace:
 
 def without_place(own: LabelSpace, space: LabelSpace) -> list[str]:
     "Classes of a data set's `own` label space that have no class of their own in `space`."
-    table = translate(own, space)[:len(own)].tolist()
+    table = translate(own, space)[: len(own)].tolist()
     return [name for name, c in zip(own.classes, table) if c >= len(space) or table.count(c) > 1]

@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CITYSCAPES_VAL', 'MULTI_LEVEL', 'SINGLE_LEVEL',
-           'FEATURE_LEVEL', 'LEAST_SQUARES', 'MAIN_ONLY', 'RELEASED_VGG', 'SWEEP', 'TINY', 'SMALL', 'ONE_LEVEL', 'ROWS',
-           'BASELINES', 'SCENES', 'CAMVID', 'MIN_ENTROPY', 'Task', 'one_rate', 'source_only', 'oracles',
-           'synthetic_recipes', 'sweep_recipes', 'crosscity_recipes', 'synscapes_recipes', 'SmallScale',
-           'SmallBenchmark', 'papers_of', 'small_recipes', 'scenes_benchmark', 'camvid_benchmark',
-           'min_entropy_recipes', 'output_space_recipes']
+           'FEATURE_LEVEL', 'LEAST_SQUARES', 'MAIN_ONLY', 'RELEASED_VGG', 'TINY', 'SMALL', 'ONE_LEVEL', 'ROWS',
+           'BASELINES', 'SCENES', 'CAMVID', 'one_rate', 'source_only', 'oracles', 'SmallScale', 'SmallBenchmark',
+           'small_recipes', 'scenes_benchmark', 'camvid_benchmark', 'output_space_recipes']
 
 # %% ../../nbs/recipes/30_output_space.ipynb #0c2321fe
 from dataclasses import dataclass, replace
@@ -23,7 +21,9 @@ from ..training.optim import SGD, Adam
 # %% ../../nbs/recipes/30_output_space.ipynb #92164cf2
 RESNET = DeepLabV2("resnet101", multi_level=True, aspp_branches=2, bn="affine_frozen", weights="imagenet")
 RESNET_SINGLE = replace(RESNET, multi_level=False)
-VGG = DeepLabV2("vgg16", multi_level=False, aspp_branches=2, weights="imagenet")  # the released classifier sums two branches, too
+VGG = DeepLabV2(
+    "vgg16", multi_level=False, aspp_branches=2, weights="imagenet"
+)  # the released classifier sums two branches, too
 
 FULL = {"optimiser": SGD(), "steps": 150_000, "schedule": 250_000}
 SIZES = {
@@ -67,14 +67,15 @@ class Task:
         return Recipe(name, (stage,), self.test, self.space, rows=tuple(rows), protocol=self.protocol, about=about)
 
 # %% ../../nbs/recipes/30_output_space.ipynb #c8a98078
-RELEASED_VGG = "as released: two of the classifier's four branches, one learning rate for all layers; torchvision's ImageNet weights, not Caffe's"
+RELEASED_VGG = (
+    "as released: two of the classifier's four branches, one learning rate for all layers; "
+    "torchvision's ImageNet weights, not Caffe's"
+)
 
 
 def one_rate(recipe: Recipe) -> Recipe:
     "The recipe with a classifier that learns no faster than the backbone, as the released code trains VGG-16."
-    stages = tuple(
-        replace(stage, optimiser=replace(stage.optimiser, head_multiplier=1.0)) for stage in recipe.stages
-    )
+    stages = tuple(replace(stage, optimiser=replace(stage.optimiser, head_multiplier=1.0)) for stage in recipe.stages)
     return replace(recipe, stages=stages, about="; ".join(filter(None, (recipe.about, RELEASED_VGG))))
 
 # %% ../../nbs/recipes/30_output_space.ipynb #7f33ec5e
@@ -85,7 +86,7 @@ def source_only(source: str, task: Task, table: int) -> Recipe:
     recipe = task.recipe(f"{source}/source-only", rows, MAIN_ONLY, adapts=False)
     return replace(recipe, papers=("output_space", "patch_alignment", "content_invariant"))
 
-
+# %% ../../nbs/recipes/30_output_space.ipynb #68686a2f
 def oracles(source: str, task: Task, gap: int) -> list[Recipe]:
     "The rows that are trained on labelled Cityscapes."
     labelled, about = replace(task, source=CITYSCAPES), "trained on labelled Cityscapes"
@@ -100,9 +101,9 @@ def oracles(source: str, task: Task, gap: int) -> list[Recipe]:
 # %% ../../nbs/recipes/30_output_space.ipynb #7f33ec5f
 def synthetic_recipes(
     source: str,  # "gta5" or "synthia"
-    table: int,   # of the ablation
-    gap: int,     # of the gap to the oracle
-    gan: int,     # of the appendix on losses of the discriminator
+    table: int,  # of the ablation
+    gap: int,  # of the gap to the oracle
+    gan: int,  # of the appendix on losses of the discriminator
 ) -> list[Recipe]:
     "Rows of the tables for one synthetic `source` -> Cityscapes."
     task = Task(Data(source, "all", SIZES[source]), protocol="13" if source == "synthia" else "")
@@ -143,7 +144,7 @@ def sweep_recipes() -> list[Recipe]:
         for adv in SWEEP
     ]
 
-
+# %% ../../nbs/recipes/30_output_space.ipynb #142c4177
 def crosscity_recipes() -> list[Recipe]:
     "Table 6: Cityscapes -> Rome, Rio, Tokyo, Taipei over 13 classes; the adversarial weight is 0.0005 on both levels."
     feature = replace(FEATURE_LEVEL, adv=5e-4)
@@ -160,7 +161,7 @@ def crosscity_recipes() -> list[Recipe]:
         ]
     return recipes
 
-
+# %% ../../nbs/recipes/30_output_space.ipynb #d093fbea
 def synscapes_recipes() -> list[Recipe]:
     "Table 9: Synscapes -> Cityscapes."
     task = Task(Data("synscapes", "all", SIZES["synscapes"]))
@@ -177,7 +178,9 @@ SMALL = "two stages: warm-up on the source, then this row's objective; tiny netw
 
 @dataclass(frozen=True)
 class SmallScale:
-    "What a small benchmark changes: steps and learning rates of its two stages, the discriminator, the factor on adversarial weights."
+    """What a small benchmark changes.
+
+    That is: steps and learning rates of its two stages, the discriminator, the factor on adversarial weights."""
 
     warmup: int = 800
     steps: int = 300
@@ -214,7 +217,9 @@ ROWS = {  # row of a small benchmark: the paper's weights and choices
     "least-squares": replace(ONE_LEVEL, adv=1e-2, kind="least_squares"),
     "feature": replace(ONE_LEVEL, align="feature"),
     "entropy": replace(ONE_LEVEL, align="entropy"),
-    "statistics-only": replace(ONE_LEVEL, adv=1e-9),  # a control: the target passes through batch normalisation, the adversarial loss does not count
+    "statistics-only": replace(
+        ONE_LEVEL, adv=1e-9
+    ),  # a control: the target passes through batch normalisation, the adversarial loss does not count
     **{f"feature-adv{adv:g}": replace(ONE_LEVEL, align="feature", adv=adv) for adv in SWEEP},
     **{f"single-level-adv{adv:g}": replace(ONE_LEVEL, adv=adv) for adv in SWEEP},
 }
@@ -240,7 +245,9 @@ class SmallBenchmark:
 
 # %% ../../nbs/recipes/30_output_space.ipynb #35d7e862
 def papers_of(row: str) -> tuple[str, ...]:
-    "In whose tables a row stands: baselines and bounds in every paper's, but the contrastive one has a source-only row of its own."
+    """In whose tables a row stands: baselines and bounds in every paper's.
+
+    The contrastive paper has a source-only row of its own."""
     papers = ["output_space"]
     if row in BASELINES:
         papers += ["patch_alignment", "content_invariant"]
@@ -248,18 +255,18 @@ def papers_of(row: str) -> tuple[str, ...]:
         papers += ["contrastive"]
     return tuple(papers)
 
-
+# %% ../../nbs/recipes/30_output_space.ipynb #3ce6ec99
 def small_recipes(b: SmallBenchmark) -> list[Recipe]:
-    "Every row on a small benchmark: baselines, methods, and the sweep of lambda_adv (paper values, all multiplied by the benchmark's factor)."
+    """Every row on a small benchmark: baselines, methods, and the sweep of lambda_adv.
+
+    Adversarial weights are the paper's, all multiplied by the benchmark's factor."""
 
     def recipe(row: str, stages: tuple[StageConfig, ...], about: str = SMALL) -> Recipe:
         return b.recipe(row, stages, papers_of(row), about)
 
     supervised = SupervisedTerms()
     bound = SMALL.replace("the source", "the labelled target") + "; an upper bound, not a method"
-    methods = [
-        recipe(row, b.scale.stages(b.scale.terms(terms), b.source, b.target)) for row, terms in ROWS.items()
-    ]
+    methods = [recipe(row, b.scale.stages(b.scale.terms(terms), b.source, b.target)) for row, terms in ROWS.items()]
     return [
         recipe("source-only", b.scale.stages(supervised, b.source, None)),
         *methods,
@@ -268,13 +275,15 @@ def small_recipes(b: SmallBenchmark) -> list[Recipe]:
 
 # %% ../../nbs/recipes/30_output_space.ipynb #85a1ee5f
 def scenes_benchmark(name: str, style: str) -> SmallBenchmark:
-    "Rendered streets to streets of another `style`; of another seed, so that no target street is the source's street in other light."
+    """Rendered streets to streets of another `style`.
+
+    Their seed is another one, so that no target street is the source's street in other light."""
     source = Data("scenes", "train", (96, 192), 4, style="rendered", n=2000, seed=0)
     target = replace(source, style=style, seed=1)
     val, test = replace(target, split="val", n=200), replace(target, split="test", n=200)
     return SmallBenchmark(name, "cityscapes19", source, target, val, test)
 
-
+# %% ../../nbs/recipes/30_output_space.ipynb #663bbfd2
 def camvid_benchmark() -> SmallBenchmark:
     "CamVid's daytime drives to its drive at dusk; labels of the training half of that drive choose settings."
     source = Data("camvid", "day", (180, 240), 2, flip=True)
