@@ -25,105 +25,163 @@ from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, Term, critic_step
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #e98cc8fd
-def cosine_distance_map(p1:Tensor,      # [B,C,h,w] raw scores of the classifier
-                        p2:Tensor,      # [B,C,h,w] raw scores of the ancillary classifier
-                        size=None,      # (H, W) the scores are upsampled to beforehand; None: as they are
-                       ) -> Tensor:     # [B,1,H,W] in [0, 1], float32
+def cosine_distance_map(
+    p1: Tensor,  # [B,C,h,w] raw scores of the classifier
+    p2: Tensor,  # [B,C,h,w] raw scores of the ancillary classifier
+    size=None,  # (H, W) the scores are upsampled to beforehand; None: as they are
+) -> Tensor:  # [B,1,H,W] in [0, 1], float32
     "Cosine distance over classes between the softmax of two score maps (content_invariant, R in Eq. 7)."
     u1, u2 = (F.normalize(upsample(p, size or p.shape[-2:]).softmax(1), dim=1) for p in (p1, p2))
     return (u1 - u2).square().sum(1, keepdim=True) / 2
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #f2d3dfd9
-def weighted_domain_loss(score:Tensor,   # [B,1,H,W] raw output of a discriminator
-                         source:bool,    # the side the score should say: source (1) or target (0)
-                         weight=1.0,     # of each pixel, [B,1,H,W], or one number for all
-                        ) -> Tensor:
+def weighted_domain_loss(
+    score: Tensor,  # [B,1,H,W] raw output of a discriminator
+    source: bool,  # the side the score should say: source (1) or target (0)
+    weight=1.0,  # of each pixel, [B,1,H,W], or one number for all
+) -> Tensor:
     "Mean over pixels of `weight` times the binary cross-entropy of `score` with one side (content_invariant, Eq. 7)."
-    if not isinstance(weight, Tensor): return weight * domain_loss(score, source)
+    if not isinstance(weight, Tensor):
+        return weight * domain_loss(score, source)
     return (weight * F.softplus(-score.float() if source else score.float())).mean()  # -log sigma(d) = softplus(-d)
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #83dfd202
-def distance_of(domain:Batch,         # one side of a step
-                gradient:bool=True,    # may the network be trained through it?
-               ) -> Tensor:            # [B,1,H,W] in [0, 1]
+def distance_of(
+    domain: Batch,  # one side of a step
+    gradient: bool = True,  # may the network be trained through it?
+) -> Tensor:  # [B,1,H,W] in [0, 1]
     "R of a `domain` at the image's size, computed once a step. InputError where the network has no ancillary classifier."
-    if domain.out.ancillary is None: raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
+    if domain.out.ancillary is None:
+        raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
+
     def compute():
         with torch.set_grad_enabled(torch.is_grad_enabled() and gradient):
             return cosine_distance_map(domain.out.primary, domain.out.ancillary, domain.image.shape[-2:])
+
     return domain.cached(("cosine distance", gradient), compute)
+
 
 def check_weighting(lambda_cos, eps, warmup, damping, total) -> None:
     "Raise InputError for options of `CosineWeightedAdversarial` that make no sense."
     for name, value in (("lambda_cos", lambda_cos), ("eps", eps), ("warmup", warmup)):
-        if not 0 <= value < float("inf"): raise InputError(f"{name}={value}", "is no number from 0", "the paper uses lambda_cos=40, eps=0.4 and no warm-up")
-    if damping and not (total and total > 0): raise InputError("damping=True", f"needs the number of steps, but total={total}", "give total=..., the steps of the stage")
+        if not 0 <= value < float("inf"):
+            raise InputError(
+                f"{name}={value}", "is no number from 0", "the paper uses lambda_cos=40, eps=0.4 and no warm-up"
+            )
+    if damping and not (total and total > 0):
+        raise InputError(
+            "damping=True", f"needs the number of steps, but total={total}", "give total=..., the steps of the stage"
+        )
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #098bcfb6
 class CosineWeightedAdversarial(Term):
     "Adversarial alignment of the summed prediction, weighted per pixel by lambda_cos R + eps (content_invariant, Eq. 7). Needs a network with an ancillary classifier."
+
     reads = ("target",)
 
-    def __init__(self,
-                 channels:int,             # C: classes of the prediction, `net.channels['main']`
-                 weight:float=1e-3,        # lambda_adv
-                 lambda_cos:float=40.,     # how much a pixel's cosine distance adds to its weight; 0: no distance is computed
-                 eps:float=0.4,            # weight of a pixel on which both classifiers agree
-                 grad_through_distance:bool=True, # in the network's loss; the paper does not say
-                 warmup:int=0,             # steps of plain, unweighted BCE, counted from `start` (CLAN)
-                 damping:bool=False,       # network's loss times 1 - age / total (CLAN)
-                 total:int|None=None,      # steps of the stage, for damping
-                 lr:float=1e-4, betas:tuple=(0.9, 0.99), # of the critic's Adam
-                 width:int=64,             # channels of the critic's first layer
-                 start:int=0):             # steps during which the whole term is silent
+    def __init__(
+        self,
+        channels: int,  # C: classes of the prediction, `net.channels['main']`
+        weight: float = 1e-3,  # lambda_adv
+        lambda_cos: float = 40.0,  # how much a pixel's cosine distance adds to its weight; 0: no distance is computed
+        eps: float = 0.4,  # weight of a pixel on which both classifiers agree
+        grad_through_distance: bool = True,  # in the network's loss; the paper does not say
+        warmup: int = 0,  # steps of plain, unweighted BCE, counted from `start` (CLAN)
+        damping: bool = False,  # network's loss times 1 - age / total (CLAN)
+        total: int | None = None,  # steps of the stage, for damping
+        lr: float = 1e-4,
+        betas: tuple = (0.9, 0.99),  # of the critic's Adam
+        width: int = 64,  # channels of the critic's first layer
+        start: int = 0,
+    ):  # steps during which the whole term is silent
         super().__init__(weight, start)
         check_weighting(lambda_cos, eps, warmup, damping, total)
-        self.channels, self.lambda_cos, self.eps, self.grad_through_distance = channels, float(lambda_cos), float(eps), bool(grad_through_distance)
-        self.warmup, self.damping, self.total, self.lr, self.betas, self.width = warmup, damping, total, lr, list(betas), width
+        self.channels, self.lambda_cos, self.eps, self.grad_through_distance = (
+            channels,
+            float(lambda_cos),
+            float(eps),
+            bool(grad_through_distance),
+        )
+        self.warmup, self.damping, self.total, self.lr, self.betas, self.width = (
+            warmup,
+            damping,
+            total,
+            lr,
+            list(betas),
+            width,
+        )
         self.critic = OutputDiscriminator(channels, width=width, upsample=True).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
-    def pixel_weight(self, tgt:Batch) -> Tensor|float:
+    def pixel_weight(self, tgt: Batch) -> Tensor | float:
         "lambda_cos R + eps, [B,1,H,W]; one number where it is the same for all pixels: 1 in the warm-up, eps for lambda_cos = 0."
-        if self.age < self.start + self.warmup: return 1.
-        return self.lambda_cos * distance_of(tgt, self.grad_through_distance) + self.eps if self.lambda_cos else self.eps
+        if self.age < self.start + self.warmup:
+            return 1.0
+        return (
+            self.lambda_cos * distance_of(tgt, self.grad_through_distance) + self.eps if self.lambda_cos else self.eps
+        )
 
-    def forward(self, tgt:Batch) -> Tensor:
-        fade = max(0., 1 - self.age / self.total) if self.damping else 1.
+    def forward(self, tgt: Batch) -> Tensor:
+        fade = max(0.0, 1 - self.age / self.total) if self.damping else 1.0
         return fade * weighted_domain_loss(self.critic(tgt.probabilities()), True, self.pixel_weight(tgt))
 
-    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+    def update(self, batches: dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
         src, tgt = batches["source"], batches["target"]
         plain = []
+
         def half(domain, source):
-            with torch.no_grad(): seen, weight = domain.probabilities(), 1. if source else self.pixel_weight(tgt)
+            with torch.no_grad():
+                seen, weight = domain.probabilities(), 1.0 if source else self.pixel_weight(tgt)
             score = self.critic(seen)
             plain.append(domain_loss(score.detach(), source) / 2)
             return weighted_domain_loss(score, source, weight) / 2
+
         loss = critic_step(self.critic, self.optimiser, (lambda: half(src, True), lambda: half(tgt, False)), autocast)
         return {"critic": loss, "plain": sum(plain)}
 
-    def optimisers(self): return {"critic": self.optimiser}
-    def settings(self): return super().settings() | {k: getattr(self, k) for k in WEIGHTED_SETTINGS}
+    def optimisers(self):
+        return {"critic": self.optimiser}
+
+    def settings(self):
+        return super().settings() | {k: getattr(self, k) for k in WEIGHTED_SETTINGS}
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #cc90df82
-WEIGHTED_SETTINGS = ("channels", "lambda_cos", "eps", "grad_through_distance", "warmup", "damping", "total", "lr", "betas", "width")
+WEIGHTED_SETTINGS = (
+    "channels",
+    "lambda_cos",
+    "eps",
+    "grad_through_distance",
+    "warmup",
+    "damping",
+    "total",
+    "lr",
+    "betas",
+    "width",
+)
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #94851fb7
 class WeightDiscrepancy(Term):
     "Cosine similarity of the flattened filters of classifier and ancillary classifier, plus 1 (content_invariant; CLAN, weight discrepancy loss)."
+
     reads = ("source",)  # looks at no image; says so to let `train_step` finish one side before the other
 
-    def __init__(self, net,                # Segmenter with an ancillary classifier; trained by its own optimiser, not part of this term
-                 weight:float=0.01,        # the paper gives none; CLAN's
-                 start:int=0):             # steps during which the term is silent
+    def __init__(
+        self,
+        net,  # Segmenter with an ancillary classifier; trained by its own optimiser, not part of this term
+        weight: float = 0.01,  # the paper gives none; CLAN's
+        start: int = 0,
+    ):  # steps during which the term is silent
         super().__init__(weight, start)
-        if getattr(net, "ancillary", None) is None: raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
-        self.nets = (net,)                 # in a tuple, which hides it from nn.Module
+        if getattr(net, "ancillary", None) is None:
+            raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
+        self.nets = (net,)  # in a tuple, which hides it from nn.Module
 
-    def forward(self, src:Batch|None=None) -> Tensor:
-        net, = self.nets
-        w, w_ = (torch.cat([p.flatten() for p in classifier.parameters() if p.ndim > 1]) for classifier in (net.main, net.ancillary.classifier))
+    def forward(self, src: Batch | None = None) -> Tensor:
+        (net,) = self.nets
+        w, w_ = (
+            torch.cat([p.flatten() for p in classifier.parameters() if p.ndim > 1])
+            for classifier in (net.main, net.ancillary.classifier)
+        )
         return F.cosine_similarity(w, w_, dim=0) + 1
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #3ff259a3
@@ -131,14 +189,14 @@ class WeightDiscrepancy(Term):
 class CIRNTerms(TermsConfig):
     "Stage 2 of CIRN (content-invariant paper, Eq. 6 to 8), for a network with an ancillary classifier; the fields are explained in `CosineWeightedAdversarial`."
 
-    adv: Amount = 1e-3           # lambda_adv
-    lambda_cos: Amount = 40.0    # pixel weight: lambda_cos R + eps
+    adv: Amount = 1e-3  # lambda_adv
+    lambda_cos: Amount = 40.0  # pixel weight: lambda_cos R + eps
     eps: Amount = 0.4
-    discrepancy: Amount = 0.01   # weight of the weight discrepancy
-    seg_aux: Amount = 0.0        # lambda_seg of the auxiliary level, where the network has one; the paper has one level
-    lr: Amount = 1e-4            # of the discriminator's Adam
+    discrepancy: Amount = 0.01  # weight of the weight discrepancy
+    seg_aux: Amount = 0.0  # lambda_seg of the auxiliary level, where the network has one; the paper has one level
+    lr: Amount = 1e-4  # of the discriminator's Adam
     betas: Betas = (0.9, 0.99)
-    width: Count = 64            # channels of the discriminator's first layer
+    width: Count = 64  # channels of the discriminator's first layer
     grad_through_distance: bool = True
     warmup: Delay = 0
     damping: bool = False
@@ -174,27 +232,35 @@ class CIRNTerms(TermsConfig):
         )
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #06bf24e4
-def cirn_step(net, D, optimiser, critic_optimiser, x_i, y_i, x_t, adv=1e-3, lambda_cos=40., eps=0.4, discrepancy=0.01) -> dict[str, Tensor]:
+def cirn_step(
+    net, D, optimiser, critic_optimiser, x_i, y_i, x_t, adv=1e-3, lambda_cos=40.0, eps=0.4, discrepancy=0.01
+) -> dict[str, Tensor]:
     "One step of CIRN's stage 2 by hand, in the precision of its inputs (content_invariant, Eq. 6 to 8); `D` answers at the image's size. The oracle of `train_step`."
     bce = lambda score, z: F.binary_cross_entropy_with_logits(score, torch.full_like(score, z), reduction="none")
-    for q in D.parameters(): q.requires_grad = False
+    for q in D.parameters():
+        q.requires_grad = False
     optimiser.zero_grad()
     out_i, out_t = net(x_i), net(x_t)
     S_I = upsample(out_i.primary, x_i.shape[-2:]) + upsample(out_i.ancillary, x_i.shape[-2:])
     p_1, p_2 = upsample(out_t.primary, x_t.shape[-2:]), upsample(out_t.ancillary, x_t.shape[-2:])
     P_I, P_T = S_I.softmax(1), (p_1 + p_2).softmax(1)
-    L_seg = F.cross_entropy(S_I, y_i.long(), ignore_index=255)                           # Eq. 6
-    R = 1 - F.cosine_similarity(p_1.softmax(1), p_2.softmax(1), dim=1)[:, None]          # R(p_1, p_2)
-    L_adv = ((lambda_cos * R + eps) * bce(D(P_T), 1.)).mean()                            # Eq. 7, as the network sees it
+    L_seg = F.cross_entropy(S_I, y_i.long(), ignore_index=255)  # Eq. 6
+    R = 1 - F.cosine_similarity(p_1.softmax(1), p_2.softmax(1), dim=1)[:, None]  # R(p_1, p_2)
+    L_adv = ((lambda_cos * R + eps) * bce(D(P_T), 1.0)).mean()  # Eq. 7, as the network sees it
     w = torch.cat([conv.weight.flatten() for conv in net.main.convs])
     w_ = torch.cat([conv.weight.flatten() for conv in net.ancillary.classifier.convs])
     L_wd = w @ w_ / (w.norm() * w_.norm()) + 1
-    (L_seg + adv * L_adv + discrepancy * L_wd).backward()                                # Eq. 8
+    (L_seg + adv * L_adv + discrepancy * L_wd).backward()  # Eq. 8
     optimiser.step()
-    for q in D.parameters(): q.requires_grad = True
+    for q in D.parameters():
+        q.requires_grad = True
     critic_optimiser.zero_grad()
     P_I, P_T, R = P_I.detach(), P_T.detach(), R.detach()
-    L_D = (bce(D(P_I), 1.).mean() + ((lambda_cos * R + eps) * bce(D(P_T), 0.)).mean()) / 2  # Eq. 7, as the critic sees it
-    L_D.backward(); critic_optimiser.step()
-    for q in D.parameters(): q.requires_grad = False
+    L_D = (
+        bce(D(P_I), 1.0).mean() + ((lambda_cos * R + eps) * bce(D(P_T), 0.0)).mean()
+    ) / 2  # Eq. 7, as the critic sees it
+    L_D.backward()
+    critic_optimiser.step()
+    for q in D.parameters():
+        q.requires_grad = False
     return {"seg": L_seg.detach(), "adv": L_adv.detach(), "discrepancy": L_wd.detach(), "critic": L_D.detach()}

@@ -20,45 +20,53 @@ from .pseudo_labels import IGNORE
 from ..core.distributed import gather_rows, several_processes, summed
 
 # %% ../../nbs/methods/90_contrastive.ipynb #9f04121d
-def plain_contrastive_loss(anchors:Tensor,   # [N,D] unit features
-                           labels:Tensor,    # [N] their classes
-                           others:Tensor,    # [M,D] unit features
-                           other_labels:Tensor, # [M]
-                           temperature:float=0.07) -> Tensor:
+def plain_contrastive_loss(
+    anchors: Tensor,  # [N,D] unit features
+    labels: Tensor,  # [N] their classes
+    others: Tensor,  # [M,D] unit features
+    other_labels: Tensor,  # [M]
+    temperature: float = 0.07,
+) -> Tensor:
     "Eq. 1 of the contrastive paper as it stands, the whole matrix at once: oracle and baseline of `contrastive_loss`. Every anchor needs a positive."
-    S = anchors / temperature @ others.T                    # v . v' / tau
+    S = anchors / temperature @ others.T  # v . v' / tau
     same = labels[:, None] == other_labels
-    log_n = S.masked_fill(same, -torch.inf).logsumexp(1)    # log of the sum over v-
-    i, j = same.nonzero(as_tuple=True)                      # pairs (v, v+)
-    loss = -F.logsigmoid(S[i, j] - log_n[i])                # -log(e^p / (e^p + n)), p = v . v+ / tau
+    log_n = S.masked_fill(same, -torch.inf).logsumexp(1)  # log of the sum over v-
+    i, j = same.nonzero(as_tuple=True)  # pairs (v, v+)
+    loss = -F.logsigmoid(S[i, j] - log_n[i])  # -log(e^p / (e^p + n)), p = v . v+ / tau
     return (torch.zeros_like(log_n).index_add(0, i, loss) / same.sum(1)).mean()
 
 # %% ../../nbs/methods/90_contrastive.ipynb #f65b9fd0
-def contrast_rows(S:Tensor,      # [n,M'] v . v' / tau of some anchors; overwritten by the gradient
-                  index:Tensor,  # [n,P] columns of each anchor's positives, filled up with a column to ignore
-                  number:Tensor, # [n] how many of them count; 0: the anchor has no loss
-                 ) -> Tensor:    # sum of the anchors' losses
+def contrast_rows(
+    S: Tensor,  # [n,M'] v . v' / tau of some anchors; overwritten by the gradient
+    index: Tensor,  # [n,P] columns of each anchor's positives, filled up with a column to ignore
+    number: Tensor,  # [n] how many of them count; 0: the anchor has no loss
+) -> Tensor:  # sum of the anchors' losses
     "Eq. 1 and its gradient for a block of anchors. The last columns, which stand for nothing, come as -inf."
     real = torch.arange(index.shape[1], device=S.device) < number[:, None]
-    p = S.gather(1, index)                                                     # v . v+ / tau
-    S.scatter_(1, index, -torch.inf)                                           # leaves the negatives
-    top = S.amax(1, keepdim=True).clamp(min=torch.finfo(S.dtype).min)          # -inf where there are none
-    n = S.sub_(top).exp_().sum(1, keepdim=True)                                # sum over v-, up to exp(top)
-    gap = torch.where(real, top + n.log() - p, -torch.inf)                     # log n - p
+    p = S.gather(1, index)  # v . v+ / tau
+    S.scatter_(1, index, -torch.inf)  # leaves the negatives
+    top = S.amax(1, keepdim=True).clamp(min=torch.finfo(S.dtype).min)  # -inf where there are none
+    n = S.sub_(top).exp_().sum(1, keepdim=True)  # sum over v-, up to exp(top)
+    gap = torch.where(real, top + n.log() - p, -torch.inf)  # log n - p
     share = 1 / number.clamp(min=1).to(S.dtype)[:, None]
-    pull = gap.sigmoid() * share                                               # sigma_j / |P|
+    pull = gap.sigmoid() * share  # sigma_j / |P|
     S.mul_(pull.sum(1, keepdim=True) / n.clamp(min=torch.finfo(S.dtype).tiny))
     S.scatter_(1, index, -pull)
     return -(F.logsigmoid(-gap) * share).sum()
 
 # %% ../../nbs/methods/90_contrastive.ipynb #767deb58
-def place_in_class(labels:Tensor, # [n] sorted classes
-                   classes:int) -> tuple[Tensor, Tensor]: # [n], [C]
+def place_in_class(
+    labels: Tensor,  # [n] sorted classes
+    classes: int,
+) -> tuple[Tensor, Tensor]:  # [n], [C]
     "For each of sorted labels how many of its class come before it, and how many of each class there are."
     number = torch.bincount(labels, minlength=classes)
     return torch.arange(len(labels), device=labels.device) - (number.cumsum(0) - number)[labels], number
 
-def class_table(labels:Tensor, classes:int) -> tuple[Tensor, Tensor]: # [M] -> [C,P] places of each class's members, M where there are no more; [C] how many
+
+def class_table(
+    labels: Tensor, classes: int
+) -> tuple[Tensor, Tensor]:  # [M] -> [C,P] places of each class's members, M where there are no more; [C] how many
     "Where the members of each class stand."
     order = labels.argsort(stable=True)
     place, number = place_in_class(labels[order], classes)
@@ -67,30 +75,40 @@ def class_table(labels:Tensor, classes:int) -> tuple[Tensor, Tensor]: # [M] -> [
     return table, number
 
 # %% ../../nbs/methods/90_contrastive.ipynb #4c6a6633
-def rounded(x:Tensor, bf16:bool=False) -> Tensor:
+def rounded(x: Tensor, bf16: bool = False) -> Tensor:
     "A factor of `product`: with `bf16` its values are bfloat16's, which a CPU, whose products would round the result as well, multiplies in fp32."
     return x if not bf16 else x.bfloat16() if x.is_cuda else x.bfloat16().float()
 
-def product(a:Tensor, b:Tensor, bf16:bool=False) -> Tensor: # [n,D], [D,m] `rounded` -> [n,m] in the precision of `a`
+
+def product(
+    a: Tensor, b: Tensor, bf16: bool = False
+) -> Tensor:  # [n,D], [D,m] `rounded` -> [n,m] in the precision of `a`
     "Matrix product, summed in fp32."
     return torch.mm(rounded(a, bf16), b, out_dtype=torch.float32) if bf16 and a.is_cuda else rounded(a, bf16) @ b
 
+
 class ContrastiveSum(torch.autograd.Function):
     "Sum of Eq. 1 over anchors, with the gradients of anchors and of the first of the others, in blocks of rows; nothing of a block outlives it."
+
     @staticmethod
     def forward(ctx, anchors, keys, memory, table, number, labels, temperature, chunk, bf16):
         K, M, D = len(keys), len(keys) + len(memory), anchors.shape[1]
-        others = rounded(torch.cat((keys, memory, anchors.new_zeros(16 - M % 16, D))), bf16)  # zeros: the columns to ignore
+        others = rounded(
+            torch.cat((keys, memory, anchors.new_zeros(16 - M % 16, D))), bf16
+        )  # zeros: the columns to ignore
         grads = [torch.empty_like(t) if need else None for t, need in zip((anchors, keys), ctx.needs_input_grad)]
-        if grads[1] is not None: grads[1].zero_()
+        if grads[1] is not None:
+            grads[1].zero_()
         sums = []
         for i in range(0, len(anchors), chunk):
-            v, y = anchors[i:i + chunk], labels[i:i + chunk]
+            v, y = anchors[i : i + chunk], labels[i : i + chunk]
             S = product(v / temperature, others.T, bf16)
             S[:, M:] = -torch.inf
             sums.append(contrast_rows(S, table[y], number[y]))
-            if grads[0] is not None: grads[0][i:i + chunk] = product(S, others, bf16) / temperature
-            if grads[1] is not None: grads[1] += product(S[:, :K].T, rounded(v, bf16), bf16) / temperature
+            if grads[0] is not None:
+                grads[0][i : i + chunk] = product(S, others, bf16) / temperature
+            if grads[1] is not None:
+                grads[1] += product(S[:, :K].T, rounded(v, bf16), bf16) / temperature
         ctx.save_for_backward(*grads)
         return torch.stack(sums).sum()
 
@@ -101,41 +119,71 @@ class ContrastiveSum(torch.autograd.Function):
         return (None if anchors is None else anchors * grad, None if keys is None else keys * grad, *[None] * 7)
 
 # %% ../../nbs/methods/90_contrastive.ipynb #66a2e95a
-def check_unit(name:str, rows:Tensor) -> None:
+def check_unit(name: str, rows: Tensor) -> None:
     "`InputError` naming the first of `rows` that is not a unit vector."
     wrong = ~((torch.linalg.vector_norm(rows.detach().float(), dim=1) - 1).abs() < 1e-2)  # NaN included
-    if not wrong.any(): return
+    if not wrong.any():
+        return
     i = int(wrong.nonzero()[0])
     length = torch.linalg.vector_norm(rows[i].detach().float()).item()
     what = f"has length {length:.3g}" if torch.isfinite(rows[i]).all() else "is not finite"
-    raise InputError(f"{name}[{i}]", f"{what} ({int(wrong.sum())} of {len(rows)} are no unit vectors)", "leave out features that are zero or not finite, and divide the others by their length")
+    raise InputError(
+        f"{name}[{i}]",
+        f"{what} ({int(wrong.sum())} of {len(rows)} are no unit vectors)",
+        "leave out features that are zero or not finite, and divide the others by their length",
+    )
 
-def contrastive_sum(anchors, labels, keys, key_labels, memory=None, memory_labels=None, temperature:float=0.07, chunk:int|None=None, bf16:bool=False) -> tuple[Tensor, Tensor]:
+
+def contrastive_sum(
+    anchors,
+    labels,
+    keys,
+    key_labels,
+    memory=None,
+    memory_labels=None,
+    temperature: float = 0.07,
+    chunk: int | None = None,
+    bf16: bool = False,
+) -> tuple[Tensor, Tensor]:
     "As `contrastive_loss`, but the sum over anchors and the number of those that have a positive."
-    if not temperature > 0: raise InputError(f"temperature {temperature}", "is not positive", "give a number above 0, 0.07 in the paper")
-    if memory is None: memory, memory_labels = keys.new_zeros(0, keys.shape[1]), key_labels.new_zeros(0)
+    if not temperature > 0:
+        raise InputError(f"temperature {temperature}", "is not positive", "give a number above 0, 0.07 in the paper")
+    if memory is None:
+        memory, memory_labels = keys.new_zeros(0, keys.shape[1]), key_labels.new_zeros(0)
     with torch.autocast(anchors.device.type, enabled=False):
         dtype = torch.float64 if anchors.dtype == torch.float64 else torch.float32
-        parts = [(n, x[y != IGNORE].to(dtype), y[y != IGNORE].long()) for n, x, y in (("anchors", anchors, labels), ("keys", keys, key_labels), ("memory", memory.detach(), memory_labels))]
-        for name, x, _ in parts: check_unit(name, x)
+        parts = [
+            (n, x[y != IGNORE].to(dtype), y[y != IGNORE].long())
+            for n, x, y in (
+                ("anchors", anchors, labels),
+                ("keys", keys, key_labels),
+                ("memory", memory.detach(), memory_labels),
+            )
+        ]
+        for name, x, _ in parts:
+            check_unit(name, x)
         (_, v, y), (_, keys, key_labels), (_, memory, memory_labels) = parts
         others = torch.cat((key_labels, memory_labels))
-        if not len(v) or not len(others): return (v.sum() + keys.sum()) * 0, y.new_zeros(())
+        if not len(v) or not len(others):
+            return (v.sum() + keys.sum()) * 0, y.new_zeros(())
         table, number = class_table(others, int(torch.maximum(others.max(), y.max())) + 1)
-        chunk = chunk or max(1, 2**(22 if v.device.type == "cpu" else 25) // len(others))
-        return ContrastiveSum.apply(v, keys, memory, table, number, y, float(temperature), chunk, bf16), (number[y] > 0).sum()
+        chunk = chunk or max(1, 2 ** (22 if v.device.type == "cpu" else 25) // len(others))
+        return ContrastiveSum.apply(v, keys, memory, table, number, y, float(temperature), chunk, bf16), (
+            number[y] > 0
+        ).sum()
 
 # %% ../../nbs/methods/90_contrastive.ipynb #c66465cb
-def contrastive_loss(anchors:Tensor,            # [N,D] unit features to be moved
-                     labels:Tensor,             # [N] their classes; 255: takes no part (here and below)
-                     keys:Tensor,               # [Q,D] unit features of this batch to compare with, e.g. prototypes; get a gradient where they need one
-                     key_labels:Tensor,         # [Q]
-                     memory:Tensor|None=None,   # [R,D] further ones, seen before; never a gradient
-                     memory_labels:Tensor|None=None, # [R]
-                     temperature:float=0.07,    # tau
-                     chunk:int|None=None,       # anchors at a time; None: blocks of 16 MiB on a CPU, 128 on a GPU
-                     bf16:bool=False,           # round features to bfloat16 for the matrix products, sum in fp32
-                    ) -> Tensor:                # scalar
+def contrastive_loss(
+    anchors: Tensor,  # [N,D] unit features to be moved
+    labels: Tensor,  # [N] their classes; 255: takes no part (here and below)
+    keys: Tensor,  # [Q,D] unit features of this batch to compare with, e.g. prototypes; get a gradient where they need one
+    key_labels: Tensor,  # [Q]
+    memory: Tensor | None = None,  # [R,D] further ones, seen before; never a gradient
+    memory_labels: Tensor | None = None,  # [R]
+    temperature: float = 0.07,  # tau
+    chunk: int | None = None,  # anchors at a time; None: blocks of 16 MiB on a CPU, 128 on a GPU
+    bf16: bool = False,  # round features to bfloat16 for the matrix products, sum in fp32
+) -> Tensor:  # scalar
     """Eq. 1 of the contrastive paper: mean over the anchors that have a positive, of the mean over their positives. 0 where there is no such anchor.
 
     Exact value and first derivatives; needs memory for a block of rows and a copy of its inputs. `InputError` for features that are not unit vectors, zero and non-finite ones included."""
@@ -143,58 +191,81 @@ def contrastive_loss(anchors:Tensor,            # [N,D] unit features to be move
     return total / count.clamp(min=1)
 
 # %% ../../nbs/methods/90_contrastive.ipynb #6cc0d6a1
-LOW = 15 # bits of a positive float32 up to 1 that the second histogram tells apart
+LOW = 15  # bits of a positive float32 up to 1 that the second histogram tells apart
 
-def confidence_thresholds(confidence:Tensor, # [...] largest probability of each pixel, in [0, 1]
-                          ids:Tensor,        # the same shape: its class
-                          classes:int,       # C
-                          cap:float=0.9,     # tau_0
-                          share:float=0.1,   # of a class's predictions that may exceed tau_p
-                         ) -> Tensor:        # float32 [C] tau_c; `cap` for classes that are not predicted
+
+def confidence_thresholds(
+    confidence: Tensor,  # [...] largest probability of each pixel, in [0, 1]
+    ids: Tensor,  # the same shape: its class
+    classes: int,  # C
+    cap: float = 0.9,  # tau_0
+    share: float = 0.1,  # of a class's predictions that may exceed tau_p
+) -> Tensor:  # float32 [C] tau_c; `cap` for classes that are not predicted
     "As `class_thresholds`, from each pixel's most probable class and its probability."
-    if not (0 < cap <= 1 and 0 <= share <= 1): raise InputError(f"cap {cap}, share {share}", "are no probability and share", "give a cap in (0, 1] and a share in [0, 1]")
+    if not (0 < cap <= 1 and 0 <= share <= 1):
+        raise InputError(
+            f"cap {cap}, share {share}", "are no probability and share", "give a cap in (0, 1] and a share in [0, 1]"
+        )
     ids, bits = ids.flatten().long(), confidence.detach().flatten().float().clamp(0, 1).view(torch.int32).long()
     high, low = bits >> LOW, bits & (1 << LOW) - 1
-    def find(ids, bins, size, skip): # skip [C]: which value of each class, from the top -> its bin, and which value of the bin
-        above = summed(torch.bincount(ids * size + bins, minlength=classes * size)).view(classes, size).flip(1).cumsum(1)
+
+    def find(
+        ids, bins, size, skip
+    ):  # skip [C]: which value of each class, from the top -> its bin, and which value of the bin
+        above = (
+            summed(torch.bincount(ids * size + bins, minlength=classes * size)).view(classes, size).flip(1).cumsum(1)
+        )
         place = (above <= skip[:, None]).sum(1).clamp(max=size - 1)
         return size - 1 - place, skip - F.pad(above, (1, 0)).gather(1, place[:, None])[:, 0]
+
     number = summed(torch.bincount(ids, minlength=classes))
     exceed = (number.cpu().double() * share - 1e-9).ceil().clamp(min=0).to(number)
     top, rest = find(ids, high, 1 << 30 - LOW, exceed)
     inside = high == top[ids]
     bottom, _ = find(ids[inside], low[inside], 1 << LOW, rest)
     tau_p = (top << LOW | bottom).int().view(torch.float32)
-    tau_p = torch.where(exceed < number, tau_p, 0.)      # all may exceed
+    tau_p = torch.where(exceed < number, tau_p, 0.0)  # all may exceed
     return torch.where(number > 0, tau_p.clamp(max=cap), cap)
 
-def class_thresholds(probabilities:Tensor, # [B,C,H,W], summing to 1 over classes
-                     cap:float=0.9, share:float=0.1) -> Tensor: # float32 [C] tau_c
+
+def class_thresholds(
+    probabilities: Tensor,  # [B,C,H,W], summing to 1 over classes
+    cap: float = 0.9,
+    share: float = 0.1,
+) -> Tensor:  # float32 [C] tau_c
     "Confidence that a pixel of each class must exceed to be trusted (contrastive paper, supplement A): exact, over the batch of all processes."
     return confidence_thresholds(*probabilities.max(1), probabilities.shape[1], cap, share)
 
 # %% ../../nbs/methods/90_contrastive.ipynb #2ebaf517
-def admissible(probabilities:Tensor, # [B,C,H,W]
-               thresholds:Tensor,    # [C] tau_c
-              ) -> tuple[Tensor, Tensor]: # [B,H,W] class where confident, else 255; [B,H,W] its probability
+def admissible(
+    probabilities: Tensor,  # [B,C,H,W]
+    thresholds: Tensor,  # [C] tau_c
+) -> tuple[Tensor, Tensor]:  # [B,H,W] class where confident, else 255; [B,H,W] its probability
     "Label and weight of every pixel (contrastive paper, Eq. 3)."
-    weight, label = probabilities.max(1)                               # omega(f, c), c
+    weight, label = probabilities.max(1)  # omega(f, c), c
     return torch.where(weight > thresholds[label], label, IGNORE), weight
 
 # %% ../../nbs/methods/90_contrastive.ipynb #8aa3cae4
-def class_prototypes(features:Tensor,      # [n,D], or a map [B,D,H,W]
-                     labels:Tensor,        # [n] or [B,H,W] class ids; 255 (or any other id that is no class) leaves a feature out
-                     classes:int,          # C
-                     weights:Tensor|None=None, # [n] or [B,H,W] omega >= 0; None: 1
-                    ) -> tuple[Tensor, Tensor]: # [C,D] weighted means, 0 for absent classes; [C] sums of weights, 0: absent
+def class_prototypes(
+    features: Tensor,  # [n,D], or a map [B,D,H,W]
+    labels: Tensor,  # [n] or [B,H,W] class ids; 255 (or any other id that is no class) leaves a feature out
+    classes: int,  # C
+    weights: Tensor | None = None,  # [n] or [B,H,W] omega >= 0; None: 1
+) -> tuple[Tensor, Tensor]:  # [C,D] weighted means, 0 for absent classes; [C] sums of weights, 0: absent
     "Mean feature of each class (contrastive paper, Eq. 2), over the batch of all processes; gradients reach features of all of them."
-    if features.dim() == 4: features = features.movedim(1, -1)
+    if features.dim() == 4:
+        features = features.movedim(1, -1)
     f, y = features.reshape(-1, features.shape[-1]), labels.reshape(-1).long()
-    if len(f) != len(y) or weights is not None and weights.numel() != len(y): raise InputError("class_prototypes", f"{len(f)} features, {len(y)} labels and {'no' if weights is None else weights.numel()} weights", "give each feature one of each")
+    if len(f) != len(y) or weights is not None and weights.numel() != len(y):
+        raise InputError(
+            "class_prototypes",
+            f"{len(f)} features, {len(y)} labels and {'no' if weights is None else weights.numel()} weights",
+            "give each feature one of each",
+        )
     with torch.autocast(f.device.type, enabled=False):
         f = f if f.dtype == torch.float64 else f.float()
         omega = f.new_ones(len(y)) if weights is None else weights.detach().reshape(-1).to(f.dtype)
-        W = torch.where(y == torch.arange(classes, device=y.device)[:, None], omega, 0)   # [C,n]
+        W = torch.where(y == torch.arange(classes, device=y.device)[:, None], omega, 0)  # [C,n]
         total = summed(torch.cat((W @ f, W.sum(1, keepdim=True)), 1))
         weight = total[:, -1].detach()
         return total[:, :-1] / torch.where(weight > 0, weight, 1)[:, None], weight
@@ -202,60 +273,74 @@ def class_prototypes(features:Tensor,      # [n,D], or a map [B,D,H,W]
 # %% ../../nbs/methods/90_contrastive.ipynb #9d2e288b
 class FeatureQueue(nn.Module):
     "The K most recent features of each class, as buffers that checkpoints hold; the same in all processes."
-    def __init__(self, classes:int, dims:int, size:int=1000): # C, D, K
+
+    def __init__(self, classes: int, dims: int, size: int = 1000):  # C, D, K
         super().__init__()
-        if min(classes, dims, size) < 1: raise InputError(f"FeatureQueue({classes}, {dims}, {size})", "holds nothing", "give positive numbers of classes, dimensions and features")
+        if min(classes, dims, size) < 1:
+            raise InputError(
+                f"FeatureQueue({classes}, {dims}, {size})",
+                "holds nothing",
+                "give positive numbers of classes, dimensions and features",
+            )
         self.classes, self.size = classes, size
         self.register_buffer("features", torch.zeros(classes, size, dims))
         self.register_buffer("counts", torch.zeros(classes, dtype=torch.int64))
         self.register_buffer("heads", torch.zeros(classes, dtype=torch.int64))
 
     @torch.no_grad()
-    def push(self, features:Tensor, # [n,D]
-             labels:Tensor,         # [n]; rows of other ids than classes are left out
-             joint:bool=False,      # every process has these same rows already; otherwise all processes' rows are taken, in their order
-            ) -> None:
+    def push(
+        self,
+        features: Tensor,  # [n,D]
+        labels: Tensor,  # [n]; rows of other ids than classes are left out
+        joint: bool = False,  # every process has these same rows already; otherwise all processes' rows are taken, in their order
+    ) -> None:
         "Add features, oldest first. `InputError` where one is not finite; nothing is written then."
         features, labels = features.detach().float(), labels.long()
-        if not joint: features, labels = gather_rows(features, labels)
+        if not joint:
+            features, labels = gather_rows(features, labels)
         wanted = (labels >= 0) & (labels < self.classes)
         features, labels = features[wanted], labels[wanted]
-        if not torch.isfinite(features).all(): raise InputError("features for the memory", "are not all finite", "leave out those that are not")
+        if not torch.isfinite(features).all():
+            raise InputError("features for the memory", "are not all finite", "leave out those that are not")
         order = labels.argsort(stable=True)
         features, labels = features[order], labels[order]
         place, number = place_in_class(labels, self.classes)
-        recent = place >= number[labels] - self.size          # more than K of a class: only the last K stay
+        recent = place >= number[labels] - self.size  # more than K of a class: only the last K stay
         slot = (self.heads[labels] + place) % self.size
         self.features[labels[recent], slot[recent]] = features[recent]
         self.heads.add_(number).remainder_(self.size)
         self.counts.add_(number).clamp_(max=self.size)
 
-    def rows(self) -> tuple[Tensor, Tensor]: # [R,D], [R]
+    def rows(self) -> tuple[Tensor, Tensor]:  # [R,D], [R]
         "All features with their classes, class by class, in no particular order within a class."
         held = torch.arange(self.size, device=self.counts.device) < self.counts[:, None]
         return self.features[held], held.nonzero()[:, 0]
 
-    def recent(self, c:int) -> Tensor: # [counts[c],D]
+    def recent(self, c: int) -> Tensor:  # [counts[c],D]
         "Features of class `c`, oldest first."
         n = int(self.counts[c])
         return self.features[c, (int(self.heads[c]) - n + torch.arange(n, device=self.counts.device)) % self.size]
 
 # %% ../../nbs/methods/90_contrastive.ipynb #4e36fe60
-def first_of_class(labels:Tensor, turns:Tensor, size:int, classes:int) -> Tensor: # [n], [n] distinct -> rows
+def first_of_class(labels: Tensor, turns: Tensor, size: int, classes: int) -> Tensor:  # [n], [n] distinct -> rows
     "Rows of the `size` first of each class, by their turns."
     order = turns.argsort()
     order = order[labels[order].argsort(stable=True)]
     return order[place_in_class(labels[order], classes)[0] < size]
 
+
 @torch.no_grad()
-def sample_anchors(labels:Tensor,       # [B,H,W], or any shape that is the same in all processes; ids that are no class are never chosen
-                   size:int,            # K
-                   classes:int,         # C
-                   generator:torch.Generator, # on the CPU, in the same state in all processes
-                  ) -> Tensor:          # bool, as labels
+def sample_anchors(
+    labels: Tensor,  # [B,H,W], or any shape that is the same in all processes; ids that are no class are never chosen
+    size: int,  # K
+    classes: int,  # C
+    generator: torch.Generator,  # on the CPU, in the same state in all processes
+) -> Tensor:  # bool, as labels
     "At most `size` pixels of each class, drawn evenly from the batch of all processes."
     world, rank = (dist.get_world_size(), dist.get_rank()) if several_processes() else (1, 0)
-    turn = torch.randperm(world * labels.numel(), generator=generator).view(world, *labels.shape)[rank].to(labels.device)
+    turn = (
+        torch.randperm(world * labels.numel(), generator=generator).view(world, *labels.shape)[rank].to(labels.device)
+    )
     chosen = (labels >= 0) & (labels < classes)
     y, t = labels[chosen].long(), turn[chosen]
     first = first_of_class(y, t, size, classes)

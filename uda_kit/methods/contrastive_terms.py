@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from ..data.streams import generator_at
 from ..core.settings import Amount, Count, Delay, Seed, Temperature
 from ..errors import InputError
-from .contrastive import FeatureQueue, class_prototypes, contrastive_sum, plain_contrastive_loss, sample_anchors
+from uda_kit.methods.contrastive import (
+    FeatureQueue,
+    class_prototypes,
+    contrastive_sum,
+    plain_contrastive_loss,
+    sample_anchors,
+)
 from .label_expansion import cells_of
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
@@ -29,151 +35,235 @@ from ..training.objective import Batch, NonFiniteError, Term
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #fe44aaa4
 class ProjectionHead(nn.Module):
     "Two-layer perceptron from features to unit vectors (contrastive paper, section 5.2); its output is fp32."
-    def __init__(self, inputs:int,   # F: `net.channels["features"]`
-                 dims:int=128,       # D
-                 hidden:int|None=None): # open in the paper; None: F
+
+    def __init__(
+        self,
+        inputs: int,  # F: `net.channels["features"]`
+        dims: int = 128,  # D
+        hidden: int | None = None,
+    ):  # open in the paper; None: F
         super().__init__()
-        if min(inputs, dims, hidden or 1) < 1: raise InputError(f"ProjectionHead({inputs}, {dims}, {hidden})", "has no such width", "give positive numbers")
+        if min(inputs, dims, hidden or 1) < 1:
+            raise InputError(
+                f"ProjectionHead({inputs}, {dims}, {hidden})", "has no such width", "give positive numbers"
+            )
         self.dims, self.hidden = dims, hidden or inputs
         self.layers = nn.Sequential(nn.Linear(inputs, self.hidden), nn.ReLU(), nn.Linear(self.hidden, dims))
 
-    def forward(self, features:Tensor) -> Tensor: # [n,F] -> [n,D] of length 1, zero where the output is zero
+    def forward(self, features: Tensor) -> Tensor:  # [n,F] -> [n,D] of length 1, zero where the output is zero
         return F.normalize(self.layers(features).float(), dim=1)
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #8ff38778
 @dataclass
 class Embedded:
     "The labelled cells of a domain in the space of a projection."
-    rows: Tensor       # [n,D] unit features
-    labels: Tensor     # [n] classes, IGNORE where the feature is zero
-    anchors: Tensor    # bool [n]
-    prototypes: Tensor # [C,D] unit features
-    kinds: Tensor      # [C] class of each prototype, IGNORE where the batch has none
-    def detach(self): return Embedded(*(getattr(self, f.name).detach() for f in fields(self)))
+
+    rows: Tensor  # [n,D] unit features
+    labels: Tensor  # [n] classes, IGNORE where the feature is zero
+    anchors: Tensor  # bool [n]
+    prototypes: Tensor  # [C,D] unit features
+    kinds: Tensor  # [C] class of each prototype, IGNORE where the batch has none
+
+    def detach(self):
+        return Embedded(*(getattr(self, f.name).detach() for f in fields(self)))
+
 
 class ContrastiveSpace(nn.Module):
     "Projection, memory and random choices that several contrastive terms share."
-    def __init__(self, inputs:int,       # F channels of the features
-                 classes:int,            # C
-                 dims:int=128,           # D
-                 size:int=1000,          # K: anchors of a class and domain, and features of a class in each memory
-                 temperature:float=0.07, # tau
-                 hidden:int|None=None,   # width of the projection's first layer; None: F
-                 seed:int=0,             # of the choice of anchors
-                 bf16:bool=False):       # bfloat16 products in the loss
+
+    def __init__(
+        self,
+        inputs: int,  # F channels of the features
+        classes: int,  # C
+        dims: int = 128,  # D
+        size: int = 1000,  # K: anchors of a class and domain, and features of a class in each memory
+        temperature: float = 0.07,  # tau
+        hidden: int | None = None,  # width of the projection's first layer; None: F
+        seed: int = 0,  # of the choice of anchors
+        bf16: bool = False,
+    ):  # bfloat16 products in the loss
         super().__init__()
-        if not temperature > 0 or size < 1: raise InputError(f"temperature {temperature}, size {size}", "are not both positive", "give numbers above 0, 0.07 and 1000 in the paper")
+        if not temperature > 0 or size < 1:
+            raise InputError(
+                f"temperature {temperature}, size {size}",
+                "are not both positive",
+                "give numbers above 0, 0.07 and 1000 in the paper",
+            )
         self.classes, self.size, self.temperature, self.seed, self.bf16 = classes, size, float(temperature), seed, bf16
         self.head, self.queues = ProjectionHead(inputs, dims, hidden), nn.ModuleDict()
 
-    def keep(self, side:str, level:str) -> str:
+    def keep(self, side: str, level: str) -> str:
         "Name of the memory of the 'pixel' or 'prototype' features of a side, which is made where there is none."
         name = f"{side}_{level}"
-        if name not in self.queues: self.queues[name] = FeatureQueue(self.classes, self.head.dims, self.size)
+        if name not in self.queues:
+            self.queues[name] = FeatureQueue(self.classes, self.head.dims, self.size)
         return name
 
     def settings(self) -> dict:
-        return {"dims": self.head.dims, "hidden": self.head.hidden, "size": self.size, "temperature": self.temperature, "anchor_seed": self.seed, "bf16": self.bf16}
+        return {
+            "dims": self.head.dims,
+            "hidden": self.head.hidden,
+            "size": self.size,
+            "temperature": self.temperature,
+            "anchor_seed": self.seed,
+            "bf16": self.bf16,
+        }
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #1ef2d42f
-def _cells(self:ContrastiveSpace, domain:Batch, side:str) -> tuple[Tensor, Tensor, Tensor]: # [B,h,w] labels, [B,h,w] weights, [n,F] features of the labelled ones
+def _cells(
+    self: ContrastiveSpace, domain: Batch, side: str
+) -> tuple[Tensor, Tensor, Tensor]:  # [B,h,w] labels, [B,h,w] weights, [n,F] features of the labelled ones
     "What of a domain is embedded."
     features = domain.out.features
-    if domain.label is None: raise InputError(f"the {side} of a contrastive term", "has no labels", "let a transform put pseudo-labels there (Teacher), or give labels with the data")
+    if domain.label is None:
+        raise InputError(
+            f"the {side} of a contrastive term",
+            "has no labels",
+            "let a transform put pseudo-labels there (Teacher), or give labels with the data",
+        )
     label, weight = cells_of(domain.label, features.shape[-2:]).long(), None
     if side == "target":
-        own = lambda: domain.out.logits.detach().float().softmax(1).gather(1, torch.where(label < self.classes, label, 0)[:, None])[:, 0]
+        own = lambda: (
+            domain.out.logits.detach()
+            .float()
+            .softmax(1)
+            .gather(1, torch.where(label < self.classes, label, 0)[:, None])[:, 0]
+        )
         weight = own() if domain.weight is None else cells_of(domain.weight, features.shape[-2:])
     label = torch.where((label >= 0) & (label < self.classes), label, IGNORE)
     rows = features.movedim(1, -1)[label != IGNORE]
     return label, torch.ones_like(label, dtype=torch.float32) if weight is None else weight.float(), rows
 
-def _embed(self:ContrastiveSpace, domain:Batch, side:str, age:int) -> Embedded: # age: step of the term that asks
+
+def _embed(self: ContrastiveSpace, domain: Batch, side: str, age: int) -> Embedded:  # age: step of the term that asks
     "Anchors and prototypes of a domain, computed once in a step. `NonFiniteError` for features that are not finite."
+
     def compute():
         label, weight, features = self._cells(domain, side)
         known, rows = label != IGNORE, self.head(features)
-        if summed((~torch.isfinite(rows).all()).long()): raise NonFiniteError(f"features of the {side} are not finite")  # in all processes, or none
+        if summed((~torch.isfinite(rows).all()).long()):
+            raise NonFiniteError(f"features of the {side} are not finite")  # in all processes, or none
         label = label.masked_scatter(known, label[known].where(features.any(1) & rows.any(1), IGNORE))
         anchors = sample_anchors(label, self.size, self.classes, generator_at("anchors", self.seed, age, side))
         mean, mass = class_prototypes(rows, label[known], self.classes, weight[known])
         there = (mass > 0) & (mean.detach().norm(dim=1) > 1e-6)
         kinds = torch.arange(self.classes, device=label.device).where(there, IGNORE)
         return Embedded(rows, label[known], anchors[known], F.normalize(mean, dim=1), kinds)
+
     return domain.cached(("embedded", id(self), side), compute)
+
 
 ContrastiveSpace._cells, ContrastiveSpace.embed = _cells, _embed
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #dda75be0
-def _remember(self:ContrastiveSpace, domain:Batch, side:str, age:int) -> None:
+def _remember(self: ContrastiveSpace, domain: Batch, side: str, age: int) -> None:
     "Push a domain's anchors and prototypes into the memories of its side; does so once in a step."
+
     def push():
         e = self.embed(domain, side, age).detach()
-        if f"{side}_pixel" in self.queues: self.queues[f"{side}_pixel"].push(e.rows[e.anchors], e.labels[e.anchors])
-        if f"{side}_prototype" in self.queues: self.queues[f"{side}_prototype"].push(e.prototypes, e.kinds, joint=True)
+        if f"{side}_pixel" in self.queues:
+            self.queues[f"{side}_pixel"].push(e.rows[e.anchors], e.labels[e.anchors])
+        if f"{side}_prototype" in self.queues:
+            self.queues[f"{side}_prototype"].push(e.prototypes, e.kinds, joint=True)
         return e.kinds
+
     domain.cached(("remembered", id(self), side), push)
 
-def _partners(self:ContrastiveSpace, e:Embedded, side:str, level:str) -> tuple[Tensor, Tensor, Tensor, Tensor]: # [Q,D], [Q], [R,D], [R]
+
+def _partners(
+    self: ContrastiveSpace, e: Embedded, side: str, level: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [Q,D], [Q], [R,D], [R]
     "What anchors are compared with: this batch's prototypes, which are trained, and the memory, which is not."
     keys = slice(0, self.classes if level != "pixel" else 0)
     held = [self.queues[f"{side}_{l}"].rows() for l in LEVELS[level]]
     return e.prototypes[keys], e.kinds[keys], *(torch.cat(x) for x in zip(*held))
 
+
 ContrastiveSpace.remember, ContrastiveSpace.partners = _remember, _partners
 LEVELS = {"pixel": ("pixel",), "prototype": ("prototype",), "both": ("pixel", "prototype")}
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #eecc8354
-def joint_mean(total:Tensor, count:Tensor) -> Tensor: # of this process, scalars
+def joint_mean(total: Tensor, count: Tensor) -> Tensor:  # of this process, scalars
     "Sum over processes of `total` by that of `count`, everywhere the same value; its gradient, averaged over processes, is that of the joint mean. 0 where nothing was counted."
-    if not several_processes(): return total / count.clamp(min=1)
-    with torch.no_grad(): n, value = summed(count).clamp(min=1), summed(total)
+    if not several_processes():
+        return total / count.clamp(min=1)
+    with torch.no_grad():
+        n, value = summed(count).clamp(min=1), summed(total)
     mine = total * torch.distributed.get_world_size() / n
     return mine + (value / n - mine).detach()
 
+
 class ContrastiveTerm(Term):
     "Eq. 1 between anchors of one domain and partners of one domain (contrastive paper, Eq. 5 or 6)."
-    def __init__(self, space:ContrastiveSpace, anchors:str="source", partners:str="source", # 'source' or 'target'
-                 level:str="prototype",  # 'prototype', 'pixel' or 'both'
-                 weight:float=0.1,       # alpha
-                 start:int=0):
+
+    def __init__(
+        self,
+        space: ContrastiveSpace,
+        anchors: str = "source",
+        partners: str = "source",  # 'source' or 'target'
+        level: str = "prototype",  # 'prototype', 'pixel' or 'both'
+        weight: float = 0.1,  # alpha
+        start: int = 0,
+    ):
         super().__init__(weight, start)
-        if level not in LEVELS or not {anchors, partners} <= {"source", "target"}: raise InputError(f"ContrastiveTerm(anchors={anchors!r}, partners={partners!r}, level={level!r})", "unknown choice", "anchors and partners are 'source' or 'target', level is 'prototype', 'pixel' or 'both'")
+        if level not in LEVELS or not {anchors, partners} <= {"source", "target"}:
+            raise InputError(
+                f"ContrastiveTerm(anchors={anchors!r}, partners={partners!r}, level={level!r})",
+                "unknown choice",
+                "anchors and partners are 'source' or 'target', level is 'prototype', 'pixel' or 'both'",
+            )
         self.space, self.anchors, self.partners, self.level = space, anchors, partners, level
         self.reads = tuple(side for side in ("source", "target") if side in (anchors, partners))
         self.memories = [space.keep(partners, l) for l in LEVELS[level]]
 
-    def forward(self, *batches:Batch) -> Tensor:
+    def forward(self, *batches: Batch) -> Tensor:
         named = dict(zip(self.reads, batches))
         a, b = (self.space.embed(named[side], side, self.age) for side in (self.anchors, self.partners))
         v, y = a.rows[a.anchors], a.labels[a.anchors]
-        return joint_mean(*contrastive_sum(v, y, *self.space.partners(b, self.partners, self.level), self.space.temperature, bf16=self.space.bf16))
+        return joint_mean(
+            *contrastive_sum(
+                v, y, *self.space.partners(b, self.partners, self.level), self.space.temperature, bf16=self.space.bf16
+            )
+        )
 
-    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+    def update(self, batches: dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
         "Remember the batches. Logs anchors, classes without one, cells left out because their features are zero, and what the memories hold."
-        for side in self.reads: self.space.remember(batches[side], side, self.age)
+        for side in self.reads:
+            self.space.remember(batches[side], side, self.age)
         a = self.space.embed(batches[self.anchors], self.anchors, self.age)
-        with torch.no_grad(): number = summed(torch.bincount(torch.where(a.anchors, a.labels, self.space.classes), minlength=IGNORE + 1))[:self.space.classes]
-        return {"anchors": number.sum(), "classes_without": (number == 0).sum(), "zero_features": summed((a.labels == IGNORE).sum()),
-                "memory": sum(self.space.queues[m].counts.sum() for m in self.memories)}
+        with torch.no_grad():
+            number = summed(torch.bincount(torch.where(a.anchors, a.labels, self.space.classes), minlength=IGNORE + 1))[
+                : self.space.classes
+            ]
+        return {
+            "anchors": number.sum(),
+            "classes_without": (number == 0).sum(),
+            "zero_features": summed((a.labels == IGNORE).sum()),
+            "memory": sum(self.space.queues[m].counts.sum() for m in self.memories),
+        }
 
-    def joint_parameters(self): return self.space.head.parameters()
-    def settings(self): return super().settings() | self.space.settings() | {k: getattr(self, k) for k in ("anchors", "partners", "level")}
+    def joint_parameters(self):
+        return self.space.head.parameters()
+
+    def settings(self):
+        return (
+            super().settings() | self.space.settings() | {k: getattr(self, k) for k in ("anchors", "partners", "level")}
+        )
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #7bc3e152
 @dataclass(frozen=True)
 class ContrastiveTerms(TermsConfig):
     "Contrastive losses in one space, to be joined with cross-entropy on source labels and pseudo-labels; the space's fields are explained in `ContrastiveSpace`."
 
-    in_source: str | None = "both"       # level of L(s, s+): "pixel", "prototype", "both", None: without it
+    in_source: str | None = "both"  # level of L(s, s+): "pixel", "prototype", "both", None: without it
     in_target: str | None = "prototype"  # of L(t, t+)
-    cross: str | None = "prototype"      # of L(s, t+)
-    alpha: Amount = 0.1                  # weight of each
+    cross: str | None = "prototype"  # of L(s, t+)
+    alpha: Amount = 0.1  # weight of each
     dims: Count = 128
     size: Count = 1000
     temperature: Temperature = 0.07
     hidden: Count | None = None
-    seed: Seed | None = None             # of the choice of anchors; None: the run's
+    seed: Seed | None = None  # of the choice of anchors; None: the run's
     bf16: bool = False
     start: Delay = 0
 
@@ -186,7 +276,14 @@ class ContrastiveTerms(TermsConfig):
         sides = {"in_source": ("source", "source"), "in_target": ("target", "target"), "cross": ("source", "target")}
         seed = context.seed if self.seed is None else self.seed
         space = ContrastiveSpace(
-            net.channels["features"], net.num_classes, self.dims, self.size, self.temperature, self.hidden, seed, self.bf16
+            net.channels["features"],
+            net.num_classes,
+            self.dims,
+            self.size,
+            self.temperature,
+            self.hidden,
+            seed,
+            self.bf16,
         )
         return {
             name: ContrastiveTerm(space, *sides[name], level, self.alpha, self.start)
@@ -195,8 +292,18 @@ class ContrastiveTerms(TermsConfig):
         }
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #bf125aae
-def contrastive_step(net, head, optimiser, x_s, y_s, x_t, y_t, memory, # memory: dict of lists of (feature, class), 's' pixels of the source, 's+' and 't+' prototypes
-                     alpha=0.1, temperature=0.07) -> dict[str, Tensor]:
+def contrastive_step(
+    net,
+    head,
+    optimiser,
+    x_s,
+    y_s,
+    x_t,
+    y_t,
+    memory,  # memory: dict of lists of (feature, class), 's' pixels of the source, 's+' and 't+' prototypes
+    alpha=0.1,
+    temperature=0.07,
+) -> dict[str, Tensor]:
     "One step of contrastive adaptation by hand (contrastive paper, Eq. 1, 2, 5, 6, 7, without the target's cross-entropy); returns losses and what to remember as 'seen'."
     optimiser.zero_grad()
     out, f, y, mean = {}, {}, {}, {}
@@ -205,16 +312,31 @@ def contrastive_step(net, head, optimiser, x_s, y_s, x_t, y_t, memory, # memory:
         label = cells_of(label, out[d].features.shape[-2:])
         known = label != IGNORE
         f[d], y[d] = head(out[d].features.permute(0, 2, 3, 1)[known]), label[known]
-        omega = torch.ones_like(f[d][:, 0]) if d == "s" else out[d].logits.detach().softmax(1).permute(0, 2, 3, 1)[known].gather(1, y[d][:, None])[:, 0]
-        mean[d] = [(F.normalize((omega[y[d] == c, None] * f[d][y[d] == c]).sum(0) / omega[y[d] == c].sum(), dim=0), c) for c in y[d].unique()]   # Eq. 2
+        omega = (
+            torch.ones_like(f[d][:, 0])
+            if d == "s"
+            else out[d].logits.detach().softmax(1).permute(0, 2, 3, 1)[known].gather(1, y[d][:, None])[:, 0]
+        )
+        mean[d] = [
+            (F.normalize((omega[y[d] == c, None] * f[d][y[d] == c]).sum(0) / omega[y[d] == c].sum(), dim=0), c)
+            for c in y[d].unique()
+        ]  # Eq. 2
+
     def L_ctr(d, partners):
         v, k = torch.stack([p for p, _ in partners]), torch.stack([torch.as_tensor(c) for _, c in partners])
         has = (y[d][:, None] == k).any(1)
-        return plain_contrastive_loss(f[d][has], y[d][has], v, k, temperature)                             # Eq. 1
+        return plain_contrastive_loss(f[d][has], y[d][has], v, k, temperature)  # Eq. 1
+
     L_s = F.cross_entropy(upsample(out["s"].logits, x_s.shape[-2:]), y_s.long(), ignore_index=255)
     L_in_s, L_in_t = L_ctr("s", mean["s"] + memory["s+"] + memory["s"]), L_ctr("t", mean["t"] + memory["t+"])  # Eq. 5
-    L_cross = L_ctr("s", mean["t"] + memory["t+"])                                                        # Eq. 6
-    (L_s + alpha * (L_in_s + L_in_t + L_cross)).backward()                                                # Eq. 7
+    L_cross = L_ctr("s", mean["t"] + memory["t+"])  # Eq. 6
+    (L_s + alpha * (L_in_s + L_in_t + L_cross)).backward()  # Eq. 7
     optimiser.step()
     seen = {"s": list(zip(f["s"].detach(), y["s"])), **{f"{d}+": [(p.detach(), c) for p, c in mean[d]] for d in "st"}}
-    return {"seg": L_s.detach(), "in_source": L_in_s.detach(), "in_target": L_in_t.detach(), "cross": L_cross.detach(), "seen": seen}
+    return {
+        "seg": L_s.detach(),
+        "in_source": L_in_s.detach(),
+        "in_target": L_in_t.detach(),
+        "cross": L_cross.detach(),
+        "seen": seen,
+    }

@@ -29,140 +29,218 @@ from ..training.optim import Adam
 from ..training.objective import Batch, BatchTransform, Term, critic_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #d570b5b2
-def translated_source(src:Batch) -> Tensor: # x_s of the source -> G(x_s), [B,3,H,W] in [0, 1]
+def translated_source(src: Batch) -> Tensor:  # x_s of the source -> G(x_s), [B,3,H,W] in [0, 1]
     "The source's images in the target's style."
     return src.cached("translated", lambda: src.net.G(src.image))
 
-def translated_target(tgt:Batch) -> Tensor: # x_t of the target -> F(x_t)
+
+def translated_target(tgt: Batch) -> Tensor:  # x_t of the target -> F(x_t)
     "The target's images in the source's style."
     return tgt.cached("translated", lambda: tgt.net.F(tgt.image))
 
-def cycled_source(src:Batch) -> Tensor: # -> F(G(x_s))
+
+def cycled_source(src: Batch) -> Tensor:  # -> F(G(x_s))
     "The source's images, there and back."
     return src.cached("cycled", lambda: src.net.F(translated_source(src)))
 
-def cycled_target(tgt:Batch) -> Tensor: # -> G(F(x_t))
+
+def cycled_target(tgt: Batch) -> Tensor:  # -> G(F(x_t))
     "The target's images, there and back."
     return tgt.cached("cycled", lambda: tgt.net.G(translated_target(tgt)))
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #0cdfc1e3
 class ImagePool(nn.Module):
     "The last translations shown to a critic (CycleGAN, section 4), as a buffer `images` [size,3,H,W] of which `count` are filled."
-    def __init__(self, size:int=50): # images kept; 0: none, the critic sees the newest only
+
+    def __init__(self, size: int = 50):  # images kept; 0: none, the critic sees the newest only
         super().__init__()
         self.size, self.count = int(size), 0
         self.register_buffer("images", torch.empty(0, 3, 0, 0))
 
-    def exchange(self, fakes:Tensor,              # [B,3,H,W] new translations, without gradient
-                 generator:torch.Generator) -> Tensor: # decides; returns [B,3,H,W], what the critic is shown
+    def exchange(
+        self,
+        fakes: Tensor,  # [B,3,H,W] new translations, without gradient
+        generator: torch.Generator,
+    ) -> Tensor:  # decides; returns [B,3,H,W], what the critic is shown
         "Take in new images and hand out as many, new or old. InputError for images of another size than those before."
-        if not self.size: return fakes
-        if not self.images.numel(): self.images = fakes.new_zeros(self.size, *fakes.shape[1:], dtype=torch.float32)
+        if not self.size:
+            return fakes
+        if not self.images.numel():
+            self.images = fakes.new_zeros(self.size, *fakes.shape[1:], dtype=torch.float32)
         if fakes.shape[1:] != self.images.shape[1:]:
-            raise InputError("image pool", f"holds images of {tuple(self.images.shape[2:])} pixels, was given {tuple(fakes.shape[2:])}", "give the stage's feeds a size or a crop")
+            raise InputError(
+                "image pool",
+                f"holds images of {tuple(self.images.shape[2:])} pixels, was given {tuple(fakes.shape[2:])}",
+                "give the stage's feeds a size or a crop",
+            )
         shown = fakes.clone()
         for i, fake in enumerate(fakes):
-            if self.count < self.size: self.images[self.count], self.count = fake, self.count + 1
+            if self.count < self.size:
+                self.images[self.count], self.count = fake, self.count + 1
             elif torch.rand((), generator=generator) < 0.5:
                 k = int(torch.randint(self.size, (), generator=generator))
                 shown[i], self.images[k] = self.images[k].clone(), fake
         return shown
 
-    def get_extra_state(self): return torch.tensor(self.count)
-    def set_extra_state(self, state): self.count = int(state)
+    def get_extra_state(self):
+        return torch.tensor(self.count)
+
+    def set_extra_state(self, state):
+        self.count = int(state)
 
     def _load_from_state_dict(self, state, prefix, *args):
-        self.images = torch.empty_like(state[prefix + "images"], device=self.images.device) # as large as what was saved
+        self.images = torch.empty_like(
+            state[prefix + "images"], device=self.images.device
+        )  # as large as what was saved
         super()._load_from_state_dict(state, prefix, *args)
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #16e5a213
 class CycleAdversarial(Term):
     "Translations of both directions shall pass for originals (content-invariant paper, Eq. 1 and 2; CycleGAN, section 3.1). Owns the critics D_S and D_T and their pools."
-    def __init__(self, weight:float=1.0,
-                 kind:str="least_squares",         # or 'vanilla', the papers' logarithms
-                 lr:float=2e-4, betas:tuple=(0.5, 0.999), # of the critics' Adams
-                 width:int=64,                     # channels of the critics' first layer
-                 pool:int=50,                      # translations remembered, for each critic
-                 seed:int=0,                       # of the pools' draws
-                 start:int=0):
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        kind: str = "least_squares",  # or 'vanilla', the papers' logarithms
+        lr: float = 2e-4,
+        betas: tuple = (0.5, 0.999),  # of the critics' Adams
+        width: int = 64,  # channels of the critics' first layer
+        pool: int = 50,  # translations remembered, for each critic
+        seed: int = 0,  # of the pools' draws
+        start: int = 0,
+    ):
         super().__init__(weight, start)
         for name, value, least in (("width", width, 1), ("pool", pool, 0)):
-            if value < least: raise InputError(f"{name}={value}", "is too small", f"give a whole number from {least} on; the paper's are width 64, pool 50")
-        if kind not in GAN_KINDS: raise InputError(f"CycleAdversarial(kind={kind!r})", "unknown choice", f"choose one of {', '.join(GAN_KINDS)}")
+            if value < least:
+                raise InputError(
+                    f"{name}={value}",
+                    "is too small",
+                    f"give a whole number from {least} on; the paper's are width 64, pool 50",
+                )
+        if kind not in GAN_KINDS:
+            raise InputError(
+                f"CycleAdversarial(kind={kind!r})", "unknown choice", f"choose one of {', '.join(GAN_KINDS)}"
+            )
         self.kind, self.lr, self.betas, self.width, self.pool, self.seed = kind, lr, list(betas), width, pool, seed
-        self.critics = nn.ModuleDict({side: ImageDiscriminator(width) for side in ("source", "target")}).requires_grad_(False)
+        self.critics = nn.ModuleDict({side: ImageDiscriminator(width) for side in ("source", "target")}).requires_grad_(
+            False
+        )
         self.pools = nn.ModuleDict({side: ImagePool(pool) for side in self.critics})
         self.adams = {side: torch.optim.Adam(D.parameters(), lr=lr, betas=betas) for side, D in self.critics.items()}
 
-    def forward(self, src:Batch, tgt:Batch) -> Tensor:
+    def forward(self, src: Batch, tgt: Batch) -> Tensor:
         D_S, D_T = self.critics["source"], self.critics["target"]
-        return domain_loss(D_T(translated_source(src)), True, self.kind) + domain_loss(D_S(translated_target(tgt)), True, self.kind) # true: an original
+        return domain_loss(D_T(translated_source(src)), True, self.kind) + domain_loss(
+            D_S(translated_target(tgt)), True, self.kind
+        )  # true: an original
 
-    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+    def update(self, batches: dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
         src, tgt = batches["source"], batches["target"]
-        with torch.no_grad(): pairs = {"source": (src.image, translated_target(tgt)), "target": (tgt.image, translated_source(src))}
+        with torch.no_grad():
+            pairs = {"source": (src.image, translated_target(tgt)), "target": (tgt.image, translated_source(src))}
         log = {}
         for side, (real, fake) in pairs.items():
-            D, shown = self.critics[side], self.pools[side].exchange(fake, generator_at("pool", side, self.seed, self.age))
-            halves = [lambda: domain_loss(D(real), True, self.kind) / 2, lambda: domain_loss(D(shown), False, self.kind) / 2]
+            D, shown = (
+                self.critics[side],
+                self.pools[side].exchange(fake, generator_at("pool", side, self.seed, self.age)),
+            )
+            halves = [
+                lambda: domain_loss(D(real), True, self.kind) / 2,
+                lambda: domain_loss(D(shown), False, self.kind) / 2,
+            ]
             log[f"critic_{side}"] = critic_step(D, self.adams[side], halves, autocast)
         return log
 
-    def optimisers(self): return self.adams
-    def settings(self): return super().settings() | {k: getattr(self, k) for k in ("kind", "lr", "betas", "width", "pool", "seed")}
+    def optimisers(self):
+        return self.adams
+
+    def settings(self):
+        return super().settings() | {k: getattr(self, k) for k in ("kind", "lr", "betas", "width", "pool", "seed")}
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #1aeed401
-def distance(a:Tensor, b:Tensor) -> Tensor: # [B,3,H,W] in [0, 1] each -> scalar, fp32
+def distance(a: Tensor, b: Tensor) -> Tensor:  # [B,3,H,W] in [0, 1] each -> scalar, fp32
     "Mean absolute difference of two images with values in [-1, 1]."
     return 2 * F.l1_loss(a.float(), b.float())
 
+
 class CycleConsistency(Term):
     "There and back again shall be the image one started with (content-invariant paper, Eq. 3; CycleGAN, Eq. 2)."
-    def __init__(self, weight:float=10.0, start:int=0): super().__init__(weight, start) # lambda of CycleGAN
 
-    def forward(self, src:Batch, tgt:Batch) -> Tensor:
+    def __init__(self, weight: float = 10.0, start: int = 0):
+        super().__init__(weight, start)  # lambda of CycleGAN
+
+    def forward(self, src: Batch, tgt: Batch) -> Tensor:
         return distance(cycled_source(src), src.image) + distance(cycled_target(tgt), tgt.image)
+
 
 class Identity(Term):
     "Images that have the wanted style already shall stay (CycleGAN, section 5.2)."
-    def __init__(self, weight:float=5.0, start:int=0): super().__init__(weight, start) # half of the cycle's
 
-    def forward(self, src:Batch, tgt:Batch) -> Tensor:
+    def __init__(self, weight: float = 5.0, start: int = 0):
+        super().__init__(weight, start)  # half of the cycle's
+
+    def forward(self, src: Batch, tgt: Batch) -> Tensor:
         return distance(tgt.net.G(tgt.image), tgt.image) + distance(src.net.F(src.image), src.image)
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #3a552b3f
 def check_segmenter(segmenter, space=None) -> None:
     "`InputError` where a frozen segmenter does not speak the source's label space."
-    if space is None: return
-    if segmenter.num_classes != len(space): raise InputError("frozen segmenter", f"has {segmenter.num_classes} classes, the source has {len(space)} ({space.name})", "give a segmenter trained on this source")
+    if space is None:
+        return
+    if segmenter.num_classes != len(space):
+        raise InputError(
+            "frozen segmenter",
+            f"has {segmenter.num_classes} classes, the source has {len(space)} ({space.name})",
+            "give a segmenter trained on this source",
+        )
     own = getattr(segmenter, "space", None)
-    if own and own.classes != space.classes: raise InputError("frozen segmenter", f"was trained for {own.name}, the source is labelled in {space.name}", "give a segmenter trained on this source")
+    if own and own.classes != space.classes:
+        raise InputError(
+            "frozen segmenter",
+            f"was trained for {own.name}, the source is labelled in {space.name}",
+            "give a segmenter trained on this source",
+        )
+
 
 class SemanticConsistency(Term):
     "A frozen segmenter, trained on the source, shall classify G(x_s) as y_s (content-invariant paper, Eq. 4). InputError for a segmenter of another label space."
+
     reads = ("source",)
 
-    def __init__(self, segmenter:nn.Module,  # trained on the source; copied
-                 space=None,                 # LabelSpace of the source; None: not checked
-                 weight:float=1.0, start:int=0):
+    def __init__(
+        self,
+        segmenter: nn.Module,  # trained on the source; copied
+        space=None,  # LabelSpace of the source; None: not checked
+        weight: float = 1.0,
+        start: int = 0,
+    ):
         super().__init__(weight, start)
         check_segmenter(segmenter, space)
         self.fingerprint = fingerprint(segmenter)
-        self._frozen = (copy.deepcopy(segmenter).requires_grad_(False).eval(),)  # a tuple hides it from checkpoints and from `train`
+        self._frozen = (
+            copy.deepcopy(segmenter).requires_grad_(False).eval(),
+        )  # a tuple hides it from checkpoints and from `train`
 
     @property
-    def segmenter(self) -> nn.Module: return self._frozen[0]
+    def segmenter(self) -> nn.Module:
+        return self._frozen[0]
 
-    def forward(self, src:Batch) -> Tensor:
-        if src.label is None: raise InputError("semantic consistency", "the source images have no labels", "give a labelled source, or leave this term out")
+    def forward(self, src: Batch) -> Tensor:
+        if src.label is None:
+            raise InputError(
+                "semantic consistency",
+                "the source images have no labels",
+                "give a labelled source, or leave this term out",
+            )
         P_S = upsample(self.segmenter(translated_source(src)).logits, src.image.shape[-2:])
         return weighted_cross_entropy(P_S, src.label)
 
-    def _apply(self, *args, **options): # `to` and its kin reach it all the same
+    def _apply(self, *args, **options):  # `to` and its kin reach it all the same
         self.segmenter._apply(*args, **options)
         return super()._apply(*args, **options)
 
-    def settings(self): return super().settings() | {"segmenter": self.fingerprint}
+    def settings(self):
+        return super().settings() | {"segmenter": self.fingerprint}
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #66621639
 CYCLEGAN_ADAM = Adam(lr=2e-4, betas=(0.5, 0.999), weight_decay=0.0, power=1.0, hold=0.5)
@@ -172,16 +250,16 @@ CYCLEGAN_ADAM = Adam(lr=2e-4, betas=(0.5, 0.999), weight_decay=0.0, power=1.0, h
 class CycleGANTerms(TermsConfig):
     "CycleGAN with semantic consistency (content-invariant paper, Eq. 5), for a translator. The context holds the segmentation network that judges the content, and the source's label space."
 
-    adv: Amount = 1.0            # factor of the adversarial loss
-    cycle: Amount = 10.0         # lambda_cyc; Eq. 5 prints 1
-    identity: Amount = 0.0       # CycleGAN's is 5 where it is used
-    semantic: Amount = 1.0       # lambda_sem
-    width: Count | None = None   # channels of a discriminator's first layer; None: as the generators'
+    adv: Amount = 1.0  # factor of the adversarial loss
+    cycle: Amount = 10.0  # lambda_cyc; Eq. 5 prints 1
+    identity: Amount = 0.0  # CycleGAN's is 5 where it is used
+    semantic: Amount = 1.0  # lambda_sem
+    width: Count | None = None  # channels of a discriminator's first layer; None: as the generators'
     kind: str = "least_squares"  # or "vanilla", the papers' logarithms
-    lr: Amount = 2e-4            # of the discriminators' Adam
+    lr: Amount = 2e-4  # of the discriminators' Adam
     betas: Betas = (0.5, 0.999)
-    pool: Delay = 50             # translations remembered, for each discriminator
-    seed: Seed | None = None     # of the pools' draws; None: the run's
+    pool: Delay = 50  # translations remembered, for each discriminator
+    seed: Seed | None = None  # of the pools' draws; None: the run's
     start: Delay = 0
 
     def build(self, net: CycleTranslator, context: BuildContext = BuildContext()) -> dict[str, Term]:
@@ -197,57 +275,102 @@ class CycleGANTerms(TermsConfig):
         return terms
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #6faf8272
-def shown_to_critic(pool:list, fake:Tensor, generator, size:int) -> Tensor: # images so far; [1,3,H,W]
+def shown_to_critic(pool: list, fake: Tensor, generator, size: int) -> Tensor:  # images so far; [1,3,H,W]
     "An image pool by hand: a list, and one image at a time."
-    if len(pool) < size: pool.append(fake); return fake
-    if torch.rand((), generator=generator) >= 0.5: return fake
+    if len(pool) < size:
+        pool.append(fake)
+        return fake
+    if torch.rand((), generator=generator) >= 0.5:
+        return fake
     k = int(torch.randint(size, (), generator=generator))
     old, pool[k] = pool[k], fake
     return old
 
-def cyclegan_step(G, F_, D_S, D_T, optimiser, critic_optimisers, pools, x_s, x_t, step, y_s=None, P_S=None,
-                  cycle=10.0, identity=0.0, semantic=1.0, size=50, seed=0) -> dict[str, Tensor]:
+
+def cyclegan_step(
+    G,
+    F_,
+    D_S,
+    D_T,
+    optimiser,
+    critic_optimisers,
+    pools,
+    x_s,
+    x_t,
+    step,
+    y_s=None,
+    P_S=None,
+    cycle=10.0,
+    identity=0.0,
+    semantic=1.0,
+    size=50,
+    seed=0,
+) -> dict[str, Tensor]:
     "One step of CycleGAN with least squares by hand, for batches of one; `critic_optimisers` and `pools` (lists) by side, `step` counts from 0. The oracle of `train_step`."
     optimiser.zero_grad()
-    for q in (*D_S.parameters(), *D_T.parameters()): q.requires_grad = False
+    for q in (*D_S.parameters(), *D_T.parameters()):
+        q.requires_grad = False
     fake_t, fake_s = G(x_s), F_(x_t)
-    L_adv = ((D_T(fake_t) - 1) ** 2).mean() + ((D_S(fake_s) - 1) ** 2).mean()                    # CycleGAN, section 4
+    L_adv = ((D_T(fake_t) - 1) ** 2).mean() + ((D_S(fake_s) - 1) ** 2).mean()  # CycleGAN, section 4
     l1 = lambda a, b: ((2 * a - 1) - (2 * b - 1)).abs().mean()
-    L_cyc = l1(F_(fake_t), x_s) + l1(G(fake_s), x_t)                                             # Eq. 3
+    L_cyc = l1(F_(fake_t), x_s) + l1(G(fake_s), x_t)  # Eq. 3
     L_id = l1(G(x_t), x_t) + l1(F_(x_s), x_s) if identity else torch.zeros(())
     L_sem = torch.zeros(())
-    if P_S is not None: L_sem = F.cross_entropy(upsample(P_S(fake_t).logits, x_s.shape[-2:]), y_s, ignore_index=255)  # Eq. 4
-    (L_adv + cycle * L_cyc + identity * L_id + semantic * L_sem).backward()                      # Eq. 5
+    if P_S is not None:
+        L_sem = F.cross_entropy(upsample(P_S(fake_t).logits, x_s.shape[-2:]), y_s, ignore_index=255)  # Eq. 4
+    (L_adv + cycle * L_cyc + identity * L_id + semantic * L_sem).backward()  # Eq. 5
     optimiser.step()
     log = {"adv": L_adv.detach(), "cycle": L_cyc.detach(), "identity": L_id.detach(), "semantic": L_sem.detach()}
     for side, D, x, fake in (("source", D_S, x_s, fake_s), ("target", D_T, x_t, fake_t)):
-        for q in D.parameters(): q.requires_grad = True
+        for q in D.parameters():
+            q.requires_grad = True
         old = shown_to_critic(pools[side], fake.detach(), generator_at("pool", side, seed, step), size)
         critic_optimisers[side].zero_grad()
         L_D = (((D(x) - 1) ** 2).mean() + (D(old) ** 2).mean()) / 2
-        L_D.backward(); critic_optimisers[side].step()
-        for q in D.parameters(): q.requires_grad = False
+        L_D.backward()
+        critic_optimisers[side].step()
+        for q in D.parameters():
+            q.requires_grad = False
         log[f"critic_{side}"] = L_D.detach()
     return log
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #b60fc91e
 class TranslateSource(BatchTransform):
     "Source images as a translator draws them, without gradient; the reference of the i-th is the batch's i-th target image. Not saved with a run; resuming with another translator is refused."
-    def __init__(self, translate): # CycleTranslator (copied), function (image, reference) -> image of [3,H,W], or a name `translator` knows
-        translate = translator(translate) if isinstance(translate, str) else translate
-        self.net = copy.deepcopy(translate).requires_grad_(False).eval() if isinstance(translate, CycleTranslator) else None
-        self.translate, self.about = translate, {"name": "CycleGAN", "weights": fingerprint(translate)} if self.net else about_translator(translate)
 
-    def __call__(self, batches:dict[str, Batch], generator:torch.Generator|None=None) -> dict[str, Batch]:
+    def __init__(
+        self, translate
+    ):  # CycleTranslator (copied), function (image, reference) -> image of [3,H,W], or a name `translator` knows
+        translate = translator(translate) if isinstance(translate, str) else translate
+        self.net = (
+            copy.deepcopy(translate).requires_grad_(False).eval() if isinstance(translate, CycleTranslator) else None
+        )
+        self.translate, self.about = (
+            translate,
+            {"name": "CycleGAN", "weights": fingerprint(translate)} if self.net else about_translator(translate),
+        )
+
+    def __call__(self, batches: dict[str, Batch], generator: torch.Generator | None = None) -> dict[str, Batch]:
         src, tgt = batches["source"], batches["target"]
-        if self.net: image = self.net.to(src.image.device).translate(src.image)
-        else: image = torch.stack([self.translate(x, tgt.image[i % len(tgt.image)]) for i, x in enumerate(src.image)])
+        if self.net:
+            image = self.net.to(src.image.device).translate(src.image)
+        else:
+            image = torch.stack([self.translate(x, tgt.image[i % len(tgt.image)]) for i, x in enumerate(src.image)])
         return batches | {"source": replace(src, image=image, _cache={})}
 
-    def settings(self) -> dict: return super().settings() | {"translator": self.about}
-    def state_dict(self) -> dict: return {"translator": self.about}
-    def load_state_dict(self, state:dict) -> None:
-        if state["translator"] != self.about: raise InputError("translate the source", "the run was started with another translator", "give the weights it was started with")
+    def settings(self) -> dict:
+        return super().settings() | {"translator": self.about}
+
+    def state_dict(self) -> dict:
+        return {"translator": self.about}
+
+    def load_state_dict(self, state: dict) -> None:
+        if state["translator"] != self.about:
+            raise InputError(
+                "translate the source",
+                "the run was started with another translator",
+                "give the weights it was started with",
+            )
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #b60fc91f
 @dataclass(frozen=True)

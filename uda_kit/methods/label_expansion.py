@@ -17,102 +17,148 @@ from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
 
 # %% ../../nbs/methods/84_label_expansion.ipynb #6cecd55a
-def unit_features(features:Tensor # [B,F,h,w]
-                 )->Tensor:       # [B,F,h,w] fp32; zero stays zero, what is not finite becomes zero
+def unit_features(
+    features: Tensor,  # [B,F,h,w]
+) -> Tensor:  # [B,F,h,w] fp32; zero stays zero, what is not finite becomes zero
     "Features of length 1."
     f = features.float()
-    f = torch.where(torch.isfinite(f).all(1, keepdim=True), f, 0.)
+    f = torch.where(torch.isfinite(f).all(1, keepdim=True), f, 0.0)
     return F.normalize(f, dim=1)
 
-def distance_of(similarity:Tensor)->Tensor: # f . p of unit vectors -> their L2 distance, in [0, 2]
+
+def distance_of(similarity: Tensor) -> Tensor:  # f . p of unit vectors -> their L2 distance, in [0, 2]
     return (2 - 2 * similarity).clamp(0, 4).sqrt()
 
-def expand_labels(labels:Tensor,     # [B,H,W] class ids, 255 where the teacher is unsure
-                  features:Tensor,   # [B,F,h,w] penultimate features, any size
-                  prototypes:Tensor, # [C,F] of length 1; zero for a class that has none
-                  limits:Tensor      # [C] largest L2 distance of unit vectors
-                 )->Tensor:          # [B,H,W], of the same type
+
+def expand_labels(
+    labels: Tensor,  # [B,H,W] class ids, 255 where the teacher is unsure
+    features: Tensor,  # [B,F,h,w] penultimate features, any size
+    prototypes: Tensor,  # [C,F] of length 1; zero for a class that has none
+    limits: Tensor,  # [C] largest L2 distance of unit vectors
+) -> Tensor:  # [B,H,W], of the same type
     "Unsure pixels take the label of the nearest prototype unless it is farther than its limit (contrastive, section 5.3)."
-    if prototypes.shape != (len(limits), features.shape[1]): raise InputError("expand_labels", f"prototypes are {tuple(prototypes.shape)}, limits {tuple(limits.shape)}, features have {features.shape[1]} channels", "give one prototype and one limit for each class")
+    if prototypes.shape != (len(limits), features.shape[1]):
+        raise InputError(
+            "expand_labels",
+            f"prototypes are {tuple(prototypes.shape)}, limits {tuple(limits.shape)}, features have {features.shape[1]} channels",
+            "give one prototype and one limit for each class",
+        )
     with torch.no_grad():
         known = prototypes.ne(0).any(1).nonzero()[:, 0]
-        if not len(known): return labels
+        if not len(known):
+            return labels
         similarity = torch.einsum("bfhw,cf->bchw", unit_features(features), prototypes[known].float())
         best, nearest = upsample(similarity, labels.shape[-2:]).max(1)
-        near = (best > 0) & (distance_of(best) <= limits[known][nearest]) # 0: nothing to compare
+        near = (best > 0) & (distance_of(best) <= limits[known][nearest])  # 0: nothing to compare
         return torch.where((labels == IGNORE) & near, known[nearest].to(labels.dtype), labels)
 
 # %% ../../nbs/methods/84_label_expansion.ipynb #1bd4e95a
-BINS = 1000 # of distances from 0 to 2
+BINS = 1000  # of distances from 0 to 2
 
-def cells_of(labels:Tensor, size)->Tensor: # [B,H,W], (h, w) -> [B,h,w]
+
+def cells_of(labels: Tensor, size) -> Tensor:  # [B,H,W], (h, w) -> [B,h,w]
     "Labels at the pixels that the cells of a smaller map stand on, corner on corner as `upsample` sees it."
-    rows, columns = (torch.linspace(0, n - 1, m, device=labels.device).round().long() for n, m in zip(labels.shape[-2:], size))
+    rows, columns = (
+        torch.linspace(0, n - 1, m, device=labels.device).round().long() for n, m in zip(labels.shape[-2:], size)
+    )
     return labels[:, rows[:, None], columns]
 
-def weighted_classes(labels:Tensor,  # [N] class ids, 255 counts nowhere
-                     weights:Tensor, # [N]
-                     classes:int     # C
-                    )->Tensor:       # [C,N] fp32
-    "Each pixel's weight in the row of its class."
-    return torch.where(labels == torch.arange(classes, device=labels.device)[:, None], weights.float(), 0.)
 
-def limits_from(histogram:Tensor, # [C,BINS] counts of distances
-                quantile:float
-               )->Tensor:         # [C] fp32; 0 for a class without any
+def weighted_classes(
+    labels: Tensor,  # [N] class ids, 255 counts nowhere
+    weights: Tensor,  # [N]
+    classes: int,  # C
+) -> Tensor:  # [C,N] fp32
+    "Each pixel's weight in the row of its class."
+    return torch.where(labels == torch.arange(classes, device=labels.device)[:, None], weights.float(), 0.0)
+
+
+def limits_from(
+    histogram: Tensor,  # [C,BINS] counts of distances
+    quantile: float,
+) -> Tensor:  # [C] fp32; 0 for a class without any
     "Upper edge of the bin in which the `quantile` of each class's distances is reached."
     wanted = (histogram.sum(1).double() * quantile - 1e-9).ceil()
     reached = (histogram.cumsum(1) < wanted[:, None]).sum(1)
-    return torch.where(histogram.sum(1) > 0, (reached + 1) * (2 / BINS), 0.).float()
+    return torch.where(histogram.sum(1) > 0, (reached + 1) * (2 / BINS), 0.0).float()
 
 # %% ../../nbs/methods/84_label_expansion.ipynb #61857b0a
 class LabelExpansion(nn.Module):
     "Prototypes and limits of the confident pixels of recent steps, and the labels they add (contrastive, section 5.3)."
-    def __init__(self,
-                 classes:int,  # C
-                 channels:int, # F: `net.channels["features"]`
-                 window:int=200,       # steps whose pixels make a prototype
-                 quantile:float=0.9,   # share of a class's confident pixels within its limit
-                 common_limit:bool=False # one limit for all classes: the quantile of all confident pixels' distances
-                ):
+
+    def __init__(
+        self,
+        classes: int,  # C
+        channels: int,  # F: `net.channels["features"]`
+        window: int = 200,  # steps whose pixels make a prototype
+        quantile: float = 0.9,  # share of a class's confident pixels within its limit
+        common_limit: bool = False,  # one limit for all classes: the quantile of all confident pixels' distances
+    ):
         super().__init__()
-        if window < 1 or not 0 < quantile <= 1: raise InputError("label expansion", f"window {window}, quantile {quantile}", "give a number of steps from 1, and a quantile above 0 and up to 1")
+        if window < 1 or not 0 < quantile <= 1:
+            raise InputError(
+                "label expansion",
+                f"window {window}, quantile {quantile}",
+                "give a number of steps from 1, and a quantile above 0 and up to 1",
+            )
         self.window, self.quantile, self.common_limit = int(window), quantile, common_limit
-        self.register_buffer("sums", torch.zeros(2, classes, channels))     # of weighted unit features: the block being filled, the last full one
-        self.register_buffer("histogram", torch.zeros(2, classes, BINS, dtype=torch.int64)) # of distances to the own prototype
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))   # steps gathered
+        self.register_buffer(
+            "sums", torch.zeros(2, classes, channels)
+        )  # of weighted unit features: the block being filled, the last full one
+        self.register_buffer(
+            "histogram", torch.zeros(2, classes, BINS, dtype=torch.int64)
+        )  # of distances to the own prototype
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # steps gathered
 
     @property
-    def prototypes(self)->Tensor: return F.normalize(self.sums.sum(0), dim=1) # [C,F]; zero for a class that was never confident
+    def prototypes(self) -> Tensor:
+        return F.normalize(self.sums.sum(0), dim=1)  # [C,F]; zero for a class that was never confident
+
     @property
-    def limits(self)->Tensor: # [C]
+    def limits(self) -> Tensor:  # [C]
         counts = self.histogram.sum(0)
-        return limits_from(counts.sum(0, keepdim=True), self.quantile) * (counts.sum(1) > 0) if self.common_limit else limits_from(counts, self.quantile)
+        return (
+            limits_from(counts.sum(0, keepdim=True), self.quantile) * (counts.sum(1) > 0)
+            if self.common_limit
+            else limits_from(counts, self.quantile)
+        )
 
-    def expand(self, labels:Tensor, features:Tensor)->Tensor: # [B,H,W] with 255, [B,F,h,w] -> [B,H,W]
+    def expand(self, labels: Tensor, features: Tensor) -> Tensor:  # [B,H,W] with 255, [B,F,h,w] -> [B,H,W]
         "`expand_labels` with what was gathered so far."
         return expand_labels(labels, features, self.prototypes, self.limits)
 
-    def settings(self)->dict: return {"window": self.window, "quantile": self.quantile} | ({"common_limit": True} if self.common_limit else {})
+    def settings(self) -> dict:
+        return {"window": self.window, "quantile": self.quantile} | (
+            {"common_limit": True} if self.common_limit else {}
+        )
 
 # %% ../../nbs/methods/84_label_expansion.ipynb #0bb61892
-def _gather(self:LabelExpansion,
-            labels:Tensor,     # [B,H,W] class ids, 255 where not confident
-            confidence:Tensor, # [B,H,W] weights
-            features:Tensor    # [B,F,h,w]
-           )->None:
+def _gather(
+    self: LabelExpansion,
+    labels: Tensor,  # [B,H,W] class ids, 255 where not confident
+    confidence: Tensor,  # [B,H,W] weights
+    features: Tensor,  # [B,F,h,w]
+) -> None:
     "Add one step's confident pixels; over several processes, those of all of them."
     with torch.no_grad():
-        if self.steps > 0 and self.steps % self.window == 0: # begin a new block
-            for block in (self.sums, self.histogram): block[1], block[0] = block[0].clone(), 0
-        f = unit_features(features).permute(0, 2, 3, 1).flatten(0, 2)                      # [N,F]
-        y = cells_of(labels, features.shape[-2:]).flatten().masked_fill(~f.any(1), IGNORE) # a zero feature counts nowhere
+        if self.steps > 0 and self.steps % self.window == 0:  # begin a new block
+            for block in (self.sums, self.histogram):
+                block[1], block[0] = block[0].clone(), 0
+        f = unit_features(features).permute(0, 2, 3, 1).flatten(0, 2)  # [N,F]
+        y = (
+            cells_of(labels, features.shape[-2:]).flatten().masked_fill(~f.any(1), IGNORE)
+        )  # a zero feature counts nowhere
         sums = weighted_classes(y, cells_of(confidence, features.shape[-2:]).flatten(), len(self.histogram[0])) @ f
         self.sums[0] += summed(sums)
         sure = y != IGNORE
-        near = distance_of((f[sure] * self.prototypes[y[sure]]).sum(1))                    # to the own prototype, this step's pixels included
+        near = distance_of(
+            (f[sure] * self.prototypes[y[sure]]).sum(1)
+        )  # to the own prototype, this step's pixels included
         bins = y[sure] * BINS + (near * (BINS / 2)).long().clamp(max=BINS - 1)
-        self.histogram[0] += summed(torch.bincount(bins, minlength=self.histogram[0].numel()).view_as(self.histogram[0]))
+        self.histogram[0] += summed(
+            torch.bincount(bins, minlength=self.histogram[0].numel()).view_as(self.histogram[0])
+        )
         self.steps += 1
+
 
 LabelExpansion.gather = _gather

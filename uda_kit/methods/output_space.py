@@ -32,37 +32,48 @@ LEVELS = ("main", "aux")
 
 class Supervised(Term):
     "Cross-entropy of the source prediction with the source label (output-space paper, Eq. 3), at one level."
+
     reads = ("source",)
 
-    def __init__(self, level:str="main",  # 'main' or 'aux' head
-                 weight:float=1.0):       # lambda_seg of the level
+    def __init__(
+        self,
+        level: str = "main",  # 'main' or 'aux' head
+        weight: float = 1.0,
+    ):  # lambda_seg of the level
         super().__init__(weight)
         check_choice("level", level, LEVELS)
         self.level = level
 
-    def forward(self, src:Batch) -> Tensor:
+    def forward(self, src: Batch) -> Tensor:
         return weighted_cross_entropy(src.logits(self.level), src.label, src.weight)
 
-    def settings(self): return super().settings() | {"level": self.level}
+    def settings(self):
+        return super().settings() | {"level": self.level}
 
 # %% ../../nbs/methods/10_output_space.ipynb #8c47ba67
 ALIGNMENTS = ("output", "feature", "entropy")
 
-def alignment_map(domain:Batch,          # side of the step
-                  align:str="output",     # 'output', 'feature' or 'entropy'
-                  level:str="main",       # head whose output is aligned
-                 ) -> Tensor:             # [B,C,H,W] ([B,F,H,W] for features), at the image's size
+
+def alignment_map(
+    domain: Batch,  # side of the step
+    align: str = "output",  # 'output', 'feature' or 'entropy'
+    level: str = "main",  # head whose output is aligned
+) -> Tensor:  # [B,C,H,W] ([B,F,H,W] for features), at the image's size
     "What a discriminator sees of a `domain`."
-    if align == "feature": return upsample(domain.out.features, domain.image.shape[-2:])
+    if align == "feature":
+        return upsample(domain.out.features, domain.image.shape[-2:])
     p = domain.probabilities(level)
-    if align == "output": return p
-    return -p * torch.log(p + 1e-30) / math.log(max(p.shape[1], 2))  # 1 = as uncertain as a map of C classes can be, summed over C
+    if align == "output":
+        return p
+    return (
+        -p * torch.log(p + 1e-30) / math.log(max(p.shape[1], 2))
+    )  # 1 = as uncertain as a map of C classes can be, summed over C
 
 # %% ../../nbs/methods/10_output_space.ipynb #94841444
 GAN_KINDS = ("vanilla", "least_squares")
 
 
-def check_adam(where:str, lr:float, betas:tuple) -> None:
+def check_adam(where: str, lr: float, betas: tuple) -> None:
     "`InputError` for a learning rate or betas that Adam cannot take."
     if not isinstance(lr, Real) or isinstance(lr, bool) or not 0 <= lr < math.inf:
         raise InputError(f"{where}(lr={lr!r})", "is no learning rate", "give a number from 0")
@@ -71,9 +82,11 @@ def check_adam(where:str, lr:float, betas:tuple) -> None:
         raise InputError(f"{where}(betas={betas!r})", "are no betas of Adam", "give two numbers from 0 to under 1")
 
 # %% ../../nbs/methods/10_output_space.ipynb #e9a63ff4
-def domain_loss(score:Tensor,   # raw output of a discriminator, any shape
-                source:bool,    # the side the score should say: source (1) or target (0)
-                kind:str="vanilla") -> Tensor:
+def domain_loss(
+    score: Tensor,  # raw output of a discriminator, any shape
+    source: bool,  # the side the score should say: source (1) or target (0)
+    kind: str = "vanilla",
+) -> Tensor:
     "Mean loss of a discriminator's `score` against one side (output-space paper, Eq. 2 and 4, or 7 and 8)."
     z = torch.full_like(score, float(source), dtype=torch.float32)
     return (F.binary_cross_entropy_with_logits if kind == "vanilla" else F.mse_loss)(score.float(), z)
@@ -81,21 +94,30 @@ def domain_loss(score:Tensor,   # raw output of a discriminator, any shape
 # %% ../../nbs/methods/10_output_space.ipynb #8914a5b8
 class OutputAdversarial(Term):
     "Adversarial alignment of the target's maps with the source's (output-space paper, Eq. 2 and 4; least squares: Eq. 7 and 8)."
+
     reads = ("target",)
 
-    def __init__(self,
-                 channels:int,             # of the aligned map: `net.channels[level]`, or `net.channels['features']`
-                 level:str="main",         # 'main' or 'aux' head
-                 align:str="output",       # 'output', 'feature' or 'entropy'
-                 kind:str="vanilla",       # 'vanilla' or 'least_squares'
-                 weight:float=1e-3,        # lambda_adv of the level
-                 lr:float=1e-4,            # of the critic's Adam
-                 betas:tuple=(0.9, 0.99),
-                 width:int=64,             # channels of the critic's first layer
-                 upsample_scores:bool=False): # the paper's text upsamples scores to the image; the released code does not
+    def __init__(
+        self,
+        channels: int,  # of the aligned map: `net.channels[level]`, or `net.channels['features']`
+        level: str = "main",  # 'main' or 'aux' head
+        align: str = "output",  # 'output', 'feature' or 'entropy'
+        kind: str = "vanilla",  # 'vanilla' or 'least_squares'
+        weight: float = 1e-3,  # lambda_adv of the level
+        lr: float = 1e-4,  # of the critic's Adam
+        betas: tuple = (0.9, 0.99),
+        width: int = 64,  # channels of the critic's first layer
+        upsample_scores: bool = False,
+    ):  # the paper's text upsamples scores to the image; the released code does not
         super().__init__(weight)
-        if align not in ALIGNMENTS or kind not in GAN_KINDS: raise InputError(f"OutputAdversarial(align={align!r}, kind={kind!r})", "unknown choice", f"align one of {ALIGNMENTS}, kind one of {GAN_KINDS}")
-        if align == "feature" and level != "main": raise InputError("OutputAdversarial", "features are those of the main level", "use level='main'")
+        if align not in ALIGNMENTS or kind not in GAN_KINDS:
+            raise InputError(
+                f"OutputAdversarial(align={align!r}, kind={kind!r})",
+                "unknown choice",
+                f"align one of {ALIGNMENTS}, kind one of {GAN_KINDS}",
+            )
+        if align == "feature" and level != "main":
+            raise InputError("OutputAdversarial", "features are those of the main level", "use level='main'")
         check_choice("level", level, LEVELS)
         check_adam("OutputAdversarial", lr, betas)
         self.level, self.align, self.kind, self.channels = level, align, kind, channels
@@ -103,18 +125,31 @@ class OutputAdversarial(Term):
         self.critic = OutputDiscriminator(channels, width=width, upsample=upsample_scores).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
-    def forward(self, tgt:Batch) -> Tensor:
+    def forward(self, tgt: Batch) -> Tensor:
         return domain_loss(self.critic(alignment_map(tgt, self.align, self.level)), True, self.kind)
 
-    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+    def update(self, batches: dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
         src, tgt = batches["source"], batches["target"]
-        def half(domain, source):  # the map lives only while its half is computed: features at full size are gigabytes
-            with torch.no_grad(): seen = alignment_map(domain, self.align, self.level)
-            return domain_loss(self.critic(seen), source, self.kind) / 2
-        return {"critic": critic_step(self.critic, self.optimiser, (lambda: half(src, True), lambda: half(tgt, False)), autocast)}
 
-    def optimisers(self): return {"critic": self.optimiser}
-    def settings(self): return super().settings() | {k: getattr(self, k) for k in ("level", "align", "kind", "channels", "lr", "betas", "width", "upsample_scores")}
+        def half(domain, source):  # the map lives only while its half is computed: features at full size are gigabytes
+            with torch.no_grad():
+                seen = alignment_map(domain, self.align, self.level)
+            return domain_loss(self.critic(seen), source, self.kind) / 2
+
+        return {
+            "critic": critic_step(
+                self.critic, self.optimiser, (lambda: half(src, True), lambda: half(tgt, False)), autocast
+            )
+        }
+
+    def optimisers(self):
+        return {"critic": self.optimiser}
+
+    def settings(self):
+        return super().settings() | {
+            k: getattr(self, k)
+            for k in ("level", "align", "kind", "channels", "lr", "betas", "width", "upsample_scores")
+        }
 
 # %% ../../nbs/methods/10_output_space.ipynb #934ce618
 @dataclass(frozen=True)
@@ -135,14 +170,14 @@ class SupervisedTerms(TermsConfig):
 class OutputSpaceTerms(TermsConfig):
     "Output-space adaptation: single-level where `adv_aux` is 0 or the network has one level, else multi-level. Defaults are the paper's."
 
-    adv: Amount = 1e-3            # lambda_adv of the main level
-    adv_aux: Amount = 2e-4        # lambda_adv of the auxiliary level
-    seg_aux: Amount = 0.1         # lambda_seg of the auxiliary level
-    align: str = "output"         # "output", "feature" or "entropy"
-    kind: str = "vanilla"         # or "least_squares"
-    lr: Amount = 1e-4             # of the discriminators' Adam
+    adv: Amount = 1e-3  # lambda_adv of the main level
+    adv_aux: Amount = 2e-4  # lambda_adv of the auxiliary level
+    seg_aux: Amount = 0.1  # lambda_seg of the auxiliary level
+    align: str = "output"  # "output", "feature" or "entropy"
+    kind: str = "vanilla"  # or "least_squares"
+    lr: Amount = 1e-4  # of the discriminators' Adam
     betas: Betas = (0.9, 0.99)
-    width: Count = 64             # channels of a discriminator's first layer
+    width: Count = 64  # channels of a discriminator's first layer
     upsample_scores: bool = False
 
     def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
@@ -160,64 +195,90 @@ class OutputSpaceTerms(TermsConfig):
         return OutputAdversarial(channels, level, self.align, self.kind, weight, **critic)
 
 # %% ../../nbs/methods/10_output_space.ipynb #d7c50701
-def paper_step(net, critics, optimiser, critic_optimisers, x_s, y_s, x_t,
-               lambda_seg=(1.0, 0.1), lambda_adv=(1e-3, 2e-4)) -> dict[str, Tensor]:
+def paper_step(
+    net, critics, optimiser, critic_optimisers, x_s, y_s, x_t, lambda_seg=(1.0, 0.1), lambda_adv=(1e-3, 2e-4)
+) -> dict[str, Tensor]:
     "One multi-level step of the output-space paper by hand, in the precision of its inputs (section 5, Eq. 2 to 5); the oracle of `train_step`."
     size_s, size_t = x_s.shape[-2:], x_t.shape[-2:]
     optimiser.zero_grad()
     out_s, out_t = net(x_s), net(x_t)
     L_seg, L_adv, P_s, P_t = [], [], [], []
-    for i, D in enumerate(critics):                       # i = 0: main level, 1: auxiliary level
+    for i, D in enumerate(critics):  # i = 0: main level, 1: auxiliary level
         S = upsample((out_s.logits, out_s.aux)[i], size_s)
         T = upsample((out_t.logits, out_t.aux)[i], size_t)
-        L_seg.append(F.cross_entropy(S, y_s.long(), ignore_index=255))                                 # Eq. 3
-        P_s.append(S.softmax(1)); P_t.append(T.softmax(1))
-        for q in D.parameters(): q.requires_grad = False
+        L_seg.append(F.cross_entropy(S, y_s.long(), ignore_index=255))  # Eq. 3
+        P_s.append(S.softmax(1))
+        P_t.append(T.softmax(1))
+        for q in D.parameters():
+            q.requires_grad = False
         score = D(P_t[i])
-        L_adv.append(F.binary_cross_entropy_with_logits(score, torch.ones_like(score)))                # Eq. 4
+        L_adv.append(F.binary_cross_entropy_with_logits(score, torch.ones_like(score)))  # Eq. 4
     L = sum(a * l for a, l in zip(lambda_seg, L_seg)) + sum(a * l for a, l in zip(lambda_adv, L_adv))  # Eq. 5
     L.backward()
     optimiser.step()
     L_d = []
     for i, (D, opt) in enumerate(zip(critics, critic_optimisers)):
-        for q in D.parameters(): q.requires_grad = True
+        for q in D.parameters():
+            q.requires_grad = True
         opt.zero_grad()
         d_s, d_t = D(P_s[i].detach()), D(P_t[i].detach())
-        loss = (F.binary_cross_entropy_with_logits(d_s, torch.ones_like(d_s)) + F.binary_cross_entropy_with_logits(d_t, torch.zeros_like(d_t))) / 2  # Eq. 2
-        loss.backward(); opt.step()
+        loss = (
+            F.binary_cross_entropy_with_logits(d_s, torch.ones_like(d_s))
+            + F.binary_cross_entropy_with_logits(d_t, torch.zeros_like(d_t))
+        ) / 2  # Eq. 2
+        loss.backward()
+        opt.step()
         L_d.append(loss.detach())
-    return {"seg": L_seg[0].detach(), "seg_aux": L_seg[1].detach(), "adv": L_adv[0].detach(), "adv_aux": L_adv[1].detach(), "critic": L_d[0], "critic_aux": L_d[1]}
+    return {
+        "seg": L_seg[0].detach(),
+        "seg_aux": L_seg[1].detach(),
+        "adv": L_adv[0].detach(),
+        "adv_aux": L_adv[1].detach(),
+        "critic": L_d[0],
+        "critic_aux": L_d[1],
+    }
 
 # %% ../../nbs/methods/10_output_space.ipynb #10273024
-def normalized_entropy(logits:Tensor) -> Tensor: # [B,C,...] -> [B,...], from 0 (one class has all) to 1 (all are alike)
+def normalized_entropy(
+    logits: Tensor,
+) -> Tensor:  # [B,C,...] -> [B,...], from 0 (one class has all) to 1 (all are alike)
     "Entropy of the softmax over classes as a share of log C, the largest there is (Vu et al. 2019, section 3.1)."
-    log_p = logits.log_softmax(1).clamp(min=-200)  # e^-200 is 0 in float32, so that 0 log 0 is 0 even for infinite logits
+    log_p = logits.log_softmax(1).clamp(
+        min=-200
+    )  # e^-200 is 0 in float32, so that 0 log 0 is 0 even for infinite logits
     return -(log_p.exp() * log_p).sum(1) / math.log(max(logits.shape[1], 2))
 
 # %% ../../nbs/methods/10_output_space.ipynb #d7e96259
 class EntropyMinimization(Term):
     "Mean normalised entropy of the target's predictions at one level (MinEnt: Vu et al., CVPR 2019, section 3.1)."
+
     reads = ("target",)
 
-    def __init__(self, level:str="main",  # 'main' or 'aux' head
-                 weight:float=1e-3):      # lambda_ent of the level
+    def __init__(
+        self,
+        level: str = "main",  # 'main' or 'aux' head
+        weight: float = 1e-3,
+    ):  # lambda_ent of the level
         super().__init__(weight)
         check_choice("level", level, LEVELS)
         self.level = level
 
-    def forward(self, tgt:Batch) -> Tensor:
-        return normalized_entropy(tgt.logits(self.level)).mean()  # differs from paper: its text sums; the weight is that of its code's mean
+    def forward(self, tgt: Batch) -> Tensor:
+        return normalized_entropy(
+            tgt.logits(self.level)
+        ).mean()  # differs from paper: its text sums; the weight is that of its code's mean
 
-    def settings(self): return super().settings() | {"level": self.level}
+    def settings(self):
+        return super().settings() | {"level": self.level}
 
 # %% ../../nbs/methods/10_output_space.ipynb #78fae94a
 @dataclass(frozen=True)
 class MinEntropyTerms(TermsConfig):
     "MinEnt: cross-entropy on the source, entropy on the target, at every level the network has."
 
-    ent: Amount = 1e-3      # lambda_ent of the main level
+    ent: Amount = 1e-3  # lambda_ent of the main level
     ent_aux: Amount = 2e-4  # lambda_ent of the auxiliary level; 0 for one level
-    seg_aux: Amount = 0.1   # lambda_seg of the auxiliary level
+    seg_aux: Amount = 0.1  # lambda_seg of the auxiliary level
 
     def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`seg`, `seg_aux`, `ent` and `ent_aux`, as far as they have a weight and the network has the level."

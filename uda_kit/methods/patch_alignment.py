@@ -27,115 +27,183 @@ from ..training.objective import Batch, Term, critic_step, weighted_cross_entrop
 # %% ../../nbs/methods/30_patch_alignment.ipynb #fc278769
 class Patches(nn.Module):
     "Which patches of a domain are described: sizes on both sides, level of the network, and what of its output is pooled."
-    def __init__(self, patch, target_patch=None, level:str="main", reads:str="probabilities", cells:int=1):
-        super().__init__()
-        if reads not in ("probabilities", "logits"): raise InputError(f"reads={reads!r}", "is not what a patch is made of", "use 'probabilities' or 'logits'")
-        self.patch, self.level, self.reads, self.cells = {"source": tuple(patch), "target": tuple(target_patch or patch)}, level, reads, cells
 
-    def pooled(self, domain:Batch, side:str) -> Tensor: # [B,C,U*cells,V*cells]
+    def __init__(self, patch, target_patch=None, level: str = "main", reads: str = "probabilities", cells: int = 1):
+        super().__init__()
+        if reads not in ("probabilities", "logits"):
+            raise InputError(f"reads={reads!r}", "is not what a patch is made of", "use 'probabilities' or 'logits'")
+        self.patch, self.level, self.reads, self.cells = (
+            {"source": tuple(patch), "target": tuple(target_patch or patch)},
+            level,
+            reads,
+            cells,
+        )
+
+    def pooled(self, domain: Batch, side: str) -> Tensor:  # [B,C,U*cells,V*cells]
         "Mean output over each cell of each patch. `InputError` where the patches do not fit the image."
         U, V = patch_grid(domain.image.shape[-2:], self.patch[side], self.cells)
         O = domain.probabilities(self.level) if self.reads == "probabilities" else domain.logits(self.level)
         return F.adaptive_avg_pool2d(O, (U * self.cells, V * self.cells))
 
-    def settings(self) -> dict: return {"patch": list(self.patch["source"]), "target_patch": list(self.patch["target"]), "level": self.level, "reads": self.reads, "cells": self.cells}
+    def settings(self) -> dict:
+        return {
+            "patch": list(self.patch["source"]),
+            "target_patch": list(self.patch["target"]),
+            "level": self.level,
+            "reads": self.reads,
+            "cells": self.cells,
+        }
+
 
 class ClusteredSpace(Patches):
     "Module H (patch paper, sections 3.2 and 3.4): patches of the network's output -> scores of K modes."
-    def __init__(self, num_classes:int,  # C
-                 k:int,                  # K modes
-                 patch,                  # (height, width) of a source patch in pixels
-                 target_patch=None,      # of a target patch; None: the same
-                 level:str="main", reads:str="probabilities",  # level of the network; pool its 'probabilities' or 'logits'
-                 width:int=256, kernel:int=1):                 # of the two convolutions
-        super().__init__(patch, target_patch, level, reads)
-        if kernel % 2 == 0 or min(kernel, width) < 1: raise InputError(f"kernel {kernel}, width {width}", "make no convolution that keeps the grid", "use an odd kernel and a positive width")
-        self.channels, self.width, self.kernel = k, width, kernel
-        self.H = nn.Sequential(nn.Conv2d(num_classes, width, kernel, padding=kernel // 2), nn.ReLU(), nn.Conv2d(width, k, kernel, padding=kernel // 2))
 
-    def scores(self, domain:Batch, side:str) -> Tensor: # [B,K,U,V] fp32, before the softmax; computed once for a domain and step
+    def __init__(
+        self,
+        num_classes: int,  # C
+        k: int,  # K modes
+        patch,  # (height, width) of a source patch in pixels
+        target_patch=None,  # of a target patch; None: the same
+        level: str = "main",
+        reads: str = "probabilities",  # level of the network; pool its 'probabilities' or 'logits'
+        width: int = 256,
+        kernel: int = 1,
+    ):  # of the two convolutions
+        super().__init__(patch, target_patch, level, reads)
+        if kernel % 2 == 0 or min(kernel, width) < 1:
+            raise InputError(
+                f"kernel {kernel}, width {width}",
+                "make no convolution that keeps the grid",
+                "use an odd kernel and a positive width",
+            )
+        self.channels, self.width, self.kernel = k, width, kernel
+        self.H = nn.Sequential(
+            nn.Conv2d(num_classes, width, kernel, padding=kernel // 2),
+            nn.ReLU(),
+            nn.Conv2d(width, k, kernel, padding=kernel // 2),
+        )
+
+    def scores(
+        self, domain: Batch, side: str
+    ) -> Tensor:  # [B,K,U,V] fp32, before the softmax; computed once for a domain and step
         return domain.cached(("mode scores", id(self), side), lambda: self.H(self.pooled(domain, side)).float())
 
-    def forward(self, domain:Batch, side:str) -> Tensor: # [B,K,U,V] probabilities of the modes: the paper's F
+    def forward(self, domain: Batch, side: str) -> Tensor:  # [B,K,U,V] probabilities of the modes: the paper's F
         return self.scores(domain, side).softmax(1)
 
-    def settings(self): return super().settings() | {"space": "clustered", "k": self.channels, "width": self.width, "kernel": self.kernel}
+    def settings(self):
+        return super().settings() | {
+            "space": "clustered",
+            "k": self.channels,
+            "width": self.width,
+            "kernel": self.kernel,
+        }
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #fe0b4826
 class ModePrediction(Term):
     "Cross-entropy of predicted and true patch modes of the source, L_d (patch paper, Eq. 1); trains the network and module H."
+
     reads = ("source",)
 
-    def __init__(self, space:ClusteredSpace, modes:PatchModes, weight:float=0.01, start:int=0):
+    def __init__(self, space: ClusteredSpace, modes: PatchModes, weight: float = 0.01, start: int = 0):
         super().__init__(weight, start)
-        if modes.k != space.channels: raise InputError("ModePrediction", f"the space has {space.channels} modes, the clustering {modes.k}", "build the space for modes.k")
+        if modes.k != space.channels:
+            raise InputError(
+                "ModePrediction",
+                f"the space has {space.channels} modes, the clustering {modes.k}",
+                "build the space for modes.k",
+            )
         modes.check(patch=space.patch["source"])
         self.space, self.modes = space, modes
 
-    def forward(self, src:Batch) -> Tensor:
+    def forward(self, src: Batch) -> Tensor:
         scores = self.space.scores(src, "source")
         self.modes = self.modes.to(scores.device)
         return weighted_cross_entropy(scores, self.modes.assign(src.label), ignore=self.modes.ignore)
 
-    def joint_parameters(self): return self.space.parameters()
-    def settings(self): return super().settings() | self.space.settings() | {"found_in": self.modes.found_in}
+    def joint_parameters(self):
+        return self.space.parameters()
+
+    def settings(self):
+        return super().settings() | self.space.settings() | {"found_in": self.modes.found_in}
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #10665bd8
 class HistogramSpace(Patches):
     "Class histograms of the predicted cells of every patch, without any parameter (patch paper, supplement 3)."
-    def __init__(self, num_classes:int, patch, target_patch=None, level:str="main", cells:int=2):
+
+    def __init__(self, num_classes: int, patch, target_patch=None, level: str = "main", cells: int = 2):
         super().__init__(patch, target_patch, level, "probabilities", cells)
         self.channels = cells * cells * num_classes
 
-    def forward(self, domain:Batch, side:str) -> Tensor: # [B,cells*cells*C,U,V], a cell's C numbers sum to 1
+    def forward(self, domain: Batch, side: str) -> Tensor:  # [B,cells*cells*C,U,V], a cell's C numbers sum to 1
         p, n = self.pooled(domain, side), self.cells
         B, C, h, w = p.shape
         return p.view(B, C, h // n, n, w // n, n).permute(0, 3, 5, 1, 2, 4).reshape(B, n * n * C, h // n, w // n)
 
-    def settings(self): return super().settings() | {"space": "histogram"}
+    def settings(self):
+        return super().settings() | {"space": "histogram"}
+
 
 class PatchAdversarial(Term):
     "Adversarial alignment of target patches with source patches, L_adv (patch paper, Eq. 2, 4 and 5), in a clustered or histogram space."
+
     reads = ("target",)
 
-    def __init__(self, space:Patches, weight:float=5e-4,  # lambda_adv
-                 lr:float=1e-4, betas:tuple=(0.9, 0.99),  # of the critic's Adam
-                 widths:tuple=(256, 512), start:int=0):
+    def __init__(
+        self,
+        space: Patches,
+        weight: float = 5e-4,  # lambda_adv
+        lr: float = 1e-4,
+        betas: tuple = (0.9, 0.99),  # of the critic's Adam
+        widths: tuple = (256, 512),
+        start: int = 0,
+    ):
         super().__init__(weight, start)
         self.space, self.lr, self.betas, self.widths = space, lr, list(betas), tuple(widths)
         self.critic = PatchDiscriminator(space.channels, widths).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
-    def forward(self, tgt:Batch) -> Tensor:
+    def forward(self, tgt: Batch) -> Tensor:
         return domain_loss(self.critic(self.space(tgt, "target")), True)
 
-    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+    def update(self, batches: dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
         src, tgt = batches["source"], batches["target"]
         # F_s is the one that L_d looked at; without L_d nobody has asked for it yet, and H has taken its step already
-        with torch.no_grad(), autocast(): F_s, F_t = self.space(src, "source"), self.space(tgt, "target")
+        with torch.no_grad(), autocast():
+            F_s, F_t = self.space(src, "source"), self.space(tgt, "target")
         losses = [lambda: domain_loss(self.critic(F_s), True) / 2, lambda: domain_loss(self.critic(F_t), False) / 2]
         return {"critic": critic_step(self.critic, self.optimiser, losses, autocast)}
 
-    def joint_parameters(self): return self.space.parameters()
-    def optimisers(self): return {"critic": self.optimiser}
-    def settings(self): return super().settings() | self.space.settings() | {k: getattr(self, k) for k in ("lr", "betas", "widths")}
+    def joint_parameters(self):
+        return self.space.parameters()
+
+    def optimisers(self):
+        return {"critic": self.optimiser}
+
+    def settings(self):
+        return super().settings() | self.space.settings() | {k: getattr(self, k) for k in ("lr", "betas", "widths")}
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #c4864947
 class PatchEntropy(Term):
     "Entropy of the target's mode predictions, L_en (patch paper, supplement 2), mean over patches, in units of log K."
+
     reads = ("target",)
 
-    def __init__(self, space:ClusteredSpace, weight:float=5e-4, temperature:float=1.0, start:int=0):
+    def __init__(self, space: ClusteredSpace, weight: float = 5e-4, temperature: float = 1.0, start: int = 0):
         super().__init__(weight, start)
-        if not temperature > 0: raise InputError(f"temperature {temperature}", "is not positive", "give a number above 0")
+        if not temperature > 0:
+            raise InputError(f"temperature {temperature}", "is not positive", "give a number above 0")
         self.space, self.temperature = space, float(temperature)
 
-    def forward(self, tgt:Batch) -> Tensor:
+    def forward(self, tgt: Batch) -> Tensor:
         log_p = (self.space.scores(tgt, "target") / self.temperature).log_softmax(1)
         return -(log_p.exp() * log_p).sum(1).mean() / torch.log(torch.tensor(float(log_p.shape[1])))
 
-    def joint_parameters(self): return self.space.parameters()
-    def settings(self): return super().settings() | self.space.settings() | {"temperature": self.temperature}
+    def joint_parameters(self):
+        return self.space.parameters()
+
+    def settings(self):
+        return super().settings() | self.space.settings() | {"temperature": self.temperature}
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #45b82842
 def check_modes(space: str, modes: PatchModes | None, classes: int) -> None:
@@ -143,7 +211,11 @@ def check_modes(space: str, modes: PatchModes | None, classes: int) -> None:
     if space not in ("clustered", "histogram"):
         raise InputError(f"space={space!r}", "is not a space of patches", "use 'clustered' or 'histogram'")
     if modes is None:
-        raise InputError("patch terms", "have no patch modes", "give the stage a `Clustering` as its `modes`, or the context its PatchModes")
+        raise InputError(
+            "patch terms",
+            "have no patch modes",
+            "give the stage a `Clustering` as its `modes`, or the context its PatchModes",
+        )
     if len(modes.classes) != classes:
         problem = f"fitted for {len(modes.classes)} classes, the network has {classes}"
         raise InputError("patch modes", problem, "fit modes in the network's label space")
@@ -153,17 +225,17 @@ def check_modes(space: str, modes: PatchModes | None, classes: int) -> None:
 class PatchTerms(TermsConfig):
     "Patch-level alignment, to be joined with a supervised term and any partner's. The context holds the patch modes."
 
-    discriminative: Amount = 0.01      # lambda_d; 0 leaves L_d out
-    adv: Amount = 5e-4                 # lambda_adv; 0 leaves L_adv out
-    entropy: Amount = 0.0              # weight of the entropy variant
-    space: str = "clustered"           # align in the "clustered" space, or in that of "histogram"s: no module H, no L_d
-    target_patch: Size | None = None   # of the target's patches; None: the source's
+    discriminative: Amount = 0.01  # lambda_d; 0 leaves L_d out
+    adv: Amount = 5e-4  # lambda_adv; 0 leaves L_adv out
+    entropy: Amount = 0.0  # weight of the entropy variant
+    space: str = "clustered"  # align in the "clustered" space, or in that of "histogram"s: no module H, no L_d
+    target_patch: Size | None = None  # of the target's patches; None: the source's
     temperature: Temperature = 1.0
     level: str = "main"
     reads: str = "probabilities"
-    width: Count = 256                 # channels of module H
+    width: Count = 256  # channels of module H
     kernel: FewCount = 1
-    lr: Amount = 1e-4                  # of the discriminator's Adam
+    lr: Amount = 1e-4  # of the discriminator's Adam
     betas: Betas = (0.9, 0.99)
     start: Delay = 10_000
 
@@ -186,22 +258,31 @@ class PatchTerms(TermsConfig):
         return {name: term for name, term in terms.items() if term.weight}
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #9afd86e7
-def patch_step(net, H, D, optimiser, d_optimiser, x_s, y_s, gamma_s, x_t, grid_s, grid_t,
-               lambda_d=0.01, lambda_adv=5e-4) -> dict[str, Tensor]:
+def patch_step(
+    net, H, D, optimiser, d_optimiser, x_s, y_s, gamma_s, x_t, grid_s, grid_t, lambda_d=0.01, lambda_adv=5e-4
+) -> dict[str, Tensor]:
     "One step of the patch paper by hand (Eq. 1 to 5); `optimiser` holds the parameters of `net` and of the layers `H`."
-    optimiser.zero_grad(); d_optimiser.zero_grad()
+    optimiser.zero_grad()
+    d_optimiser.zero_grad()
     S, T = upsample(net(x_s).logits, x_s.shape[-2:]), upsample(net(x_t).logits, x_t.shape[-2:])
-    Z_s = H(F.adaptive_avg_pool2d(S.softmax(1), grid_s)); F_s = Z_s.softmax(1)                      # F = H(G(I))
+    Z_s = H(F.adaptive_avg_pool2d(S.softmax(1), grid_s))
+    F_s = Z_s.softmax(1)  # F = H(G(I))
     F_t = H(F.adaptive_avg_pool2d(T.softmax(1), grid_t)).softmax(1)
     L_s = F.cross_entropy(S, y_s.long(), ignore_index=255)
-    L_d = F.cross_entropy(Z_s, gamma_s)                                                             # Eq. 1
-    for q in D.parameters(): q.requires_grad = False
+    L_d = F.cross_entropy(Z_s, gamma_s)  # Eq. 1
+    for q in D.parameters():
+        q.requires_grad = False
     score = D(F_t)
-    L_adv = F.binary_cross_entropy_with_logits(score, torch.ones_like(score))                       # Eq. 5, last summand
-    (L_s + lambda_d * L_d + lambda_adv * L_adv).backward()                                          # Eq. 5
+    L_adv = F.binary_cross_entropy_with_logits(score, torch.ones_like(score))  # Eq. 5, last summand
+    (L_s + lambda_d * L_d + lambda_adv * L_adv).backward()  # Eq. 5
     optimiser.step()
-    for q in D.parameters(): q.requires_grad = True
+    for q in D.parameters():
+        q.requires_grad = True
     d_s, d_t = D(F_s.detach()), D(F_t.detach())
-    L_D = (F.binary_cross_entropy_with_logits(d_s, torch.ones_like(d_s)) + F.binary_cross_entropy_with_logits(d_t, torch.zeros_like(d_t))) / 2  # Eq. 4
-    L_D.backward(); d_optimiser.step()
+    L_D = (
+        F.binary_cross_entropy_with_logits(d_s, torch.ones_like(d_s))
+        + F.binary_cross_entropy_with_logits(d_t, torch.zeros_like(d_t))
+    ) / 2  # Eq. 4
+    L_D.backward()
+    d_optimiser.step()
     return {"seg": L_s.detach(), "patch_d": L_d.detach(), "patch_adv": L_adv.detach(), "critic": L_D.detach()}

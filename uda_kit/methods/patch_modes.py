@@ -26,42 +26,57 @@ from ..core.records import check_json
 from ..core.tensors import load_tensors, save_tensors
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #45ecc976
-def divisors(n:int) -> list[int]:
+def divisors(n: int) -> list[int]:
     "Whole numbers that divide `n`."
     return [d for d in range(1, n + 1) if n % d == 0]
 
-def patch_grid(size,      # (height, width) of the label map
-               patch,     # (height, width) of a patch
-               cells:int=2) -> tuple[int, int]:  # (U, V)
+
+def patch_grid(
+    size,  # (height, width) of the label map
+    patch,  # (height, width) of a patch
+    cells: int = 2,
+) -> tuple[int, int]:  # (U, V)
     "How many patches fit into an image, down and across; `InputError` where they do not fit exactly, or their cells do not."
-    if cells < 1: raise InputError(f"{cells}x{cells} cells", "are no cells", "give a number of at least 1")
+    if cells < 1:
+        raise InputError(f"{cells}x{cells} cells", "are no cells", "give a number of at least 1")
     for side, n, p in zip(("high", "wide"), size, patch):
         good = [d for d in divisors(n) if d % cells == 0]
-        if p in good: continue
-        if not good: raise InputError(f"image of {size[0]}x{size[1]}", f"has no patches of {cells}x{cells} cells", "resize it to even sides")
+        if p in good:
+            continue
+        if not good:
+            raise InputError(
+                f"image of {size[0]}x{size[1]}", f"has no patches of {cells}x{cells} cells", "resize it to even sides"
+            )
         near = sorted(sorted(good, key=lambda d: abs(d - p))[:3])
-        raise InputError(f"patch of {patch[0]}x{patch[1]}", f"{p} pixels {side} do not divide {n} into patches of {cells}x{cells} cells", f"use {' or '.join(map(str, near))}")
+        raise InputError(
+            f"patch of {patch[0]}x{patch[1]}",
+            f"{p} pixels {side} do not divide {n} into patches of {cells}x{cells} cells",
+            f"use {' or '.join(map(str, near))}",
+        )
     return size[0] // patch[0], size[1] // patch[1]
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #7832b0e2
-def loop_histograms(label:Tensor, grid, cells:int=2, num_classes:int=19) -> Tensor:
+def loop_histograms(label: Tensor, grid, cells: int = 2, num_classes: int = 19) -> Tensor:
     "`patch_histograms` of one label map [H,W], by loops over patches, cells and classes: the oracle."
     (U, V), (H, W), label = grid, label.shape, label.numpy()
     h, w, found = H // (U * cells), W // (V * cells), np.zeros((U, V, cells, cells, num_classes), np.float32)
     for u in range(U):
         for v in range(V):
-            patch = label[u * cells * h:(u + 1) * cells * h, v * cells * w:(v + 1) * cells * w]
-            if (patch < num_classes).sum() * 2 < patch.size: continue
+            patch = label[u * cells * h : (u + 1) * cells * h, v * cells * w : (v + 1) * cells * w]
+            if (patch < num_classes).sum() * 2 < patch.size:
+                continue
             for i in range(cells):
                 for j in range(cells):
-                    cell = patch[i * h:(i + 1) * h, j * w:(j + 1) * w]
-                    for c in range(num_classes): found[u, v, i, j, c] = (cell == c).sum() / max((cell < num_classes).sum(), 1)
+                    cell = patch[i * h : (i + 1) * h, j * w : (j + 1) * w]
+                    for c in range(num_classes):
+                        found[u, v, i, j, c] = (cell == c).sum() / max((cell < num_classes).sum(), 1)
     return torch.from_numpy(found.reshape(U, V, -1))
 
-def one_hot_histograms(label:Tensor, grid, cells:int=2, num_classes:int=19) -> Tensor:
+
+def one_hot_histograms(label: Tensor, grid, cells: int = 2, num_classes: int = 19) -> Tensor:
     "`patch_histograms` of one label map [H,W], by one-hot planes and average pooling: the benchmark's plain baseline."
     (U, V), C = grid, num_classes
-    planes = torch.nn.functional.one_hot(label.long().clamp(max=C), C + 1).permute(2, 0, 1).float()   # [C+1,H,W]
+    planes = torch.nn.functional.one_hot(label.long().clamp(max=C), C + 1).permute(2, 0, 1).float()  # [C+1,H,W]
     shares = torch.nn.functional.adaptive_avg_pool2d(planes, (U * cells, V * cells))[:C].view(C, U, cells, V, cells)
     kept = shares.sum(0)
     h = (shares / kept.clamp(min=1e-9)).permute(1, 3, 2, 4, 0).reshape(U, V, -1)
@@ -69,75 +84,116 @@ def one_hot_histograms(label:Tensor, grid, cells:int=2, num_classes:int=19) -> T
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #88bea473
 @lru_cache(maxsize=16)
-def first_bins(size, grid, cells:int, num_classes:int, device) -> Tensor: # int32 [H,W]
+def first_bins(size, grid, cells: int, num_classes: int, device) -> Tensor:  # int32 [H,W]
     "Number of the first bin of every pixel's cell; a cell has a bin for each class and one for ignored pixels."
     rows, columns = (torch.arange(n, device=device) // (n // (g * cells)) for n, g in zip(size, grid))
     return ((rows[:, None] * (grid[1] * cells) + columns) * (num_classes + 1)).to(torch.int32)
 
-def patch_histograms(label:Tensor,          # [H,W] or [B,H,W] class ids; what is no class, as 255, is ignored
-                     grid,                  # (U, V) patches, down and across
-                     cells:int=2,           # cells of a patch, down and across
-                     num_classes:int=19,    # C
-                    ) -> Tensor:            # float32 [U,V,cells*cells*C] or [B,U,V,cells*cells*C]
+
+def patch_histograms(
+    label: Tensor,  # [H,W] or [B,H,W] class ids; what is no class, as 255, is ignored
+    grid,  # (U, V) patches, down and across
+    cells: int = 2,  # cells of a patch, down and across
+    num_classes: int = 19,  # C
+) -> Tensor:  # float32 [U,V,cells*cells*C] or [B,U,V,cells*cells*C]
     """Label histograms of every cell of every patch (patch paper, section 3.2), each cell's summing to 1; patches more than half ignored are all zeros.
 
     `InputError` where the grid does not divide the label map."""
-    if label.dim() == 2: return patch_histograms(label[None], grid, cells, num_classes)[0]
+    if label.dim() == 2:
+        return patch_histograms(label[None], grid, cells, num_classes)[0]
     (B, H, W), (U, V), C = label.shape, grid, num_classes
-    if H % (U * cells) or W % (V * cells): raise InputError(f"label map of {H}x{W}", f"does not divide into {U}x{V} patches of {cells}x{cells} cells", "choose a grid that divides it")
-    bins = first_bins((H, W), (U, V), cells, C, label.device) + label.clamp(max=C).to(torch.uint8 if C < 256 else torch.int32)
+    if H % (U * cells) or W % (V * cells):
+        raise InputError(
+            f"label map of {H}x{W}",
+            f"does not divide into {U}x{V} patches of {cells}x{cells} cells",
+            "choose a grid that divides it",
+        )
+    bins = first_bins((H, W), (U, V), cells, C, label.device) + label.clamp(max=C).to(
+        torch.uint8 if C < 256 else torch.int32
+    )
     n = U * V * cells * cells * (C + 1)
-    if B > 1: bins += torch.arange(0, B * n, n, dtype=torch.int32, device=bins.device)[:, None, None]
+    if B > 1:
+        bins += torch.arange(0, B * n, n, dtype=torch.int32, device=bins.device)[:, None, None]
     counts = torch.bincount(bins.reshape(-1), minlength=B * n).view(B, U, cells, V, cells, C + 1)
-    counts = counts.permute(0, 1, 3, 2, 4, 5)[..., :C].float()                                  # [B,U,V,cells,cells,C], without the ignored
+    counts = counts.permute(0, 1, 3, 2, 4, 5)[..., :C].float()  # [B,U,V,cells,cells,C], without the ignored
     kept = counts.sum(-1, keepdim=True)
     enough = kept.sum((3, 4)) * 2 >= (H // U) * (W // V)
     return (counts / kept.clamp(min=1)).flatten(3) * enough
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #6efec2c7
-def sample_histograms(dataset,               # labelled data set
-                      size, patch,           # (height, width) labels are resized to; of a patch
-                      patches:int=200_000,   # how many to sample; fewer where the data set has fewer
-                      cells:int=2, seed:int=0, progress:bool=True):  # -> (float32 array [N, cells*cells*C], images read, images skipped)
+def sample_histograms(
+    dataset,  # labelled data set
+    size,
+    patch,  # (height, width) labels are resized to; of a patch
+    patches: int = 200_000,  # how many to sample; fewer where the data set has fewer
+    cells: int = 2,
+    seed: int = 0,
+    progress: bool = True,
+):  # -> (float32 array [N, cells*cells*C], images read, images skipped)
     "Histograms of randomly chosen patches of a data set. `InputError` without labels, or where all are ignored."
-    if not dataset.labelled: raise InputError(dataset.name, "has no labels to find patch modes in", "give a labelled source")
+    if not dataset.labelled:
+        raise InputError(dataset.name, "has no labels to find patch modes in", "give a labelled source")
     from tqdm.auto import tqdm
+
     grid, C = patch_grid(size, patch, cells), len(dataset.space)
     per_image = min(grid[0] * grid[1], max(-(-patches // len(dataset)), grid[0] * grid[1] // 4))
     g, found, read, skipped = generator_at("patches", seed), np.empty((patches, cells * cells * C), np.float32), 0, 0
     filled = 0
     with tqdm(total=patches, desc="patches", disable=not progress) as bar:
         for i in torch.randperm(len(dataset), generator=g).tolist():
-            if filled == patches: break
+            if filled == patches:
+                break
             h = patch_histograms(resize_label(dataset.label(i), size), grid, cells, C).flatten(0, 1)
             h, read = h[h.sum(-1) > 0], read + 1
-            if not len(h): skipped += 1; continue
-            chosen = h[torch.randperm(len(h), generator=g)[:min(per_image, patches - filled)]]
-            found[filled:filled + len(chosen)] = chosen.numpy()
-            filled += len(chosen); bar.update(len(chosen))
-    if not filled: raise InputError(dataset.name, f"all {skipped} label maps are ignored", "check the labels with `uda-kit check-data`")
+            if not len(h):
+                skipped += 1
+                continue
+            chosen = h[torch.randperm(len(h), generator=g)[: min(per_image, patches - filled)]]
+            found[filled : filled + len(chosen)] = chosen.numpy()
+            filled += len(chosen)
+            bar.update(len(chosen))
+    if not filled:
+        raise InputError(
+            dataset.name, f"all {skipped} label maps are ignored", "check the labels with `uda-kit check-data`"
+        )
     return found[:filled], read, skipped
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #ce418ee2
-def distinct_rows(x:np.ndarray, enough:int) -> int:
+def distinct_rows(x: np.ndarray, enough: int) -> int:
     "How many different rows `x` has, counted no further than needed to know that there are `enough`."
-    key = np.random.default_rng(0).standard_normal(x.shape[1])   # equal rows have equal products
+    key = np.random.default_rng(0).standard_normal(x.shape[1])  # equal rows have equal products
     for n in (20_000, len(x)):
         count = len(np.unique((x[:n].astype(np.float64) @ key).round(9)))
-        if count >= enough: break
+        if count >= enough:
+            break
     return count
 
-def nearest(x:Tensor, centroids:Tensor) -> Tensor: # [...,D], [K,D] -> int64 [...]
-    "Index of the nearest centroid."
-    with torch.autocast(x.device.type, enabled=False): return ((centroids ** 2).sum(-1) - 2 * x.float() @ centroids.T).argmin(-1)  # modes do not depend on a run's precision
 
-def cluster(x:np.ndarray,    # float32 [N,D]
-            k:int, seed:int=0):  # -> (centroids float32 [K,D], shares of the rows float64 [K]), commonest first
+def nearest(x: Tensor, centroids: Tensor) -> Tensor:  # [...,D], [K,D] -> int64 [...]
+    "Index of the nearest centroid."
+    with torch.autocast(x.device.type, enabled=False):
+        return ((centroids**2).sum(-1) - 2 * x.float() @ centroids.T).argmin(
+            -1
+        )  # modes do not depend on a run's precision
+
+
+def cluster(
+    x: np.ndarray,  # float32 [N,D]
+    k: int,
+    seed: int = 0,
+):  # -> (centroids float32 [K,D], shares of the rows float64 [K]), commonest first
     "Mini-batch K-means; `InputError` where there are fewer than `k` different rows."
-    if k < 1: raise InputError(f"k = {k}", "is no number of modes", "give a whole number of at least 1")
-    if (n := distinct_rows(x, k)) < k: raise InputError(f"k = {k}", f"the sample has only {n} different patches", f"use k={n} or less, or sample more patches")
+    if k < 1:
+        raise InputError(f"k = {k}", "is no number of modes", "give a whole number of at least 1")
+    if (n := distinct_rows(x, k)) < k:
+        raise InputError(
+            f"k = {k}", f"the sample has only {n} different patches", f"use k={n} or less, or sample more patches"
+        )
     from sklearn.cluster import MiniBatchKMeans
-    found = MiniBatchKMeans(k, batch_size=4096, n_init=3, random_state=seed, compute_labels=False).fit(x).cluster_centers_
+
+    found = (
+        MiniBatchKMeans(k, batch_size=4096, n_init=3, random_state=seed, compute_labels=False).fit(x).cluster_centers_
+    )
     centroids = torch.from_numpy(found.astype(np.float32))
     counts = sum(torch.bincount(nearest(part, centroids), minlength=k) for part in torch.from_numpy(x).split(65536))
     order = counts.argsort(descending=True, stable=True)
@@ -147,18 +203,23 @@ def cluster(x:np.ndarray,    # float32 [N,D]
 @dataclass
 class PatchModes:
     "The K kinds of patch of a label distribution (patch paper, section 3.2): `fit` finds them, `assign` is the paper's Gamma."
-    centroids: Tensor            # [K, cells*cells*C]
-    classes: tuple[str, ...]     # C names
-    size: tuple[int, int]        # of the label maps
-    patch: tuple[int, int]       # of a patch
+
+    centroids: Tensor  # [K, cells*cells*C]
+    classes: tuple[str, ...]  # C names
+    size: tuple[int, int]  # of the label maps
+    patch: tuple[int, int]  # of a patch
     cells: int = 2
-    shares: tuple[float, ...] = ()               # of the sampled patches, by mode
-    found_in: dict = field(default_factory=dict) # data set, numbers of patches and images, seed
+    shares: tuple[float, ...] = ()  # of the sampled patches, by mode
+    found_in: dict = field(default_factory=dict)  # data set, numbers of patches and images, seed
 
     @property
-    def k(self) -> int: return len(self.centroids)
+    def k(self) -> int:
+        return len(self.centroids)
+
     @property
-    def grid(self) -> tuple[int, int]: return patch_grid(self.size, self.patch, self.cells)
+    def grid(self) -> tuple[int, int]:
+        return patch_grid(self.size, self.patch, self.cells)
+
     def to(self, device) -> "PatchModes":
         "The same modes with their centroids on a device."
         return self if self.centroids.device == device else replace(self, centroids=self.centroids.to(device))
@@ -169,33 +230,76 @@ class PatchModes:
         return 255 if self.k <= 255 else 65535
 
     @classmethod
-    def fit(cls, dataset, size, patch, k:int=50, patches:int=200_000, cells:int=2, seed:int=0, progress:bool=True) -> "PatchModes":
+    def fit(
+        cls,
+        dataset,
+        size,
+        patch,
+        k: int = 50,
+        patches: int = 200_000,
+        cells: int = 2,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> "PatchModes":
         "Sample `patches` patches of a labelled data set, its labels resized to `size`, and cluster them into `k` modes."
         size, patch = tuple(map(int, size)), tuple(map(int, patch))
         x, read, skipped = sample_histograms(dataset, size, patch, patches, cells, seed, progress)
         centroids, shares = cluster(x, k, seed)
-        found_in = {"dataset": dataset.name, "split": dataset.split, "samples": len(dataset), "patches": len(x), "images": read, "skipped": skipped, "seed": seed}
-        return cls(torch.from_numpy(centroids), tuple(dataset.space.classes), size, patch, cells, tuple(shares.tolist()), found_in)
+        found_in = {
+            "dataset": dataset.name,
+            "split": dataset.split,
+            "samples": len(dataset),
+            "patches": len(x),
+            "images": read,
+            "skipped": skipped,
+            "seed": seed,
+        }
+        return cls(
+            torch.from_numpy(centroids),
+            tuple(dataset.space.classes),
+            size,
+            patch,
+            cells,
+            tuple(shares.tolist()),
+            found_in,
+        )
 
-    def assign(self, label:Tensor  # [H,W] or [B,H,W] class ids
-              ) -> Tensor:         # int64 [U,V] or [B,U,V]; `ignore` where more than half of a patch is ignored
+    def assign(
+        self,
+        label: Tensor,  # [H,W] or [B,H,W] class ids
+    ) -> Tensor:  # int64 [U,V] or [B,U,V]; `ignore` where more than half of a patch is ignored
         "The mode of each patch of a label map: Gamma(Y). `InputError` for label maps of another size."
         self.check(size=label.shape[-2:])
         h = patch_histograms(label, self.grid, self.cells, len(self.classes))
         return nearest(h, self.centroids.to(h.device)).masked_fill(h.sum(-1) == 0, self.ignore)
 
-    def check(self, classes=None, size=None, patch=None, where="patch modes") -> None: check_modes(self, classes, size, patch, where)
-    def save(self, path) -> None: save_modes(self, path)
+    def check(self, classes=None, size=None, patch=None, where="patch modes") -> None:
+        check_modes(self, classes, size, patch, where)
+
+    def save(self, path) -> None:
+        save_modes(self, path)
+
     @classmethod
-    def load(cls, path, classes=None, size=None, patch=None) -> "PatchModes": return load_modes(path, classes, size, patch)
+    def load(cls, path, classes=None, size=None, patch=None) -> "PatchModes":
+        return load_modes(path, classes, size, patch)
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #e4fa8e4c
-def check_modes(modes:PatchModes, classes=None, size=None, patch=None, where="patch modes") -> None:
+def check_modes(modes: PatchModes, classes=None, size=None, patch=None, where="patch modes") -> None:
     "`InputError` where modes were fitted for other classes, another image size or another patch size; None is not compared."
     shown = lambda v: f"{v[0]}x{v[1]}"
-    if classes is not None and tuple(classes) != modes.classes: raise InputError(where, f"fitted for {len(modes.classes)} classes ({', '.join(modes.classes[:3])}, ...), not for these {len(tuple(classes))}", "fit modes in this label space")
+    if classes is not None and tuple(classes) != modes.classes:
+        raise InputError(
+            where,
+            f"fitted for {len(modes.classes)} classes ({', '.join(modes.classes[:3])}, ...), not for these {len(tuple(classes))}",
+            "fit modes in this label space",
+        )
     for what, wanted, mine in (("images", size, modes.size), ("patches", patch, modes.patch)):
-        if wanted is not None and tuple(wanted) != mine: raise InputError(where, f"fitted for {what} of {shown(mine)} (a {modes.grid[0]}x{modes.grid[1]} grid), not {shown(wanted)}", "fit modes at this size")
+        if wanted is not None and tuple(wanted) != mine:
+            raise InputError(
+                where,
+                f"fitted for {what} of {shown(mine)} (a {modes.grid[0]}x{modes.grid[1]} grid), not {shown(wanted)}",
+                "fit modes at this size",
+            )
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #b3a127c7
 MODES = "uda_kit.patch_modes.2"  # files of before have no checksum
@@ -204,6 +308,7 @@ Length = Annotated[int, Meta(ge=1)]
 
 class ModesRecord(TypedDict):
     "What the header of a file of patch modes says."
+
     format: str
     classes: list[str]
     size: tuple[Length, Length]
@@ -232,7 +337,7 @@ def load_modes(path, classes=None, size=None, patch=None) -> PatchModes:
         raise InputError(path, f"holds no patch modes ({about.get('format', 'it does not say what')})", again)
     check_json(about, ModesRecord, path, again)
     cells, centroids = about["cells"], tensors.get("centroids", torch.empty(0))
-    if centroids.ndim != 2 or centroids.shape[1] != cells ** 2 * len(about["classes"]):
+    if centroids.ndim != 2 or centroids.shape[1] != cells**2 * len(about["classes"]):
         raise InputError(path, f"centroids are {tuple(centroids.shape)}, not cells x classes long", again)
     lists = (tuple(about[k]) for k in ("classes", "size", "patch"))
     modes = PatchModes(centroids, *lists, cells, tuple(about["shares"]), about["found_in"])

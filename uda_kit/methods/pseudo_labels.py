@@ -38,89 +38,137 @@ IGNORE = 255
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #17da281b
 RULES = ("median", "median:0.9", "fixed:0.9", "top:0.5")
 
+
 @dataclass(frozen=True)
 class ConfidenceRule:
     "Which pixels of a class are confident: those that reach tau_c = min(cap, the confidence that `share` of the class reaches)."
-    name: str            # as `confidence_rule` reads it
-    share: float | None  # in (0, 1]; None: the cap alone decides
-    cap: float           # in (0, 1]
-    def __str__(self): return self.name
 
-def confidence_rule(text # "median" (cap 0.9), "median:CAP", "fixed:THRESHOLD", "top:SHARE", or a ConfidenceRule
-                   )->ConfidenceRule:
+    name: str  # as `confidence_rule` reads it
+    share: float | None  # in (0, 1]; None: the cap alone decides
+    cap: float  # in (0, 1]
+
+    def __str__(self):
+        return self.name
+
+
+def confidence_rule(
+    text,  # "median" (cap 0.9), "median:CAP", "fixed:THRESHOLD", "top:SHARE", or a ConfidenceRule
+) -> ConfidenceRule:
     "A rule by its name. InputError for other names and numbers outside (0, 1]. The paper gives no rule: `median` is this kit's default."
-    if isinstance(text, ConfidenceRule): return text
+    if isinstance(text, ConfidenceRule):
+        return text
     kind, colon, number = str(text).partition(":")
     default = {"median": "0.9", "fixed": "0.9", "top": "0.5"}.get(kind)
-    if default is None: raise InputError(text or "rule", "is no confidence rule", nearest(kind, RULES))
-    try: value = float(number if colon else default)
-    except ValueError: raise InputError(text, f"{number!r} is no number", f"write for example {kind}:{default}") from None
-    if not 0 < value <= 1: raise InputError(text, f"{number} is no {'share' if kind == 'top' else 'probability'}", f"give a number above 0 and up to 1, for example {kind}:{default}")
-    return ConfidenceRule(f"{kind}:{value:g}", *{"median": (0.5, value), "fixed": (None, value), "top": (value, 1.0)}[kind])
+    if default is None:
+        raise InputError(text or "rule", "is no confidence rule", nearest(kind, RULES))
+    try:
+        value = float(number if colon else default)
+    except ValueError:
+        raise InputError(text, f"{number!r} is no number", f"write for example {kind}:{default}") from None
+    if not 0 < value <= 1:
+        raise InputError(
+            text,
+            f"{number} is no {'share' if kind == 'top' else 'probability'}",
+            f"give a number above 0 and up to 1, for example {kind}:{default}",
+        )
+    return ConfidenceRule(
+        f"{kind}:{value:g}", *{"median": (0.5, value), "fixed": (None, value), "top": (value, 1.0)}[kind]
+    )
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #04bb7c78
-DROPPED = 14                     # trailing bits of a float32's 23-bit mantissa that a bin leaves open
-LOWEST = (127 - 24) << 23 >> DROPPED # leading bits of 2^-24, the smallest doubt above 0 that float32 confidences leave
-BINS = ((127 << 23) >> DROPPED) - LOWEST + 1 # bin 0: no doubt at all; then 512 for each power of two below 1
+DROPPED = 14  # trailing bits of a float32's 23-bit mantissa that a bin leaves open
+LOWEST = (127 - 24) << 23 >> DROPPED  # leading bits of 2^-24, the smallest doubt above 0 that float32 confidences leave
+BINS = ((127 << 23) >> DROPPED) - LOWEST + 1  # bin 0: no doubt at all; then 512 for each power of two below 1
 
-def doubt_bins(confidence:Tensor # float32, in (0, 1]
-              )->Tensor:         # int32, 0 (sure) to BINS - 1
+
+def doubt_bins(
+    confidence: Tensor,  # float32, in (0, 1]
+) -> Tensor:  # int32, 0 (sure) to BINS - 1
     "Bin of the doubt 1 - confidence, finer where doubt is smaller: a bin is at most 1/512 of its doubts wide."
     bits = (1 - confidence).contiguous().view(torch.int32) >> DROPPED
     return (bits - (LOWEST - 1)).clamp_(0, BINS - 1)
 
-def largest_doubt(bins:Tensor # integers, 0 to BINS - 1
-                 )->Tensor:   # float32
+
+def largest_doubt(
+    bins: Tensor,  # integers, 0 to BINS - 1
+) -> Tensor:  # float32
     "The largest doubt in a bin."
     bits = (bins.to(torch.int32) + (LOWEST - 1)) << DROPPED | (1 << DROPPED) - 1
-    return torch.where(bins == 0, 0., bits.view(torch.float32))
+    return torch.where(bins == 0, 0.0, bits.view(torch.float32))
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #f762d871
-def class_histogram(ids:Tensor,        # integer [H,W] predicted classes
-                    confidence:Tensor, # float32 [H,W] their probabilities
-                    num_classes:int    # C
-                   )->Tensor:          # int64 [C,BINS]
+def class_histogram(
+    ids: Tensor,  # integer [H,W] predicted classes
+    confidence: Tensor,  # float32 [H,W] their probabilities
+    num_classes: int,  # C
+) -> Tensor:  # int64 [C,BINS]
     "How often each class is predicted with each degree of doubt."
     pairs = ids.to(torch.int32) * BINS + doubt_bins(confidence)
     return torch.bincount(pairs.flatten(), minlength=num_classes * BINS).view(num_classes, BINS)
 
-def allowed_doubt(counts:Tensor,      # int64 [C,BINS], summed over the set; not read where the rule has no share
-                  rule:ConfidenceRule
-                 )->Tensor:           # float32 [C]: largest doubt 1 - tau_c that is still confident
+
+def allowed_doubt(
+    counts: Tensor,  # int64 [C,BINS], summed over the set; not read where the rule has no share
+    rule: ConfidenceRule,
+) -> Tensor:  # float32 [C]: largest doubt 1 - tau_c that is still confident
     "One minus each class's threshold; where the rule has a share, the largest doubt of the bin in which it is reached."
     cap = torch.full((len(counts),), 1 - rule.cap, dtype=torch.float32)
-    if rule.share is None: return cap
+    if rule.share is None:
+        return cap
     counts = counts.cpu()
-    wanted = (counts.sum(1) * rule.share - 1e-9).ceil().clamp(min=1) # pixels that shall reach tau_c
+    wanted = (counts.sum(1) * rule.share - 1e-9).ceil().clamp(min=1)  # pixels that shall reach tau_c
     reached = (counts.cumsum(1) < wanted[:, None]).sum(1).clamp(max=BINS - 1)
-    return torch.maximum(cap, largest_doubt(reached)) # tau = min(cap, .) is doubt = max(1 - cap, .)
+    return torch.maximum(cap, largest_doubt(reached))  # tau = min(cap, .) is doubt = max(1 - cap, .)
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #7f234d44
-def keep_confident(ids:Tensor,        # uint8 [H,W] predicted classes
-                   confidence:Tensor, # float32 [H,W]
-                   doubt:Tensor       # float32 [C] from `allowed_doubt`
-                  )->Tensor:          # uint8 [H,W], IGNORE where not confident
+def keep_confident(
+    ids: Tensor,  # uint8 [H,W] predicted classes
+    confidence: Tensor,  # float32 [H,W]
+    doubt: Tensor,  # float32 [C] from `allowed_doubt`
+) -> Tensor:  # uint8 [H,W], IGNORE where not confident
     "The pseudo-label: the class where its confidence reaches its threshold, else 255."
     return torch.where(1 - confidence <= doubt.to(ids.device)[ids.long()], ids, IGNORE)
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #96dae486
 SUMMARY, FORMAT = "summary.json", "uda_kit.pseudo_labels.1"
-DECIDES = {"network": "checkpoint", "space": "class set", "rule": "rule", "size": "size", "precision": "precision", "images": "data set", "format": "format"}
+DECIDES = {
+    "network": "checkpoint",
+    "space": "class set",
+    "rule": "rule",
+    "size": "size",
+    "precision": "precision",
+    "images": "data set",
+    "format": "format",
+}
 
-def network_hash(net # nn.Module
-                )->str:
+
+def network_hash(
+    net,  # nn.Module
+) -> str:
     "SHA-256 of a network's kind, options and tensors: the same wherever its weight file lies, another after a single step of training."
-    options = {k: v for k, v in getattr(net, "config", {}).items() if k not in ("bn", "recompute")} # no part in a prediction
+    options = {
+        k: v for k, v in getattr(net, "config", {}).items() if k not in ("bn", "recompute")
+    }  # no part in a prediction
     found = hashlib.sha256(json.dumps([type(net).__name__, options], sort_keys=True, default=str).encode())
     for name, t in sorted(net.state_dict().items()):
         found.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
         found.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
 
-def about_labels(net, dataset, rule:ConfidenceRule, size, space, precision:str)->dict: # as `make_pseudo_labels`; JSON-able
+
+def about_labels(
+    net, dataset, rule: ConfidenceRule, size, space, precision: str
+) -> dict:  # as `make_pseudo_labels`; JSON-able
     "All that decides the pseudo-labels of a data set."
-    return {"format": FORMAT, "network": network_hash(net), "space": {"name": space.name, "classes": list(space.classes)}, "rule": str(rule),
-            "size": size and list(size), "precision": precision, "images": image_settings(dataset)}
+    return {
+        "format": FORMAT,
+        "network": network_hash(net),
+        "space": {"name": space.name, "classes": list(space.classes)},
+        "rule": str(rule),
+        "size": size and list(size),
+        "precision": precision,
+        "images": image_settings(dataset),
+    }
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #5ec44eab
 class SpaceNote(TypedDict):
@@ -130,6 +178,7 @@ class SpaceNote(TypedDict):
 
 class AboutLabels(TypedDict):
     "What decides the pseudo-labels, as `about_labels` gives it."
+
     format: str
     network: str
     space: SpaceNote
@@ -141,6 +190,7 @@ class AboutLabels(TypedDict):
 
 class ClassNote(TypedDict):
     "One class in a finished summary: its threshold, and its pixels before and after the rule."
+
     threshold: float | None
     predicted: int
     kept: int
@@ -149,6 +199,7 @@ class ClassNote(TypedDict):
 
 class Summary(TypedDict):
     "What a `summary.json` holds; from `samples` on once all labels are written."
+
     about: AboutLabels
     thresholds: dict[str, float | None] | None
     samples: NotRequired[int]
@@ -160,17 +211,21 @@ class Summary(TypedDict):
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #a758d48c
 def read_summary(folder) -> dict | None:  # folder of pseudo-labels
     "What its `summary.json` says, None without one; `InputError` for another or a broken file."
-    path = Path(folder)/SUMMARY
+    path = Path(folder) / SUMMARY
     if not path.exists():
         return None
     remedy = "get it again, or write into a new folder"
     summary = read_json(path, Summary, remedy, plain=True)
     if summary["about"]["format"] != FORMAT:
-        raise InputError(path, f"does not describe pseudo-labels of this kit (format {summary['about']['format']!r})", remedy)
+        raise InputError(
+            path, f"does not describe pseudo-labels of this kit (format {summary['about']['format']!r})", remedy
+        )
     classes = summary["about"]["space"]["classes"]
     for field in ("thresholds", "classes"):
         if summary.get(field) is not None and list(summary[field]) != classes:
-            raise InputError(path, f"is not what it should be (the classes under $.{field} are not those of $.about.space)", remedy)
+            raise InputError(
+                path, f"is not what it should be (the classes under $.{field} are not those of $.about.space)", remedy
+            )
     if "classes" in summary and summary["thresholds"] is None:
         raise InputError(path, "is not what it should be ($.classes are there and $.thresholds are not)", remedy)
     return {k: v for k, v in summary.items() if k != SEAL}
@@ -178,135 +233,212 @@ def read_summary(folder) -> dict | None:  # folder of pseudo-labels
 
 def write_summary(folder: Path, summary: dict) -> None:
     "Write `summary.json`, sealed. `WriteError` where that is impossible."
-    write_json(folder/SUMMARY, summary, seal=True)
+    write_json(folder / SUMMARY, summary, seal=True)
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #e1e16a67
-def encode_label(label:np.ndarray,     # uint8 [H,W] pseudo-label
-                 predicted:list,       # pixels of each class before the rule
-                 mark:str              # stands for the summary it belongs to
-                )->bytes:
+def encode_label(
+    label: np.ndarray,  # uint8 [H,W] pseudo-label
+    predicted: list,  # pixels of each class before the rule
+    mark: str,  # stands for the summary it belongs to
+) -> bytes:
     "A grey PNG of class ids with its note. The same label gives the same bytes."
-    kept = np.bincount(label.ravel(), minlength=256)[:len(predicted)].tolist()
+    kept = np.bincount(label.ravel(), minlength=256)[: len(predicted)].tolist()
     info, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
-    info.add_text("uda_kit", json.dumps({"mark": mark, "predicted": predicted, "kept": kept, "crc": zlib.crc32(np.ascontiguousarray(label))}))
+    info.add_text(
+        "uda_kit",
+        json.dumps(
+            {"mark": mark, "predicted": predicted, "kept": kept, "crc": zlib.crc32(np.ascontiguousarray(label))}
+        ),
+    )
     Image.fromarray(label).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
+
 class LabelNote(TypedDict):
     "What a pseudo-label's file says of itself."
-    mark: str             # stands for the summary it belongs to
-    predicted: list[int]  # pixels of each class before the rule
-    kept: list[int]       # and after it
-    crc: int              # of the pixels
 
-def note_of(image)->dict: # an opened image
+    mark: str  # stands for the summary it belongs to
+    predicted: list[int]  # pixels of each class before the rule
+    kept: list[int]  # and after it
+    crc: int  # of the pixels
+
+
+def note_of(image) -> dict:  # an opened image
     "The note of a pseudo-label; {} for other images."
     text = image.info.get("uda_kit", "")
-    if not isinstance(text, str): return {}
-    try: return check_json(parse_json(text, "note"), LabelNote, "note")
-    except InputError: return {}
+    if not isinstance(text, str):
+        return {}
+    try:
+        return check_json(parse_json(text, "note"), LabelNote, "note")
+    except InputError:
+        return {}
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #ad3de8f6
-def read_note(path)->dict|None: # image file
+def read_note(path) -> dict | None:  # image file
     "The note of a file from its header, {} without one, None where the file cannot be read."
     try:
-        with opened(path) as image: return note_of(image)
-    except InputError: return None
+        with opened(path) as image:
+            return note_of(image)
+    except InputError:
+        return None
 
-def read_label(path, mark:str)->Tensor: # file, its summary's mark -> uint8 [H,W]
+
+def read_label(path, mark: str) -> Tensor:  # file, its summary's mark -> uint8 [H,W]
     "A pseudo-label from its file. InputError where it is missing, damaged, changed, or from elsewhere."
     again = "delete it and run `uda-kit pseudo-label` again, which writes what is missing"
     try:
-        with opened(path) as image: note, label = note_of(image), np.array(image)
-    except InputError as error: raise InputError(path, error.problem, again) from None
-    if note.get("mark") != mark: raise InputError(path, f"is no pseudo-label that the {SUMMARY} beside it describes", again)
-    if label.ndim != 2 or label.dtype != np.uint8 or zlib.crc32(np.ascontiguousarray(label)) != note.get("crc"): raise InputError(path, "has been changed since it was written", again)
+        with opened(path) as image:
+            note, label = note_of(image), np.array(image)
+    except InputError as error:
+        raise InputError(path, error.problem, again) from None
+    if note.get("mark") != mark:
+        raise InputError(path, f"is no pseudo-label that the {SUMMARY} beside it describes", again)
+    if label.ndim != 2 or label.dtype != np.uint8 or zlib.crc32(np.ascontiguousarray(label)) != note.get("crc"):
+        raise InputError(path, "has been changed since it was written", again)
     return torch.from_numpy(label)
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #8347f6d0
-def label_files(folder:Path)->set: # names below the folder, '/' between parts
+def label_files(folder: Path) -> set:  # names below the folder, '/' between parts
     "Every image file below a folder; hidden ones, such as a killed process leaves, do not count."
     return {path.relative_to(folder).as_posix() for path in image_files(folder)}
 
-def clear_folder(folder:Path)->None:
+
+def clear_folder(folder: Path) -> None:
     "Delete the pseudo-labels of this kit in a folder, and their summary. InputError, with nothing deleted, where it holds anything else."
     files = [p for p in folder.rglob("*") if p.is_file() and visible(p, folder)]
     labels = [p for p in files if p.suffix == ".png" and (read_note(p) or {}).get("mark")]
-    other = sorted(set(files) - {*labels, folder/SUMMARY if read_summary(folder) else None})
-    if other: raise InputError(other[0], "is no pseudo-label, and would be in the way" + (f" (and {len(other) - 1} more)" if len(other) > 1 else ""), "move it elsewhere, or name another folder")
-    for path in labels: path.unlink()
-    (folder/SUMMARY).unlink(missing_ok=True)
+    other = sorted(set(files) - {*labels, folder / SUMMARY if read_summary(folder) else None})
+    if other:
+        raise InputError(
+            other[0],
+            "is no pseudo-label, and would be in the way" + (f" (and {len(other) - 1} more)" if len(other) > 1 else ""),
+            "move it elsewhere, or name another folder",
+        )
+    for path in labels:
+        path.unlink()
+    (folder / SUMMARY).unlink(missing_ok=True)
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #d8a2c8af
-def start_folder(folder:Path, about:dict, names:set)->dict: # where labels go, from `about_labels`, names of all labels -> summary so far
+def start_folder(
+    folder: Path, about: dict, names: set
+) -> dict:  # where labels go, from `about_labels`, names of all labels -> summary so far
     "Claim a folder, or check that it was claimed for the same labels. InputError where it was not; nothing is written then."
-    if folder.exists() and not folder.is_dir(): raise InputError(folder, "is a file", "name a folder")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(folder, "is a file", "name a folder")
     said = read_summary(folder)
     if said is None:
-        if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()): raise InputError(folder, "already holds other files", "name an empty or a new folder")
+        if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            raise InputError(folder, "already holds other files", "name an empty or a new folder")
         said = {"about": about, "thresholds": None}
         write_summary(folder, said)
     if said["about"] != about:
         other = ", ".join(f"another {word}" for k, word in DECIDES.items() if said["about"].get(k) != about[k])
-        raise InputError(folder/SUMMARY, f"belongs to other pseudo-labels ({other})", "give the settings it was started with, name another folder, or allow overwriting")
+        raise InputError(
+            folder / SUMMARY,
+            f"belongs to other pseudo-labels ({other})",
+            "give the settings it was started with, name another folder, or allow overwriting",
+        )
     stray = sorted(label_files(folder) - names)
-    if stray: raise InputError(folder/stray[0], "is not one of the labels to be written" + (f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""), "move it elsewhere, or name another folder")
+    if stray:
+        raise InputError(
+            folder / stray[0],
+            "is not one of the labels to be written" + (f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""),
+            "move it elsewhere, or name another folder",
+        )
     return said
 
-def finished(folder:Path, names:list, mark:str, hashes:dict, width:int)->dict: # folder, names in order, mark of the summary, name -> SHA-256, number of classes -> index -> note
+
+def finished(
+    folder: Path, names: list, mark: str, hashes: dict, width: int
+) -> dict:  # folder, names in order, mark of the summary, name -> SHA-256, number of classes -> index -> note
     "The labels that need not be written again. InputError for a file of such a name that is no label of this summary; what is cut, changed or cannot be read is written again."
-    for parent in {(folder/name).parent for name in names}: clear_leftovers(parent)
-    notes = {i: read_note(folder/name) for i, name in enumerate(names) if (folder/name).exists()}
+    for parent in {(folder / name).parent for name in names}:
+        clear_leftovers(parent)
+    notes = {i: read_note(folder / name) for i, name in enumerate(names) if (folder / name).exists()}
     foreign = next((i for i, note in notes.items() if note is not None and note.get("mark") != mark), None)
-    if foreign is not None: raise InputError(folder/names[foreign], f"is no pseudo-label that {SUMMARY} describes", "move it elsewhere, or name another folder")
-    return {i: note for i, note in notes.items() if note and len(note["predicted"]) == len(note["kept"]) == width and is_whole(folder/names[i], hashes.get(names[i], ""))}
+    if foreign is not None:
+        raise InputError(
+            folder / names[foreign],
+            f"is no pseudo-label that {SUMMARY} describes",
+            "move it elsewhere, or name another folder",
+        )
+    return {
+        i: note
+        for i, note in notes.items()
+        if note
+        and len(note["predicted"]) == len(note["kept"]) == width
+        and is_whole(folder / names[i], hashes.get(names[i], ""))
+    }
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #e19ca42a
 class Blocks:
     "Consecutive images of a data set with their full sizes, the image at the network's size; labels are never opened."
-    def __init__(self, dataset, size, batch_size): self.dataset, self.size, self.batch_size = dataset, size, batch_size
-    def __len__(self): return math.ceil(len(self.dataset) / self.batch_size)
-    def indices(self, k:int): return range(k * self.batch_size, min(len(self.dataset), (k + 1) * self.batch_size))
-    def __getitem__(self, k:int)->list: # of (index, key, uint8 [3,h,w], (H, W))
+
+    def __init__(self, dataset, size, batch_size):
+        self.dataset, self.size, self.batch_size = dataset, size, batch_size
+
+    def __len__(self):
+        return math.ceil(len(self.dataset) / self.batch_size)
+
+    def indices(self, k: int):
+        return range(k * self.batch_size, min(len(self.dataset), (k + 1) * self.batch_size))
+
+    def __getitem__(self, k: int) -> list:  # of (index, key, uint8 [3,h,w], (H, W))
         images = ((i, self.dataset.image(i)) for i in self.indices(k))
         return [(i, self.dataset.key(i), resized(x, self.size), tuple(x.shape[1:])) for i, x in images]
 
-def read_blocks(blocks:Blocks, chosen:list, workers:int): # numbers of blocks, worker processes; yields (number, block)
+
+def read_blocks(
+    blocks: Blocks, chosen: list, workers: int
+):  # numbers of blocks, worker processes; yields (number, block)
     "Blocks by number, in order, read by worker processes where there are any. InputError for an image that cannot be read."
     yield from zip(chosen, read_in_order(blocks, chosen, workers))
 
-def block_scores(net, block:list, precision:str): # yields (index, (H, W), float32 [C,h',w'] raw scores)
+
+def block_scores(net, block: list, precision: str):  # yields (index, (H, W), float32 [C,h',w'] raw scores)
     "The network's scores for a block; neighbours of one size share a forward pass. InputError names the image whose scores are not finite."
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     for _, same in itertools.groupby(block, key=lambda item: item[2].shape):
         same = list(same)
         x = torch.stack([image for _, _, image, _ in same]).to(device).float() / 255
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"): scores = net(x).logits.float()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            scores = net(x).logits.float()
         broken = ~scores.isfinite().flatten(1).all(1)
-        if broken.any(): raise InputError(same[int(broken.nonzero()[0])][1], "the network's scores are not finite", "check the checkpoint, or use 32-bit precision")
+        if broken.any():
+            raise InputError(
+                same[int(broken.nonzero()[0])][1],
+                "the network's scores are not finite",
+                "check the checkpoint, or use 32-bit precision",
+            )
         yield from ((i, size, s) for (i, _, _, size), s in zip(same, scores))
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #6041edc1
 class Predictions:
     "Class and confidence of every pixel of a data set, as often as asked; scores are kept up to a number of megabytes, the rest is computed again."
-    def __init__(self, net, blocks:Blocks, precision="32-true", workers=0, cache_mb=0, progress=True):
+
+    def __init__(self, net, blocks: Blocks, precision="32-true", workers=0, cache_mb=0, progress=True):
         self.net, self.blocks, self.precision, self.workers, self.progress = net, blocks, precision, workers, progress
         self.room, self.held = cache_mb * 2**20, {}
 
-    def keep(self, k:int, found:list):
+    def keep(self, k: int, found: list):
         size = sum(s.numel() * 4 for _, _, s in found)
-        if size > self.room: return
-        self.held[k] = [(i, full, s.cpu()) for i, full, s in found]; self.room -= size
+        if size > self.room:
+            return
+        self.held[k] = [(i, full, s.cpu()) for i, full, s in found]
+        self.room -= size
 
-    def scores(self, chosen): # numbers of blocks; yields (index, (H, W), [C,h',w'])
+    def scores(self, chosen):  # numbers of blocks; yields (index, (H, W), [C,h',w'])
         for k in chosen:
-            if k in self.held: yield from self.held[k]
+            if k in self.held:
+                yield from self.held[k]
         for k, block in read_blocks(self.blocks, [k for k in chosen if k not in self.held], self.workers):
             found = list(block_scores(self.net, block, self.precision))
             self.keep(k, found)
             yield from found
 
-    def maps(self, wanted, what:str): # indices of images, the bar's title; yields (index, uint8 [H,W] classes, float32 [H,W] confidences)
+    def maps(
+        self, wanted, what: str
+    ):  # indices of images, the bar's title; yields (index, uint8 [H,W] classes, float32 [H,W] confidences)
         "Predictions at full size, block by block."
         mine = my_share(range(len(self.blocks)))  # all blocks, unless several processes share the work
         wanted = set(wanted).intersection(i for k in mine for i in self.blocks.indices(k))
@@ -314,41 +446,68 @@ class Predictions:
         device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
         with tqdm(total=len(wanted), desc=what, unit="image", disable=not self.progress or rank() > 0) as bar:
             for i, size, scores in self.scores(chosen):
-                if i not in wanted: continue
+                if i not in wanted:
+                    continue
                 yield i, *best_classes(scores.to(device), size, confidence=True)
                 bar.update()
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #f641e76f
-def find_thresholds(predictions:Predictions, rule:ConfidenceRule, space)->dict: # -> class name -> tau_c, None for a class that is never predicted
+def find_thresholds(
+    predictions: Predictions, rule: ConfidenceRule, space
+) -> dict:  # -> class name -> tau_c, None for a class that is never predicted
     "First pass."
     C = len(space)
-    if rule.share is None: return dict.fromkeys(space.classes, rule.cap)
+    if rule.share is None:
+        return dict.fromkeys(space.classes, rule.cap)
     every = range(len(predictions.blocks.dataset))
-    histograms = lambda: sum((class_histogram(ids, sure, C).cpu() for _, ids, sure in predictions.maps(every, "thresholds")), torch.zeros(C, BINS, dtype=torch.int64))
+    histograms = lambda: sum(
+        (class_histogram(ids, sure, C).cpu() for _, ids, sure in predictions.maps(every, "thresholds")),
+        torch.zeros(C, BINS, dtype=torch.int64),
+    )
     counts = sum(together(histograms))
     doubt, seen, cap = allowed_doubt(counts, rule), counts.sum(1) > 0, torch.tensor(1 - rule.cap).float()
-    return {name: None if not seen[c] else rule.cap if doubt[c] == cap else 1 - doubt[c].item() for c, name in enumerate(space.classes)}
+    return {
+        name: None if not seen[c] else rule.cap if doubt[c] == cap else 1 - doubt[c].item()
+        for c, name in enumerate(space.classes)
+    }
 
-def write_labels(predictions:Predictions, wanted, thresholds:dict, folder:Path, names:list, mark:str)->dict: # -> index -> note
+
+def write_labels(
+    predictions: Predictions, wanted, thresholds: dict, folder: Path, names: list, mark: str
+) -> dict:  # -> index -> note
     "Second pass: the labels of the images `wanted`."
-    limit = torch.tensor([-1. if t is None else 1 - t for t in thresholds.values()], dtype=torch.float64).float() # exact: 1 - tau is the float32 that tau was made of
+    limit = torch.tensor(
+        [-1.0 if t is None else 1 - t for t in thresholds.values()], dtype=torch.float64
+    ).float()  # exact: 1 - tau is the float32 that tau was made of
     notes = {}
     for i, ids, sure in predictions.maps(wanted, "pseudo-labels"):
         predicted = torch.bincount(ids.flatten().int(), minlength=len(limit)).tolist()
         data = encode_label(keep_confident(ids, sure, limit).cpu().numpy(), predicted, mark)
-        atomic_write(folder/names[i], data)
-        with Image.open(io.BytesIO(data)) as image: notes[i] = note_of(image)
+        atomic_write(folder / names[i], data)
+        with Image.open(io.BytesIO(data)) as image:
+            notes[i] = note_of(image)
     return notes
 
-def summarise(said:dict, notes:list)->dict: # about and thresholds, every image's note
+
+def summarise(said: dict, notes: list) -> dict:  # about and thresholds, every image's note
     "The whole summary: pixels of each class before and after the rule."
     predicted, kept = (np.sum([n[k] for n in notes], axis=0, dtype=np.int64) for k in ("predicted", "kept"))
     share = lambda a, b: round(int(a) / int(b), 6) if b else None
-    classes = {name: {"threshold": t, "predicted": int(p), "kept": int(k), "share": share(k, p)} for (name, t), p, k in zip(said["thresholds"].items(), predicted, kept)}
-    return said | {"samples": len(notes), "kept_share": share(kept.sum(), predicted.sum()), "without_confident_pixel": [c for c, v in classes.items() if not v["kept"]], "classes": classes}
+    classes = {
+        name: {"threshold": t, "predicted": int(p), "kept": int(k), "share": share(k, p)}
+        for (name, t), p, k in zip(said["thresholds"].items(), predicted, kept)
+    }
+    return said | {
+        "samples": len(notes),
+        "kept_share": share(kept.sum(), predicted.sum()),
+        "without_confident_pixel": [c for c, v in classes.items() if not v["kept"]],
+        "classes": classes,
+    }
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #cafdd8bf
-def label_images(predictions:Predictions, said:dict, rule, space, folder:Path, names:list, say)->dict: # -> summary, and "written"
+def label_images(
+    predictions: Predictions, said: dict, rule, space, folder: Path, names: list, say
+) -> dict:  # -> summary, and "written"
     "Both passes in a folder that has been claimed; network in evaluation mode."
     mark = lambda: fingerprint(json.dumps([said["about"], said["thresholds"]]))
     there = finished(folder, names, mark(), said.get("files", {}), len(space))
@@ -357,112 +516,193 @@ def label_images(predictions:Predictions, said:dict, rule, space, folder:Path, n
         in_first_process(lambda: write_summary(folder, said))
     left = [i for i in range(len(names)) if i not in there]
     notes = dict(there)
-    for written in together(lambda: write_labels(predictions, left, said["thresholds"], folder, names, mark())): notes |= written
+    for written in together(lambda: write_labels(predictions, left, said["thresholds"], folder, names, mark())):
+        notes |= written
     said = summarise({k: said[k] for k in ("about", "thresholds")}, [notes[i] for i in range(len(names))])
-    said["files"] = together(lambda: {name: file_hash(folder/name) for name in names} if rank() == 0 else None)[0]
+    said["files"] = together(lambda: {name: file_hash(folder / name) for name in names} if rank() == 0 else None)[0]
     in_first_process(lambda: write_summary(folder, said))
     bare = said["without_confident_pixel"]
-    if bare and rank() == 0: say(f"no confident pixel of {', '.join(bare)}: the labels hold {len(space) - len(bare)} of {len(space)} classes")
+    if bare and rank() == 0:
+        say(
+            f"no confident pixel of {', '.join(bare)}: the labels hold {len(space) - len(bare)} of {len(space)} classes"
+        )
     return said | {"written": len(names) - len(there)}
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #0f6fc9f5
 def make_pseudo_labels(
-        net,                  # Segmenter; comes back in the mode it was in
-        dataset,              # data set to label; its own labels are never opened
-        folder,               # where labels go: KEY.png for each sample, and summary.json
-        rule="median",        # a ConfidenceRule, or a name `confidence_rule` knows
-        size=None,            # (h, w) the network sees; None: each image's own size
-        space=None,           # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
-        precision="32-true",  # or "bf16-mixed"
-        batch_size=4,         # images in a forward pass, where their sizes agree
-        workers=0,            # processes that read images
-        cache_mb=1024,        # megabytes of scores to keep between the passes
-        overwrite=False,      # delete the pseudo-labels that the folder holds
-        progress=True,        # show progress bars
-        say=print             # is told of classes without a confident pixel
-       )->dict:               # summary.json, and "written": images labelled now; those already there are not counted
+    net,  # Segmenter; comes back in the mode it was in
+    dataset,  # data set to label; its own labels are never opened
+    folder,  # where labels go: KEY.png for each sample, and summary.json
+    rule="median",  # a ConfidenceRule, or a name `confidence_rule` knows
+    size=None,  # (h, w) the network sees; None: each image's own size
+    space=None,  # LabelSpace, or name of one, the network was trained in; None: the network's own, or the data set's
+    precision="32-true",  # or "bf16-mixed"
+    batch_size=4,  # images in a forward pass, where their sizes agree
+    workers=0,  # processes that read images
+    cache_mb=1024,  # megabytes of scores to keep between the passes
+    overwrite=False,  # delete the pseudo-labels that the folder holds
+    progress=True,  # show progress bars
+    say=print,  # is told of classes without a confident pixel
+) -> dict:  # summary.json, and "written": images labelled now; those already there are not counted
     """Label a data set with a network's confident predictions, at each image's full size, 255 elsewhere (CIRN, stage 3); or go on with it.
 
     InputError for a folder of another checkpoint, class set, rule, size or data set, an unreadable image, scores that are not finite, and a full disk: what is written stays valid."""
     rule, folder, space = confidence_rule(rule), Path(folder), space_of(net, space, dataset.space)
-    if batch_size < 1 or workers < 0 or cache_mb < 0: raise InputError("make_pseudo_labels", f"batch_size {batch_size}, workers {workers}, cache_mb {cache_mb}", "give a positive batch size; workers and cache_mb from 0")
+    if batch_size < 1 or workers < 0 or cache_mb < 0:
+        raise InputError(
+            "make_pseudo_labels",
+            f"batch_size {batch_size}, workers {workers}, cache_mb {cache_mb}",
+            "give a positive batch size; workers and cache_mb from 0",
+        )
     names = [f"{key}.png" for key, _ in image_source(dataset)]
     share_state(net)
     about = about_labels(net, dataset, rule, size, space, precision)
     predictions = Predictions(net, Blocks(dataset, size, batch_size), precision, workers, cache_mb, progress)
     try:
+
         def claim():
-            if overwrite and folder.is_dir(): clear_folder(folder)
+            if overwrite and folder.is_dir():
+                clear_folder(folder)
             return start_folder(folder, about, set(names))
+
         said = together(lambda: claim() if rank() == 0 else None)[0]
-        with evaluation_mode(net): done = label_images(predictions, said, rule, space, folder, names, say)
-    except OSError as e: raise InputError(folder, f"cannot be written ({e.strerror or e})", "make room or choose another folder; start again to go on, whatever is there is whole") from None
+        with evaluation_mode(net):
+            done = label_images(predictions, said, rule, space, folder, names, say)
+    except OSError as e:
+        raise InputError(
+            folder,
+            f"cannot be written ({e.strerror or e})",
+            "make room or choose another folder; start again to go on, whatever is there is whole",
+        ) from None
     return done
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #d1264132
-def check_summary(said, dataset, root): # summary or None, a data set, the folder (for the message)
+def check_summary(said, dataset, root):  # summary or None, a data set, the folder (for the message)
     "InputError where a folder holds no finished pseudo-labels of a data set in its classes."
-    if said is None: raise InputError(root, f"holds no pseudo-labels ({SUMMARY} is missing)", "make them with `uda-kit pseudo-label`, or correct the path")
-    path, about, mine = Path(root)/SUMMARY, said["about"], image_settings(dataset)
+    if said is None:
+        raise InputError(
+            root,
+            f"holds no pseudo-labels ({SUMMARY} is missing)",
+            "make them with `uda-kit pseudo-label`, or correct the path",
+        )
+    path, about, mine = Path(root) / SUMMARY, said["about"], image_settings(dataset)
     if tuple(about["space"]["classes"]) != tuple(dataset.space.classes):
-        raise InputError(path, f"holds labels of {about['space']['name']} ({len(about['space']['classes'])} classes), the data set is read as {dataset.space.name} ({len(dataset.space)})", f"open the data set with space={about['space']['name']}, or label it with a network of its classes")
-    other = sorted(k for k in about["images"].keys() & mine.keys() - {"split"} if about["images"][k] != mine[k]) # a split may have two names; the keys tell
-    if other: raise InputError(path, f"says these are labels of other images ({', '.join(other)} {'differ' if len(other) > 1 else 'differs'})", "open the data set that was labelled, or label this one")
-    if "classes" not in said: raise InputError(path, "says that labelling has not finished", "start the same `uda-kit pseudo-label` again, it goes on where it stopped")
+        raise InputError(
+            path,
+            f"holds labels of {about['space']['name']} ({len(about['space']['classes'])} classes), the data set is read as {dataset.space.name} ({len(dataset.space)})",
+            f"open the data set with space={about['space']['name']}, or label it with a network of its classes",
+        )
+    other = sorted(
+        k for k in about["images"].keys() & mine.keys() - {"split"} if about["images"][k] != mine[k]
+    )  # a split may have two names; the keys tell
+    if other:
+        raise InputError(
+            path,
+            f"says these are labels of other images ({', '.join(other)} {'differ' if len(other) > 1 else 'differs'})",
+            "open the data set that was labelled, or label this one",
+        )
+    if "classes" not in said:
+        raise InputError(
+            path,
+            "says that labelling has not finished",
+            "start the same `uda-kit pseudo-label` again, it goes on where it stopped",
+        )
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #49f79e8d
 class PseudoLabelled:
     "A data set with the pseudo-labels of a folder. InputError if these are unfinished, of other images or classes, missing, nobody's, of another size, damaged or changed."
-    def __init__(self,
-                 dataset, # any data set of this kit; its own labels are never opened
-                 folder   # where `make_pseudo_labels` wrote
-                ):
+
+    def __init__(
+        self,
+        dataset,  # any data set of this kit; its own labels are never opened
+        folder,  # where `make_pseudo_labels` wrote
+    ):
         self.dataset, self.root, self.summary = dataset, Path(folder), read_summary(folder)
         check_summary(self.summary, dataset, self.root)
         self.name, self.split, self.space, self.labelled = f"{dataset.name}-pseudo", dataset.split, dataset.space, True
         self.mark = fingerprint(json.dumps([self.summary["about"], self.summary["thresholds"]]))
         self.files, there = [f"{key}.png" for key, _ in image_source(dataset)], label_files(self.root)
         bare, stray = [f for f in self.files if f not in there], sorted(there - set(self.files))
-        if bare: raise InputError(self.root/bare[0], "is missing" + (f" (and {len(bare) - 1} more)" if len(bare) > 1 else ""), "start the same `uda-kit pseudo-label` again, which writes what is missing")
-        if stray: raise InputError(self.root/stray[0], "is the label of no image" + (f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""), "move it elsewhere, or open the split that was labelled")
-        self.check_size(0, image_size(self.root/self.files[0]), dataset.image(0).shape[1:])
+        if bare:
+            raise InputError(
+                self.root / bare[0],
+                "is missing" + (f" (and {len(bare) - 1} more)" if len(bare) > 1 else ""),
+                "start the same `uda-kit pseudo-label` again, which writes what is missing",
+            )
+        if stray:
+            raise InputError(
+                self.root / stray[0],
+                "is the label of no image" + (f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""),
+                "move it elsewhere, or open the split that was labelled",
+            )
+        self.check_size(0, image_size(self.root / self.files[0]), dataset.image(0).shape[1:])
 
-    def check_size(self, i, found, wanted): # number, (height, width) of the label and of the image
-        if tuple(found) == tuple(wanted): return
+    def check_size(self, i, found, wanted):  # number, (height, width) of the label and of the image
+        if tuple(found) == tuple(wanted):
+            return
         found, wanted = (f"{s[1]}x{s[0]}" for s in (found, wanted))
-        raise InputError(self.root/self.files[i], f"the label is {found} pixels, its image {self.key(i)!r} is {wanted}", "label the images as they are now")
+        raise InputError(
+            self.root / self.files[i],
+            f"the label is {found} pixels, its image {self.key(i)!r} is {wanted}",
+            "label the images as they are now",
+        )
 
-    def __len__(self): return len(self.dataset)
-    def key(self, i:int)->str: return self.dataset.key(i)
-    def image(self, i:int): return self.dataset.image(i) # uint8 tensor [3,H,W]
-    def label(self, i:int): # uint8 tensor [H,W]
+    def __len__(self):
+        return len(self.dataset)
+
+    def key(self, i: int) -> str:
+        return self.dataset.key(i)
+
+    def image(self, i: int):
+        return self.dataset.image(i)  # uint8 tensor [3,H,W]
+
+    def label(self, i: int):  # uint8 tensor [H,W]
         "The i-th pseudo-label, 255 where nothing was confident."
-        if not 0 <= i < len(self): raise IndexError(f"label {i} of {len(self)}")
-        return read_label(self.root/self.files[i], self.mark)
+        if not 0 <= i < len(self):
+            raise IndexError(f"label {i} of {len(self)}")
+        return read_label(self.root / self.files[i], self.mark)
 
-    def __getitem__(self, i:int)->Sample:
+    def __getitem__(self, i: int) -> Sample:
         x, y = self.image(i), self.label(i)
         self.check_size(i, y.shape, x.shape[1:])
         return Sample(x, y, self.key(i))
 
-    def settings(self)->dict: # JSON-able
+    def settings(self) -> dict:  # JSON-able
         "What decides the samples, for a run's config: the images, and the summary of the labels."
-        return {"name": self.name, "split": self.split, "space": self.space.name, "labelled": True, "samples": len(self), "source": image_settings(self.dataset),
-                "pseudo_labels": {**self.summary["about"], "images": fingerprint(json.dumps(self.summary["about"]["images"])), "summary": fingerprint(json.dumps(self.summary))}}
+        return {
+            "name": self.name,
+            "split": self.split,
+            "space": self.space.name,
+            "labelled": True,
+            "samples": len(self),
+            "source": image_settings(self.dataset),
+            "pseudo_labels": {
+                **self.summary["about"],
+                "images": fingerprint(json.dumps(self.summary["about"]["images"])),
+                "summary": fingerprint(json.dumps(self.summary)),
+            },
+        }
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #e5ec569c
-def pseudo_label_quality(dataset, # labelled data set, in the pseudo-labels' classes
-                         folder   # its pseudo-labels
-                        )->dict:  # "precision", "coverage": class name -> fraction, nan where it has no pixels; "overall": (precision, coverage)
+def pseudo_label_quality(
+    dataset,  # labelled data set, in the pseudo-labels' classes
+    folder,  # its pseudo-labels
+) -> (
+    dict
+):  # "precision", "coverage": class name -> fraction, nan where it has no pixels; "overall": (precision, coverage)
     "How many pseudo-labels are right, and how many of the true pixels have one. Only to learn from: adaptation never looks. InputError without true labels."
-    if not dataset.labelled: raise InputError(dataset.name, "has no true labels to compare with", "open a labelled split")
+    if not dataset.labelled:
+        raise InputError(dataset.name, "has no true labels to compare with", "open a labelled split")
     taught, C = PseudoLabelled(dataset, folder), len(dataset.space)
     matrix = ConfusionMatrix(C + 1)
     for i in range(len(taught)):
         label = taught.label(i)
         matrix.update(dataset.label(i), torch.where(label == IGNORE, C, label))
-    M = matrix.matrix[:C].numpy() # rows: truth, columns: classes, then ignored
+    M = matrix.matrix[:C].numpy()  # rows: truth, columns: classes, then ignored
     right, kept, true = M[:, :C].diagonal(), M[:, :C].sum(0), M.sum(1)
     named = lambda values: dict(zip(dataset.space.classes, map(float, values)))
-    return {"precision": named(divide(right, kept)), "coverage": named(divide(M[:, :C].sum(1), true)),
-            "overall": (float(divide([right.sum()], [kept.sum()])[0]), float(divide([kept.sum()], [true.sum()])[0]))}
+    return {
+        "precision": named(divide(right, kept)),
+        "coverage": named(divide(M[:, :C].sum(1), true)),
+        "overall": (float(divide([right.sum()], [kept.sum()])[0]), float(divide([kept.sum()], [true.sum()])[0])),
+    }

@@ -24,7 +24,7 @@ from ..training.objective import Term
 class SelfTrainingTerms(ContrastiveTerms):
     "Self-training (contrastive paper, Eq. 7). The stage needs a `TeacherConfig` among its transforms, too."
 
-    pseudo: Amount = 0.1   # lambda
+    pseudo: Amount = 0.1  # lambda
     seg_aux: Amount = 0.4  # factor of both cross-entropies at the auxiliary level, where the network has one
 
     def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
@@ -41,7 +41,7 @@ class SelfTrainingTerms(ContrastiveTerms):
 class ExpansionConfig:
     "Settings of label expansion, explained in `LabelExpansion`."
 
-    window: Count = 200       # steps gathered
+    window: Count = 200  # steps gathered
     quantile: Fraction = 0.9  # fraction of a class (or of all pixels) within its limit
     common_limit: bool = False
 
@@ -50,12 +50,12 @@ class ExpansionConfig:
 class TeacherConfig(TransformConfig):
     "A teacher with label expansion and strong augmentation; defaults are the contrastive paper's, for crops of 713 x 713."
 
-    every: Delay = 200                 # steps between copies of the student; 0: the teacher stays what the stage began with
-    average: Fraction | None = None    # follow the student in every step instead
+    every: Delay = 200  # steps between copies of the student; 0: the teacher stays what the stage began with
+    average: Fraction | None = None  # follow the student in every step instead
     scales: tuple[Scale, ...] = SCALES
-    cap: Fraction = 0.9                # tau_0
+    cap: Fraction = 0.9  # tau_0
     share: Fraction = 0.1
-    precision: str = "bf16-mixed"      # of the teacher
+    precision: str = "bf16-mixed"  # of the teacher
     expansion: ExpansionConfig | None = ExpansionConfig()
     augmentation: StrongAugmentation = StrongAugmentation()
     averaging: Averaging = Averaging()  # of a teacher with an `average`
@@ -65,7 +65,9 @@ class TeacherConfig(TransformConfig):
         expansion = self.expansion
         if expansion is not None:
             channels = net.channels["features"]
-            expansion = LabelExpansion(net.num_classes, channels, expansion.window, expansion.quantile, expansion.common_limit)
+            expansion = LabelExpansion(
+                net.num_classes, channels, expansion.window, expansion.quantile, expansion.common_limit
+            )
         return Teacher(
             self.every,
             self.average,

@@ -23,132 +23,199 @@ from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, Term, critic_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #fc8adde4
-def one_hot(label:Tensor,  # [B,H,W] class ids below `classes`, 255 = ignore
-            classes:int,   # C
-           ) -> Tensor:    # [B,C,H,W] float32: 1 in the label's channel; all zero where the label is ignored
+def one_hot(
+    label: Tensor,  # [B,H,W] class ids below `classes`, 255 = ignore
+    classes: int,  # C
+) -> Tensor:  # [B,C,H,W] float32: 1 in the label's channel; all zero where the label is ignored
     "A label map as the probability map of somebody who is certain."
     labelled = label != 255
     index = label.long().masked_fill(~labelled, 0)[:, None]
-    return torch.zeros(label.shape[0], classes, *label.shape[1:], device=label.device).scatter_(1, index, labelled[:, None].float())
+    return torch.zeros(label.shape[0], classes, *label.shape[1:], device=label.device).scatter_(
+        1, index, labelled[:, None].float()
+    )
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #40925707
-def realism_loss(score:Tensor,            # [B,1,H,W] raw scores of the critic
-                 real:bool,               # what they should say: ground truth (1) or prediction (0)
-                 label:Tensor|None=None,  # [B,H,W] whose ignored pixels are left out; None: none is
-                ) -> Tensor:              # mean over the pixels that count; 0, with a zero gradient, where there are none
+def realism_loss(
+    score: Tensor,  # [B,1,H,W] raw scores of the critic
+    real: bool,  # what they should say: ground truth (1) or prediction (0)
+    label: Tensor | None = None,  # [B,H,W] whose ignored pixels are left out; None: none is
+) -> Tensor:  # mean over the pixels that count; 0, with a zero gradient, where there are none
     "Binary cross-entropy of a critic's pixel scores (Hung et al. 2018, the losses of D and L_adv)."
     z = torch.full_like(score, float(real), dtype=torch.float32)
     counts = torch.ones_like(z) if label is None else (label != 255)[:, None].float()
-    return F.binary_cross_entropy_with_logits(score.float(), z, weight=counts, reduction="sum") / counts.sum().clamp(min=1)
+    return F.binary_cross_entropy_with_logits(score.float(), z, weight=counts, reduction="sum") / counts.sum().clamp(
+        min=1
+    )
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #abbc9f61
-def confidence(score:Tensor) -> Tensor: # [B,1,H,W] raw scores -> [B,H,W] in [0,1], without gradient
+def confidence(score: Tensor) -> Tensor:  # [B,1,H,W] raw scores -> [B,H,W] in [0,1], without gradient
     "How real the critic finds each pixel: sigma(D(p))."
     return score.detach().float().sigmoid()[:, 0]
 
-def pseudo_label(logits:Tensor,      # [B,C,H,W] scores of the classes
-                 confidence:Tensor,  # [B,H,W] in [0,1]
-                 threshold:float,    # T: a pixel must be above it
-                ) -> Tensor:         # [B,H,W] best class where confidence > threshold, else 255
+
+def pseudo_label(
+    logits: Tensor,  # [B,C,H,W] scores of the classes
+    confidence: Tensor,  # [B,H,W] in [0,1]
+    threshold: float,  # T: a pixel must be above it
+) -> Tensor:  # [B,H,W] best class where confidence > threshold, else 255
     "Best class of the pixels that are believed (Hung et al. 2018, the indicator of L_semi)."
     return logits.detach().argmax(1).masked_fill(confidence <= threshold, 255)
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #5f8a3565
 FAKES = ("source", "both")
 
-def check_options(where:str, threshold:float=0.5, fakes:str="source", **weights) -> None:
+
+def check_options(where: str, threshold: float = 0.5, fakes: str = "source", **weights) -> None:
     "Raise `InputError` for an option out of range."
-    if not 0 < threshold < 1: raise InputError(where, f"threshold {threshold} is not inside (0, 1)", "it is compared with a probability; the paper's is 0.2")
-    if fakes not in FAKES: raise InputError(where, f"fakes={fakes!r} is unknown", f"choose one of {', '.join(FAKES)}")
+    if not 0 < threshold < 1:
+        raise InputError(
+            where,
+            f"threshold {threshold} is not inside (0, 1)",
+            "it is compared with a probability; the paper's is 0.2",
+        )
+    if fakes not in FAKES:
+        raise InputError(where, f"fakes={fakes!r} is unknown", f"choose one of {', '.join(FAKES)}")
     for name, value in weights.items():
-        if not value >= 0: raise InputError(where, f"{name} is {value}", "give a number that is not negative")
+        if not value >= 0:
+            raise InputError(where, f"{name} is {value}", "give a number that is not negative")
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #89d87db6
 class SemiSupervised(Term):
     "Unlabelled half of Hung et al. 2018: look real to a critic of label maps and, later, learn from the pixels that do. Owns the critic."
+
     reads = ("target",)
 
-    def __init__(self, channels:int,          # C: classes of the level, `net.channels[level]`
-                 level:str="main",            # 'main' or 'aux' head
-                 weight:float=1.0,            # of the whole term
-                 adv:float=1e-3,              # lambda_adv of the target
-                 self_training:float=0.1,     # lambda_st
-                 threshold:float=0.2,         # T
-                 self_start:int=5000,         # steps before self-training begins
-                 fakes:str="source",          # predictions the critic learns from: 'source' (paper) or 'both'
-                 lr:float=1e-4, betas:tuple=(0.9, 0.99), width:int=64, # of the critic: its Adam, and channels of its first layer
-                 start:int=0):                # steps during which term and critic wait
-        check_options("SemiSupervised", threshold, fakes, weight=weight, adv=adv, self_training=self_training, self_start=self_start)
+    def __init__(
+        self,
+        channels: int,  # C: classes of the level, `net.channels[level]`
+        level: str = "main",  # 'main' or 'aux' head
+        weight: float = 1.0,  # of the whole term
+        adv: float = 1e-3,  # lambda_adv of the target
+        self_training: float = 0.1,  # lambda_st
+        threshold: float = 0.2,  # T
+        self_start: int = 5000,  # steps before self-training begins
+        fakes: str = "source",  # predictions the critic learns from: 'source' (paper) or 'both'
+        lr: float = 1e-4,
+        betas: tuple = (0.9, 0.99),
+        width: int = 64,  # of the critic: its Adam, and channels of its first layer
+        start: int = 0,
+    ):  # steps during which term and critic wait
+        check_options(
+            "SemiSupervised",
+            threshold,
+            fakes,
+            weight=weight,
+            adv=adv,
+            self_training=self_training,
+            self_start=self_start,
+        )
         super().__init__(weight, start)
-        self.channels, self.level, self.adv, self.self_training, self.threshold = channels, level, adv, self_training, threshold
+        self.channels, self.level, self.adv, self.self_training, self.threshold = (
+            channels,
+            level,
+            adv,
+            self_training,
+            threshold,
+        )
         self.self_start, self.fakes, self.lr, self.betas, self.width = self_start, fakes, lr, list(betas), width
         self.critic = OutputDiscriminator(channels, width=width, upsample=True).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
-    def forward(self, tgt:Batch) -> Tensor:
-        score = self.critic(tgt.probabilities(self.level))   # with its gradient for L_adv, without for the choice of pixels
+    def forward(self, tgt: Batch) -> Tensor:
+        score = self.critic(
+            tgt.probabilities(self.level)
+        )  # with its gradient for L_adv, without for the choice of pixels
         sure, L = confidence(score), self.adv * realism_loss(score, True)
         self.chosen = (sure > self.threshold).float().mean()
-        if self.age < self.self_start: return L
+        if self.age < self.self_start:
+            return L
         logits = tgt.logits(self.level)
         return L + self.self_training * weighted_cross_entropy(logits, pseudo_label(logits, sure, self.threshold))
 
-    def update(self, batches:dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
+    def update(self, batches: dict[str, Batch], autocast=nullcontext) -> dict[str, Tensor]:
         src, tgt = batches["source"], batches["target"]
-        return {"critic": critic_step(self.critic, self.optimiser, critic_losses(self, src, tgt), autocast)} | ({"chosen": self.chosen} if hasattr(self, "chosen") else {})
+        return {"critic": critic_step(self.critic, self.optimiser, critic_losses(self, src, tgt), autocast)} | (
+            {"chosen": self.chosen} if hasattr(self, "chosen") else {}
+        )
 
-    def optimisers(self): return {"critic": self.optimiser}
+    def optimisers(self):
+        return {"critic": self.optimiser}
+
     def settings(self):
-        return super().settings() | {k: getattr(self, k) for k in ("channels", "level", "adv", "self_training", "threshold", "self_start", "fakes", "lr", "betas", "width")}
+        return super().settings() | {
+            k: getattr(self, k)
+            for k in (
+                "channels",
+                "level",
+                "adv",
+                "self_training",
+                "threshold",
+                "self_start",
+                "fakes",
+                "lr",
+                "betas",
+                "width",
+            )
+        }
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #eadee912
-def critic_losses(term:SemiSupervised, src:Batch, tgt:Batch) -> list:
+def critic_losses(term: SemiSupervised, src: Batch, tgt: Batch) -> list:
     "The parts of the critic's loss, each computed when called: real and fake, a half each."
+
     def scores(domain):
-        with torch.no_grad(): p = domain.probabilities(term.level)
+        with torch.no_grad():
+            p = domain.probabilities(term.level)
         return term.critic(p)
+
     real = lambda: realism_loss(term.critic(one_hot(src.label, term.channels)), True, src.label) / 2
     share = 2 if term.fakes == "source" else 4
     fakes = [lambda: realism_loss(scores(src), False, src.label) / share]
-    if term.fakes == "both": fakes.append(lambda: realism_loss(scores(tgt), False) / share)
+    if term.fakes == "both":
+        fakes.append(lambda: realism_loss(scores(tgt), False) / share)
     return [real, *fakes]
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #b8688cf2
 class SourceRealism(Term):
     "Make source predictions look real to the critic of a `SemiSupervised` term (Hung et al. 2018, L_adv on labelled images). Without that term in the objective the critic stays as it was made."
+
     reads = ("source",)
 
-    def __init__(self, partner:SemiSupervised, # owns and trains the critic
-                 weight:float=0.01,            # lambda_adv of the source
-                 start:int=0):                 # steps during which the term keeps silent
+    def __init__(
+        self,
+        partner: SemiSupervised,  # owns and trains the critic
+        weight: float = 0.01,  # lambda_adv of the source
+        start: int = 0,
+    ):  # steps during which the term keeps silent
         check_options("SourceRealism", weight=weight)
         super().__init__(weight, start)
         self._partner = (partner,)  # a tuple hides it from nn.Module
 
     @property
-    def partner(self) -> SemiSupervised: return self._partner[0]
+    def partner(self) -> SemiSupervised:
+        return self._partner[0]
 
-    def forward(self, src:Batch) -> Tensor:
+    def forward(self, src: Batch) -> Tensor:
         score = self.partner.critic(src.probabilities(self.partner.level))
         return realism_loss(score, True, src.label)
 
-    def settings(self): return super().settings() | {"level": self.partner.level}
+    def settings(self):
+        return super().settings() | {"level": self.partner.level}
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #b6d68b95
 @dataclass(frozen=True)
 class SemiSupervisedTerms(TermsConfig):
     "Adversarial pseudo-labels, without the supervised term; the fields are explained in `SemiSupervised`."
 
-    adv_source: Amount = 0.01     # lambda_adv of the labelled images
-    adv_target: Amount = 1e-3     # lambda_adv of the unlabelled images
-    self_training: Amount = 0.1   # lambda_st
-    threshold: Fraction = 0.2     # T
-    self_start: Delay = 5000      # steps before self-training begins
-    lr: Amount = 1e-4             # of the discriminator's Adam
+    adv_source: Amount = 0.01  # lambda_adv of the labelled images
+    adv_target: Amount = 1e-3  # lambda_adv of the unlabelled images
+    self_training: Amount = 0.1  # lambda_st
+    threshold: Fraction = 0.2  # T
+    self_start: Delay = 5000  # steps before self-training begins
+    lr: Amount = 1e-4  # of the discriminator's Adam
     betas: Betas = (0.9, 0.99)
-    width: Count = 64             # channels of the discriminator's first layer
-    level: str = "main"           # or "aux"
-    fakes: str = "source"         # predictions the discriminator learns from: "source" (paper) or "both"
+    width: Count = 64  # channels of the discriminator's first layer
+    level: str = "main"  # or "aux"
+    fakes: str = "source"  # predictions the discriminator learns from: "source" (paper) or "both"
     start: Delay = 0
 
     def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
@@ -169,29 +236,52 @@ class SemiSupervisedTerms(TermsConfig):
         return {"ps": unlabelled, "ps_source": SourceRealism(unlabelled, self.adv_source, self.start)}
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #ddae8b0c
-def semi_supervised_step(net, D, optimiser, critic_optimiser, x_s, y_s, x_t, step,
-                         adv_source=0.01, adv_target=1e-3, self_training=0.1, threshold=0.2, self_start=5000) -> dict[str, Tensor]:
+def semi_supervised_step(
+    net,
+    D,
+    optimiser,
+    critic_optimiser,
+    x_s,
+    y_s,
+    x_t,
+    step,
+    adv_source=0.01,
+    adv_target=1e-3,
+    self_training=0.1,
+    threshold=0.2,
+    self_start=5000,
+) -> dict[str, Tensor]:
     "One step of Hung et al. 2018 by hand, in the precision of its inputs, main level; `step` counts from 0. The oracle of `train_step`."
     optimiser.zero_grad()
-    for q in D.parameters(): q.requires_grad = False
+    for q in D.parameters():
+        q.requires_grad = False
     S, T = upsample(net(x_s).logits, x_s.shape[-2:]), upsample(net(x_t).logits, x_t.shape[-2:])
     p_s, p_t = S.softmax(1), T.softmax(1)
     known = y_s != 255
-    L_ce = F.cross_entropy(S, y_s.long(), ignore_index=255)                    # CE(p_s, y_s)
-    L_adv_s = -F.logsigmoid(D(p_s)[:, 0])[known].mean()                        # BCE(D(p_s), 1)
+    L_ce = F.cross_entropy(S, y_s.long(), ignore_index=255)  # CE(p_s, y_s)
+    L_adv_s = -F.logsigmoid(D(p_s)[:, 0])[known].mean()  # BCE(D(p_s), 1)
     d_t = D(p_t)[:, 0]
-    L_adv_t = -F.logsigmoid(d_t).mean()                                        # BCE(D(p_t), 1)
-    believed = d_t.detach().sigmoid() > threshold                              # sigma(D(p_t)) > T
+    L_adv_t = -F.logsigmoid(d_t).mean()  # BCE(D(p_t), 1)
+    believed = d_t.detach().sigmoid() > threshold  # sigma(D(p_t)) > T
     L_st = T.sum() * 0
     if step >= self_start and believed.any():
         L_st = F.cross_entropy(T, T.detach().argmax(1), reduction="none")[believed].mean()  # CE(p_t, argmax p_t)
     (L_ce + adv_source * L_adv_s + adv_target * L_adv_t + self_training * L_st).backward()
     optimiser.step()
-    for q in D.parameters(): q.requires_grad = True
+    for q in D.parameters():
+        q.requires_grad = True
     critic_optimiser.zero_grad()
     y = F.one_hot(y_s.masked_fill(~known, 0).long(), p_s.shape[1]).permute(0, 3, 1, 2) * known[:, None].float()
     real, fake = D(y)[:, 0][known], D(p_s.detach())[:, 0][known]
-    L_D = -(F.logsigmoid(real).mean() + F.logsigmoid(-fake).mean()) / 2        # log(1 - sigma(d)) = log sigma(-d)
-    L_D.backward(); critic_optimiser.step()
-    for q in D.parameters(): q.requires_grad = False
-    return {"seg": L_ce.detach(), "ps_source": L_adv_s.detach(), "ps": (adv_target * L_adv_t + self_training * L_st).detach(), "critic": L_D.detach(), "chosen": believed.float().mean()}
+    L_D = -(F.logsigmoid(real).mean() + F.logsigmoid(-fake).mean()) / 2  # log(1 - sigma(d)) = log sigma(-d)
+    L_D.backward()
+    critic_optimiser.step()
+    for q in D.parameters():
+        q.requires_grad = False
+    return {
+        "seg": L_ce.detach(),
+        "ps_source": L_adv_s.detach(),
+        "ps": (adv_target * L_adv_t + self_training * L_st).detach(),
+        "critic": L_D.detach(),
+        "chosen": believed.float().mean(),
+    }

@@ -31,7 +31,7 @@ from ..training.objective import Batch, BatchTransform, NonFiniteError, Term, we
 SCALES = (0.5, 0.75, 1, 1.25, 1.5, 1.75)
 
 # %% ../../nbs/methods/82_teacher.ipynb #67b7f73c
-def scaled_size(size, scale:float, stride:int=8)->tuple: # (H, W), factor -> (h, w)
+def scaled_size(size, scale: float, stride: int = 8) -> tuple:  # (H, W), factor -> (h, w)
     "The size nearest to `scale` times `size` that a network of this stride maps corner to corner; the size itself at scale 1."
     return tuple(size) if scale == 1 else tuple(stride * max(1, round((n - 1) * scale / stride)) + 1 for n in size)
 
@@ -57,7 +57,7 @@ def fold_norms(net: nn.Module) -> nn.Module:  # in evaluation mode; the same obj
 
 
 def fast_copy(
-    net: nn.Module,              # stays as it is
+    net: nn.Module,  # stays as it is
     precision: str = "32-true",  # "bf16-mixed": the backbone's convolutions hold their weights as autocast would round them in every call
 ) -> nn.Module:
     "A copy for prediction: evaluation mode, no gradients, folded batch norms, main classifier only."
@@ -77,13 +77,15 @@ class FoldedCopy:
 
     def __init__(
         self,
-        net: nn.Module,              # whose numbers it takes, now and at every `renew`
+        net: nn.Module,  # whose numbers it takes, now and at every `renew`
         precision: str = "32-true",  # as for `fast_copy`
     ):
         self.net = fast_copy(net, precision).to(memory_format=torch.channels_last)
         there = dict(self.net.named_modules())
         pairs = [(conv, norm) for conv, norm in folding_pairs(net) if conv in there]  # it has no aux classifier
-        self.folds = [(net.get_submodule(conv), net.get_submodule(norm), self.net.get_submodule(conv)) for conv, norm in pairs]
+        self.folds = [
+            (net.get_submodule(conv), net.get_submodule(norm), self.net.get_submodule(conv)) for conv, norm in pairs
+        ]
         folded = tuple(f"{name}." for pair in pairs for name in pair)
         theirs = net.state_dict()
         mine = self.net.state_dict()
@@ -112,21 +114,28 @@ def fold_into(folded: nn.Conv2d, conv: nn.Conv2d, norm: _BatchNorm) -> None:
     folded.bias.copy_((shift - norm.running_mean) * rsqrt * gamma + beta)
 
 # %% ../../nbs/methods/82_teacher.ipynb #fb7d48a3
-def average_prediction(net:nn.Module,     # in evaluation mode
-                       image:Tensor,      # [B,3,H,W] RGB in [0, 1]
-                       scales=SCALES,
-                       precision:str="32-true" # or "bf16-mixed"
-                      )->tuple[Tensor, Tensor]: # probabilities [B,C,H,W] fp32; features [B,F,h,w] at the scale nearest to 1
+def average_prediction(
+    net: nn.Module,  # in evaluation mode
+    image: Tensor,  # [B,3,H,W] RGB in [0, 1]
+    scales=SCALES,
+    precision: str = "32-true",  # or "bf16-mixed"
+) -> tuple[Tensor, Tensor]:  # probabilities [B,C,H,W] fp32; features [B,F,h,w] at the scale nearest to 1
     "Mean class probabilities over scales (contrastive, section 5.1), without gradient."
     size, total, features = tuple(image.shape[-2:]), 0, None
     middle, largest = min(scales, key=lambda s: abs(s - 1)), max(scales)
     with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-        for scale in sorted(scales, reverse=True): # the largest first: its grid takes the sum
+        for scale in sorted(scales, reverse=True):  # the largest first: its grid takes the sum
             wanted = scaled_size(size, scale)
-            x = image if wanted == size else F.interpolate(image, size=wanted, mode="bilinear", align_corners=True, antialias=scale < 1)
+            x = (
+                image
+                if wanted == size
+                else F.interpolate(image, size=wanted, mode="bilinear", align_corners=True, antialias=scale < 1)
+            )
             out = net(x)
-            if scale == largest: grid = out.logits.shape[-2:]
-            if scale == middle: features = out.features
+            if scale == largest:
+                grid = out.logits.shape[-2:]
+            if scale == middle:
+                features = out.features
             total = total + upsample(out.logits.float().softmax(1), grid)
     return upsample(total / len(scales), size), features
 
@@ -134,50 +143,69 @@ def average_prediction(net:nn.Module,     # in evaluation mode
 @dataclass
 class Labelling:
     "What a teacher says of a batch."
-    initial:Tensor    # int64 [B,H,W] most probable class
-    confidence:Tensor # [B,H,W] its probability
-    thresholds:Tensor # [C] tau_c
-    confident:Tensor  # int64 [B,H,W] `initial`, 255 where no more sure than the threshold
-    expanded:Tensor   # int64 [B,H,W] the pseudo-label: `confident`, and what an expansion adds
-    features:Tensor   # [B,F,h,w] of the penultimate layer
 
-def label_batch(net:nn.Module, image:Tensor, scales=SCALES, cap:float=0.9, share:float=0.1, precision:str="32-true")->Labelling:
+    initial: Tensor  # int64 [B,H,W] most probable class
+    confidence: Tensor  # [B,H,W] its probability
+    thresholds: Tensor  # [C] tau_c
+    confident: Tensor  # int64 [B,H,W] `initial`, 255 where no more sure than the threshold
+    expanded: Tensor  # int64 [B,H,W] the pseudo-label: `confident`, and what an expansion adds
+    features: Tensor  # [B,F,h,w] of the penultimate layer
+
+
+def label_batch(
+    net: nn.Module, image: Tensor, scales=SCALES, cap: float = 0.9, share: float = 0.1, precision: str = "32-true"
+) -> Labelling:
     "Pseudo-labels of a batch without expansion: average over scales, threshold per class (contrastive, section 5.1 and supplement A)."
     with torch.no_grad():
         probabilities, features = average_prediction(net, image, scales, precision)
         confidence, initial = probabilities.max(1)
-        if summed((~torch.isfinite(confidence).all()).long()): raise NonFiniteError("the teacher's prediction is not finite")  # in all processes, or none
+        if summed((~torch.isfinite(confidence).all()).long()):
+            raise NonFiniteError("the teacher's prediction is not finite")  # in all processes, or none
         tau = confidence_thresholds(confidence, initial, probabilities.shape[1], cap, share)
         confident = torch.where(confidence > tau[initial], initial, IGNORE)
     return Labelling(initial, confidence, tau, confident, confident, features)
 
 # %% ../../nbs/methods/82_teacher.ipynb #46c02dbb
-def augmented(batch:Batch, how:StrongAugmentation, generator:torch.Generator)->Batch:
+def augmented(batch: Batch, how: StrongAugmentation, generator: torch.Generator) -> Batch:
     "The batch strongly augmented: image, label and weight alike, where there are such."
     a = draw_augmentation((len(batch.image), *batch.image.shape[-2:]), None, generator, how)
     image = a.image(batch.image)
-    if batch.image.is_contiguous(memory_format=torch.channels_last): image = image.contiguous(memory_format=torch.channels_last)
+    if batch.image.is_contiguous(memory_format=torch.channels_last):
+        image = image.contiguous(memory_format=torch.channels_last)
     label = None if batch.label is None else a.label(batch.label)
     weight = None if batch.weight is None else a.label(batch.weight, outside=0)
     return Batch(image, label, batch.net, batch.keys, weight, batch.counts)
 
+
 class AugmentSource(BatchTransform):
     "The source strongly augmented; the paper augments the images of both domains for the student (section 5, figure 2)."
-    reads = ("source",)
-    def __init__(self, how:StrongAugmentation=StrongAugmentation()): self.how = how
-    def __call__(self, batches:dict[str, Batch], generator:torch.Generator)->dict[str, Batch]: return batches | {"source": augmented(batches["source"], self.how, generator)}
-    def settings(self)->dict: return {"transform": type(self).__name__, **asdict(self.how)}
 
-COUNTS = ("predicted_pixels", "confident_pixels", "expanded_pixels") # [C] each, of the crop before augmentation
+    reads = ("source",)
+
+    def __init__(self, how: StrongAugmentation = StrongAugmentation()):
+        self.how = how
+
+    def __call__(self, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
+        return batches | {"source": augmented(batches["source"], self.how, generator)}
+
+    def settings(self) -> dict:
+        return {"transform": type(self).__name__, **asdict(self.how)}
+
+
+COUNTS = ("predicted_pixels", "confident_pixels", "expanded_pixels")  # [C] each, of the crop before augmentation
 
 # %% ../../nbs/methods/82_teacher.ipynb #8f4f6ca0
 @dataclass(frozen=True)
 class Averaging:
     "What a teacher that follows its student by a running average does with its batch norms and in its first steps."
 
-    warmup: bool = False  # the factor grows: min(1 - 1 / (i + 1), average) in step i, so that the first step copies the student
-    buffers: bool = True  # running statistics are averaged like parameters; False: they stay what they were at the beginning
-    norms: str = "eval"   # the teacher's batch norms use their running statistics; "train": those of its batch
+    warmup: bool = (
+        False  # the factor grows: min(1 - 1 / (i + 1), average) in step i, so that the first step copies the student
+    )
+    buffers: bool = (
+        True  # running statistics are averaged like parameters; False: they stay what they were at the beginning
+    )
+    norms: str = "eval"  # the teacher's batch norms use their running statistics; "train": those of its batch
 
     def __post_init__(self):
         if self.norms not in ("eval", "train"):
@@ -191,19 +219,24 @@ class Teacher(BatchTransform):
 
     def __init__(
         self,
-        every: int = 200,              # steps between copies of the student; 0: none after the first
+        every: int = 200,  # steps between copies of the student; 0: none after the first
         average: float | None = None,  # a: follow the student in every step instead
         scales: tuple = SCALES,
-        cap: float = 0.9,              # tau_0
-        share: float = 0.1,            # of a class that is confident in any case
+        cap: float = 0.9,  # tau_0
+        share: float = 0.1,  # of a class that is confident in any case
         augmentation: StrongAugmentation | None = StrongAugmentation(),  # of the target; None: left as it is
-        expansion: object = None,      # a LabelExpansion; None: confident pixels only
-        precision: str = "32-true",    # of the teacher: or "bf16-mixed"
+        expansion: object = None,  # a LabelExpansion; None: confident pixels only
+        precision: str = "32-true",  # of the teacher: or "bf16-mixed"
         averaging: Averaging = Averaging(),
     ):
         check_teacher(every, average, scales, cap, share, precision)
         self.every, self.average, self.scales, self.cap, self.share = int(every), average, tuple(scales), cap, share
-        self.augmentation, self.expansion, self.precision, self.averaging = augmentation, expansion, precision, averaging
+        self.augmentation, self.expansion, self.precision, self.averaging = (
+            augmentation,
+            expansion,
+            precision,
+            averaging,
+        )
         self.net, self.fast, self.saved = None, None, None
         self.age, self.copied, self.without = 0, 0, None
 
@@ -220,9 +253,17 @@ class Teacher(BatchTransform):
 def check_teacher(every, average, scales, cap, share, precision) -> None:
     "`InputError` for options of a `Teacher` that make no sense."
     if every < 0 or not (average is None or 0 <= average < 1):
-        raise InputError("teacher", f"every {every}, average {average}", "give a number of steps from 0, and an average from 0 to below 1")
+        raise InputError(
+            "teacher",
+            f"every {every}, average {average}",
+            "give a number of steps from 0, and an average from 0 to below 1",
+        )
     if not scales or min(scales) <= 0 or not 0 < cap <= 1 or not 0 < share <= 1:
-        raise InputError("teacher", f"scales {tuple(scales)}, cap {cap}, share {share}", "give scales above 0, cap and share above 0 and up to 1")
+        raise InputError(
+            "teacher",
+            f"scales {tuple(scales)}, cap {cap}, share {share}",
+            "give scales above 0, cap and share above 0 and up to 1",
+        )
     if precision not in ("32-true", "bf16-mixed"):
         raise InputError("precision", f"{precision!r} is not offered", "use one of 32-true, bf16-mixed")
 
@@ -248,7 +289,9 @@ def _agree(self: Teacher) -> None:
     if several_processes() and buffers:
         flat = torch.cat([b.flatten() for b in buffers])
         torch.distributed.broadcast(flat, 0)
-        torch._foreach_copy_(buffers, [part.view_as(b) for b, part in zip(buffers, flat.split([b.numel() for b in buffers]))])
+        torch._foreach_copy_(
+            buffers, [part.view_as(b) for b, part in zip(buffers, flat.split([b.numel() for b in buffers]))]
+        )
     if self.fast is not None:
         self.fast.renew()
 
@@ -284,25 +327,34 @@ def use_batch_statistics(net: nn.Module) -> None:
 Teacher.network = _network
 
 # %% ../../nbs/methods/82_teacher.ipynb #928f58ca
-def _look(self:Teacher, image:Tensor, student:nn.Module|None=None)->Labelling: # [B,3,H,W]
+def _look(self: Teacher, image: Tensor, student: nn.Module | None = None) -> Labelling:  # [B,3,H,W]
     "What the teacher says of images, expansion included; learns nothing from it."
-    if self.net is None and student is None: raise InputError("teacher", "has seen no student yet", "give look() the network to copy")
+    if self.net is None and student is None:
+        raise InputError("teacher", "has seen no student yet", "give look() the network to copy")
     said = label_batch(self.network(student), image, self.scales, self.cap, self.share, self.precision)
-    if self.expansion is not None: said.expanded = self.expansion.to(image.device).expand(said.confident, said.features)
+    if self.expansion is not None:
+        said.expanded = self.expansion.to(image.device).expand(said.confident, said.features)
     return said
 
-def _call(self:Teacher, batches:dict[str, Batch], generator:torch.Generator)->dict[str, Batch]:
+
+def _call(self: Teacher, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
     tgt = batches["target"]
     said = label_batch(self.network(tgt.net), tgt.image, self.scales, self.cap, self.share, self.precision)
-    weight = torch.where(said.confident == IGNORE, 0., said.confidence)
+    weight = torch.where(said.confident == IGNORE, 0.0, said.confidence)
     if self.expansion is not None:
         self.expansion.to(tgt.image.device).gather(said.confident, said.confidence, said.features)
         said.expanded = self.expansion.expand(said.confident, said.features)
-    counts = {k: torch.bincount(y.flatten(), minlength=256)[:len(said.thresholds)] for k, y in zip(COUNTS, (said.initial, said.confident, said.expanded))}
-    self.without = self.without + (counts["confident_pixels"] == 0).long() # steps in which a class had no confident pixel
+    counts = {
+        k: torch.bincount(y.flatten(), minlength=256)[: len(said.thresholds)]
+        for k, y in zip(COUNTS, (said.initial, said.confident, said.expanded))
+    }
+    self.without = (
+        self.without + (counts["confident_pixels"] == 0).long()
+    )  # steps in which a class had no confident pixel
     self.age += 1
     new = Batch(tgt.image, said.expanded, tgt.net, tgt.keys, weight, counts)
     return batches | {"target": new if self.augmentation is None else augmented(new, self.augmentation, generator)}
+
 
 Teacher.look, Teacher.__call__ = _look, _call
 
@@ -318,22 +370,40 @@ def _after(self: Teacher, net: nn.Module, step: int) -> None:
         return
     self.copied = step + 1
 
-def _state_dict(self:Teacher)->dict:
-    "Everything the next labels depend on: the teacher's weights, counts, and the expansion's."
-    if self.saved is not None: return self.saved
-    if self.net is None: return {"settings": self.settings()}
-    return {"settings": self.settings(), "teacher": self.net.state_dict(), "age": self.age, "copied": self.copied, "without": self.without,
-            "expansion": None if self.expansion is None else self.expansion.state_dict()}
 
-def _load_state_dict(self:Teacher, state:dict)->None:
+def _state_dict(self: Teacher) -> dict:
+    "Everything the next labels depend on: the teacher's weights, counts, and the expansion's."
+    if self.saved is not None:
+        return self.saved
+    if self.net is None:
+        return {"settings": self.settings()}
+    return {
+        "settings": self.settings(),
+        "teacher": self.net.state_dict(),
+        "age": self.age,
+        "copied": self.copied,
+        "without": self.without,
+        "expansion": None if self.expansion is None else self.expansion.state_dict(),
+    }
+
+
+def _load_state_dict(self: Teacher, state: dict) -> None:
     "Go on as the teacher that `state` was taken from. InputError where its settings differ."
     mine, theirs = self.settings(), state["settings"]
     other = [k for k in mine if mine[k] != theirs.get(k)]
-    if other: raise InputError("teacher", f"the run was started with another {' and '.join(other)}", "give the settings it was started with")
+    if other:
+        raise InputError(
+            "teacher",
+            f"the run was started with another {' and '.join(other)}",
+            "give the settings it was started with",
+        )
     self.net = self.fast = self.saved = None
-    if "teacher" not in state: return
+    if "teacher" not in state:
+        return
     self.saved, self.age, self.copied = state, state["age"], state["copied"]
-    if self.expansion is not None: self.expansion.load_state_dict(state["expansion"])
+    if self.expansion is not None:
+        self.expansion.load_state_dict(state["expansion"])
+
 
 Teacher.after, Teacher.state_dict, Teacher.load_state_dict = _after, _state_dict, _load_state_dict
 
@@ -347,7 +417,7 @@ class PseudoSupervised(Term):
         self,
         level: str = "main",  # or "aux" head
         weight: float = 0.1,  # lambda
-        start: int = 0,       # steps during which the term keeps silent
+        start: int = 0,  # steps during which the term keeps silent
         average: str = "labelled",  # divide by the number of pixels with a label, or by "all"
         weighted: bool = False,  # each pixel counts with the batch's weight; the contrastive paper weighs prototypes alone
     ):
@@ -377,28 +447,40 @@ class PseudoSupervised(Term):
         return super().settings() | {"level": self.level} | average | weighted
 
 # %% ../../nbs/methods/82_teacher.ipynb #95bbd9b8
-def label_quality(truth:Tensor,  # [...] true classes, 255 where unknown
-                  labels:Tensor, # the same shape: pseudo-labels, 255 where none
-                  classes:int    # C
-                 )->ConfusionMatrix: # of C + 1 classes, the last: no label; matrices add up over batches
+def label_quality(
+    truth: Tensor,  # [...] true classes, 255 where unknown
+    labels: Tensor,  # the same shape: pseudo-labels, 255 where none
+    classes: int,  # C
+) -> ConfusionMatrix:  # of C + 1 classes, the last: no label; matrices add up over batches
     "Count pseudo-labels against the truth; `precision_and_coverage` reads the result."
     return ConfusionMatrix(classes + 1).update(truth.cpu(), torch.where(labels == IGNORE, classes, labels.long()).cpu())
 
-def precision_and_coverage(counts:ConfusionMatrix)->dict: # from `label_quality`
+
+def precision_and_coverage(counts: ConfusionMatrix) -> dict:  # from `label_quality`
     "Per class, nan where there is nothing to divide by: 'precision' and 'coverage' [C], 'labelled', the share of its true pixels with any label; and the three over all pixels as 'overall'."
     M = counts.matrix[:-1].numpy()
     right, kept, true, any_label = M[:, :-1].diagonal(), M[:, :-1].sum(0), M.sum(1), M[:, :-1].sum(1)
     overall = tuple(float(divide([a.sum()], [b.sum()])[0]) for a, b in ((right, kept), (right, true), (kept, true)))
-    return {"precision": divide(right, kept), "coverage": divide(right, true), "labelled": divide(any_label, true), "overall": overall}
+    return {
+        "precision": divide(right, kept),
+        "coverage": divide(right, true),
+        "labelled": divide(any_label, true),
+        "overall": overall,
+    }
 
-def teacher_quality(teacher:Teacher, dataset, ids=None, batch_size:int=4, student:nn.Module|None=None)->dict: # labelled data set -> 'initial', 'confident', 'expanded': ConfusionMatrix
+
+def teacher_quality(
+    teacher: Teacher, dataset, ids=None, batch_size: int = 4, student: nn.Module | None = None
+) -> dict:  # labelled data set -> 'initial', 'confident', 'expanded': ConfusionMatrix
     "Quality of a teacher's three label maps over images of a labelled data set, whole; thresholds are per batch, as in training."
-    if not dataset.labelled: raise InputError(dataset.name, "has no true labels to compare with", "open a labelled split")
+    if not dataset.labelled:
+        raise InputError(dataset.name, "has no true labels to compare with", "open a labelled split")
     ids, found = list(range(len(dataset)) if ids is None else ids), {}
     device, C = next((teacher.net or student).parameters()).device, len(dataset.space)
     for start in range(0, len(ids), batch_size):
-        samples = [dataset[i] for i in ids[start:start + batch_size]]
+        samples = [dataset[i] for i in ids[start : start + batch_size]]
         said = teacher.look(torch.stack([s.image for s in samples]).to(device).float() / 255, student)
         truth = torch.stack([s.label for s in samples])
-        for k in ("initial", "confident", "expanded"): found[k] = label_quality(truth, getattr(said, k), C) + found.get(k, 0)
+        for k in ("initial", "confident", "expanded"):
+            found[k] = label_quality(truth, getattr(said, k), C) + found.get(k, 0)
     return found

@@ -30,88 +30,113 @@ from ..core.records import write_json
 from ..models.translators import fingerprint, load_translator
 
 # %% ../../nbs/methods/50_translation.ipynb #2e5d032a
-def to_unit(image:Tensor # uint8 or float [3,H,W]
-           )->Tensor:    # float [3,H,W], uint8 images scaled to 0..1
+def to_unit(
+    image: Tensor,  # uint8 or float [3,H,W]
+) -> Tensor:  # float [3,H,W], uint8 images scaled to 0..1
     "An image as numbers to calculate with. InputError for other shapes."
-    if image.ndim != 3 or image.shape[0] != 3: raise InputError("image", f"has shape {tuple(image.shape)}", "give one RGB image, [3,H,W]")
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise InputError("image", f"has shape {tuple(image.shape)}", "give one RGB image, [3,H,W]")
     return image.float() / 255 if image.dtype == torch.uint8 else image
 
-def from_unit(values:Tensor, # float [3,H,W]
-              like:Tensor    # image whose type is wanted
-             )->Tensor:
+
+def from_unit(
+    values: Tensor,  # float [3,H,W]
+    like: Tensor,  # image whose type is wanted
+) -> Tensor:
     "Cut to 0..1 and, for uint8, round."
     values = values.clamp(0, 1)
     return (values * 255).round().to(torch.uint8) if like.dtype == torch.uint8 else values.to(like.dtype)
 
 # %% ../../nbs/methods/50_translation.ipynb #d29aaad6
-OPPONENT = torch.tensor([[1., 1., 1.], [1., 0., -1.], [1., -2., 1.]]) / torch.tensor([[3.], [2.], [6.]]).sqrt() # rows: brightness, red-blue, green-magenta
-QUANTUM = 1 / 255 / math.sqrt(12) # spread that rounding to 8 bits alone causes
+OPPONENT = (
+    torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]) / torch.tensor([[3.0], [2.0], [6.0]]).sqrt()
+)  # rows: brightness, red-blue, green-magenta
+QUANTUM = 1 / 255 / math.sqrt(12)  # spread that rounding to 8 bits alone causes
 
-def match_statistics(image:Tensor,     # uint8 or float [3,H,W]
-                     reference:Tensor, # [3,h,w], of any size
-                    )->Tensor:         # [3,H,W], the image's type
+
+def match_statistics(
+    image: Tensor,  # uint8 or float [3,H,W]
+    reference: Tensor,  # [3,h,w], of any size
+) -> Tensor:  # [3,H,W], the image's type
     """Give an image the reference's mean and standard deviation in each channel (Reinhard et al. 2001, Eq. 10-11). InputError for other shapes.
 
     Channels without variation, as those of a grey image, are shifted and not stretched: there would be only noise to amplify."""
     axes = OPPONENT.to(image.device)
-    x, r = (torch.einsum("kc,chw->khw", axes, to_unit(i).float()) for i in (image, reference)) # differs from paper: linear opponent axes, not l-alpha-beta
+    x, r = (
+        torch.einsum("kc,chw->khw", axes, to_unit(i).float()) for i in (image, reference)
+    )  # differs from paper: linear opponent axes, not l-alpha-beta
     (s_x, mu_x), (s_r, mu_r) = (torch.std_mean(v, dim=(1, 2), keepdim=True, correction=0) for v in (x, r))
     gain = s_r.clamp(min=QUANTUM) / s_x.clamp(min=QUANTUM)
     moved = (x - mu_x) * gain + mu_r
     return from_unit(torch.einsum("kc,khw->chw", axes, moved), image)
 
 # %% ../../nbs/methods/50_translation.ipynb #dea2bc18
-WINDOWS = ("rectangle", "square") # as in the paper's text, as in its released code
+WINDOWS = ("rectangle", "square")  # as in the paper's text, as in its released code
 
 
-def check_beta(beta:float, where="fourier")->float:
+def check_beta(beta: float, where="fourier") -> float:
     "InputError for a window that is no window."
-    if not 0 <= beta <= 0.5: raise InputError(where, f"beta is {beta}", "give a number from 0 (nothing) to 0.5 (all frequencies); the paper uses 0.01 to 0.09")
+    if not 0 <= beta <= 0.5:
+        raise InputError(
+            where,
+            f"beta is {beta}",
+            "give a number from 0 (nothing) to 0.5 (all frequencies); the paper uses 0.01 to 0.09",
+        )
     return float(beta)
 
 # %% ../../nbs/methods/50_translation.ipynb #3010c72b
-def check_window(window:str, where="fourier")->str:
+def check_window(window: str, where="fourier") -> str:
     "InputError for a window of another name."
-    if window not in WINDOWS: raise InputError(where, f"{str(window)[:40]!r} is no window", f"write {' or '.join(WINDOWS)}, as in fourier:0.01:square")
+    if window not in WINDOWS:
+        raise InputError(
+            where, f"{str(window)[:40]!r} is no window", f"write {' or '.join(WINDOWS)}, as in fourier:0.01:square"
+        )
     return window
 
 # %% ../../nbs/methods/50_translation.ipynb #1f50c67f
-def window_size(H:int, W:int, beta:float, window:str="rectangle")->tuple[int, int]:
+def window_size(H: int, W: int, beta: float, window: str = "rectangle") -> tuple[int, int]:
     "How many frequencies from 0 on the window holds along height and width (FDA, Eq. 2; the square: utils of the released code)."
-    if window == "rectangle": return math.ceil(beta * H), math.ceil(beta * W)
+    if window == "rectangle":
+        return math.ceil(beta * H), math.ceil(beta * W)
     b = math.floor(beta * min(H, W))
     return min(b, H // 2) + 1, min(b, W // 2) + 1
 
 # %% ../../nbs/methods/50_translation.ipynb #a1cd16e2
-def both_signs(n:int, size:int)->Tensor: # frequencies 0 .. n-1 -> int64 indices of them and of -(n-1) .. -1 in the spectrum of an axis
+def both_signs(
+    n: int, size: int
+) -> Tensor:  # frequencies 0 .. n-1 -> int64 indices of them and of -(n-1) .. -1 in the spectrum of an axis
     "Where in a discrete spectrum of `size` values the frequencies |u| < n lie."
     return torch.cat((torch.arange(n), torch.arange(max(size - n + 1, n), size))) if n else torch.arange(0)
 
 # %% ../../nbs/methods/50_translation.ipynb #2637774b
-def low_frequencies(size:int, beta:float)->Tensor: # length of the axis -> int64 indices into its spectrum
+def low_frequencies(size: int, beta: float) -> Tensor:  # length of the axis -> int64 indices into its spectrum
     "Where in a discrete spectrum the frequencies |u| < beta * size lie."
     return both_signs(math.ceil(beta * size), size)
 
 # %% ../../nbs/methods/50_translation.ipynb #7c49f2bd
-def swap_amplitude(x:Tensor,   # float [3,H,W]
-                   r:Tensor,   # float [3,H,W], the same size
-                   beta:float, # half the window's height and width, as a fraction of the image's
-                   window:str="rectangle", # or "square"
-                  )->Tensor:   # float [3,H,W], not cut to 0..1
+def swap_amplitude(
+    x: Tensor,  # float [3,H,W]
+    r: Tensor,  # float [3,H,W], the same size
+    beta: float,  # half the window's height and width, as a fraction of the image's
+    window: str = "rectangle",  # or "square"
+) -> Tensor:  # float [3,H,W], not cut to 0..1
     "The low-frequency amplitude of `r` under the phase of `x` (FDA, Eq. 3)."
     H, W = x.shape[1:]
-    f_x, f_r = torch.fft.rfft2(x), torch.fft.rfft2(r) # half of each spectrum: the rest is its mirror image
+    f_x, f_r = torch.fft.rfft2(x), torch.fft.rfft2(r)  # half of each spectrum: the rest is its mirror image
     height, width = window_size(H, W, beta, window)
     rows, columns = both_signs(height, H)[:, None].to(x.device), torch.arange(width, device=x.device)
-    f_x[:, rows, columns] = torch.polar(f_r[:, rows, columns].abs(), f_x[:, rows, columns].angle()) # F^A(x^t), F^P(x^s) inside the window
+    f_x[:, rows, columns] = torch.polar(
+        f_r[:, rows, columns].abs(), f_x[:, rows, columns].angle()
+    )  # F^A(x^t), F^P(x^s) inside the window
     return torch.fft.irfft2(f_x, s=(H, W))
 
 # %% ../../nbs/methods/50_translation.ipynb #c3a12177
-def fourier_transfer(image:Tensor,     # uint8 or float [3,H,W]
-                     reference:Tensor, # [3,h,w]; resized to the image's size where it differs
-                     beta:float=0.01,  # half the window's height and width, as a fraction of the image's: 0 to 0.5
-                     window:str="rectangle", # "rectangle" (paper) or "square" (released code, its border included)
-                    )->Tensor:         # [3,H,W], the image's type
+def fourier_transfer(
+    image: Tensor,  # uint8 or float [3,H,W]
+    reference: Tensor,  # [3,h,w]; resized to the image's size where it differs
+    beta: float = 0.01,  # half the window's height and width, as a fraction of the image's: 0 to 0.5
+    window: str = "rectangle",  # "rectangle" (paper) or "square" (released code, its border included)
+) -> Tensor:  # [3,H,W], the image's type
     "Give an image the reference's low-frequency amplitude (FDA: Yang and Soatto, CVPR 2020, Eq. 3). InputError for other shapes, a beta out of range and other windows."
     x, r = to_unit(image).float(), to_unit(reference).float()
     r, _ = resize_pair(r, None, x.shape[1:])
@@ -121,128 +146,211 @@ def fourier_transfer(image:Tensor,     # uint8 or float [3,H,W]
 # %% ../../nbs/methods/50_translation.ipynb #4adac4d1
 class CycleGAN:
     "Source-to-target translation by the weights in a file (`models.translators`). InputError for damaged and other files."
-    reads_reference = False # the target's look is in the weights
 
-    def __init__(self, path,      # a .safetensors file written by `save_translator`
-                 device=None):    # where to compute; None: a GPU where there is one
+    reads_reference = False  # the target's look is in the weights
+
+    def __init__(
+        self,
+        path,  # a .safetensors file written by `save_translator`
+        device=None,
+    ):  # where to compute; None: a GPU where there is one
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.net = load_translator(path).eval().requires_grad_(False)
-        self.fingerprint = fingerprint(self.net) # of the weights, whatever else the file says
+        self.fingerprint = fingerprint(self.net)  # of the weights, whatever else the file says
         self.net.to(self.device)
 
-    def __call__(self, image:Tensor, reference:Tensor|None=None) -> Tensor: # uint8 or float [3,H,W] -> the same
+    def __call__(self, image: Tensor, reference: Tensor | None = None) -> Tensor:  # uint8 or float [3,H,W] -> the same
         return from_unit(self.net.translate(to_unit(image).to(self.device)), image).to(image.device)
 
-    def settings(self) -> dict: return {"weights": self.fingerprint}
+    def settings(self) -> dict:
+        return {"weights": self.fingerprint}
 
 # %% ../../nbs/methods/50_translation.ipynb #6ba6dc58
 TRANSLATORS = ("statistics", "fourier", "fourier:BETA", "fourier:BETA:square", "cyclegan:WEIGHTS.safetensors")
 
 
-def fourier_translator(name:str):
+def fourier_translator(name: str):
     "The function that `fourier:BETA` or `fourier:BETA:WINDOW` names. InputError for anything else."
     number, colon, window = name.partition(":")[2].partition(":")
     try:
         beta = float(number) if number.isascii() else None
     except ValueError:
         beta = None
-    if beta is None: raise InputError(name, f"{number!r} is no number", "write the window's size as fourier:0.05")
+    if beta is None:
+        raise InputError(name, f"{number!r} is no number", "write the window's size as fourier:0.05")
     options = {"beta": check_beta(beta, name)} | ({"window": check_window(window, name)} if colon else {})
     return partial(fourier_transfer, **options)
 
 # %% ../../nbs/methods/50_translation.ipynb #651180c9
-def translator(name:str): # "statistics", "fourier", "fourier:0.05", "fourier:0.05:square", or "cyclegan:FILE"
+def translator(name: str):  # "statistics", "fourier", "fourier:0.05", "fourier:0.05:square", or "cyclegan:FILE"
     "A function (image, reference) -> translated image. InputError for other names, and for a file that holds no translator."
     kind, colon, value = str(name).partition(":")
     if kind == "cyclegan":
-        if not value: raise InputError(name, "names no weights", "write the translator's file as cyclegan:WEIGHTS.safetensors")
+        if not value:
+            raise InputError(name, "names no weights", "write the translator's file as cyclegan:WEIGHTS.safetensors")
         return CycleGAN(value)
-    if kind not in ("statistics", "fourier"): raise InputError(name or "translator", "is no translator", nearest(kind, TRANSLATORS))
-    if kind == "fourier": return fourier_translator(name) if colon else fourier_transfer
-    if colon: raise InputError(name, "statistics takes no number", "write statistics")
+    if kind not in ("statistics", "fourier"):
+        raise InputError(name or "translator", "is no translator", nearest(kind, TRANSLATORS))
+    if kind == "fourier":
+        return fourier_translator(name) if colon else fourier_transfer
+    if colon:
+        raise InputError(name, "statistics takes no number", "write statistics")
     return match_statistics
 
 # %% ../../nbs/methods/50_translation.ipynb #d383c57a
-UNSAID = {"window": "rectangle"} # options that older folders do not mention: at these values they are left out, and those folders stay what they are
+UNSAID = {
+    "window": "rectangle"
+}  # options that older folders do not mention: at these values they are left out, and those folders stay what they are
 
-def about_translator(translate)->dict: # function, partial of one, or an object with `settings()`
+
+def about_translator(translate) -> dict:  # function, partial of one, or an object with `settings()`
     "Name and arguments of a translator, JSON-able, to tell whether two are the same. InputError where that cannot be told."
-    if hasattr(translate, "settings"): return {"name": type(translate).__qualname__} | json.loads(json.dumps(translate.settings()))
+    if hasattr(translate, "settings"):
+        return {"name": type(translate).__qualname__} | json.loads(json.dumps(translate.settings()))
     function = getattr(translate, "func", translate)
     name = getattr(function, "__qualname__", "<unnamed>")
-    if "<lambda>" in name or "<unnamed>" in name: raise InputError("translate", "has no name to write down", "give a function made with def, or an object with settings()")
+    if "<lambda>" in name or "<unnamed>" in name:
+        raise InputError(
+            "translate", "has no name to write down", "give a function made with def, or an object with settings()"
+        )
     defaults = {k: p.default for k, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
     options = defaults | getattr(translate, "keywords", {})
-    if function is fourier_transfer: options = {k: v for k, v in options.items() if UNSAID.get(k) != v}
-    try: return json.loads(json.dumps({"name": name} | options))
-    except TypeError as error: raise InputError(name, f"has arguments that cannot be written down ({error})", "give it numbers and words, or an object with settings()") from None
+    if function is fourier_transfer:
+        options = {k: v for k, v in options.items() if UNSAID.get(k) != v}
+    try:
+        return json.loads(json.dumps({"name": name} | options))
+    except TypeError as error:
+        raise InputError(
+            name,
+            f"has arguments that cannot be written down ({error})",
+            "give it numbers and words, or an object with settings()",
+        ) from None
 
 # %% ../../nbs/methods/50_translation.ipynb #f208aa9e
-def reference_index(seed:int, i:int, n:int)->int: # seed, source index, number of target images
+def reference_index(seed: int, i: int, n: int) -> int:  # seed, source index, number of target images
     "The target image that source image `i` is translated with."
     return int(torch.randint(n, (), generator=generator_at("twin", seed, i)))
 
-def check_folder(folder:Path, about:dict, names:set)->dict: # where twins go, what twins.json shall say, names of all twins -> what it says
+
+def check_folder(
+    folder: Path, about: dict, names: set
+) -> dict:  # where twins go, what twins.json shall say, names of all twins -> what it says
     "InputError where a folder of twins is, or belongs to, something else."
-    if folder.exists() and not folder.is_dir(): raise InputError(folder, "is a file", "name a folder")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(folder, "is a file", "name a folder")
     there = {Path(p).relative_to(folder).as_posix() for p in twin_files(folder).values()} if folder.exists() else set()
     written = read_twins_json(folder)
-    differ = sorted(k for k in (written.keys() | about.keys()) - {"files"} if written.get(k) != about.get(k)) if written else []
+    differ = (
+        sorted(k for k in (written.keys() | about.keys()) - {"files"} if written.get(k) != about.get(k))
+        if written
+        else []
+    )
     if differ:
-        raise InputError(folder/ABOUT, f"describes other twins ({', '.join(differ)} differs)", "give the settings it was started with, or another folder")
+        raise InputError(
+            folder / ABOUT,
+            f"describes other twins ({', '.join(differ)} differs)",
+            "give the settings it was started with, or another folder",
+        )
     stray = sorted(there if not written else there - names)
-    if stray: raise InputError(folder/stray[0], "is not one of the twins to be written" + (f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""), "give an empty folder, or one that this translation was started in")
+    if stray:
+        raise InputError(
+            folder / stray[0],
+            "is not one of the twins to be written" + (f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""),
+            "give an empty folder, or one that this translation was started in",
+        )
     return written
 
-def start_folder(folder:Path, about:dict, names:list)->dict: # where twins go, what twins.json shall say, names of all twins -> name -> (bytes, SHA-256) of those that are whole
+
+def start_folder(
+    folder: Path, about: dict, names: list
+) -> (
+    dict
+):  # where twins go, what twins.json shall say, names of all twins -> name -> (bytes, SHA-256) of those that are whole
     "Make a folder of twins, or check that it holds the same ones and which of them are whole. InputError where it does not; nothing is written then."
     written = check_folder(folder, about, set(names))
-    for parent in {(folder/name).parent for name in names}: clear_leftovers(parent)
-    if not written: write_json(folder/ABOUT, about, seal=True)
+    for parent in {(folder / name).parent for name in names}:
+        clear_leftovers(parent)
+    if not written:
+        write_json(folder / ABOUT, about, seal=True)
     listed = written.get("files", {})
-    whole = [name for name in names if (folder/name).is_file() and is_whole(folder/name, listed.get(name, (0, ""))[1])]
-    return {name: list(listed[name]) if name in listed else entry_of((folder/name).read_bytes()) for name in whole}
+    whole = [
+        name for name in names if (folder / name).is_file() and is_whole(folder / name, listed.get(name, (0, ""))[1])
+    ]
+    return {name: list(listed[name]) if name in listed else entry_of((folder / name).read_bytes()) for name in whole}
 
-def entry_of(data:bytes)->list: # bytes, SHA-256
+
+def entry_of(data: bytes) -> list:  # bytes, SHA-256
     "What twins.json says of one file."
     return [len(data), hashlib.sha256(data).hexdigest()]
 
-def png(image:Tensor)->bytes: # uint8 [3,H,W]
+
+def png(image: Tensor) -> bytes:  # uint8 [3,H,W]
     "A PNG, compressed quickly: it is read back exactly, and a tenth larger than at its smallest."
     buffer = io.BytesIO()
     Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 # %% ../../nbs/methods/50_translation.ipynb #d2f1ed58
-def write_twins(source,        # data set to translate
-                target,        # data set whose look is wanted; its labels are not read
-                folder,        # where the twins go: KEY.png for each sample of the source, and twins.json
-                translate,     # function (image, reference) -> image, uint8 [3,H,W] each; or a name `translator` knows
-                seed:int=0,    # decides which target image goes with which source image
-                progress=True  # show a progress bar
-               )->int:         # number of images written now; those already there are not counted
+def write_twins(
+    source,  # data set to translate
+    target,  # data set whose look is wanted; its labels are not read
+    folder,  # where the twins go: KEY.png for each sample of the source, and twins.json
+    translate,  # function (image, reference) -> image, uint8 [3,H,W] each; or a name `translator` knows
+    seed: int = 0,  # decides which target image goes with which source image
+    progress=True,  # show a progress bar
+) -> int:  # number of images written now; those already there are not counted
     "Translate a data set into a folder, or go on with it. InputError for a folder of other images, other settings, a translator that changes an image's size, and a full disk."
     from tqdm.auto import tqdm
+
     translate = translator(translate) if isinstance(translate, str) else translate
-    if not len(target): raise InputError(target.name, "holds no images", "choose another split")
-    about = {"source": image_settings(source), "target": image_settings(target), "translator": about_translator(translate), "seed": seed}
+    if not len(target):
+        raise InputError(target.name, "holds no images", "choose another split")
+    about = {
+        "source": image_settings(source),
+        "target": image_settings(target),
+        "translator": about_translator(translate),
+        "seed": seed,
+    }
     folder, names = Path(folder), [f"{source.key(i)}.png" for i in range(len(source))]
+
     def write(i: int) -> list:
         "Translate one image; what twins.json says of its file."
         image = source.image(i)
-        twin = translate(image, target.image(reference_index(seed, i, len(target))) if getattr(translate, "reads_reference", True) else None)
-        if twin.shape != image.shape: raise InputError(source.key(i), f"was {tuple(image.shape)} and became {tuple(twin.shape)}", "use a translator that keeps an image's size")
+        twin = translate(
+            image,
+            target.image(reference_index(seed, i, len(target)))
+            if getattr(translate, "reads_reference", True)
+            else None,
+        )
+        if twin.shape != image.shape:
+            raise InputError(
+                source.key(i),
+                f"was {tuple(image.shape)} and became {tuple(twin.shape)}",
+                "use a translator that keeps an image's size",
+            )
         data = png(twin)
-        atomic_write(folder/names[i], data)
+        atomic_write(folder / names[i], data)
         return entry_of(data)
+
     def write_share(left: list) -> dict:
         hidden = not progress or rank() > 0
-        return {names[i]: write(i) for i in tqdm(my_share(left), desc=f"{source.name} -> {target.name}", disable=hidden, leave=False)}
+        return {
+            names[i]: write(i)
+            for i in tqdm(my_share(left), desc=f"{source.name} -> {target.name}", disable=hidden, leave=False)
+        }
+
     try:
         entries = together(lambda: start_folder(folder, about, names) if rank() == 0 else None)[0]
         left = [i for i, name in enumerate(names) if name not in entries]
-        for written in together(lambda: write_share(left)): entries |= written
+        for written in together(lambda: write_share(left)):
+            entries |= written
         whole = about | {"files": {name: entries[name] for name in names}}
-        if left or "files" not in read_twins_json(folder): in_first_process(lambda: write_json(folder/ABOUT, whole, seal=True))
-    except OSError as e: raise InputError(folder, f"cannot be written ({e.strerror or e})", "make room or choose another folder; start again to go on, whatever is there is whole") from None
+        if left or "files" not in read_twins_json(folder):
+            in_first_process(lambda: write_json(folder / ABOUT, whole, seal=True))
+    except OSError as e:
+        raise InputError(
+            folder,
+            f"cannot be written ({e.strerror or e})",
+            "make room or choose another folder; start again to go on, whatever is there is whole",
+        ) from None
     return len(left)

@@ -24,84 +24,118 @@ from ..training.tabular import Table, percent
 @dataclass(frozen=True, eq=False)
 class Cloud:
     "Number, mean and scatter of points of F dimensions, in float64; `a + b` is both together."
-    count: int      # N
-    mean: Tensor    # [F]
-    scatter: Tensor # [F,F] sum of (x - mean)(x - mean)^T
+
+    count: int  # N
+    mean: Tensor  # [F]
+    scatter: Tensor  # [F,F] sum of (x - mean)(x - mean)^T
 
     @classmethod
-    def of(cls, points:Tensor) -> "Cloud": # [N,F]
+    def of(cls, points: Tensor) -> "Cloud":  # [N,F]
         x = points.double()
         mean = x.mean(0)
         return cls(len(x), mean, (x - mean).T @ (x - mean))
 
     @property
-    def covariance(self) -> Tensor: # [F,F], unbiased
+    def covariance(self) -> Tensor:  # [F,F], unbiased
         return self.scatter / max(self.count - 1, 1)
 
-    def __add__(self, other:"Cloud") -> "Cloud":
+    def __add__(self, other: "Cloud") -> "Cloud":
         n, delta = self.count + other.count, other.mean - self.mean
-        return Cloud(n, self.mean + delta * (other.count / n), self.scatter + other.scatter + torch.outer(delta, delta) * (self.count * other.count / n))
+        return Cloud(
+            n,
+            self.mean + delta * (other.count / n),
+            self.scatter + other.scatter + torch.outer(delta, delta) * (self.count * other.count / n),
+        )
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #501bcf87
-def grid_points(features:Tensor,        # [B,F,h,w]
-                grid:tuple              # (rows, columns), each at most the map's own
-               ) -> Tensor:             # [B*rows*columns,F]
+def grid_points(
+    features: Tensor,  # [B,F,h,w]
+    grid: tuple,  # (rows, columns), each at most the map's own
+) -> Tensor:  # [B*rows*columns,F]
     "Means of a feature map over the cells of a coarse grid."
     rows, columns = (min(g, s) for g, s in zip(grid, features.shape[-2:]))
     return F.adaptive_avg_pool2d(features.float(), (rows, columns)).flatten(2).transpose(1, 2).flatten(0, 1)
 
-def drawn(total:int, n:int|None, seed:int) -> list[int]: # how many there are, how many are wanted (None: all) -> indices in random order
+
+def drawn(
+    total: int, n: int | None, seed: int
+) -> list[int]:  # how many there are, how many are wanted (None: all) -> indices in random order
     "Indices of a random sample without repetition; for one seed, a smaller sample is the beginning of a larger one."
     return torch.randperm(total, generator=generator_at("quality", seed)).tolist()[:n]
 
-def feature_statistics(net,                 # Segmenter; comes back in the mode it was in
-                       dataset,             # data set of this kit; its labels are not read
-                       n:int|None=None,     # images; None: all
-                       seed:int=0,          # decides which
-                       grid:tuple=(4, 8),   # each image gives rows x columns points
-                       size=None,           # (h, w) the network sees; None: each image's own
-                       precision="32-true", # or "bf16-mixed"
-                       indices=None,        # which images, instead of `n` and `seed`
-                       progress=True,       # show a progress bar
-                      ) -> Cloud:
+
+def feature_statistics(
+    net,  # Segmenter; comes back in the mode it was in
+    dataset,  # data set of this kit; its labels are not read
+    n: int | None = None,  # images; None: all
+    seed: int = 0,  # decides which
+    grid: tuple = (4, 8),  # each image gives rows x columns points
+    size=None,  # (h, w) the network sees; None: each image's own
+    precision="32-true",  # or "bf16-mixed"
+    indices=None,  # which images, instead of `n` and `seed`
+    progress=True,  # show a progress bar
+) -> Cloud:
     "Mean and covariance (float64) of a segmenter's features, averaged over the cells of a coarse grid. InputError for no images, and for features that are not finite."
     cloud, device = None, next(net.parameters()).device
     with evaluation_mode(net):
-        for i in tqdm(drawn(len(dataset), n, seed) if indices is None else indices, desc=f"features of {dataset.name}", unit="image", disable=not progress):
+        for i in tqdm(
+            drawn(len(dataset), n, seed) if indices is None else indices,
+            desc=f"features of {dataset.name}",
+            unit="image",
+            disable=not progress,
+        ):
             x = resized(dataset.image(i), size)[None].to(device).float() / 255
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"): features = net(x).features
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                features = net(x).features
             part = Cloud.of(grid_points(features, grid).cpu())
-            if not torch.isfinite(part.mean).all(): raise InputError(dataset.key(i), "the network's features are not finite", "check the checkpoint, or use 32-bit precision")
+            if not torch.isfinite(part.mean).all():
+                raise InputError(
+                    dataset.key(i),
+                    "the network's features are not finite",
+                    "check the checkpoint, or use 32-bit precision",
+                )
             cloud = part if cloud is None else cloud + part
-    if cloud is None: raise InputError(dataset.name, "gives no images to take features from", "check the folder, the split and the number of images")
+    if cloud is None:
+        raise InputError(
+            dataset.name,
+            "gives no images to take features from",
+            "check the folder, the split and the number of images",
+        )
     return cloud
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #3d64d464
-def symmetric_root(matrix:Tensor) -> Tensor: # [F,F] symmetric, no eigenvalue below 0 -> the same
+def symmetric_root(matrix: Tensor) -> Tensor:  # [F,F] symmetric, no eigenvalue below 0 -> the same
     "Square root of a covariance; eigenvalues that rounding made negative count as 0."
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
-def frechet_distance(a:Cloud, b:Cloud) -> float:
+
+def frechet_distance(a: Cloud, b: Cloud) -> float:
     "Squared Fréchet distance of two Gaussians, in squared units of the features (Heusel et al. 2017, Eq. 6). InputError for clouds of different dimensions."
-    if a.mean.shape != b.mean.shape: raise InputError("Fréchet distance", f"is asked of {len(a.mean)} and {len(b.mean)} features", "take both from the same network")
+    if a.mean.shape != b.mean.shape:
+        raise InputError(
+            "Fréchet distance",
+            f"is asked of {len(a.mean)} and {len(b.mean)} features",
+            "take both from the same network",
+        )
     S_a, S_b = a.covariance, b.covariance
-    root = symmetric_root(S_a)                                               # S_a^(1/2)
-    cross = torch.linalg.eigvalsh(root @ S_b @ root).clamp(min=0).sqrt().sum() # tr (S_a S_b)^(1/2)
+    root = symmetric_root(S_a)  # S_a^(1/2)
+    cross = torch.linalg.eigvalsh(root @ S_b @ root).clamp(min=0).sqrt().sum()  # tr (S_a S_b)^(1/2)
     return max(float((a.mean - b.mean).square().sum() + S_a.trace() + S_b.trace() - 2 * cross), 0.0)
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #3f607f59
 @dataclass(frozen=True)
 class TranslationQuality:
     "What a target-trained segmenter says of a translation. Scores are fractions, distances squared units of its features."
-    before: Evaluation      # on source images
-    after: Evaluation       # on their twins
-    ceiling: Evaluation     # on target images
+
+    before: Evaluation  # on source images
+    after: Evaluation  # on their twins
+    ceiling: Evaluation  # on target images
     distance_before: float  # source to target
-    distance_after: float   # twins to target
-    distance_floor: float   # target to target, another half
-    images: int             # on either side of each distance
-    points: int             # of each of those images
+    distance_after: float  # twins to target
+    distance_floor: float  # target to target, another half
+    images: int  # on either side of each distance
+    points: int  # of each of those images
 
     @property
     def closed(self) -> float:
@@ -112,16 +146,36 @@ class TranslationQuality:
     def record(self) -> dict:
         "JSON-able: miou (twins), miou_before (source), miou_ceiling (target), gap_closed, Fréchet distances, and what they were measured on."
         number = lambda x: None if x != x else round(x, 6)
-        scores = {"miou": self.after.miou, "miou_before": self.before.miou, "miou_ceiling": self.ceiling.miou, "gap_closed": self.closed,
-                  "frechet": self.distance_after, "frechet_before": self.distance_before, "frechet_floor": self.distance_floor}
-        return {k: number(v) for k, v in scores.items()} | {"frechet_images": self.images, "frechet_points": self.images * self.points, "source": self.before.dataset,
-                "twins": self.after.dataset, "target": self.ceiling.dataset, "seconds": round(sum(e.seconds for e in (self.before, self.after, self.ceiling)), 2)}
+        scores = {
+            "miou": self.after.miou,
+            "miou_before": self.before.miou,
+            "miou_ceiling": self.ceiling.miou,
+            "gap_closed": self.closed,
+            "frechet": self.distance_after,
+            "frechet_before": self.distance_before,
+            "frechet_floor": self.distance_floor,
+        }
+        return {k: number(v) for k, v in scores.items()} | {
+            "frechet_images": self.images,
+            "frechet_points": self.images * self.points,
+            "source": self.before.dataset,
+            "twins": self.after.dataset,
+            "target": self.ceiling.dataset,
+            "seconds": round(sum(e.seconds for e in (self.before, self.after, self.ceiling)), 2),
+        }
 
     def table(self) -> Table:
         "Source, twins and target: mIoU in percent and Fréchet distance to the target."
-        rows = (("source", self.before, self.distance_before), ("twins", self.after, self.distance_after), ("target (ceiling, floor)", self.ceiling, self.distance_floor))
-        return Table(("images", "mIoU", "Fréchet distance"), [(name, percent(e.miou), f"{d:.4g}") for name, e, d in rows],
-                     f"{self.before.dataset} → {self.ceiling.dataset}, judged by a segmenter trained on target labels ({len(self.before.scored)} classes); distances over {self.images} images, {self.points} points each")
+        rows = (
+            ("source", self.before, self.distance_before),
+            ("twins", self.after, self.distance_after),
+            ("target (ceiling, floor)", self.ceiling, self.distance_floor),
+        )
+        return Table(
+            ("images", "mIoU", "Fréchet distance"),
+            [(name, percent(e.miou), f"{d:.4g}") for name, e, d in rows],
+            f"{self.before.dataset} → {self.ceiling.dataset}, judged by a segmenter trained on target labels ({len(self.before.scored)} classes); distances over {self.images} images, {self.points} points each",
+        )
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #0ff02532
 def check_sets(segmenter, source, twins, target, space=None) -> None:
@@ -129,31 +183,64 @@ def check_sets(segmenter, source, twins, target, space=None) -> None:
     space = space_of(segmenter, space, target.space)
     for name, d in (("source", source), ("twins", twins), ("target", target)):
         where = f"{name} ({d.name})"
-        if len(d) < (2 if d is target else 1): raise InputError(where, "has too few images" if len(d) else "is empty", "check the folder and the split; the target needs two images or more")
-        if d.space.classes != space.classes: raise InputError(where, f"is labelled in {d.space.name}, the segmenter was trained for {space.name}", "open all sets in the segmenter's label space")
-        if not d.labelled: raise InputError(where, "has no labels to score against", "judging a translation takes labels of source and target; give labelled sets")
+        if len(d) < (2 if d is target else 1):
+            raise InputError(
+                where,
+                "has too few images" if len(d) else "is empty",
+                "check the folder and the split; the target needs two images or more",
+            )
+        if d.space.classes != space.classes:
+            raise InputError(
+                where,
+                f"is labelled in {d.space.name}, the segmenter was trained for {space.name}",
+                "open all sets in the segmenter's label space",
+            )
+        if not d.labelled:
+            raise InputError(
+                where,
+                "has no labels to score against",
+                "judging a translation takes labels of source and target; give labelled sets",
+            )
     other = next((i for i in range(min(len(source), len(twins))) if source.key(i) != twins.key(i)), None)
     if len(source) != len(twins) or other is not None:
-        raise InputError(f"twins ({twins.name})", f"are {len(twins)} for {len(source)} source images" if other is None else f"have {twins.key(other)!r} where the source has {source.key(other)!r}", "give the twins of this very source, in its order")
+        raise InputError(
+            f"twins ({twins.name})",
+            f"are {len(twins)} for {len(source)} source images"
+            if other is None
+            else f"have {twins.key(other)!r} where the source has {source.key(other)!r}",
+            "give the twins of this very source, in its order",
+        )
 
-def translation_quality(segmenter,           # trained on target labels; comes back in the mode it was in
-                        source,              # labelled source images
-                        twins,               # their translations (`data.twins.Twins`)
-                        target,              # labelled target images the segmenter has not seen
-                        n:int|None=None,     # images on either side of a distance; None: as many as there are, at most half of the target's
-                        seed:int=0,          # decides which
-                        grid:tuple=(4, 8),   # points of each image
-                        size=None,           # (h, w) the segmenter sees; None: each image's own
-                        space=None,          # LabelSpace the segmenter was trained in; None: its own, or the target's
-                        precision="32-true", # or "bf16-mixed"
-                        progress=True,       # show progress bars
-                       ) -> TranslationQuality:
+
+def translation_quality(
+    segmenter,  # trained on target labels; comes back in the mode it was in
+    source,  # labelled source images
+    twins,  # their translations (`data.twins.Twins`)
+    target,  # labelled target images the segmenter has not seen
+    n: int
+    | None = None,  # images on either side of a distance; None: as many as there are, at most half of the target's
+    seed: int = 0,  # decides which
+    grid: tuple = (4, 8),  # points of each image
+    size=None,  # (h, w) the segmenter sees; None: each image's own
+    space=None,  # LabelSpace the segmenter was trained in; None: its own, or the target's
+    precision="32-true",  # or "bf16-mixed"
+    progress=True,  # show progress bars
+) -> TranslationQuality:
     "Judge translated images with a segmenter trained on the target: an examiner's tool that reads target labels, never part of adaptation. InputError for empty or unlabelled sets, other label spaces and strangers among the twins."
     check_sets(segmenter, source, twins, target, space)
-    before, after, ceiling = (evaluate(segmenter, d, size, space, precision, progress=progress) for d in (source, twins, target))
+    before, after, ceiling = (
+        evaluate(segmenter, d, size, space, precision, progress=progress) for d in (source, twins, target)
+    )
     n = min(n or len(source), len(source), len(target) // 2)
-    def cloud(d, indices): return feature_statistics(segmenter, d, grid=grid, size=size, precision=precision, indices=indices, progress=progress)
+
+    def cloud(d, indices):
+        return feature_statistics(
+            segmenter, d, grid=grid, size=size, precision=precision, indices=indices, progress=progress
+        )
+
     mine, theirs = drawn(len(source), n, seed), drawn(len(target), 2 * n, seed)
     half = cloud(target, theirs[:n])
-    distances = [frechet_distance(cloud(d, which), half) for d, which in ((source, mine), (twins, mine), (target, theirs[n:]))]
+    distances = [
+        frechet_distance(cloud(d, which), half) for d, which in ((source, mine), (twins, mine), (target, theirs[n:]))
+    ]
     return TranslationQuality(before, after, ceiling, *distances, n, half.count // n)
