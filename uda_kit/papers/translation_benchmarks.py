@@ -20,7 +20,7 @@ from torch import Tensor
 from ..data.transforms import Resized
 from ..data.twins import Twins
 from ..errors import InputError
-from ..methods.cyclegan import CYCLEGAN_ADAM, cyclegan_step, CycleGANTerms
+from ..methods.cyclegan import CYCLEGAN_ADAM, CycleGANImages, CycleGANNets, CycleGANTerms, cyclegan_step
 from ..methods.translation_quality import TranslationQuality, translation_quality
 from ..models.ancillary import AncillaryClassifier
 from ..models.checkpoints import load_weights
@@ -126,7 +126,8 @@ def plain_stepper(name:str, device="cpu") -> Callable:
     "A function that takes the hand-written fp32 step of a case and returns its losses."
     net, terms, optimiser, x_s, x_t, y_s = translation_case(name, device)
     adv, pools, steps = terms["adv"], {"source": [], "target": []}, iter(range(10**9))
-    return lambda: {k: float(v) for k, v in cyclegan_step(net.G, net.F, *adv.critics.values(), optimiser, adv.adams, pools, x_s, x_t, next(steps), y_s, terms["semantic"].segmenter).items() if k != "identity"}
+    nets = CycleGANNets(net.G, net.F, *adv.critics.values(), terms["semantic"].segmenter)
+    return lambda: {k: float(v) for k, v in cyclegan_step(nets, optimiser, adv.adams, pools, CycleGANImages(x_s, x_t, y_s), next(steps)).items() if k != "identity"}
 
 def kit_stepper(name:str, bf16:bool, device="cpu") -> Callable:
     "A function that takes the kit's step of a case in channels-last, in bf16-mixed precision or fp32, and returns its losses, named alike."
