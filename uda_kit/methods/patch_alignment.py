@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fastcore import basics
 from torch import Tensor, nn
 
 from ..core.settings import Amount, Betas, Count, Delay, FewCount, Size, Temperature
@@ -170,15 +171,6 @@ class PatchAdversarial(Term):
     def forward(self, tgt: Batch) -> Tensor:
         return domain_loss(self.critic(self.space(tgt, "target")), True)
 
-    def update(self, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
-        "One step of the critic, F_s -> 1 and F_t -> 0 (Eq. 4); its loss."
-        src, tgt = batches["source"], batches["target"]
-        # F_s is the one that L_d looked at; without L_d nobody has asked for it yet, and H has taken its step already
-        with torch.no_grad(), autocast():
-            F_s, F_t = self.space(src, "source"), self.space(tgt, "target")
-        losses = [lambda: domain_loss(self.critic(F_s), True) / 2, lambda: domain_loss(self.critic(F_t), False) / 2]
-        return {"critic": critic_step(self.critic, self.optimiser, losses, autocast)}
-
     def joint_parameters(self) -> Iterable[nn.Parameter]:
         "Module H, where the space has one, is trained with the network."
         return self.space.parameters()
@@ -189,6 +181,19 @@ class PatchAdversarial(Term):
     def settings(self) -> dict:
         own = {"lr": self.lr, "betas": self.betas, "widths": self.widths}
         return super().settings() | self.space.settings() | own
+
+# %% ../../nbs/methods/30_patch_alignment.ipynb #9581db77
+@basics.patch
+def update(
+    self: PatchAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext
+) -> dict[str, Tensor]:
+    "One step of the critic, F_s -> 1 and F_t -> 0 (Eq. 4); its loss."
+    src, tgt = batches["source"], batches["target"]
+    # F_s is the one that L_d looked at; without L_d nobody has asked for it yet, and H has taken its step already
+    with torch.no_grad(), autocast():
+        F_s, F_t = self.space(src, "source"), self.space(tgt, "target")
+    losses = [lambda: domain_loss(self.critic(F_s), True) / 2, lambda: domain_loss(self.critic(F_t), False) / 2]
+    return {"critic": critic_step(self.critic, self.optimiser, losses, autocast)}
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #c4864947
 class PatchEntropy(Term):
