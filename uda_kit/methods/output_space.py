@@ -220,6 +220,11 @@ def _level_by_hand(D: nn.Module, S: Tensor, T: Tensor, y_s: Tensor) -> tuple[Ten
     return L_seg, L_adv, P_s, P_t
 
 
+def _weighted(weights: tuple, losses: tuple) -> Tensor:
+    "Sum of the levels' losses."
+    return sum(weight * loss for weight, loss in zip(weights, losses))
+
+
 def _critic_by_hand(D: nn.Module, optimiser: torch.optim.Optimizer, P_s: Tensor, P_t: Tensor) -> Tensor:
     "A discriminator's step (Eq. 2); its loss."
     D.requires_grad_(True)
@@ -252,9 +257,7 @@ def paper_step(
         S, T = upsample(s, x_s.shape[-2:]), upsample(t, x_t.shape[-2:])
         levels.append(_level_by_hand(D, S, T, y_s))
     L_seg, L_adv, P_s, P_t = zip(*levels)
-    seg = sum(weight * loss for weight, loss in zip(lambda_seg, L_seg))
-    adv = sum(weight * loss for weight, loss in zip(lambda_adv, L_adv))
-    (seg + adv).backward()  # Eq. 5
+    (_weighted(lambda_seg, L_seg) + _weighted(lambda_adv, L_adv)).backward()  # Eq. 5
     optimiser.step()
     L_d = [_critic_by_hand(*level) for level in zip(critics, critic_optimisers, P_s, P_t)]
     names = ("seg", "seg_aux", "adv", "adv_aux", "critic", "critic_aux")
