@@ -255,6 +255,11 @@ class SemiSupervisedNumbers(NamedTuple):
     self_start: int = 5000
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #5cb22ef7
+def _realism_by_hand(d_t: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    "BCE(D(p_t), 1), and the pixels where sigma(D(p_t)) > T."
+    return -F.logsigmoid(d_t).mean(), d_t.detach().sigmoid() > threshold
+
+
 def _self_training_by_hand(T: Tensor, believed: Tensor) -> Tensor:
     "CE(p_t, argmax p_t) over the pixels that are believed; 0 where none is."
     if not believed.any():
@@ -295,9 +300,7 @@ def semi_supervised_step(
     p_s, p_t = S.softmax(1), T.softmax(1)
     L_ce = F.cross_entropy(S, y_s.long(), ignore_index=255)  # CE(p_s, y_s)
     L_adv_s = -F.logsigmoid(D(p_s)[:, 0])[y_s != 255].mean()  # BCE(D(p_s), 1)
-    d_t = D(p_t)[:, 0]
-    L_adv_t = -F.logsigmoid(d_t).mean()  # BCE(D(p_t), 1)
-    believed = d_t.detach().sigmoid() > threshold  # sigma(D(p_t)) > T
+    L_adv_t, believed = _realism_by_hand(D(p_t)[:, 0], threshold)
     L_st = _self_training_by_hand(T, believed) if step >= self_start else T.sum() * 0
     (L_ce + adv_source * L_adv_s + adv_target * L_adv_t + self_training * L_st).backward()
     optimiser.step()
