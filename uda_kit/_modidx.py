@@ -963,6 +963,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'uda_kit/methods/contrastive.py'),
                                              'uda_kit.methods.contrastive._labelled_rows': ( 'methods/contrastive.html#_labelled_rows',
                                                                                              'uda_kit/methods/contrastive.py'),
+                                             'uda_kit.methods.contrastive._padded': ( 'methods/contrastive.html#_padded',
+                                                                                      'uda_kit/methods/contrastive.py'),
                                              'uda_kit.methods.contrastive.admissible': ( 'methods/contrastive.html#admissible',
                                                                                          'uda_kit/methods/contrastive.py'),
                                              'uda_kit.methods.contrastive.check_unit': ( 'methods/contrastive.html#check_unit',

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from ..core.settings import Amount, Betas, Count, Delay, Steps
 from ..errors import InputError
 from .output_space import SupervisedTerms, domain_loss
-
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import Outputs, upsample
 from ..training.configs import BuildContext, TermsConfig
@@ -267,9 +266,7 @@ def _discrepancy_by_hand(net: nn.Module) -> Tensor:
     return w @ w_ / (w.norm() * w_.norm()) + 1
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #7cabb60e
-def _critic_by_hand(
-    D: nn.Module, optimiser: torch.optim.Optimizer, P_I: Tensor, P_T: Tensor, weight: Tensor
-) -> Tensor:
+def _critic_by_hand(D: nn.Module, optimiser: torch.optim.Optimizer, P_I: Tensor, P_T: Tensor, weight: Tensor) -> Tensor:
     "The discriminator's step: Eq. 7 as it sees it."
     D.requires_grad_(True)
     optimiser.zero_grad()

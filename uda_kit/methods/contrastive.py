@@ -18,9 +18,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..core.distributed import gather_rows, several_processes, summed
 from ..errors import InputError
 from .pseudo_labels import IGNORE
-from ..core.distributed import gather_rows, several_processes, summed
 
 # %% ../../nbs/methods/90_contrastive.ipynb #9f04121d
 def plain_contrastive_loss(
@@ -114,6 +114,13 @@ class ContrastPlan:
     bf16: bool
 
 
+def _padded(keys: Tensor, memory: Tensor) -> Tensor:
+    "Keys, memory, and rows of zeros up to a multiple of 16: one at least, the column to ignore."
+    filled = len(keys) + len(memory)
+    padding = keys.new_zeros(16 - filled % 16, keys.shape[1])
+    return torch.cat((keys, memory, padding))
+
+# %% ../../nbs/methods/90_contrastive.ipynb #20858f81
 def contrast_block(
     v: Tensor,  # [n,D] anchors of a block
     y: Tensor,  # [n] their classes
@@ -134,8 +141,7 @@ class ContrastiveSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchors: Tensor, keys: Tensor, memory: Tensor, plan: ContrastPlan) -> Tensor:
         K, M, bf16 = len(keys), len(keys) + len(memory), plan.bf16
-        padding = anchors.new_zeros(16 - M % 16, anchors.shape[1])  # the columns to ignore
-        others = rounded(torch.cat((keys, memory, padding)), bf16)
+        others = rounded(_padded(keys, memory), bf16)
         anchors_need, keys_need = ctx.needs_input_grad[:2]
         anchors_grad = torch.empty_like(anchors) if anchors_need else None
         keys_grad = torch.zeros_like(keys) if keys_need else None

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..data.streams import generator_at
+from ..core.distributed import several_processes, summed
 from ..core.settings import Amount, Count, Delay, Seed, Temperature
+from ..data.streams import generator_at
 from ..errors import InputError
 from uda_kit.methods.contrastive import (
     FeatureQueue,
@@ -30,7 +31,6 @@ from uda_kit.methods.contrastive import (
 from .label_expansion import cells_of
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
-from ..core.distributed import several_processes, summed
 from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, NonFiniteError, Term
 
@@ -203,7 +203,7 @@ def partners(
     "What anchors are compared with: this batch's prototypes, which are trained, and the memory, which is not."
     number = 0 if level == "pixel" else self.classes  # of prototypes
     memories = [self.queues[f"{side}_{memory}"].rows() for memory in LEVELS[level]]
-    rows, labels = (torch.cat(parts) for parts in zip(*memories))
+    rows, labels = (torch.cat(parts) for parts in zip(*memories, strict=False))
     return embedded.prototypes[:number], embedded.kinds[:number], rows, labels
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #eecc8354
@@ -249,14 +249,6 @@ class ContrastiveTerm(Term):
         self.reads = tuple(side for side in ("source", "target") if side in (anchors, partners))
         self.memories = [space.keep(partners, kind) for kind in LEVELS[level]]
 
-    def forward(self, *batches: Batch) -> Tensor:
-        domains, space = dict(zip(self.reads, batches)), self.space
-        a = space.embed(domains[self.anchors], self.anchors, self.age)
-        b = space.embed(domains[self.partners], self.partners, self.age)
-        v, y = a.rows[a.anchors], a.labels[a.anchors]
-        partners = space.partners(b, self.partners, self.level)
-        return joint_mean(*contrastive_sum(v, y, *partners, space.temperature, bf16=space.bf16))
-
     def joint_parameters(self) -> Iterable[nn.Parameter]:
         "The projection is trained with the network."
         return self.space.head.parameters()
@@ -265,11 +257,21 @@ class ContrastiveTerm(Term):
         choices = {"anchors": self.anchors, "partners": self.partners, "level": self.level}
         return super().settings() | self.space.settings() | choices
 
+# %% ../../nbs/methods/92_contrastive_terms.ipynb #20e1368a
+@patch
+def forward(self: ContrastiveTerm, *batches: Batch) -> Tensor:
+    "The joint mean of Eq. 1 over the anchors of this step."
+    domains, space = dict(zip(self.reads, batches, strict=False)), self.space
+    a = space.embed(domains[self.anchors], self.anchors, self.age)
+    b = space.embed(domains[self.partners], self.partners, self.age)
+    v, y = a.rows[a.anchors], a.labels[a.anchors]
+    partners = space.partners(b, self.partners, self.level)
+    total, count = contrastive_sum(v, y, *partners, space.temperature, bf16=space.bf16)
+    return joint_mean(total, count)
+
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #7b0f5ae8
 @patch
-def update(
-    self: ContrastiveTerm, batches: dict[str, Batch], autocast: Callable = nullcontext
-) -> dict[str, Tensor]:
+def update(self: ContrastiveTerm, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
     """Remember the batches. Logs numbers of anchors, of classes without one, of features in the memories,
     and of cells left out because their features are zero."""
     for side in self.reads:
@@ -379,7 +381,7 @@ def contrastive_step(
     L_cross = contrast_by_hand(s, t.prototypes + memory["t+"], temperature)  # Eq. 6
     (L_s + alpha * (L_in_s + L_in_t + L_cross)).backward()  # Eq. 7
     optimiser.step()
-    seen = {"s": list(zip(s.features.detach(), s.labels))}
+    seen = {"s": list(zip(s.features.detach(), s.labels, strict=False))}
     for side, d in (("s+", s), ("t+", t)):
         seen[side] = [(prototype.detach(), c) for prototype, c in d.prototypes]
     losses = {"seg": L_s, "in_source": L_in_s, "in_target": L_in_t, "cross": L_cross}

@@ -19,17 +19,17 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..core.settings import Amount, Betas, Count, Delay, Seed
 from ..data.labels import LabelSpace
 from ..data.streams import generator_at
-from ..core.settings import Amount, Betas, Count, Delay, Seed
 from ..errors import InputError
 from .output_space import GAN_KINDS, domain_loss
 from .translation import about_translator, translator
 from ..models.segmenters import upsample
 from ..models.translators import CycleTranslator, ImageDiscriminator, fingerprint
 from ..training.configs import BuildContext, TermsConfig, TransformConfig
-from ..training.optim import Adam
 from ..training.objective import Batch, BatchTransform, Term, critic_step, weighted_cross_entropy
+from ..training.optim import Adam
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #d570b5b2
 def translated_source(src: Batch) -> Tensor:  # x_s of the source -> G(x_s), [B,3,H,W] in [0, 1]
@@ -148,9 +148,7 @@ class CycleAdversarial(Term):
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #6e0b5db0
 @patch
-def update(
-    self: CycleAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext
-) -> dict[str, Tensor]:
+def update(self: CycleAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
     "One step of both critics; their losses."
     src, tgt = batches["source"], batches["target"]
     with torch.no_grad():
@@ -422,7 +420,9 @@ class TranslateSource(BatchTransform):
             image = self.net.to(src.image.device).translate(src.image)
         else:
             references = [tgt.image[i % len(tgt.image)] for i in range(len(src.image))]
-            image = torch.stack([self.translate(x, reference) for x, reference in zip(src.image, references)])
+            image = torch.stack(
+                [self.translate(x, reference) for x, reference in zip(src.image, references, strict=False)]
+            )
         return batches | {"source": replace(src, image=image, _cache={})}
 
     def settings(self) -> dict:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..errors import InputError
 from ..core.distributed import summed
+from ..errors import InputError
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
 

@@ -150,9 +150,7 @@ def _half(self: OutputAdversarial, domain: Batch, source: bool) -> Tensor:
 
 
 @patch
-def update(
-    self: OutputAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext
-) -> dict[str, Tensor]:
+def update(self: OutputAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
     "One step of the critic; its loss."
     src, tgt = batches["source"], batches["target"]
     halves = (lambda: self._half(src, True), lambda: self._half(tgt, False))
@@ -222,7 +220,7 @@ def _level_by_hand(D: nn.Module, S: Tensor, T: Tensor, y_s: Tensor) -> tuple[Ten
 
 def _weighted(weights: tuple, losses: tuple) -> Tensor:
     "Sum of the levels' losses."
-    return sum(weight * loss for weight, loss in zip(weights, losses))
+    return sum(weight * loss for weight, loss in zip(weights, losses, strict=False))
 
 
 def _critic_by_hand(D: nn.Module, optimiser: torch.optim.Optimizer, P_s: Tensor, P_t: Tensor) -> Tensor:
@@ -253,15 +251,15 @@ def paper_step(
     out_s, out_t = net(x_s), net(x_t)
     scores = ((out_s.logits, out_t.logits), (out_s.aux, out_t.aux))  # of the main level and the auxiliary level
     levels = []
-    for D, (s, t) in zip(critics, scores):
+    for D, (s, t) in zip(critics, scores, strict=False):
         S, T = upsample(s, x_s.shape[-2:]), upsample(t, x_t.shape[-2:])
         levels.append(_level_by_hand(D, S, T, y_s))
-    L_seg, L_adv, P_s, P_t = zip(*levels)
+    L_seg, L_adv, P_s, P_t = zip(*levels, strict=False)
     (_weighted(lambda_seg, L_seg) + _weighted(lambda_adv, L_adv)).backward()  # Eq. 5
     optimiser.step()
-    L_d = [_critic_by_hand(*level) for level in zip(critics, critic_optimisers, P_s, P_t)]
+    L_d = [_critic_by_hand(*level) for level in zip(critics, critic_optimisers, P_s, P_t, strict=False)]
     names = ("seg", "seg_aux", "adv", "adv_aux", "critic", "critic_aux")
-    return {name: loss.detach() for name, loss in zip(names, (*L_seg, *L_adv, *L_d))}
+    return {name: loss.detach() for name, loss in zip(names, (*L_seg, *L_adv, *L_d), strict=False)}
 
 # %% ../../nbs/methods/10_output_space.ipynb #10273024
 def normalized_entropy(

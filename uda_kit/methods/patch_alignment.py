@@ -184,9 +184,7 @@ class PatchAdversarial(Term):
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #9581db77
 @basics.patch
-def update(
-    self: PatchAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext
-) -> dict[str, Tensor]:
+def update(self: PatchAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
     "One step of the critic, F_s -> 1 and F_t -> 0 (Eq. 4); its loss."
     src, tgt = batches["source"], batches["target"]
     # F_s is the one that L_d looked at; without L_d nobody has asked for it yet, and H has taken its step already

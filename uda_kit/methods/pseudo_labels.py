@@ -7,27 +7,33 @@ __all__ = ['IGNORE', 'RULES', 'ConfidenceRule', 'confidence_rule', 'keep_confide
            'PseudoLabelled', 'pseudo_label_quality']
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #f0fd04fc
-import hashlib, io, itertools, json, math, zlib
+import hashlib
+import io
+import itertools
+import json
+import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import numpy as np, torch
+import numpy as np
+import torch
 from fastcore.basics import patch
 from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..core.distributed import in_first_process, my_share, rank, share_state, together
+from ..core.files import atomic_write, clear_leftovers, file_hash
+from ..core.records import SEAL, check_json, parse_json, read_json, write_json
 from ..data.datasets import Sample, fingerprint, nearest
 from ..data.files import image_files, image_size, is_whole, opened, visible
 from ..data.labels import LabelSpace
 from ..data.twins import image_settings
 from ..data.workers import read_in_order
 from ..errors import InputError
-from ..core.distributed import in_first_process, my_share, rank, share_state, together
-from ..core.files import atomic_write, clear_leftovers, file_hash
-from ..core.records import SEAL, check_json, parse_json, read_json, write_json
 from ..training.evaluation import best_classes, evaluation_mode, image_source, resized, space_of
 from ..training.metrics import ConfusionMatrix, divide
 
@@ -422,7 +428,7 @@ def read_blocks(
     workers: int,  # processes that read
 ) -> Iterator[tuple[int, list]]:  # number, block
     "Blocks by number, in order, read by worker processes if any. InputError for an image that cannot be read."
-    yield from zip(chosen, read_in_order(blocks, chosen, workers))
+    yield from zip(chosen, read_in_order(blocks, chosen, workers), strict=False)
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #1b14736f
 def _device_of(net: nn.Module) -> torch.device:
@@ -451,7 +457,7 @@ def block_scores(
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
             scores = net(x).logits.float()
         _check_finite(scores, images)
-        for (i, _, _, full_size), image_scores in zip(images, scores):
+        for (i, _, _, full_size), image_scores in zip(images, scores, strict=False):
             yield i, full_size, image_scores
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #6041edc1
@@ -577,7 +583,7 @@ def summarise(
     predicted = np.sum([note["predicted"] for note in notes], axis=0, dtype=np.int64)
     confident = np.sum([note["kept"] for note in notes], axis=0, dtype=np.int64)
     classes = {}
-    for (name, threshold), before, after in zip(summary["thresholds"].items(), predicted, confident):
+    for (name, threshold), before, after in zip(summary["thresholds"].items(), predicted, confident, strict=False):
         share = _fraction(after, before)
         classes[name] = {"threshold": threshold, "predicted": int(before), "kept": int(after), "share": share}
     return summary | {
@@ -621,7 +627,10 @@ def label_images(
     for written in together(lambda: write_labels(predictions, missing, thresholds, folder, names, mark)):
         notes |= written
     whole = summarise({k: summary[k] for k in ("about", "thresholds")}, [notes[i] for i in range(len(names))])
-    hash_files = lambda: {name: file_hash(folder / name) for name in names} if rank() == 0 else None
+
+    def hash_files():
+        return {name: file_hash(folder / name) for name in names} if rank() == 0 else None
+
     whole["files"] = together(hash_files)[0]
     in_first_process(lambda: write_summary(folder, whole))
     if rank() == 0:
@@ -830,7 +839,7 @@ def pseudo_label_quality(
     precision, coverage = divide(right, given), divide(labelled_truth, truth)
     overall = divide([right.sum()], [given.sum()]), divide([given.sum()], [truth.sum()])
     return {
-        "precision": dict(zip(classes, map(float, precision))),
-        "coverage": dict(zip(classes, map(float, coverage))),
+        "precision": dict(zip(classes, map(float, precision), strict=False)),
+        "coverage": dict(zip(classes, map(float, coverage), strict=False)),
         "overall": tuple(float(fraction[0]) for fraction in overall),
     }

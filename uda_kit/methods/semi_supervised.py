@@ -144,9 +144,7 @@ def forward(self: SemiSupervised, tgt: Batch) -> Tensor:
 
 
 @patch
-def update(
-    self: SemiSupervised, batches: dict[str, Batch], autocast: Callable = nullcontext
-) -> dict[str, Tensor]:
+def update(self: SemiSupervised, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
     "One step of the critic; its loss, and the fraction of pixels that were chosen."
     losses = critic_losses(self, batches["source"], batches["target"])
     log = {"critic": critic_step(self.critic, self.optimiser, losses, autocast)}
@@ -306,5 +304,10 @@ def semi_supervised_step(
     optimiser.step()
     L_D = _critic_by_hand(D, critic_optimiser, p_s, y_s)
     L_ps = adv_target * L_adv_t + self_training * L_st
-    losses = {"seg": L_ce.detach(), "ps_source": L_adv_s.detach(), "ps": L_ps.detach()}
-    return losses | {"critic": L_D, "chosen": believed.float().mean()}
+    return {
+        "seg": L_ce.detach(),
+        "ps_source": L_adv_s.detach(),
+        "ps": L_ps.detach(),
+        "critic": L_D,
+        "chosen": believed.float().mean(),
+    }

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..core.distributed import several_processes, summed
 from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
 from ..errors import InputError
 from .contrastive import confidence_thresholds
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
 from ..training.metrics import ConfusionMatrix, divide
-from ..core.distributed import several_processes, summed
 from ..training.objective import Batch, BatchTransform, NonFiniteError, Term, weighted_cross_entropy
 
 # %% ../../nbs/methods/82_teacher.ipynb #84c68f48
@@ -49,7 +49,7 @@ def folding_pairs(net: nn.Module) -> list[tuple[str, str]]:  # (name of the conv
     pairs = []
     for path, module in net.named_modules():
         children = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:]):
+        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
                 pair = (f"{path}.{conv_name}", f"{path}.{norm_name}")
                 pairs.append(tuple(name.lstrip(".") for name in pair))
@@ -310,7 +310,7 @@ def agree(self: Teacher) -> None:
         flat = torch.cat([b.flatten() for b in buffers])
         torch.distributed.broadcast(flat, 0)
         parts = flat.split([b.numel() for b in buffers])
-        torch._foreach_copy_(buffers, [part.view_as(b) for b, part in zip(buffers, parts)])
+        torch._foreach_copy_(buffers, [part.view_as(b) for b, part in zip(buffers, parts, strict=False)])
     if self.fast is not None:
         self.fast.renew()
 
@@ -373,7 +373,7 @@ def look(
 def _count_labels(labelling: Labelling) -> dict[str, Tensor]:  # COUNTS -> [C]
     "Pixels of each class in the three label maps."
     maps, classes = (labelling.initial, labelling.confident, labelling.expanded), len(labelling.thresholds)
-    return {name: torch.bincount(y.flatten(), minlength=256)[:classes] for name, y in zip(COUNTS, maps)}
+    return {name: torch.bincount(y.flatten(), minlength=256)[:classes] for name, y in zip(COUNTS, maps, strict=False)}
 
 
 @patch

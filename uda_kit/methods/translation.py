@@ -8,7 +8,11 @@ __all__ = ['OPPONENT', 'QUANTUM', 'match_statistics', 'window_size', 'swap_ampli
            'translator', 'about_translator', 'write_twins']
 
 # %% ../../nbs/methods/50_translation.ipynb #9aef9975
-import hashlib, inspect, io, json, math
+import hashlib
+import inspect
+import io
+import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,15 +23,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.datasets import nearest
-from ..data.streams import generator_at
-from ..data.transforms import resize_pair
-from ..data.files import is_whole
-from ..data.twins import ABOUT, image_settings, read_twins_json, twin_files
-from ..errors import InputError
 from ..core.distributed import in_first_process, my_share, rank, together
 from ..core.files import atomic_write, clear_leftovers
 from ..core.records import write_json
+from ..data.datasets import nearest
+from ..data.files import is_whole
+from ..data.streams import generator_at
+from ..data.transforms import resize_pair
+from ..data.twins import ABOUT, image_settings, read_twins_json, twin_files
+from ..errors import InputError
 from ..models.translators import fingerprint, load_translator
 
 # %% ../../nbs/methods/50_translation.ipynb #2e5d032a

@@ -54,7 +54,7 @@ def grid_points(
     grid: tuple[int, int],  # (rows, columns), each at most the map's own
 ) -> Tensor:  # [B*rows*columns,F]
     "Means of a feature map over the cells of a coarse grid."
-    rows, columns = (min(g, s) for g, s in zip(grid, features.shape[-2:]))
+    rows, columns = (min(g, s) for g, s in zip(grid, features.shape[-2:], strict=False))
     means = F.adaptive_avg_pool2d(features.float(), (rows, columns))
     return means.flatten(2).transpose(1, 2).flatten(0, 1)
 
