@@ -20,7 +20,7 @@ from torch import Tensor
 from ..data.transforms import Resized
 from ..data.translated import Twins
 from ..core.errors import InputError
-from ..methods.cyclegan import CYCLEGAN_ADAM, CycleGANTerms, cyclegan_step
+from ..methods.cyclegan import CYCLEGAN_ADAM, CycleGANImages, CycleGANNets, CycleGANTerms, cyclegan_step
 from ..methods.translation_quality import TranslationQuality, translation_quality
 from ..models.ancillary import AncillaryClassifier
 from ..models.checkpoints import load_weights
@@ -40,124 +40,69 @@ def all_cores() -> int:
     torch.set_num_threads(n)
     return n
 
-
-def timed(function: Callable, runs: int, warm: int = 1) -> float:
+def timed(function:Callable, runs:int, warm:int=1) -> float:
     "Median seconds of a call, after `warm` calls that are not counted. The function waits for its device."
     seconds = []
-    for _ in range(warm + runs):
-        began = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - began)
+    for _ in range(warm + runs): began = time.perf_counter(); function(); seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[warm:])
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #1afc472e
-def sum_of_passes(module: AncillaryClassifier, features: Tensor) -> Tensor:  # [B,F,h,w] -> [B,C,h,w]
+def sum_of_passes(module:AncillaryClassifier, features:Tensor) -> Tensor: # [B,F,h,w] -> [B,C,h,w]
     "The definition: one pass of C' behind every attention map."
-    if not module.k:
-        return module.classifier(features)
+    if not module.k: return module.classifier(features)
     return sum(module.classifier(a[:, None] * features) for a in module.attention(features).unbind(1))
 
+PASSES = {"sum of passes": sum_of_passes, "one pass": lambda module, features: module(features)[0],
+          "maps alone": lambda module, features: module.attention(features)} # the last for K > 0
 
-PASSES = {
-    "sum of passes": sum_of_passes,
-    "one pass": lambda module, features: module(features)[0],
-    "maps alone": lambda module, features: module.attention(features),
-}  # the last for K > 0
-
-
-def attention_case(k: int, size, channels: int, classes: int = 19, dtype=torch.float32, device="cpu"):
+def attention_case(k:int, size, channels:int, classes:int=19, dtype=torch.float32, device="cpu"):
     "An ancillary classifier with K modules and DeepLab-v2's four branches, biases that are not zero, and features of `size` cells."
     torch.manual_seed(0)
     module = AncillaryClassifier(ASPP(channels, classes), channels, k).to(device, dtype)
     with torch.no_grad():
-        for conv in module.classifier.convs:
-            conv.bias.normal_()
+        for conv in module.classifier.convs: conv.bias.normal_()
     return module, torch.randn(1, channels, *size, dtype=dtype, device=device).relu_().requires_grad_()
 
-
-def check_passes(k: int, size=(9, 14), channels: int = 32) -> float:
+def check_passes(k:int, size=(9, 14), channels:int=32) -> float:
     "Compare one pass with the sum of K, scores and all gradients, in float64; returns the largest difference relative to each tensor's largest value."
     module, features = attention_case(k, size, channels, dtype=torch.float64)
     wanted = [features, *module.parameters()]
     found = []
     for way in ("sum of passes", "one pass"):
         scores = PASSES[way](module, features)
-        found.append(
-            [
-                scores.detach(),
-                *torch.autograd.grad(
-                    (scores * torch.linspace(-1, 1, scores.numel(), dtype=torch.float64).view_as(scores)).sum(), wanted
-                ),
-            ]
-        )
+        found.append([scores.detach(), *torch.autograd.grad((scores * torch.linspace(-1, 1, scores.numel(), dtype=torch.float64).view_as(scores)).sum(), wanted)])
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*found))
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #93041a41
-def time_attention(way: str, k: int, runs: int, size=(65, 129), channels: int = 2048) -> dict:
+def time_attention(way:str, k:int, runs:int, size=(65, 129), channels:int=2048) -> dict:
     "Median seconds of forward and backward in one of the `PASSES`, the memory it needs beyond features and weights, and two norms to compare ways by."
     all_cores()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module, features = attention_case(k, size, channels, device=device)
-
     def run():
-        for p in (features, *module.parameters()):
-            p.grad = None
+        for p in (features, *module.parameters()): p.grad = None
         scores = PASSES[way](module, features)
         scores.square().mean().backward()
-        return {
-            "scores": float(scores.detach().norm()),
-            "gradient": float(features.grad.norm()),
-        }  # waits for the device
-
+        return {"scores": float(scores.detach().norm()), "gradient": float(features.grad.norm())}  # waits for the device
     norms = run()
-    for p in (features, *module.parameters()):
-        p.grad = None
-    if device == "cpu":
-        peak = extra_gib(run)
-    else:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        peak = (torch.cuda.max_memory_allocated() - before) / 2**30
+    for p in (features, *module.parameters()): p.grad = None
+    if device == "cpu": peak = extra_gib(run)
+    else: torch.cuda.reset_peak_memory_stats(); before = torch.cuda.memory_allocated(); run(); peak = (torch.cuda.max_memory_allocated() - before) / 2**30
     return {"seconds": timed(run, runs, warm=0), "extra_gib": peak, **norms}
 
-
-def bench_attention(
-    ks=(0, 1, 2, 3, 4), steps: int = 3, repeats: int = 1, size=(65, 129), channels: int = 2048, record: bool = False
-) -> dict:
+def bench_attention(ks=(0, 1, 2, 3, 4), steps:int=3, repeats:int=1, size=(65, 129), channels:int=2048, record:bool=False) -> dict:
     "One classifier pass against the sum of K, in turn, `repeats` times: seconds, ratio, memory for each K. RuntimeError where the two differ."
     found = {}
     for k in ks:
-        if (gap := check_passes(k)) > 1e-10:
-            raise RuntimeError(f"one pass and the sum of {k} differ by {gap}")
-        turns = [
-            {
-                way: fresh("uda_kit.benchmarks.translation.time_attention", way, k, steps, size, channels)
-                for way in PASSES
-                if k or way != "maps alone"
-            }
-            for _ in range(repeats)
-        ]
-        runs = {
-            way: {key: statistics.median(t[way][key] for t in turns) for key in first}
-            for way, first in turns[0].items()
-        }
+        if (gap := check_passes(k)) > 1e-10: raise RuntimeError(f"one pass and the sum of {k} differ by {gap}")
+        turns = [{way: fresh("uda_kit.benchmarks.translation.time_attention", way, k, steps, size, channels) for way in PASSES if k or way != "maps alone"} for _ in range(repeats)]
+        runs = {way: {key: statistics.median(t[way][key] for t in turns) for key in first} for way, first in turns[0].items()}
         plain, one = runs["sum of passes"], runs["one pass"]
         for key in ("scores", "gradient"):
-            if abs(plain[key] - one[key]) > 1e-3 * plain[key]:
-                raise RuntimeError(f"one pass and the sum of {k} differ at full size: {runs}")
-        found[str(k)] = {
-            "plain": plain["seconds"],
-            "fast": one["seconds"],
-            "ratio": plain["seconds"] / one["seconds"],
-            "extra_plain_gib": plain["extra_gib"],
-            "extra_fast_gib": one["extra_gib"],
-            "maps": runs["maps alone"]["seconds"] if k else 0.0,
-        }
-        if record:
-            append_timing(
-                "translation", f"attention-{k}", plain["seconds"], one["seconds"], plain["extra_gib"], one["extra_gib"]
-            )
+            if abs(plain[key] - one[key]) > 1e-3 * plain[key]: raise RuntimeError(f"one pass and the sum of {k} differ at full size: {runs}")
+        found[str(k)] = {"plain": plain["seconds"], "fast": one["seconds"], "ratio": plain["seconds"] / one["seconds"], "extra_plain_gib": plain["extra_gib"],
+                         "extra_fast_gib": one["extra_gib"], "maps": runs["maps alone"]["seconds"] if k else 0.0}
+        if record: append_timing("translation", f"attention-{k}", plain["seconds"], one["seconds"], plain["extra_gib"], one["extra_gib"])
     return {"name": "attention", "size": list(size), "channels": channels, "k": found}
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #a4f05a2d
@@ -167,144 +112,65 @@ CASES = {  # name: translator, image size, backbone of the frozen segmenter
     "cyclegan-smoke": (dict(width=4, blocks=1), (32, 48), "tiny"),
 }
 
-
-def translation_case(name: str, device="cpu"):
+def translation_case(name:str, device="cpu"):
     "Translator, terms, optimiser, images and labels of a case, the same in every process."
-    if name not in CASES:
-        raise InputError(name, "is not a benchmark case", f"cases are {', '.join(CASES)}")
+    if name not in CASES: raise InputError(name, "is not a benchmark case", f"cases are {', '.join(CASES)}")
     options, size, backbone = CASES[name]
     torch.manual_seed(0)
     net = CycleTranslator(**options).to(device)
-    terms = {
-        k: t.to(device)
-        for k, t in CycleGANTerms()
-        .build(net, BuildContext(segmenter=deeplab_v2(19, backbone, multi_level=False)))
-        .items()
-    }
+    terms = {k: t.to(device) for k, t in CycleGANTerms().build(net, BuildContext(segmenter=deeplab_v2(19, backbone, multi_level=False))).items()}
     x_s, x_t, y_s = torch.rand(1, 3, *size), torch.rand(1, 3, *size), torch.randint(0, 19, (1, *size))
-    return (
-        net,
-        terms,
-        CYCLEGAN_ADAM.build([{"params": list(net.parameters()), "lr": CYCLEGAN_ADAM.lr}]),
-        x_s.to(device),
-        x_t.to(device),
-        y_s.to(device),
-    )
+    return net, terms, CYCLEGAN_ADAM.build([{"params": list(net.parameters()), "lr": CYCLEGAN_ADAM.lr}]), x_s.to(device), x_t.to(device), y_s.to(device)
 
-
-def plain_stepper(name: str, device="cpu") -> Callable:
+def plain_stepper(name:str, device="cpu") -> Callable:
     "A function that takes the hand-written fp32 step of a case and returns its losses."
     net, terms, optimiser, x_s, x_t, y_s = translation_case(name, device)
     adv, pools, steps = terms["adv"], {"source": [], "target": []}, iter(range(10**9))
-    return lambda: {
-        k: float(v)
-        for k, v in cyclegan_step(
-            net.G,
-            net.F,
-            *adv.critics.values(),
-            optimiser,
-            adv.adams,
-            pools,
-            x_s,
-            x_t,
-            next(steps),
-            y_s,
-            terms["semantic"].segmenter,
-        ).items()
-        if k != "identity"
-    }
+    nets = CycleGANNets(net.G, net.F, *adv.critics.values(), terms["semantic"].segmenter)
+    return lambda: {k: float(v) for k, v in cyclegan_step(nets, optimiser, adv.adams, pools, CycleGANImages(x_s, x_t, y_s), next(steps)).items() if k != "identity"}
 
-
-def kit_stepper(name: str, bf16: bool, device="cpu") -> Callable:
+def kit_stepper(name:str, bf16:bool, device="cpu") -> Callable:
     "A function that takes the kit's step of a case in channels-last, in bf16-mixed precision or fp32, and returns its losses, named alike."
     net, terms, optimiser, x_s, x_t, y_s = translation_case(name, device)
     last = dict(memory_format=torch.channels_last)
-    for module in (net, *terms.values()):
-        module.to(**last)
+    for module in (net, *terms.values()): module.to(**last)
     x_s, x_t = (x.contiguous(**last) for x in (x_s, x_t))
     autocast = lambda: torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
     objective = Objective(net, terms)
-
     def step():
-        log = train_step(
-            objective, optimiser, {"source": Batch(x_s, y_s, net), "target": Batch(x_t, None, net)}, Plain(autocast)
-        )
+        log = train_step(objective, optimiser, {"source": Batch(x_s, y_s, net), "target": Batch(x_t, None, net)}, Plain(autocast))
         return {k.split("/")[1]: float(v) for k, v in log.items() if "/" in k}
-
     return step
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #940dc6cb
-def time_translation(kind: str, name: str, steps: int) -> dict:
+def time_translation(kind:str, name:str, steps:int) -> dict:
     "Median seconds of a step of a case ('plain', 'bf16-mixed' or '32-true'), the process's peak memory, its threads and the first step's losses."
     threads, device = all_cores(), "cuda" if torch.cuda.is_available() else "cpu"
     step = plain_stepper(name, device) if kind == "plain" else kit_stepper(name, kind == "bf16-mixed", device)
     losses = step()  # the first one prepares
-    return {
-        "seconds": timed(step, steps, warm=min(steps // 5, 3)),
-        "peak_gib": peak_gib(),
-        "threads": threads,
-        "losses": losses,
-    }
+    return {"seconds": timed(step, steps, warm=min(steps // 5, 3)), "peak_gib": peak_gib(), "threads": threads, "losses": losses}
 
-
-def bench_cyclegan(name: str = "cyclegan", steps: int = 20, repeats: int = 1, record: bool = False) -> dict:
+def bench_cyclegan(name:str="cyclegan", steps:int=20, repeats:int=1, record:bool=False) -> dict:
     "The kit's step of a case in bf16-mixed and in fp32 against the hand-written one, in turn, `repeats` times: seconds, steps a second, ratios, memory."
-    if name not in CASES:
-        raise InputError(name, "is not a benchmark case", f"cases are {', '.join(CASES)}")
+    if name not in CASES: raise InputError(name, "is not a benchmark case", f"cases are {', '.join(CASES)}")
     kinds = ("plain", "bf16-mixed", "32-true")
-    runs = [
-        {kind: fresh("uda_kit.benchmarks.translation.time_translation", kind, name, steps) for kind in kinds}
-        for _ in range(repeats)
-    ]
-    seconds, peak = (
-        {kind: statistics.median(r[kind][key] for r in runs) for kind in kinds} for key in ("seconds", "peak_gib")
-    )
+    runs = [{kind: fresh("uda_kit.benchmarks.translation.time_translation", kind, name, steps) for kind in kinds} for _ in range(repeats)]
+    seconds, peak = ({kind: statistics.median(r[kind][key] for r in runs) for kind in kinds} for key in ("seconds", "peak_gib"))
     if record:
-        for kind, line in (("bf16-mixed", name), ("32-true", f"{name}-fp32")):
-            append_timing("translation", line, seconds["plain"], seconds[kind], peak["plain"], peak[kind])
-    return {
-        "name": name,
-        "seconds": seconds,
-        "steps_per_second": {kind: 1 / s for kind, s in seconds.items()},
-        "ratio": seconds["plain"] / seconds["bf16-mixed"],
-        "peak_gib": peak,
-        "threads": runs[0]["plain"]["threads"],
-        "same_losses": all(same_losses(r["plain"]["losses"], r[kind]["losses"]) for r in runs for kind in kinds[1:]),
-    }
+        for kind, line in (("bf16-mixed", name), ("32-true", f"{name}-fp32")): append_timing("translation", line, seconds["plain"], seconds[kind], peak["plain"], peak[kind])
+    return {"name": name, "seconds": seconds, "steps_per_second": {kind: 1 / s for kind, s in seconds.items()}, "ratio": seconds["plain"] / seconds["bf16-mixed"],
+            "peak_gib": peak, "threads": runs[0]["plain"]["threads"], "same_losses": all(same_losses(r["plain"]["losses"], r[kind]["losses"]) for r in runs for kind in kinds[1:])}
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #a2c0ded2
-QUALITY_COLUMNS = (
-    "benchmark",
-    "translation",
-    "seed",
-    "miou",
-    "miou_before",
-    "miou_ceiling",
-    "frechet",
-    "frechet_before",
-    "frechet_floor",
-    "frechet_images",
-    "commit",
-)
+QUALITY_COLUMNS = ("benchmark", "translation", "seed", "miou", "miou_before", "miou_ceiling", "frechet", "frechet_before", "frechet_floor", "frechet_images", "commit")
 
-
-def bench_quality(
-    weights, source, twins, target, size=None, precision: str = "32-true", progress: bool = True
-) -> TranslationQuality:
+def bench_quality(weights, source, twins, target, size=None, precision:str="32-true", progress:bool=True) -> TranslationQuality:
     "Judge the twins in the folder `twins` of a data set `source` by the target-trained segmenter in a weight file; with `size` (height, width) all images are resized to it, as twins that a recipe's translation wrote are."
-    if size:
-        source, target = Resized(source, size), Resized(target, size)
-    return translation_quality(
-        load_weights(weights), source, Twins(source, twins), target, precision=precision, progress=progress
-    )
+    if size: source, target = Resized(source, size), Resized(target, size)
+    return translation_quality(load_weights(weights), source, Twins(source, twins), target, precision=precision, progress=progress)
 
-
-def append_quality(benchmark: str, translation: str, seed: int, found: TranslationQuality, root=None) -> Path:
+def append_quality(benchmark:str, translation:str, seed:int, found:TranslationQuality, root=None) -> Path:
     "Record a judgement in results/translation_quality.csv."
     said = found.record()
     text = lambda x: "" if x is None else f"{x:.6g}" if isinstance(x, float) else str(x)
-    return append_csv(
-        Path(root or results_folder()) / "translation_quality.csv",
-        QUALITY_COLUMNS,
-        (benchmark, translation, seed, *(text(said[c]) for c in QUALITY_COLUMNS[3:-1]), current_commit()),
-    )
+    return append_csv(Path(root or results_folder()) / "translation_quality.csv", QUALITY_COLUMNS, (benchmark, translation, seed, *(text(said[c]) for c in QUALITY_COLUMNS[3:-1]), current_commit()))
