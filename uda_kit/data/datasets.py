@@ -103,7 +103,7 @@ def _spelled(folder: Path, part: str) -> str:
         return part
     return next((name for name in _names(folder) if nfc(name) == nfc(part)), part)
 
-
+# %% ../../nbs/data/40_datasets.ipynb #2dc496d7
 def _stands_for(name: str, pattern: str) -> str:
     """The part of a name that the wildcards of its pattern stand for, from the first to the last.
 
@@ -126,7 +126,7 @@ def _entries(folder: Path, part: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         if _visible(name) and fnmatch.fnmatchcase(nfc(name), nfc(part)):
             yield name, (_stands_for(nfc(name), nfc(part)),)
 
-
+# %% ../../nbs/data/40_datasets.ipynb #1abac312
 def _matching(folder: Path, parts: list[str], wild: tuple[str, ...] = ()) -> Iterator[tuple[Path, tuple[str, ...]]]:
     "Paths below a folder that match the parts of a pattern, each with what the wildcards of its folders stand for."
     part, *rest = parts
@@ -175,7 +175,7 @@ def natural(text: str) -> tuple:
     parts = [part for part in re.split(r"([0-9]+)", str(text)) if part]
     return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts], str(text)
 
-
+# %% ../../nbs/data/40_datasets.ipynb #dccae3cc
 def by_key(
     named: Iterable[tuple[str, Path]],  # keys and paths
     problem: str,  # what a second file of one key does, for the message
@@ -531,7 +531,7 @@ def _use(self: FileDataset, images: dict[str, str], labels: dict[str, str]) -> N
     self.image_paths = [images[key] for key in self.keys]
     self.label_paths = [labels[key] for key in self.keys] if self.labelled else []
 
-
+# %% ../../nbs/data/40_datasets.ipynb #0ecadb8a
 @patch
 def __repr__(self: FileDataset) -> str:
     kind = "labelled" if self.labelled else "unlabelled"
@@ -693,7 +693,7 @@ def subfolder(self: Cityscapes) -> str:
 def find_labels(self: Cityscapes) -> dict[str, str]:
     return listed(self.root / "gtFine" / self.subfolder(), "_gtFine_labelIds", "*/*")
 
-
+# %% ../../nbs/data/40_datasets.ipynb #b5a9170e
 @patch
 def find_images(self: Cityscapes) -> dict[str, str]:
     clear, foggy = self.root / "leftImg8bit", self.root / "leftImg8bit_foggy"
@@ -891,7 +891,7 @@ def read_toml(path: str | os.PathLike) -> dict:
     except ValueError as error:
         raise InputError(path, f"is not valid TOML ({error})", "correct that line") from None
 
-
+# %% ../../nbs/data/40_datasets.ipynb #67ce1314
 def check_options(
     given: dict[str, object],
     known: dict[str, type | tuple[type, ...]],  # option -> its type, or types
@@ -955,7 +955,7 @@ def check_description(
     if encoding not in ENCODINGS:
         raise InputError(where, f"unknown encoding {encoding!r}", nearest(encoding, ENCODINGS))
 
-
+# %% ../../nbs/data/40_datasets.ipynb #0d86daed
 def folder_splits(options: dict) -> tuple[str, ...]:  # a folder's options
     "The splits that a description names, the first one first."
     return (("all",) if "images" in options else ()) + tuple(options.get("splits", {}))
@@ -969,7 +969,7 @@ def _raw_id(text: object, where: object) -> int:
         raise InputError(where, f"{text!r} under [ids] is no id", remedy)
     return int(digits)
 
-
+# %% ../../nbs/data/40_datasets.ipynb #81c9b1f1
 def _folder_ids(given: dict, space: LabelSpace, where: object) -> dict[int, int]:
     "Raw id -> class index as [ids] spells it out. `InputError` for what is no id, no class, or an id given twice."
     ids, texts = {}, {}
@@ -1014,7 +1014,7 @@ def _folder_space(options: dict) -> LabelSpace:
     space = label_space(classes)
     return replace(space, palette=palette) if palette else space
 
-
+# %% ../../nbs/data/40_datasets.ipynb #bcc2fe73
 def _published_ids(numbering: str, space: LabelSpace) -> IdTable:
     "The id table of a published data set, translated to `space`."
     if numbering not in PUBLISHED_IDS:
@@ -1048,7 +1048,7 @@ def has_folder_wildcards(pattern: str) -> bool:  # relative to a description's f
     folders = [part for part in pattern.split("/")[:-1] if part not in ("", ".")]
     return any(WILDCARD.search(part) for part in folders) and set(folders) != {"**"}
 
-
+# %% ../../nbs/data/40_datasets.ipynb #994e81e7
 def globbed(
     root: str | os.PathLike,  # folder
     pattern: str,  # relative to it
@@ -1170,7 +1170,7 @@ def _root_and_query(text: str) -> tuple[str, str]:
     root, _, query = text.partition("?")
     return root, query
 
-
+# %% ../../nbs/data/40_datasets.ipynb #b70afd47
 def _query_options(query: str, spec: str) -> dict[str, str]:
     "option=value&option=value as a dictionary. `InputError` for an option without a value, or given twice."
     options = {}
@@ -1250,7 +1250,7 @@ def _check_known(name: str, options: dict, where: str) -> None:
         if option not in known:
             raise InputError(where, f"unknown option {option!r}", nearest(option, [*known, "split", "space"]))
 
-
+# %% ../../nbs/data/40_datasets.ipynb #0aa59277
 def _yes_or_no(text: str, where: str) -> bool:
     "A truth value from an option's text."
     values = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}

@@ -54,7 +54,7 @@ def bench_alignment(
     root: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> list[dict]:  # recipe, seed, scores
-    """Alignment scores of the last network of each run; with `record`, lines in results/alignment.csv.
+    """Alignment scores of the last network of each run. With `record`, lines in results/alignment.csv.
 
     The same cells for all runs whose maps are equally large."""
     records = [run_of(folder) for folder in runs]  # all must be there before the first is measured
