@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODULE', 'LOSSES', 'WAYS', 'LossCase', 'plain_loss', 'loss_case', 'loss_and_gradients', 'differences', 'seconds_of',
-           'cores', 'bench_loss', 'bench_step', 'record_step', 'bench_contrastive']
+           'cores', 'bench_loss', 'bench_step', 'bench_contrastive']
 
 # %% ../../nbs/papers/66_contrastive_benchmarks.ipynb #aac72f7f
 import os
@@ -149,7 +149,7 @@ def append_figures(file: str, case: str, figures: dict[str, float], root: str | 
     return path
 
 # %% ../../nbs/papers/66_contrastive_benchmarks.ipynb #4e77949e
-def check_losses_agree() -> dict[str, float]:
+def _check_losses_agree() -> dict[str, float]:
     "Differences of the kit's and the plain loss in float64 at a small size. RuntimeError above 1e-10."
     small = loss_case(7, 11, 16, torch.float64)
     gaps = differences(loss_and_gradients("plain", small), loss_and_gradients("kit", small))
@@ -180,7 +180,7 @@ def bench_loss(
     from the plain one in value or gradients: by 1e-10 in float64 at a small size, by 1e-5 at full size."""
     check_case(name, LOSSES)
     ways = LOSSES[name].ways
-    float64 = check_losses_agree()
+    float64 = _check_losses_agree()
     figures, float32 = loss_turns(name, steps, repeats, one_core)
     if "plain" in ways and max(float32.values()) > 1e-5:
         raise RuntimeError(f"kit and plain loss differ at full size: {dict(float64=float64, float32=float32)}")
@@ -362,7 +362,7 @@ def bench_step(
     parts = {part: whole[part] for part in whole.keys() - {"seconds", "peak_gib", "threads"}}
     parts["contrast"] = whole["seconds"] - plain["seconds"]
     if record:
-        record_step(name + ONE_CORE * one_core, figures, parts)
+        _record_step(name + ONE_CORE * one_core, figures, parts)
     return {
         "name": name + ONE_CORE * one_core if record else name,
         "seconds": {kind: figures[kind]["seconds"] for kind in KINDS},
@@ -374,7 +374,7 @@ def bench_step(
     }
 
 # %% ../../nbs/papers/66_contrastive_benchmarks.ipynb #471c4913
-def record_step(name: str, figures: dict[str, dict[str, float]], parts: dict[str, float]) -> None:
+def _record_step(name: str, figures: dict[str, dict[str, float]], parts: dict[str, float]) -> None:
     "Lines of a case in results/: the whole step and plain self-training beside the own step, and the parts."
     own, plain, whole = (figures[kind] for kind in KINDS)
     for line, kind in ((name, whole), (f"{name}-no-contrast", plain)):
