@@ -520,13 +520,13 @@ def test_results_tables(tmp_path):
         one_line(expect_error(read_results, "b", "p", root=tmp_path), file)
     for data in (b"", b"x,y\n", (header + "\n").encode("utf-16"), (header + "\nb\xff\n").encode("latin-1")):
         file.write_bytes(data)
-        one_line(expect_error(tables.append_result, "b", "p", "r", 0, 1, 0.5, 1.0, tmp_path, "abc", "m"), file)
+        one_line(expect_error(tables.append_result, "b", "p", "r", 0, 1, 0.5, 1.0, root=tmp_path, commit="abc", machine="m"), file)
         assert file.read_bytes() == data
     file.unlink()
-    tables.append_result("b", "p", 'r"1,2', 0, 10, 0.5, 1.0, tmp_path, "abc", "m")
+    tables.append_result("b", "p", 'r"1,2', 0, 10, 0.5, 1.0, root=tmp_path, commit="abc", machine="m")
     assert [(m.recipe, m.miou) for m in tables.measured("b", "p", tmp_path)] == [('r"1,2', 0.5)]
     with another_process(tmp_path, seconds=0.5):
-        tables.append_result("b", "p", "r2", 0, 10, 0.25, 1.0, tmp_path, "abc", "m")  # waits
+        tables.append_result("b", "p", "r2", 0, 10, 0.25, 1.0, root=tmp_path, commit="abc", machine="m")  # waits
     assert len(tables.measured("b", "p", tmp_path)) == 2
 
 

@@ -59,7 +59,7 @@ def match_twins(
         raise InputError(root, problem, "move it elsewhere, or open the split that was translated")
     return [files[key] for key in keys]
 
-
+# %% ../../nbs/data/45_translated.ipynb #bed74821
 def _and_more(names: list[str]) -> str:
     "How many names there are besides the first, for a message."
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
@@ -74,7 +74,7 @@ class TwinsJson(TypedDict, total=False):
     seed: int
     files: dict[str, tuple[int, str]]  # file below the folder -> bytes, SHA-256; once all twins are made
 
-
+# %% ../../nbs/data/45_translated.ipynb #fc6e3694
 def read_twins_json(root: str | os.PathLike) -> dict:  # folder of twins
     "What its `twins.json` says, with the list of files; {} without one. `InputError` in one line where it is damaged."
     path = Path(root) / ABOUT
@@ -95,7 +95,7 @@ def image_settings(dataset: object) -> dict:
     settings = {name: value for name, value in dataset.settings().items() if name not in for_labels}
     return json.loads(json.dumps(settings))
 
-
+# %% ../../nbs/data/45_translated.ipynb #7c008062
 def check_source(
     about: dict,  # content of twins.json
     source: object,  # a data set
@@ -169,7 +169,7 @@ def check_size(
     problem = f"the twin is {size} pixels, its source {self.key(i)!r} is {wanted}"
     raise InputError(self.image_paths[i], problem, "translate at the source's full size, or resize the twin to it")
 
-
+# %% ../../nbs/data/45_translated.ipynb #33e03492
 @patch
 def check_lengths(self: Twins, files: dict[str, tuple[int, str]]) -> None:  # file -> (bytes, SHA-256)
     """InputError for a twin that was cut or replaced since it was made.
