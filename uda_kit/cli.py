@@ -313,10 +313,15 @@ def recipe_list() -> dict[str, str]:
     return read_json(Path(uda_kit.__file__).parent / "recipes" / "recipes.json", dict[str, str], "install uda_kit again")
 
 
+def in_file(name: str) -> bool:
+    "Is a recipe named by a Python file that holds it, FILE.py:NAME?"
+    return name.partition(":")[0].endswith(".py")
+
+
 def check_recipe_name(name: str) -> None:
     "`InputError` with the nearest names where there is no such recipe; in a moment."
     known = recipe_list()
-    if name in known:
+    if name in known or in_file(name):
         return
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     remedy = f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them"
@@ -327,7 +332,7 @@ def check_recipe_name(name: str) -> None:
 class Train:
     "Train a recipe, score it on its test images, write a report."
 
-    recipe: Positional[str]  # name of a recipe, as `uda-kit recipes` lists them
+    recipe: Positional[str]  # a recipe that `uda-kit recipes` lists, or FILE.py:NAME
     out: Text = None  # folder of the run (default: runs/RECIPE-seedN)
     seed: int = 0  # decides weights, order and augmentation of images
     steps: Count = None  # at most this many steps in each stage
@@ -361,7 +366,11 @@ class Train:
 
     def folder(self) -> Path:
         "Folder of the run."
-        return Path(self.out or f"runs/{self.recipe.replace('/', '-')}-seed{self.seed}")
+        if self.out:
+            return Path(self.out)
+        file, _, name = self.recipe.rpartition(":")
+        recipe = f"{Path(file).stem}-{name}" if in_file(self.recipe) else self.recipe.replace("/", "-")
+        return Path(f"runs/{recipe}-seed{self.seed}")
 
     def again(self, argv: list[str]) -> str:
         "What to do after a run was stopped."
@@ -467,6 +476,8 @@ def run_options(args: Train) -> "RunOptions":
 def check_recordable(args: Train) -> None:
     "`InputError` where --record is given for a recipe that another option changes."
     changed = [name for name in ("source", "target", "test", "set", "weights") if getattr(args, name)]
+    if args.record and in_file(args.recipe):
+        raise InputError("--record", "results hold the kit's recipes, and this one is from a file", "leave --record out")
     if args.record and changed:
         problem = f"results hold recipes as they are, and --{changed[0]} changes this one"
         raise InputError("--record", problem, "leave one of the two out")

@@ -443,6 +443,6 @@ class SourceTranslation(TransformConfig):
 
     translator: str  # named as for `uda-kit translate --how`
 
-    def build(self, net: nn.Module) -> TranslateSource:
+    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> TranslateSource:
         "The transform, for any network."
         return TranslateSource(self.translator)

@@ -60,7 +60,7 @@ class TeacherConfig(TransformConfig):
     augmentation: StrongAugmentation = StrongAugmentation()
     averaging: Averaging = Averaging()  # of a teacher with an `average`
 
-    def build(self, net: nn.Module) -> Teacher:
+    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> Teacher:
         "The teacher, a copy of `net` from the stage's first step on."
         expansion, numbers = None, self.expansion
         if numbers is not None:
@@ -86,6 +86,6 @@ class SourceAugmentation(TransformConfig):
 
     augmentation: StrongAugmentation = StrongAugmentation()
 
-    def build(self, net: nn.Module) -> AugmentSource:
+    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> AugmentSource:
         "The transform, for any network."
         return AugmentSource(self.augmentation)

@@ -15,6 +15,7 @@ from ..core.errors import InputError
 from .config import Recipe
 from .content_invariant import content_recipes
 from .contrastive import contrastive_recipes
+from .own_files import is_file_recipe, recipe_from_file
 from .patch_alignment import patch_recipes
 from .output_space import output_space_recipes
 
@@ -26,7 +27,9 @@ def recipes() -> dict[str, Recipe]:
 
 
 def find_recipe(name: str) -> Recipe:
-    "A recipe by name; `InputError` with the nearest names where there is none."
+    "A recipe by name, or from a file by FILE.py:NAME; `InputError` with the nearest names where there is none."
+    if is_file_recipe(name):
+        return recipe_from_file(name)
     known = recipes()
     if name in known:
         return known[name]

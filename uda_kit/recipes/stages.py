@@ -89,10 +89,16 @@ def _build_net(run, config, before: "RecipeStage | None") -> nn.Module:
     return net
 
 # %% ../../nbs/recipes/15_stages.ipynb #42e48c22
-def _build_transforms(config, net: nn.Module) -> list[BatchTransform]:
+def _build_transforms(config, net: nn.Module, context: BuildContext) -> list[BatchTransform]:
     "Batch transforms of a stage on its network, in their order."
     with building(config.name, "transforms"):
-        return [transform.build(net) for transform in config.transforms]
+        return [transform.build(net, context) for transform in config.transforms]
+
+
+def _training_settings(config: "StageConfig") -> dict[str, object]:
+    "Settings of a stage that its training takes as they are."
+    names = ("steps", "schedule", "optimiser", "fix_backbone")
+    return {name: getattr(config, name) for name in names}
 
 
 def _build_terms(config, index: int, net: nn.Module, context: BuildContext) -> dict[str, Term]:
@@ -123,9 +129,9 @@ class RecipeStage(Stage):
         modes = run.modes(config, source) if config.modes else None
         context = BuildContext(run.options.seed, label_space(run.recipe.space), modes)
         terms = _build_terms(config, index, net, context)
-        transforms = _build_transforms(config, net)
-        training = (config.steps, config.schedule, config.optimiser, transforms, run.validate, config.fix_backbone)
-        return cls(config.name, net, terms, source, target, *training, config, before, index)
+        transforms = _build_transforms(config, net, context)
+        parts = {"transforms": transforms, "validate": run.validate, **_training_settings(config)}
+        return cls(config.name, net, terms, source, target, **parts, config=config, before=before, index=index)
 
     @property
     def trained(self) -> "RecipeStage | None":
@@ -189,9 +195,9 @@ class TranslationStage(RecipeStage):
         source = run.source(config)
         target = run.feed(config.target, False) if config.target else None
         check_judged(config, source)
-        transforms = _build_transforms(config, net)
-        training = (config.steps, config.schedule, config.optimiser, transforms, None, config.fix_backbone)
-        stage = cls(config.name, net, {}, source, target, *training, config, before, index)
+        transforms = _build_transforms(config, net, BuildContext(run.options.seed, label_space(run.recipe.space)))
+        parts = {"transforms": transforms, **_training_settings(config)}
+        stage = cls(config.name, net, {}, source, target, **parts, config=config, before=before, index=index)
         stage.build_losses(run)
         return stage
 

@@ -16,7 +16,7 @@ from .objective import BatchTransform, Term
 # %% ../../nbs/training/12_configs.ipynb #c0f16005
 @dataclass(frozen=True)
 class BuildContext:
-    "What a stage knows, beside its network, when its terms are built."
+    "What a stage knows, beside its network, when its losses and transforms are built."
 
     seed: int = 0  # of the run
     space: LabelSpace | None = None  # of the source's labels
@@ -37,6 +37,6 @@ class TermsConfig:
 class TransformConfig:
     "Settings of one batch transform."
 
-    def build(self, net: nn.Module) -> BatchTransform:
+    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> BatchTransform:
         "The transform, for one network."
         raise NotImplementedError

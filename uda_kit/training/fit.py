@@ -418,11 +418,14 @@ def resident_peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 # %% ../../nbs/training/40_fit.ipynb #35d9fb8f
-def check_stage(stage: Stage) -> None:
+def check_stage(
+    stage: Stage,
+    labels: bool = True,  # False: the source's labels are made later
+) -> None:
     "`InputError` where a stage cannot be run: before anything is written."
     check_steps(stage)
     check_schedule(stage.name, stage.optimiser)
-    check_classes(stage)
+    check_classes(stage, labels)
     given = ("source",) if stage.target is None else ("source", "target")
     check_batches(stage.name, stage.terms.values(), stage.transforms, given)
 
@@ -436,8 +439,8 @@ def check_steps(stage: Stage) -> None:
         raise InputError(stage.name, f"has a schedule of {str(stage.schedule)[:40]} steps", f"{span}, or None")
 
 
-def check_classes(stage: Stage) -> None:
-    "The network's classes are the source's, and the source has labels where a term reads it."
+def check_classes(stage: Stage, labels: bool = True) -> None:
+    "The network's classes are the source's, and the source has labels where a term reads it, unless they are made later."
     classes = getattr(stage.net, "num_classes", None)
     if classes is None:  # a translator has no classes
         return
@@ -449,7 +452,7 @@ def check_classes(stage: Stage) -> None:
             "build the network for the label space it is trained on",
         )
     read_by_terms = {side for term in _active_terms(stage) for side in term.reads}
-    if "source" in read_by_terms and not source.labelled:
+    if labels and "source" in read_by_terms and not source.labelled:
         raise InputError(source.name, "has no labels to train on", "give a labelled source")
 
 # %% ../../nbs/training/40_fit.ipynb #8648f061
