@@ -310,7 +310,9 @@ def recipe_list() -> dict[str, str]:
     import uda_kit
     from uda_kit.core.records import read_json
 
-    return read_json(Path(uda_kit.__file__).parent / "recipes" / "recipes.json", dict[str, str], "install uda_kit again")
+    return read_json(
+        Path(uda_kit.__file__).parent / "recipes" / "recipes.json", dict[str, str], "install uda_kit again"
+    )
 
 
 def in_file(name: str) -> bool:
@@ -477,7 +479,9 @@ def check_recordable(args: Train) -> None:
     "`InputError` where --record is given for a recipe that another option changes."
     changed = [name for name in ("source", "target", "test", "set", "weights") if getattr(args, name)]
     if args.record and in_file(args.recipe):
-        raise InputError("--record", "results hold the kit's recipes, and this one is from a file", "leave --record out")
+        raise InputError(
+            "--record", "results hold the kit's recipes, and this one is from a file", "leave --record out"
+        )
     if args.record and changed:
         problem = f"results hold recipes as they are, and --{changed[0]} changes this one"
         raise InputError("--record", problem, "leave one of the two out")

@@ -105,7 +105,8 @@ class Run:
         return [Path(folder) for folder in (self.out, self.shared) if folder]
 
     def place(self, name: str, key: str) -> Path:
-        "Folder of an artifact: with its key among those that runs share, if they share a folder; else in the run's own."
+        """Folder of an artifact: with its key among those that runs share, if they share a folder; else in the run's
+        own."""
         return Path(self.shared) / f"{name}-{key}" if self.shared else Path(self.out) / name
 
     def open(self, data: Data, labelled: bool):  # a data set

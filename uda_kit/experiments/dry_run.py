@@ -24,16 +24,21 @@ from .own_classes import settle, tell
 from ..training.fit import Feed, RunOptions, Stage, Training, check_stage, peak_gib, read_steps
 
 # %% ../../nbs/experiments/40_dry_run.ipynb #74b0cb74
-def capped(recipe:Recipe, steps:int|None) -> Recipe:
+def capped(recipe: Recipe, steps: int | None) -> Recipe:
     "The recipe with at most `steps` steps in each stage (None: as it is). `InputError` for less than one step."
-    if steps is None: return recipe
-    if steps < 1: raise InputError("--steps", f"{steps} is no number of steps", "give a whole number of at least 1")
+    if steps is None:
+        return recipe
+    if steps < 1:
+        raise InputError("--steps", f"{steps} is no number of steps", "give a whole number of at least 1")
     return replace(recipe, stages=tuple(replace(s, steps=min(s.steps, steps)) for s in recipe.stages))
 
 # %% ../../nbs/experiments/40_dry_run.ipynb #4e9d9f91
 def stand_in(data: Data, space: str | LabelSpace, labelled: bool) -> Relabelled:
-    "Street scenes of the size of a data set's images: rendered ones where labels are read, camera-like ones where they are not."
-    size = data.size or tuple(map(max, data.crop or (0, 0), (128, 256)))  # images of unknown size: at least as large as what is cut out of them
+    """Street scenes of the size of a data set's images: rendered ones where labels are read, camera-like ones where
+    they are not."""
+    size = data.size or tuple(
+        map(max, data.crop or (0, 0), (128, 256))
+    )  # images of unknown size: at least as large as what is cut out of them
     scenes = StreetScenes(RENDERED if labelled else CAMERA, n=8, size=size)
     return Relabelled(scenes, data.split, space, labelled)
 
@@ -44,7 +49,8 @@ def open_or_stand_in(
     labelled: bool,
     roots: dict[str, str] | None = None,
 ):  # a data set
-    "The data set, or street scenes of its size. Translated images are left out where they are not there: they cost no more than their sources."
+    """The data set, or street scenes of its size. Translated images are left out where they are not there: they cost
+    no more than their sources."""
     if not is_given(data, roots):
         return stand_in(data, space, labelled)
     twins = data.twins if is_given(Data(data.twins), roots) else ""
@@ -71,7 +77,8 @@ class DryRun(Run):
 
 
 def cheaper(stage: StageConfig) -> StageConfig:
-    "The stage without what a dry run need not wait for: ImageNet weights, and patch modes of many patches. A step costs the same."
+    """The stage without what a dry run need not wait for: ImageNet weights, and patch modes of many patches. A step
+    costs the same."""
     if getattr(stage.net, "weights", None) == "imagenet":
         stage = replace(stage, net=replace(stage.net, weights=None))
     if stage.modes is not None:
@@ -95,11 +102,18 @@ def timed_steps(stage: Stage, options: RunOptions, steps: int) -> list[float]:  
         batches.close()
     return seconds
 
+
 def stage_cost(stage: Stage, options: RunOptions, steps: int) -> dict[str, float]:
-    "What the first steps of a stage cost, in seconds. The first one is slower: memory is allocated, kernels are chosen."
+    """What the first steps of a stage cost, in seconds. The first one is slower: memory is allocated, kernels are
+    chosen."""
     seconds = timed_steps(stage, options, steps)
     each = statistics.median(seconds[1:] or seconds)
-    return {"steps": steps, "first_step": round(seconds[0], 3), "seconds_per_step": round(each, 3), "of_steps": stage.steps}
+    return {
+        "steps": steps,
+        "first_step": round(seconds[0], 3),
+        "seconds_per_step": round(each, 3),
+        "of_steps": stage.steps,
+    }
 
 # %% ../../nbs/experiments/40_dry_run.ipynb #1835fcdb
 def say_stand_ins(recipe: Recipe, roots: dict[str, str] | None, say: Callable) -> None:

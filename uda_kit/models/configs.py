@@ -24,7 +24,8 @@ class NetworkConfig:
     architecture: ClassVar[str] = ""  # as in the header of a weight file
 
     def build(self, num_classes: int) -> nn.Module:
-        "The network, with random weights from torch's global generator where it is given no others. `InputError` for options that do not fit."
+        """The network, with random weights from torch's global generator where it is given no others. `InputError` for
+        options that do not fit."""
         raise NotImplementedError
 
 

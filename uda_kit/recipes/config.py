@@ -32,7 +32,8 @@ class Clustering:
 # %% ../../nbs/recipes/20_config.ipynb #c0f26006
 @dataclass(frozen=True)
 class StageConfig:
-    "One stage of a recipe. Its network goes on from the stage before; one with more parts takes over the parts they share."
+    """One stage of a recipe. Its network goes on from the stage before; one with more parts takes over the parts they
+    share."""
 
     source: Data
     terms: TermsConfig
@@ -54,7 +55,8 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class TranslationConfig(StageConfig):
-    "A stage that trains a translator and then translates the source images, at the stage's size. The network of the stage before is frozen and judges their content."
+    """A stage that trains a translator and then translates the source images, at the stage's size. The network of the
+    stage before is frozen and judges their content."""
 
     terms: TermsConfig = CycleGANTerms()
     net: NetworkConfig = TranslatorConfig()

@@ -21,7 +21,9 @@ def _import_file(path: Path) -> ModuleType:
         raise InputError(path, "is no file", "name a Python file and the recipe in it, as mine.py:recipe")
     name = path.stem
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) != str(path):
-        raise InputError(path, f"has the name of a module that is imported already ({name})", "give the file another name")
+        raise InputError(
+            path, f"has the name of a module that is imported already ({name})", "give the file another name"
+        )
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up their types there
@@ -30,7 +32,9 @@ def _import_file(path: Path) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         reason = str(error).strip().split("\n")[0][:200]
-        raise InputError(path, f"cannot be imported ({type(error).__name__}: {reason})", "correct it; python FILE.py shows where") from error
+        raise InputError(
+            path, f"cannot be imported ({type(error).__name__}: {reason})", "correct it; python FILE.py shows where"
+        ) from error
     return module
 
 # %% ../../nbs/recipes/85_own_files.ipynb #04ec1006
@@ -42,7 +46,8 @@ def is_file_recipe(name: str) -> bool:
 def recipe_from_file(
     name: str,  # FILE.py:NAME
 ) -> Recipe:
-    "The recipe that a Python file holds under a name. `InputError` where file or name are not there, and where the name is no `Recipe`."
+    """The recipe that a Python file holds under a name. `InputError` where file or name are not there, and where the
+    name is no `Recipe`."""
     file, _, attribute = name.partition(":")
     path = Path(file).absolute()
     module = _import_file(path)

@@ -188,7 +188,8 @@ def _rows(
     extra: Sequence[str] = (),  # names of the numbers after the mean
     paper: str = "output_space",
 ) -> list[PublishedRow]:
-    "Rows from lines: class scores, then the mean, then what `extra` names; a cell that is a dash is left out of the row."
+    """Rows from lines: class scores, then the mean, then what `extra` names; a cell that is a dash is left out of the
+    row."""
     rows, names = [], (*classes, None, *extra)  # None: the mean
     for line in text.strip().splitlines():
         row, backbone, recipe, numbers = (part.strip() for part in line.split(";"))
@@ -804,7 +805,8 @@ def side_by_side(
     root: str | os.PathLike | None = None,  # results folder; None: `results_folder()`
     steps: int | None = None,  # count only runs of this length; None: per recipe the longest
 ) -> Table:
-    "A paper's table beside this kit's runs of the same recipes: separate columns, headed `published` and `measured here`."
+    """A paper's table beside this kit's runs of the same recipes: separate columns, headed `published` and `measured
+    here`."""
     rows = [row for row in published(paper, table) if row.recipe]
     columns = ["method", "backbone", f"published: {_tasks(rows)}"]
     lines = [[name, row.backbone, _cell(row.miou)] for name, row in zip(_row_names(rows), rows, strict=True)]

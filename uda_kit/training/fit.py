@@ -440,7 +440,8 @@ def check_steps(stage: Stage) -> None:
 
 
 def check_classes(stage: Stage, labels: bool = True) -> None:
-    "The network's classes are the source's, and the source has labels where a term reads it, unless they are made later."
+    """The network's classes are the source's, and the source has labels where a term reads it, unless they are made
+    later."""
     classes = getattr(stage.net, "num_classes", None)
     if classes is None:  # a translator has no classes
         return

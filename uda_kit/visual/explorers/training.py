@@ -644,7 +644,8 @@ def network_options(config: dict, stage: str) -> dict | None:  # of config.json 
 
 # %% ../../../nbs/visual/explorers/70_training.ipynb #8913e2e4
 def _recipe_network_options(recipe: dict, stage: str) -> dict | None:
-    "Options of a stage's network, as a recipe describes it; recipes of version 0.1 name the function that makes the network."
+    """Options of a stage's network, as a recipe describes it; recipes of version 0.1 name the function that makes the
+    network."""
     planned = (dict_in(s, "net") for s in recipe.get("stages") or () if s.get("name") == stage)
     described = next(planned, {})
     function = str(described.get("function", "")).rsplit(".", 1)[-1]
