@@ -105,8 +105,7 @@ class Run:
         return [Path(folder) for folder in (self.out, self.shared) if folder]
 
     def place(self, name: str, key: str) -> Path:
-        """Folder of an artifact: with its key among those that runs share, if they share a folder; else in the run's
-        own."""
+        "Folder of an artifact: in the folder that runs share, with its key, if there is one; else in the run's own."
         return Path(self.shared) / f"{name}-{key}" if self.shared else Path(self.out) / name
 
     def open(self, data: Data, labelled: bool):  # a data set
@@ -159,7 +158,7 @@ def validator(run: Run) -> Callable | None:
     space = label_space(recipe.space)
     val = open_scored(recipe.val, space, run.roots)
 
-    def miou(net) -> float:
+    def miou(net: nn.Module) -> float:
         return evaluate(net, val, recipe.val.resize, space, options.precision, keep=0, progress=False).miou
 
     return miou

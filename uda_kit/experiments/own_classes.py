@@ -103,14 +103,6 @@ def in_own_classes(
     val = same_classes(recipe.val, space, roots)
     return replace(recipe, space=space.name if is_known else space, protocol="", val=val)
 
-# %% ../../nbs/experiments/20_own_classes.ipynb #87be10b5
-def same_classes(data: Data | None, space: LabelSpace, roots: dict | None) -> Data | None:
-    "Validation images where they are labelled with the classes of `space`, else None."
-    if data is None or not is_given(data, roots):
-        return None
-    table = translate(own_space(data, roots), space)
-    return data if set(range(len(space))) <= set(table.tolist()) else None
-
 # %% ../../nbs/experiments/20_own_classes.ipynb #0bcfdefe
 def say_unscored(recipe: Recipe, theirs: LabelSpace, comparison: Comparison, say: Callable[[str], None]) -> None:
     "Name trained classes that the test images lack, and classes of one's own test images that are not trained."

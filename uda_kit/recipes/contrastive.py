@@ -179,8 +179,10 @@ def full_task(source: str, net: str = "", target: str = "cityscapes") -> Contras
     "GTA5 or SYNTHIA to Cityscapes or Mapillary Vistas, translated by a stage of CycleGAN."
     data, images = Data(source, "all", None, 2, crop=CROP_713), FULL_TARGETS[target][0]
     smaller = {"crop": CROP, "flip": True, "batch_size": 1}
-    how = TranslationConfig(replace(data, **smaller), target=replace(images, **smaller), steps=TRANSLATION_STEPS)
-    return ContrastiveTask(full_scale(source), NETWORKS[net], data, images, how)
+    translation = TranslationConfig(
+        replace(data, **smaller), target=replace(images, **smaller), steps=TRANSLATION_STEPS
+    )
+    return ContrastiveTask(full_scale(source), NETWORKS[net], data, images, translation)
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #fe55f133
 MORE_OF_THE_METHOD = ("Table 7: α = 0.1, λ = 0.1, τ0 = 0.9", "Table 8: Ours (DeepLabV2)", "Table 4: w/ expansion")
