@@ -126,7 +126,7 @@ def pixel_weight(self: CosineWeightedAdversarial, tgt: Batch) -> Tensor | float:
         return self.eps
     return self.lambda_cos * distance_of(tgt, self.grad_through_distance) + self.eps
 
-
+# %% ../../nbs/methods/60_ancillary_classifier.ipynb #2916d0dd
 @patch
 def update(
     self: CosineWeightedAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext

@@ -296,7 +296,7 @@ def confidence_thresholds(
     tau_p = torch.where(exceed < number, tau_p, 0.0)  # all may exceed
     return torch.where(number > 0, tau_p.clamp(max=cap), cap)
 
-
+# %% ../../nbs/methods/90_contrastive.ipynb #ebd320c6
 def class_thresholds(
     probabilities: Tensor,  # [B,C,H,W], summing to 1 over classes
     cap: float = 0.9,

@@ -125,7 +125,7 @@ def _target_weight(domain: Batch, label: Tensor, classes: int) -> Tensor:  # [B,
         return _own_probability(domain, label, classes)
     return cells_of(domain.weight, label.shape[-2:])
 
-
+# %% ../../nbs/methods/92_contrastive_terms.ipynb #872ec29f
 @patch
 def _cells(
     self: ContrastiveSpace, domain: Batch, side: str
@@ -161,7 +161,7 @@ def _project(self: ContrastiveSpace, domain: Batch, side: str, age: int) -> Embe
     kinds = torch.arange(self.classes, device=label.device).where(present, IGNORE)
     return Embedded(rows, label[known], anchors[known], F.normalize(mean, dim=1), kinds)
 
-
+# %% ../../nbs/methods/92_contrastive_terms.ipynb #a64eada8
 @patch
 def embed(
     self: ContrastiveSpace,

@@ -43,7 +43,7 @@ def _check_shapes(features: Tensor, prototypes: Tensor, limits: Tensor) -> None:
     problem = f"{given}, features have {features.shape[1]} channels"
     raise InputError("expand_labels", problem, "give one prototype and one limit for each class")
 
-
+# %% ../../nbs/methods/84_label_expansion.ipynb #e5179091
 def expand_labels(
     labels: Tensor,  # [B,H,W] class ids, 255 where the teacher is unsure
     features: Tensor,  # [B,F,h,w] penultimate features, any size
@@ -167,7 +167,7 @@ def gather(
         self.histogram[0] += summed(torch.bincount(bins, minlength=counts.numel()).view_as(counts))
         self.steps += 1
 
-
+# %% ../../nbs/methods/84_label_expansion.ipynb #035c8874
 @patch
 def _begin_block(self: LabelExpansion) -> None:
     "The full block becomes the last one; what was before is forgotten."

@@ -354,7 +354,7 @@ def _claim(folder: Path, about: dict) -> dict:
     write_summary(folder, summary)
     return summary
 
-
+# %% ../../nbs/methods/80_pseudo_labels.ipynb #71654400
 def start_folder(
     folder: Path,  # where labels go
     about: dict,  # from `about_labels`
@@ -443,7 +443,7 @@ def _check_finite(scores: Tensor, images: list) -> None:
         _, key, _, _ = images[int(broken.nonzero()[0])]
         raise InputError(key, "the network's scores are not finite", "check the checkpoint, or use 32-bit precision")
 
-
+# %% ../../nbs/methods/80_pseudo_labels.ipynb #faa60bc4
 def block_scores(
     net: nn.Module,
     block: list,  # of `Blocks`
@@ -527,7 +527,7 @@ def _count_confidences(predictions: Predictions, num_classes: int) -> Tensor:  #
         counts += class_histogram(ids, confidence, num_classes).cpu()
     return counts
 
-
+# %% ../../nbs/methods/80_pseudo_labels.ipynb #6167b72f
 def find_thresholds(
     predictions: Predictions, rule: ConfidenceRule, space: LabelSpace
 ) -> dict[str, float | None]:  # class name -> tau_c, None for a class that is never predicted

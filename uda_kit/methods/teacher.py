@@ -375,7 +375,7 @@ def _count_labels(labelling: Labelling) -> dict[str, Tensor]:  # COUNTS -> [C]
     maps, classes = (labelling.initial, labelling.confident, labelling.expanded), len(labelling.thresholds)
     return {name: torch.bincount(y.flatten(), minlength=256)[:classes] for name, y in zip(COUNTS, maps, strict=False)}
 
-
+# %% ../../nbs/methods/82_teacher.ipynb #2cab13d2
 @patch
 def __call__(self: Teacher, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
     tgt = batches["target"]

@@ -283,7 +283,7 @@ def _check_same_twins(folder: Path, written: dict, about: dict) -> None:
         problem = f"describes other twins ({', '.join(differing)} differs)"
         raise InputError(folder / ABOUT, problem, "give the settings it was started with, or another folder")
 
-
+# %% ../../nbs/methods/50_translation.ipynb #95fb7731
 def check_folder(
     folder: Path,  # where twins go
     about: dict,  # what twins.json shall say
