@@ -187,7 +187,7 @@ def check_resume(small):
     from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
     from uda_kit.methods.output_space import OutputSpaceTerms
     from uda_kit.models.segmenters import deeplab_v2
-    from uda_kit.training.fit import Feed, Interrupted, RunOptions, Stage, StopRequest, fit
+    from uda_kit.training.fit import LoaderConfig, Interrupted, RunOptions, Stage, StopRequest, fit
 
     def run(folder, stop=None, resume=False):
         torch.manual_seed(0)
@@ -202,7 +202,7 @@ def check_resume(small):
                 return after(*batches)
 
             terms["seg"].forward = stopping
-        scenes = (Feed(StreetScenes(RENDERED, 8, (64, 96)), 2), Feed(StreetScenes(CAMERA, 8, (64, 96)), 2, labelled=False))
+        scenes = (LoaderConfig(StreetScenes(RENDERED, 8, (64, 96)), 2), LoaderConfig(StreetScenes(CAMERA, 8, (64, 96)), 2, labelled=False))
         fit(Stage("adapt", net, terms, *scenes, steps=4), folder, RunOptions(progress=False), resume=resume)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -179,7 +179,7 @@ def test_dry_run_writes_nothing(capsys, tmp_path):
 
 
 def test_not_finite(capsys, tmp_path):
-    argv = ["train", "scenes/source-only", "--steps", 6, "--out", "run", *QUICK, "stages.0.optimiser.lr=1e6"]
+    argv = ["train", "scenes/source-only", "--steps", 6, "--out", "run", *QUICK, "stages.0.optimizer.lr=1e6"]
     refused(capsys, argv, "not finite", "stopped.json", status=1)
     assert json.loads((tmp_path / "run/stopped.json").read_text())["stage"] == "warmup"
 

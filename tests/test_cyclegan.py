@@ -12,7 +12,7 @@ from uda_kit.training.configs import BuildContext
 from uda_kit.methods.translation import translator, write_twins
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import CycleTranslator, fingerprint, load_translator, save_translator
-from uda_kit.training.fit import Feed, Interrupted, Stage, fit
+from uda_kit.training.fit import LoaderConfig, Interrupted, Stage, fit
 
 SIZE, STEPS = (32, 48), 4
 SCENES = [StreetScenes(style, 4, SIZE) for style in (RENDERED, CAMERA)]
@@ -23,7 +23,7 @@ def stage(stop=0, size=SIZE, net=None, **changes):
     net, judge = net or CycleTranslator(width=4, blocks=1), deeplab_v2(19, "tiny")
     source, target = SCENES[0], StreetScenes(CAMERA, 4, size)
     terms = CycleGANTerms(pool=2, **changes).build(net, BuildContext(segmenter=judge, space=source.space)) | {"stop": StopAt(stop)}
-    return Stage("translate", net, terms, Feed(source), Feed(target, labelled=False), steps=STEPS, optimiser=CYCLEGAN_ADAM)
+    return Stage("translate", net, terms, LoaderConfig(source), LoaderConfig(target, labelled=False), steps=STEPS, optimizer=CYCLEGAN_ADAM)
 
 
 @pytest.mark.parametrize("precision,stop", [("32-true", 1), ("32-true", 3), ("bf16-mixed", 2)])
@@ -56,7 +56,7 @@ def test_images_of_two_sizes(tmp_path):
         def key(self, i): return str(i)
         def image(self, i): return self.sets[i].image(0)
     s = stage()
-    s.target = Feed(Mixed(SCENES[1], StreetScenes(CAMERA, 1, (40, 48))), labelled=False)
+    s.target = LoaderConfig(Mixed(SCENES[1], StreetScenes(CAMERA, 1, (40, 48))), labelled=False)
     with pytest.raises(InputError, match="image pool"): fit(s, tmp_path / "run", options())
 
 
@@ -80,5 +80,5 @@ def test_from_stage_to_twins_to_training(tmp_path):
     with pytest.raises(InputError, match="other twins"): write_twins(*SCENES, tmp_path / "twins", name, progress=False)
     torch.manual_seed(0)
     segmenter = deeplab_v2(19, "tiny")
-    adapt = Stage("seg", segmenter, SupervisedTerms().build(segmenter), Feed(SCENES[0]), Feed(SCENES[1], labelled=False), steps=1, transforms=[TranslateSource(net)])
+    adapt = Stage("seg", segmenter, SupervisedTerms().build(segmenter), LoaderConfig(SCENES[0]), LoaderConfig(SCENES[1], labelled=False), steps=1, transforms=[TranslateSource(net)])
     assert fit(adapt, tmp_path / "seg", options())["loss/seg"] > 0

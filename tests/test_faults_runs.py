@@ -32,7 +32,7 @@ from uda_kit.recipes.catalogue import find_recipe
 from uda_kit.results.comparisons import read_results
 from uda_kit.experiments.lessons import check_same, report_line
 from uda_kit.core.settings import override
-from uda_kit.training.fit import MOST_STEPS, SGD, Feed, Interrupted, RunOptions, Stage, StopRequest, check_options, check_stage, fit, stop_signals
+from uda_kit.training.fit import MOST_STEPS, SGD, LoaderConfig, Interrupted, RunOptions, Stage, StopRequest, check_options, check_stage, fit, stop_signals
 from uda_kit.training.runs import (
     RunDirectory, append_log, config_difference, newest_checkpoint, read_checkpoint, read_log, resumable, rewind_log, save_checkpoint,
     stage_checkpoints, write_checkpoint,
@@ -52,8 +52,8 @@ def make_stage(steps=6, stop_at=None):
     terms = OutputSpaceTerms(width=8).build(net)
     if stop_at:
         terms["stop"] = StopAt(stop_at)
-    source, target = (Feed(StreetScenes(style, 4, (32, 48)), labelled=side) for style, side in ((RENDERED, None), (CAMERA, False)))
-    return Stage("adapt", net, terms, source, target, steps=steps, optimiser=SGD(lr=1e-2))
+    source, target = (LoaderConfig(StreetScenes(style, 4, (32, 48)), labelled=side) for style, side in ((RENDERED, None), (CAMERA, False)))
+    return Stage("adapt", net, terms, source, target, steps=steps, optimizer=SGD(lr=1e-2))
 
 
 CONFIG = json.loads(to_json({**make_stage().settings(), **options().deciding()}))
@@ -440,10 +440,10 @@ def test_the_folder_is_locked_while_the_run_is_scored(tmp_path, monkeypatch):
     running.run_recipe(recipe, out, options(), report=True)
     assert answers and all("being written by another process" in a for a in answers)
     monkeypatch.setattr(running, "evaluate", evaluate)
-    other = override(recipe, ["stages.0.optimiser.lr=0.5"])
+    other = override(recipe, ["stages.0.optimizer.lr=0.5"])
     longer = override(recipe, ["stages.0.steps=20"])
     files = sorted(out.rglob("*"))
-    one_line(expect_error(running.run_recipe, other, out, options(), resume=True), "stages.0.optimiser.lr", "-> 0.5", "same settings")
+    one_line(expect_error(running.run_recipe, other, out, options(), resume=True), "stages.0.optimizer.lr", "-> 0.5", "same settings")
     one_line(expect_error(running.run_recipe, longer, out, options(), resume=True), "stages.0.steps: 2 -> 20", "--weights", "another folder")
     assert sorted(out.rglob("*")) == files
     result = out / "result.json"
@@ -534,7 +534,7 @@ def test_results_tables(tmp_path):
 
 
 def test_a_difference_names_exactly_the_settings():
-    old = {"recipe": {"stages": [{"name": "a", "size": [32, 64], "optimiser": {"lr": 0.1}}, {"name": "b", "target": None}]}, "data": {"a": {"source": {"seed": 1}}}, "seed": 1}
+    old = {"recipe": {"stages": [{"name": "a", "size": [32, 64], "optimizer": {"lr": 0.1}}, {"name": "b", "target": None}]}, "data": {"a": {"source": {"seed": 1}}}, "seed": 1}
     assert config_difference(old, json.loads(json.dumps(old))) == ""
 
     def changed(change):
@@ -542,7 +542,7 @@ def test_a_difference_names_exactly_the_settings():
         change(new)
         return config_difference(old, new)
 
-    assert changed(lambda c: c["recipe"]["stages"][0]["optimiser"].update(lr=0.2)) == "recipe.stages.0.optimiser.lr: 0.1 -> 0.2"
+    assert changed(lambda c: c["recipe"]["stages"][0]["optimizer"].update(lr=0.2)) == "recipe.stages.0.optimizer.lr: 0.1 -> 0.2"
     assert changed(lambda c: c["recipe"]["stages"][0].update(size=[32, 96])) == "recipe.stages.0.size: [32, 64] -> [32, 96]"
     assert changed(lambda c: c["recipe"]["stages"][1].update(target="x")) == 'recipe.stages.1.target: null -> "x"'
     assert changed(lambda c: c.update(extra=1)) == "extra: absent -> 1"
@@ -564,7 +564,7 @@ from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
 from uda_kit.core.errors import InputError
 from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.training.fit import Feed, RunOptions, Stage, fit
+from uda_kit.training.fit import LoaderConfig, RunOptions, Stage, fit
 out, fault = sys.argv[1:]
 class Images(StreetScenes):
     def __getitem__(self, i):
@@ -574,7 +574,7 @@ class Images(StreetScenes):
         return super().__getitem__(i)
 torch.manual_seed(0)
 net = deeplab_v2(19, "tiny")
-source, target = Feed(Images(RENDERED, 4, (32, 48))), Feed(StreetScenes(CAMERA, 4, (32, 48)), labelled=False)
+source, target = LoaderConfig(Images(RENDERED, 4, (32, 48))), LoaderConfig(StreetScenes(CAMERA, 4, (32, 48)), labelled=False)
 stage = Stage("adapt", net, OutputSpaceTerms(width=8).build(net), source, target, steps=6)
 try: fit(stage, out, RunOptions(accelerator="cpu", devices=2, progress=False))
 except Exception as error:

@@ -146,8 +146,8 @@ def test_a_source_without_a_labelled_pixel(tmp_path):
 
 SLIPS = """size=(1.5,64) size=64 size=ab size=(64,96,3) size=(-1,5) size=(0,0) crop=512 crop=(0,5) crop=(20000,5) scale=2 scale=(2,1) scale=(nan,1) scale=(0,1) batch_size=0 batch_size=True batch_size=1e400
 batch_size=None flip=2 flip=yes name= name=5 root=/nowhere city=Rome""".split()
-SLIPS = [f"stages.0.source.{s}" for s in SLIPS] + [f"stages.1.{s}" for s in """optimiser.lr=-1 optimiser.lr=nan optimiser.lr=1e400 optimiser.lr=True optimiser.lr=None optimiser.betas=(1,1) optimiser.betas=(2,2)
-optimiser.betas=(.9,) optimiser.betas=.9 optimiser.weight_decay=-1 optimiser.hold=1 optimiser.power=-1 optimiser.head_multiplier=-1 schedule=x schedule=-5 schedule=0 schedule=1.5 steps=None steps=0 steps=1.5 steps=10**40
+SLIPS = [f"stages.0.source.{s}" for s in SLIPS] + [f"stages.1.{s}" for s in """optimizer.lr=-1 optimizer.lr=nan optimizer.lr=1e400 optimizer.lr=True optimizer.lr=None optimizer.betas=(1,1) optimizer.betas=(2,2)
+optimizer.betas=(.9,) optimizer.betas=.9 optimizer.weight_decay=-1 optimizer.hold=1 optimizer.power=-1 optimizer.head_multiplier=-1 schedule=x schedule=-5 schedule=0 schedule=1.5 steps=None steps=0 steps=1.5 steps=10**40
 steps=True name=../../../evil name=/evil name= name=a/b name=.. name=ü terms.adv=-1 terms.adv=nan terms.adv=None terms.width=0 terms.width=1.5 terms.lr=-1 terms.betas=(1,1) terms.betas=5 terms.seg_aux=inf
 net.aspp_rates=6 net.aspp_rates=(1.5,) net.multi_level=3 net=x fresh=2 fix_backbone=x modes=5 transforms=5 target=5""".split()]
 SLIPS += ["stages=()", "stages=5", "space=5", "space=cityscaps", "protocol=99", "name=evil", "name=../../x/y", "test.size=5", "test.batch_size=-1", "test.rare.temperature=1", "test.translated_by=warmup", "papers=()", f"stages.0.steps={'9' * 5000}", f"stages.0.name={'a' * 300}", "a", "=", "stages.²=1"]
@@ -158,9 +158,9 @@ def test_slips_in_settings():
     for slip in SLIPS: assert "\n" not in expect_error(lambda: check_values(override(recipe, [slip]))), slip
     assert "set twice" in expect_error(override, recipe, ["stages.0.steps=1", "stages.0.steps=2"])
     assert "first" in expect_error(override, recipe, ["stages.0.source.n=5", "stages.0.source=scenes:camera?n=9"])
-    assert override(recipe, ["stages.1.terms=MinEntropyTerms", "stages.1.terms.ent=1", "stages.1.optimiser=SGD"]).stages[1].terms.ent == 1.0
+    assert override(recipe, ["stages.1.terms=MinEntropyTerms", "stages.1.terms.ent=1", "stages.1.optimizer=SGD"]).stages[1].terms.ent == 1.0
     assert override(recipe, ["stages.0.target=scenes:camera?n=9", "stages.0.source.rare.temperature=0.1"]).stages[0].target.n == 9
-    for sound in ("stages.0.source.size=[64, 96]", "stages.0.optimiser.lr=1", "stages.1.schedule=None", "stages.1.terms.betas=(0, .9)"): check_values(override(recipe, [sound]))
+    for sound in ("stages.0.source.size=[64, 96]", "stages.0.optimizer.lr=1", "stages.1.schedule=None", "stages.1.terms.betas=(0, .9)"): check_values(override(recipe, [sound]))
     for every in recipes().values(): check_values(every)
     assert json.dumps(describe(recipe))
 

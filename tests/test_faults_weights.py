@@ -322,4 +322,4 @@ def test_entropy_minimisation_reads_the_target_alone_and_is_a_recipe(tiny):
 def test_vgg_recipes_follow_the_released_code():
     for name in ("gta5/vgg-single-level", "synthia/vgg-oracle"):
         recipe = find_recipe(name)
-        assert recipe.stages[0].optimiser.head_multiplier == 1 and recipe.stages[0].net.aspp_branches == 2 and "as released" in recipe.about
+        assert recipe.stages[0].optimizer.head_multiplier == 1 and recipe.stages[0].net.aspp_branches == 2 and "as released" in recipe.about

@@ -25,7 +25,7 @@ from uda_kit.methods.patch_modes import PatchModes
 from uda_kit.methods.semi_supervised import SemiSupervisedTerms
 from uda_kit.training.configs import BuildContext
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.training.fit import SGD, Feed, RunOptions, Stage, fit, make_fabric
+from uda_kit.training.fit import SGD, LoaderConfig, RunOptions, Stage, fit, make_fabric
 out, devices = sys.argv[1], int(sys.argv[2])
 size, batch = (64, 96), 2 // devices
 modes = PatchModes(torch.rand(8, 76, generator=torch.Generator().manual_seed(0)), CITYSCAPES19.classes, size, (16, 16))
@@ -40,8 +40,8 @@ fabric = make_fabric(options)
 for name, terms in families.items():
     torch.manual_seed(0)
     net = deeplab_v2(19, backbone="tiny", bn="frozen", ancillary=2 if name == "cirn" else None)
-    feeds = Feed(StreetScenes(RENDERED, 8, size), batch), Feed(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
-    fit(Stage("adapt", net, terms(net), *feeds, steps=3, optimiser=SGD(lr=1e-2, head_multiplier=1.0)), f"{out}/{name}", options, fabric=fabric)
+    feeds = LoaderConfig(StreetScenes(RENDERED, 8, size), batch), LoaderConfig(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
+    fit(Stage("adapt", net, terms(net), *feeds, steps=3, optimizer=SGD(lr=1e-2, head_multiplier=1.0)), f"{out}/{name}", options, fabric=fabric)
 '''
 
 FAULTS = '''
@@ -49,7 +49,7 @@ import json, sys, time, torch
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
 from uda_kit.methods.output_space import OutputAdversarial, Supervised, SupervisedTerms
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.training.fit import SGD, Feed, RunOptions, Stage, fit, make_fabric
+from uda_kit.training.fit import SGD, LoaderConfig, RunOptions, Stage, fit, make_fabric
 from uda_kit.training.objective import NonFiniteError, Term
 out = sys.argv[1]
 options = RunOptions(accelerator="cpu", devices=2, progress=False, log_every=1)
@@ -76,9 +76,9 @@ class Bare(StreetScenes):
 def run(name, terms, source=StreetScenes):
     torch.manual_seed(0)
     net = deeplab_v2(19, backbone="tiny")
-    feeds = Feed(source(RENDERED, 8, (64, 96)), 1), Feed(StreetScenes(CAMERA, 8, (64, 96), seed=1), 1, labelled=False)
+    feeds = LoaderConfig(source(RENDERED, 8, (64, 96)), 1), LoaderConfig(StreetScenes(CAMERA, 8, (64, 96), seed=1), 1, labelled=False)
     began = time.time()
-    try: fit(Stage(name, net, terms(net), *feeds, steps=3, optimiser=SGD(lr=1e-2)), f"{out}/{name}", options, fabric=fabric)
+    try: fit(Stage(name, net, terms(net), *feeds, steps=3, optimizer=SGD(lr=1e-2)), f"{out}/{name}", options, fabric=fabric)
     except NonFiniteError as error: return f"{error}", round(time.time() - began, 1)
     same = fabric.all_gather(torch.stack([p.detach().double().sum() for p in net.parameters()]))
     assert same[0].equal(same[1]), "the processes hold different weights"

@@ -21,7 +21,7 @@ from uda_kit.methods.pseudo_labels import PseudoLabelled, make_pseudo_labels, ps
 from uda_kit.models.checkpoints import load_weights, save_weights
 from uda_kit.models.segmenters import Outputs, deeplab_v2
 from uda_kit.evaluation.evaluate import predict
-from uda_kit.training.fit import Feed, RunOptions, Stage, fit
+from uda_kit.training.fit import LoaderConfig, RunOptions, Stage, fit
 
 SCENES = "scenes:camera?n=5&size=32x48"
 
@@ -208,7 +208,7 @@ def test_fine_tuning(weights, labels, tmp_path):
     runs = []
     for name, workers in (("a", 0), ("b", 1)):
         net = load_weights(weights)
-        stage = Stage("self-training", net, SupervisedTerms().build(net), Feed(taught, batch_size=2, workers=workers), steps=2)
+        stage = Stage("self-training", net, SupervisedTerms().build(net), LoaderConfig(taught, batch_size=2, workers=workers), steps=2)
         assert fit(stage, tmp_path / name, RunOptions(progress=False))["step"] == 2
         runs.append(net.state_dict())
     start = load_weights(weights).state_dict()

@@ -11,7 +11,7 @@ from uda_kit.methods.label_expansion import LabelExpansion
 from uda_kit.methods.output_space import SupervisedTerms
 from uda_kit.methods.teacher import AugmentSource, PseudoSupervised, Teacher
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.training.fit import SGD, Feed, Interrupted, Stage, fit
+from uda_kit.training.fit import SGD, LoaderConfig, Interrupted, Stage, fit
 from uda_kit.training.objective import Batch
 from uda_kit.training.runs import RunDirectory, read_log
 
@@ -26,7 +26,7 @@ def stage(stop=0, every=2, average=None, precision="32-true", expansion=True):
     transforms = [Teacher(every=every, average=average, scales=SCALES, augmentation=HOW, precision=precision,
                      expansion=LabelExpansion(19, net.channels["features"], window=2) if expansion else None), AugmentSource(HOW)]
     terms = SupervisedTerms().build(net) | {"pseudo": PseudoSupervised(), "stop": StopAt(stop)}
-    return Stage("self-training", net, terms, Feed(SCENES[0], batch_size=2), Feed(SCENES[1], batch_size=2, labelled=False), steps=STEPS, optimiser=SGD(lr=1e-2), transforms=transforms)
+    return Stage("self-training", net, terms, LoaderConfig(SCENES[0], batch_size=2), LoaderConfig(SCENES[1], batch_size=2, labelled=False), steps=STEPS, optimizer=SGD(lr=1e-2), transforms=transforms)
 
 
 @pytest.mark.parametrize("stop,changes", [(1, {}), (2, {}), (3, {}), (4, {"precision": "bf16-mixed"}), (3, {"average": 0.9}), (3, {"expansion": False})])

@@ -14,14 +14,14 @@ import torch
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
 from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.training.fit import SGD, Feed, RunOptions, Stage, fit
+from uda_kit.training.fit import SGD, LoaderConfig, RunOptions, Stage, fit
 out, devices, multi_level = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "multi"
 torch.manual_seed(0)
 net = deeplab_v2(19, backbone="tiny", bn="frozen", multi_level=multi_level)
 terms = OutputSpaceTerms(adv=0.1, adv_aux=0.02 if multi_level else 0, width=8).build(net)
 size, batch = (64, 96), 2 // devices
-source, target = Feed(StreetScenes(RENDERED, 8, size), batch), Feed(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
-stage = Stage("adapt", net, terms, source, target, steps=4, optimiser=SGD(lr=1e-2, head_multiplier=1.0))
+source, target = LoaderConfig(StreetScenes(RENDERED, 8, size), batch), LoaderConfig(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
+stage = Stage("adapt", net, terms, source, target, steps=4, optimizer=SGD(lr=1e-2, head_multiplier=1.0))
 fit(stage, out, RunOptions(accelerator="cpu", devices=devices, progress=False, log_every=1))
 '''
 

@@ -346,7 +346,7 @@ class Train:
     source: Text = None  # NAME:ROOT of other source data; classes of your own are trained in place of the recipe's
     target: Text = None  # NAME:ROOT of other target data
     test: Text = None  # NAME:ROOT of other test data
-    set: tuple[str, ...] = ()  # path=value of any setting, for example stages.0.optimiser.lr=0.001
+    set: tuple[str, ...] = ()  # path=value of any setting, for example stages.0.optimizer.lr=0.001
     weights: Text = None  # weight file the network starts from
     workers: int = 0  # processes that read images, for each domain
     cache_mb: int = 0  # megabytes of decoded, resized images to keep, for each domain

@@ -33,7 +33,7 @@ from .training_step import check_case, fresh
 from ..recipes.contrastive import NETWORKS
 from ..results.tables import append_csv, append_timing, current_commit, results_folder
 from .translation import all_cores, extra_memory, medians, timed
-from ..training.fit import SGD, Feed, RunOptions, Stage, Training, make_batch, peak_gib, read_steps
+from ..training.fit import SGD, LoaderConfig, RunOptions, Stage, Training, make_batch, peak_gib, read_steps
 from ..training.objective import Batch
 
 MODULE = "uda_kit.benchmarks.contrastive"  # where fresh processes find these functions
@@ -245,10 +245,10 @@ def step_stage(name: str, kind: str, precision: str) -> Stage:
         name,
         net,
         terms,
-        Feed(StreetScenes(RENDERED, 4 * batch, size), batch),
-        Feed(StreetScenes(CAMERA, 4 * batch, size), batch, labelled=own),
+        LoaderConfig(StreetScenes(RENDERED, 4 * batch, size), batch),
+        LoaderConfig(StreetScenes(CAMERA, 4 * batch, size), batch, labelled=own),
         steps=25000,
-        optimiser=SGD(lr=1e-3, weight_decay=1e-4),
+        optimizer=SGD(lr=1e-3, weight_decay=1e-4),
         transforms=[] if own else [config.build(net) for config in configs],
     )
 

@@ -29,7 +29,7 @@ from ..models.segmenters import deeplab_v2
 from .training_step import CASES, Case, autocast_on, check_case, fresh, pair_of
 from ..results.tables import append_timing
 from ..training.configs import BuildContext
-from ..training.fit import SGD, Stage, make_optimiser, peak_gib
+from ..training.fit import SGD, Stage, stage_optimizer, peak_gib
 from ..training.objective import Objective, Plain, Term, train_step
 
 MODULE = "uda_kit.benchmarks.patch_alignment"  # where fresh processes find these functions
@@ -166,12 +166,12 @@ def patch_stepper(name: str, patch: bool) -> Callable[[], float]:
     if patch:
         terms |= patch_terms(net, case)
     terms = {name: term.to(device) for name, term in terms.items()}
-    optimiser = make_optimiser(Stage("bench", net, terms, None, optimiser=SGD(lr=1e-4)))
+    optimizer = stage_optimizer(Stage("bench", net, terms, None, optimizer=SGD(lr=1e-4)))
     images = (torch.rand(case.batch, 3, *size) for size in (case.source, case.target))
     x_s, x_t = (image.to(device, memory_format=torch.channels_last) for image in images)
     y_s = torch.randint(0, 19, (case.batch, *case.source), device=device)
     objective, engine = Objective(net, terms), Plain(autocast_on(device))
-    return lambda: float(train_step(objective, optimiser, pair_of(net, x_s, y_s, x_t), engine)["gradient"])
+    return lambda: float(train_step(objective, optimizer, pair_of(net, x_s, y_s, x_t), engine)["gradient"])
 
 # %% ../../nbs/benchmarks/20_patch_alignment.ipynb #909b3f8f
 def time_patch_step(name: str, patch: bool, steps: int) -> dict:

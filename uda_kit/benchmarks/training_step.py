@@ -22,7 +22,7 @@ from ..core.errors import InputError
 from ..methods.output_space import OutputSpaceTerms, paper_step
 from ..models.segmenters import deeplab_v2
 from ..results.tables import append_timing
-from ..training.fit import SGD, Stage, make_optimiser, peak_gib
+from ..training.fit import SGD, Stage, stage_optimizer, peak_gib
 from ..training.objective import Batch, Objective, Plain, train_step
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #79fd9a00
@@ -52,28 +52,28 @@ def check_case(name: str, cases: dict) -> None:
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #084caa40
 def make_case(name: str, device: str = "cpu") -> tuple:
-    "Network, terms, optimiser and images of a case, the same in every process."
+    "Network, terms, optimizer and images of a case, the same in every process."
     check_case(name, CASES)
     case = CASES[name]
     torch.manual_seed(0)
     net = deeplab_v2(19, multi_level=True, **case.network).to(device).train()
     terms = {name: term.to(device) for name, term in OutputSpaceTerms().build(net).items()}
-    optimiser = make_optimiser(Stage("bench", net, terms, None, optimiser=SGD(lr=1e-4)))
+    optimizer = stage_optimizer(Stage("bench", net, terms, None, optimizer=SGD(lr=1e-4)))
     x_s = torch.rand(case.batch, 3, *case.source)
     y_s = torch.randint(0, 19, (case.batch, *case.source))
     x_t = torch.rand(case.batch, 3, *case.target)
-    return net, terms, optimiser, x_s.to(device), y_s.to(device), x_t.to(device)
+    return net, terms, optimizer, x_s.to(device), y_s.to(device), x_t.to(device)
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #5d83afba
 def plain_stepper(name: str, device: str = "cpu") -> Callable[[], dict]:
     "A function that takes the hand-written fp32 step of a case and returns its losses."
-    net, terms, optimiser, x_s, y_s, x_t = make_case(name, device)
+    net, terms, optimizer, x_s, y_s, x_t = make_case(name, device)
     adversarial = [terms["adv"], terms["adv_aux"]]
     discriminators = [term.critic for term in adversarial]
-    optimisers = [term.optimiser for term in adversarial]
+    optimizers = [term.optimizer for term in adversarial]
 
     def step() -> dict:
-        losses = paper_step(net, discriminators, optimiser, optimisers, x_s, y_s, x_t)
+        losses = paper_step(net, discriminators, optimizer, optimizers, x_s, y_s, x_t)
         return {name: float(loss) for name, loss in losses.items()}
 
     return step
@@ -101,13 +101,13 @@ def pair_of(net: nn.Module, x_s: torch.Tensor, y_s: torch.Tensor, x_t: torch.Ten
 # %% ../../nbs/benchmarks/10_training_step.ipynb #4955cea0
 def fast_stepper(name: str, device: str = "cpu") -> Callable[[], dict]:
     "A function that takes the kit's step of a case in bf16 and channels-last and returns its losses, named alike."
-    net, terms, optimiser, x_s, y_s, x_t = make_case(name, device)
+    net, terms, optimizer, x_s, y_s, x_t = make_case(name, device)
     net.to(memory_format=torch.channels_last)
     x_s, x_t = (x.contiguous(memory_format=torch.channels_last) for x in (x_s, x_t))
     objective, engine = Objective(net, terms), Plain(autocast_on(device))
 
     def step() -> dict:
-        log = train_step(objective, optimiser, pair_of(net, x_s, y_s, x_t), engine)
+        log = train_step(objective, optimizer, pair_of(net, x_s, y_s, x_t), engine)
         return {plain: float(log[name]) for name, plain in PLAIN_NAMES.items()}
 
     return step

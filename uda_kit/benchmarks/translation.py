@@ -210,14 +210,14 @@ class TranslationCase:
 
     net: nn.Module
     terms: dict[str, Term]
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     x_s: Tensor  # [1,3,H,W]
     x_t: Tensor
     y_s: Tensor  # [1,H,W]
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #57fbdeae
 def translation_case(name: str, device: str = "cpu") -> TranslationCase:
-    "Translator, terms, optimiser, images and labels of a case, the same in every process."
+    "Translator, terms, optimizer, images and labels of a case, the same in every process."
     check_case(name, CASES)
     options, size, backbone = CASES[name]
     torch.manual_seed(0)
@@ -225,20 +225,20 @@ def translation_case(name: str, device: str = "cpu") -> TranslationCase:
     context = BuildContext(segmenter=deeplab_v2(19, backbone, multi_level=False))
     terms = {name: term.to(device) for name, term in CycleGANTerms().build(net, context).items()}
     x_s, x_t, y_s = torch.rand(1, 3, *size), torch.rand(1, 3, *size), torch.randint(0, 19, (1, *size))
-    optimiser = CYCLEGAN_ADAM.build([{"params": list(net.parameters()), "lr": CYCLEGAN_ADAM.lr}])
-    return TranslationCase(net, terms, optimiser, x_s.to(device), x_t.to(device), y_s.to(device))
+    optimizer = CYCLEGAN_ADAM.build([{"params": list(net.parameters()), "lr": CYCLEGAN_ADAM.lr}])
+    return TranslationCase(net, terms, optimizer, x_s.to(device), x_t.to(device), y_s.to(device))
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #e774ce33
 def plain_stepper(name: str, device: str = "cpu") -> Callable[[], dict]:
     "A function that takes the hand-written fp32 step of a case and returns its losses."
     case = translation_case(name, device)
     net, adversarial, segmenter = case.net, case.terms["adv"], case.terms["semantic"].segmenter
-    discriminators, optimisers = adversarial.critics.values(), adversarial.adams
+    discriminators, optimizers = adversarial.critics.values(), adversarial.adams
     pools, steps = {"source": [], "target": []}, count()
 
     def step() -> dict:
         images = (case.x_s, case.x_t, next(steps), case.y_s)
-        losses = cyclegan_step(net.G, net.F, *discriminators, case.optimiser, optimisers, pools, *images, segmenter)
+        losses = cyclegan_step(net.G, net.F, *discriminators, case.optimizer, optimizers, pools, *images, segmenter)
         return {name: float(loss) for name, loss in losses.items() if name != "identity"}
 
     return step
@@ -255,7 +255,7 @@ def kit_stepper(name: str, bf16: bool, device: str = "cpu") -> Callable[[], dict
     objective, engine = Objective(case.net, case.terms), Plain(autocast_on(device, enabled=bf16))
 
     def step() -> dict:
-        log = train_step(objective, case.optimiser, pair_of(case.net, x_s, case.y_s, x_t), engine)
+        log = train_step(objective, case.optimizer, pair_of(case.net, x_s, case.y_s, x_t), engine)
         return {name.split("/")[1]: float(value) for name, value in log.items() if "/" in name}
 
     return step

@@ -292,7 +292,7 @@ def override(
         path, sign, text = change.partition("=")
         path = path.strip()
         if not sign:
-            raise InputError(change, "is not a setting", "write path=value, for example stages.0.optimiser.lr=0.001")
+            raise InputError(change, "is not a setting", "write path=value, for example stages.0.optimizer.lr=0.001")
         if path in paths:
             raise InputError(path, "is set twice", "give it one value")
         changed = _with_value(settings, path.split("."), text, path)

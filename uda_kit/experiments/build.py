@@ -33,7 +33,7 @@ from ..recipes.stages import RecipeStage
 from ..results.tables import current_commit
 from ..recipes.values import check_values
 from ..evaluation.evaluate import class_scores, evaluate, evaluation_mode, reconcile, spread_out
-from ..training.fit import Feed, RunOptions, Stage, check_stage, make_optimiser, sides_read
+from ..training.fit import LoaderConfig, RunOptions, Stage, check_stage, stage_optimizer, sides_read
 from ..training.objective import Batch, NonFiniteError, Objective, Term, train_step
 
 # %% ../../nbs/experiments/10_build.ipynb #c537455c
@@ -120,7 +120,7 @@ class Run:
 
 # %% ../../nbs/experiments/10_build.ipynb #56fced32
 @patch
-def feed(self: Run, data: Data, labelled: bool) -> Feed:
+def feed(self: Run, data: Data, labelled: bool) -> LoaderConfig:
     """How a stage reads an entry's data. Classes are counted once for all runs that share a folder.
 
     `InputError` where labels of a user's own would lose a class."""
@@ -128,11 +128,11 @@ def feed(self: Run, data: Data, labelled: bool) -> Feed:
     check_places(data, self.recipe.space, labelled, self.roots)
     rare = data.rare if labelled else None
     counts = self.folders[-1] / "counts" if self.folders else None
-    return Feed(dataset, data.batch_size, data.transform, labelled, self.workers, self.cache_mb, rare, counts)
+    return LoaderConfig(dataset, data.batch_size, data.transform, labelled, self.workers, self.cache_mb, rare, counts)
 
 # %% ../../nbs/experiments/10_build.ipynb #135e28ea
 @patch
-def source(self: Run, config: StageConfig) -> Feed:
+def source(self: Run, config: StageConfig) -> LoaderConfig:
     "How a stage reads its source; one that gets its labels later is opened without them."
     if config.labels_given:
         return self.feed(config.source, True)
@@ -140,7 +140,7 @@ def source(self: Run, config: StageConfig) -> Feed:
 
 
 @patch
-def modes(self: Run, config: StageConfig, source: Feed) -> PatchModes:
+def modes(self: Run, config: StageConfig, source: LoaderConfig) -> PatchModes:
     "Patch modes of a stage's source labels, from the first of the folders that has them, or found now."
     return stage_modes(config, source, self.folders, self.options.progress)
 
@@ -177,7 +177,7 @@ def build_stages(run: Run) -> list[RecipeStage]:
         check_stage(stage, labels=stage.config.labels_given)  # others are labelled during the run
         if stage.config.labels_given:
             check_labelled(stage)
-        make_optimiser(stage)  # rates of layers that the network does not have are refused
+        stage_optimizer(stage)  # rates of layers that the network does not have are refused
         check_room(stage)
     check_test_size(run.recipe, run.stages[-1])
     return run.stages
@@ -295,7 +295,7 @@ def try_step(stage: RecipeStage, sizes: dict[str, tuple[int, int]]) -> None:
     with torch.random.fork_rng(devices=[]):
         for transform in trial.transforms:
             batches = transform(batches, torch.Generator().manual_seed(0))
-        train_step(Objective(trial.net, trial.terms), make_optimiser(trial), batches)
+        train_step(Objective(trial.net, trial.terms), stage_optimizer(trial), batches)
 
 # %% ../../nbs/experiments/10_build.ipynb #a5b193be
 def small_sizes(stage: RecipeStage) -> dict[str, tuple[int, int]]:
@@ -353,13 +353,13 @@ def check_patches(config: StageConfig, terms: dict[str, Term]) -> None:
                 patch_grid(data.size, space.patch[side], space.cells)
 
 # %% ../../nbs/experiments/10_build.ipynb #1cb7a02d
-def modes_file(config: StageConfig, source: Feed) -> str:
+def modes_file(config: StageConfig, source: LoaderConfig) -> str:
     "Name of the file of a stage's patch modes, with a key made of what decides them."
     deciding = json.dumps([describe(config.modes), source.settings()], sort_keys=True)
     return f"modes-{hashlib.sha256(deciding.encode()).hexdigest()[:16]}.safetensors"
 
 # %% ../../nbs/experiments/10_build.ipynb #99f93e5f
-def stage_modes(config: StageConfig, source: Feed, folders: Sequence[Path] = (), progress: bool = False) -> PatchModes:
+def stage_modes(config: StageConfig, source: LoaderConfig, folders: Sequence[Path] = (), progress: bool = False) -> PatchModes:
     "Patch modes of a stage's source labels, from one of the folders or found now."
     clustering, name = config.modes, modes_file(config, source)
     dataset = source.dataset

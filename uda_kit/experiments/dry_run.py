@@ -21,7 +21,7 @@ from .build import Run, assemble, check_recipe, check_room
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_given, open_data
 from .own_classes import settle, tell
-from ..training.fit import Feed, RunOptions, Stage, Training, check_stage, peak_gib, read_steps
+from ..training.fit import LoaderConfig, RunOptions, Stage, Training, check_stage, peak_gib, read_steps
 
 # %% ../../nbs/experiments/40_dry_run.ipynb #74b0cb74
 def capped(recipe: Recipe, steps: int | None) -> Recipe:
@@ -61,19 +61,19 @@ def open_or_stand_in(
 class DryRun(Run):
     "A run whose missing data are stood in for; labels that the network would make itself, too."
 
-    def feed(self, data: Data, labelled: bool) -> Feed:
+    def feed(self, data: Data, labelled: bool) -> LoaderConfig:
         "How a stage reads an entry's data."
         return self.read(data, labelled, open_or_stand_in(data, self.recipe.space, labelled, self.roots))
 
-    def source(self, config: StageConfig) -> Feed:
+    def source(self, config: StageConfig) -> LoaderConfig:
         "How a stage reads its source."
         if config.labels_given:
             return self.feed(config.source, True)
         return self.read(config.source, True, stand_in(config.source, self.recipe.space, True))
 
-    def read(self, data: Data, labelled: bool, dataset) -> Feed:
+    def read(self, data: Data, labelled: bool, dataset) -> LoaderConfig:
         "How an open data set is read."
-        return Feed(dataset, data.batch_size, data.transform, labelled, self.workers, self.cache_mb)
+        return LoaderConfig(dataset, data.batch_size, data.transform, labelled, self.workers, self.cache_mb)
 
 
 def cheaper(stage: StageConfig) -> StageConfig:

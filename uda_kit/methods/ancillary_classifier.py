@@ -104,14 +104,14 @@ class CosineWeightedAdversarial(Term):
         self.warmup, self.damping, self.total = warmup, damping, total
         self.lr, self.betas, self.width = lr, list(betas), width
         self.critic = OutputDiscriminator(channels, width=width, upsample=True).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
+        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
     def forward(self, tgt: Batch) -> Tensor:
         fade = max(0.0, 1 - self.age / self.total) if self.damping else 1.0
         return fade * weighted_domain_loss(self.critic(tgt.probabilities()), True, self.pixel_weight(tgt))
 
-    def optimisers(self) -> dict:
-        return {"critic": self.optimiser}
+    def optimizers(self) -> dict:
+        return {"critic": self.optimizer}
 
     def settings(self) -> dict:
         return super().settings() | {k: getattr(self, k) for k in WEIGHTED_SETTINGS}
@@ -142,7 +142,7 @@ def update(
         plain.append(domain_loss(score.detach(), source) / 2)
         return weighted_domain_loss(score, source, weight) / 2
 
-    loss = critic_step(self.critic, self.optimiser, (lambda: half(src, True), lambda: half(tgt, False)), autocast)
+    loss = critic_step(self.critic, self.optimizer, (lambda: half(src, True), lambda: half(tgt, False)), autocast)
     return {"critic": loss, "plain": sum(plain)}
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #cc90df82
@@ -169,7 +169,7 @@ class WeightDiscrepancy(Term):
 
     def __init__(
         self,
-        net: nn.Module,  # Segmenter with an ancillary classifier; its own optimiser trains it, not part of this term
+        net: nn.Module,  # Segmenter with an ancillary classifier; its own optimizer trains it, not part of this term
         weight: float = 0.01,  # the paper gives none; CLAN's
         start: int = 0,  # steps during which the term is silent
     ):
@@ -266,13 +266,13 @@ def _discrepancy_by_hand(net: nn.Module) -> Tensor:
     return w @ w_ / (w.norm() * w_.norm()) + 1
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #7cabb60e
-def _critic_by_hand(D: nn.Module, optimiser: torch.optim.Optimizer, P_I: Tensor, P_T: Tensor, weight: Tensor) -> Tensor:
+def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, P_I: Tensor, P_T: Tensor, weight: Tensor) -> Tensor:
     "The discriminator's step: Eq. 7 as it sees it."
     D.requires_grad_(True)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     L_D = (_bce(D(P_I.detach()), 1.0).mean() + (weight.detach() * _bce(D(P_T.detach()), 0.0)).mean()) / 2
     L_D.backward()
-    optimiser.step()
+    optimizer.step()
     D.requires_grad_(False)
     return L_D.detach()
 
@@ -280,8 +280,8 @@ def _critic_by_hand(D: nn.Module, optimiser: torch.optim.Optimizer, P_I: Tensor,
 def cirn_step(
     net: nn.Module,
     D: nn.Module,  # answers at the image's size
-    optimiser: torch.optim.Optimizer,
-    critic_optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
+    critic_optimizer: torch.optim.Optimizer,
     x_i: Tensor,  # [B,3,H,W] intermediate domain
     y_i: Tensor,  # [B,H,W]
     x_t: Tensor,  # [B,3,H,W]
@@ -290,7 +290,7 @@ def cirn_step(
     "One step of CIRN's stage 2 by hand, in the precision of its inputs (Eq. 6 to 8). The oracle of `train_step`."
     adv, lambda_cos, eps, discrepancy = weights or CIRNWeights()
     D.requires_grad_(False)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     out_i, out_t = net(x_i), net(x_t)
     S_I = sum(_scores(out_i, x_i.shape[-2:]))
     p_1, p_2 = _scores(out_t, x_t.shape[-2:])
@@ -301,6 +301,6 @@ def cirn_step(
     L_adv = (weight * _bce(D(P_T), 1.0)).mean()  # Eq. 7, as the network sees it
     L_wd = _discrepancy_by_hand(net)
     (L_seg + adv * L_adv + discrepancy * L_wd).backward()  # Eq. 8
-    optimiser.step()
-    L_D = _critic_by_hand(D, critic_optimiser, P_I, P_T, weight)
+    optimizer.step()
+    L_D = _critic_by_hand(D, critic_optimizer, P_I, P_T, weight)
     return {"seg": L_seg.detach(), "adv": L_adv.detach(), "discrepancy": L_wd.detach(), "critic": L_D}

@@ -361,7 +361,7 @@ def contrast_by_hand(domain: EmbeddedByHand, partners: list, temperature: float)
 def contrastive_step(
     net: nn.Module,
     head: nn.Module,  # projection
-    optimiser: torch.optim.Optimizer,  # of both
+    optimizer: torch.optim.Optimizer,  # of both
     x_s: Tensor,  # [B,3,H,W]
     y_s: Tensor,  # [B,H,W]
     x_t: Tensor,  # [B,3,H,W]
@@ -371,7 +371,7 @@ def contrastive_step(
     temperature: float = 0.07,
 ) -> dict[str, Tensor]:  # losses, and what to remember as 'seen'
     "One step of contrastive adaptation by hand (contrastive paper, Eq. 1, 2, 5 to 7, without target cross-entropy)."
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     s = embed_by_hand(net, head, x_s, y_s, trusted=True)
     t = embed_by_hand(net, head, x_t, y_t, trusted=False)
 
@@ -380,7 +380,7 @@ def contrastive_step(
     L_in_t = contrast_by_hand(t, t.prototypes + memory["t+"], temperature)  # Eq. 5
     L_cross = contrast_by_hand(s, t.prototypes + memory["t+"], temperature)  # Eq. 6
     (L_s + alpha * (L_in_s + L_in_t + L_cross)).backward()  # Eq. 7
-    optimiser.step()
+    optimizer.step()
     seen = {"s": list(zip(s.features.detach(), s.labels, strict=False))}
     for side, d in (("s+", s), ("t+", t)):
         seen[side] = [(prototype.detach(), c) for prototype, c in d.prototypes]

@@ -29,7 +29,7 @@ from ..models.segmenters import upsample
 from ..models.translators import CycleTranslator, ImageDiscriminator, fingerprint
 from ..training.configs import BuildContext, TermsConfig, TransformConfig
 from ..training.objective import Batch, BatchTransform, Term, critic_step, weighted_cross_entropy
-from ..training.optim import Adam
+from ..training.optim import AdamW
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #d570b5b2
 def translated_source(src: Batch) -> Tensor:  # x_s of the source -> G(x_s), [B,3,H,W] in [0, 1]
@@ -139,7 +139,7 @@ class CycleAdversarial(Term):
         loss_T = domain_loss(fake_target, True, self.kind)  # true: an original
         return loss_T + domain_loss(fake_source, True, self.kind)
 
-    def optimisers(self) -> dict:
+    def optimizers(self) -> dict:
         return self.adams
 
     def settings(self) -> dict:
@@ -254,7 +254,7 @@ class SemanticConsistency(Term):
         return super().settings() | {"segmenter": self.fingerprint}
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #66621639
-CYCLEGAN_ADAM = Adam(lr=2e-4, betas=(0.5, 0.999), weight_decay=0.0, power=1.0, hold=0.5)
+CYCLEGAN_ADAM = AdamW(lr=2e-4, betas=(0.5, 0.999), weight_decay=0.0, power=1.0, hold=0.5)
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #7dea4701
 @dataclass(frozen=True)
@@ -310,14 +310,14 @@ def _l1(a: Tensor, b: Tensor) -> Tensor:
     return ((2 * a - 1) - (2 * b - 1)).abs().mean()
 
 
-def _critic_by_hand(D: nn.Module, optimiser: torch.optim.Optimizer, real: Tensor, shown: Tensor) -> Tensor:
+def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, shown: Tensor) -> Tensor:
     "A discriminator's step: originals to 1, translations to 0; its loss."
     for q in D.parameters():
         q.requires_grad = True
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     L_D = (((D(real) - 1) ** 2).mean() + (D(shown) ** 2).mean()) / 2
     L_D.backward()
-    optimiser.step()
+    optimizer.step()
     for q in D.parameters():
         q.requires_grad = False
     return L_D.detach()
@@ -369,8 +369,8 @@ def generators_by_hand(
 # %% ../../nbs/methods/70_cyclegan.ipynb #d52505ee
 def cyclegan_step(
     nets: CycleGANNets,
-    optimiser: torch.optim.Optimizer,  # of G and F
-    critic_optimisers: dict[str, torch.optim.Optimizer],  # by side
+    optimizer: torch.optim.Optimizer,  # of G and F
+    critic_optimizers: dict[str, torch.optim.Optimizer],  # by side
     pools: dict[str, list],  # by side
     images: CycleGANImages,
     step: int,  # counts from 0
@@ -378,16 +378,16 @@ def cyclegan_step(
 ) -> dict[str, Tensor]:
     "One step of CycleGAN with least squares by hand, for batches of one. The oracle of `train_step`."
     cycle, identity, semantic, size, seed = numbers or CycleGANNumbers()
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     for q in (*nets.D_S.parameters(), *nets.D_T.parameters()):
         q.requires_grad = False
     L, fake_t, fake_s = generators_by_hand(nets, images, identity)
     (L["adv"] + cycle * L["cycle"] + identity * L["identity"] + semantic * L["semantic"]).backward()  # Eq. 5
-    optimiser.step()
+    optimizer.step()
     log = {name: loss.detach() for name, loss in L.items()}
     for side, D, x, fake in (("source", nets.D_S, images.x_s, fake_s), ("target", nets.D_T, images.x_t, fake_t)):
         shown = shown_to_critic(pools[side], fake.detach(), generator_at("pool", side, seed, step), size)
-        log[f"critic_{side}"] = _critic_by_hand(D, critic_optimisers[side], x, shown)
+        log[f"critic_{side}"] = _critic_by_hand(D, critic_optimizers[side], x, shown)
     return log
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #b60fc91e

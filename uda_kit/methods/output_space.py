@@ -128,13 +128,13 @@ class OutputAdversarial(Term):
         self.level, self.align, self.kind, self.channels = level, align, kind, channels
         self.lr, self.betas, self.width, self.upsample_scores = lr, list(betas), width, upsample_scores
         self.critic = OutputDiscriminator(channels, width=width, upsample=upsample_scores).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
+        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
     def forward(self, tgt: Batch) -> Tensor:
         return domain_loss(self.critic(alignment_map(tgt, self.align, self.level)), True, self.kind)
 
-    def optimisers(self) -> dict:
-        return {"critic": self.optimiser}
+    def optimizers(self) -> dict:
+        return {"critic": self.optimizer}
 
     def settings(self) -> dict:
         names = ("level", "align", "kind", "channels", "lr", "betas", "width", "upsample_scores")
@@ -154,7 +154,7 @@ def update(self: OutputAdversarial, batches: dict[str, Batch], autocast: Callabl
     "One step of the critic; its loss."
     src, tgt = batches["source"], batches["target"]
     halves = (lambda: self._half(src, True), lambda: self._half(tgt, False))
-    return {"critic": critic_step(self.critic, self.optimiser, halves, autocast)}
+    return {"critic": critic_step(self.critic, self.optimizer, halves, autocast)}
 
 # %% ../../nbs/methods/10_output_space.ipynb #934ce618
 @dataclass(frozen=True)
@@ -223,21 +223,21 @@ def _weighted(weights: tuple, losses: tuple) -> Tensor:
     return sum(weight * loss for weight, loss in zip(weights, losses, strict=False))
 
 
-def _critic_by_hand(D: nn.Module, optimiser: torch.optim.Optimizer, P_s: Tensor, P_t: Tensor) -> Tensor:
+def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, P_s: Tensor, P_t: Tensor) -> Tensor:
     "A discriminator's step (Eq. 2); its loss."
     D.requires_grad_(True)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     L_d = (_bce(D(P_s.detach()), 1.0) + _bce(D(P_t.detach()), 0.0)) / 2  # Eq. 2
     L_d.backward()
-    optimiser.step()
+    optimizer.step()
     return L_d.detach()
 
 # %% ../../nbs/methods/10_output_space.ipynb #7399e68c
 def paper_step(
     net: nn.Module,
     critics: Sequence[nn.Module],  # of the main level and the auxiliary level
-    optimiser: torch.optim.Optimizer,
-    critic_optimisers: Sequence[torch.optim.Optimizer],
+    optimizer: torch.optim.Optimizer,
+    critic_optimizers: Sequence[torch.optim.Optimizer],
     x_s: Tensor,  # [B,3,H,W]
     y_s: Tensor,  # [B,H,W]
     x_t: Tensor,  # [B,3,h,w]
@@ -247,7 +247,7 @@ def paper_step(
     """One multi-level step of the output-space paper by hand, in the precision of its inputs.
 
     Section 5, Eq. 2 to 5. The oracle of `train_step`."""
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     out_s, out_t = net(x_s), net(x_t)
     scores = ((out_s.logits, out_t.logits), (out_s.aux, out_t.aux))  # of the main level and the auxiliary level
     levels = []
@@ -256,8 +256,8 @@ def paper_step(
         levels.append(_level_by_hand(D, S, T, y_s))
     L_seg, L_adv, P_s, P_t = zip(*levels, strict=False)
     (_weighted(lambda_seg, L_seg) + _weighted(lambda_adv, L_adv)).backward()  # Eq. 5
-    optimiser.step()
-    L_d = [_critic_by_hand(*level) for level in zip(critics, critic_optimisers, P_s, P_t, strict=False)]
+    optimizer.step()
+    L_d = [_critic_by_hand(*level) for level in zip(critics, critic_optimizers, P_s, P_t, strict=False)]
     names = ("seg", "seg_aux", "adv", "adv_aux", "critic", "critic_aux")
     return {name: loss.detach() for name, loss in zip(names, (*L_seg, *L_adv, *L_d), strict=False)}
 

@@ -166,7 +166,7 @@ class PatchAdversarial(Term):
         self.space = space
         self.lr, self.betas, self.widths = lr, list(betas), tuple(widths)
         self.critic = PatchDiscriminator(space.channels, widths).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
+        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
     def forward(self, tgt: Batch) -> Tensor:
         return domain_loss(self.critic(self.space(tgt, "target")), True)
@@ -175,8 +175,8 @@ class PatchAdversarial(Term):
         "Module H, where the space has one, is trained with the network."
         return self.space.parameters()
 
-    def optimisers(self) -> dict:
-        return {"critic": self.optimiser}
+    def optimizers(self) -> dict:
+        return {"critic": self.optimizer}
 
     def settings(self) -> dict:
         own = {"lr": self.lr, "betas": self.betas, "widths": self.widths}
@@ -191,7 +191,7 @@ def update(self: PatchAdversarial, batches: dict[str, Batch], autocast: Callable
     with torch.no_grad(), autocast():
         F_s, F_t = self.space(src, "source"), self.space(tgt, "target")
     losses = [lambda: domain_loss(self.critic(F_s), True) / 2, lambda: domain_loss(self.critic(F_t), False) / 2]
-    return {"critic": critic_step(self.critic, self.optimiser, losses, autocast)}
+    return {"critic": critic_step(self.critic, self.optimizer, losses, autocast)}
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #c4864947
 class PatchEntropy(Term):
@@ -270,8 +270,8 @@ class PatchNets(NamedTuple):
     net: nn.Module  # G
     H: nn.Module
     D: nn.Module
-    optimiser: torch.optim.Optimizer  # of `net` and `H`
-    d_optimiser: torch.optim.Optimizer  # of `D`
+    optimizer: torch.optim.Optimizer  # of `net` and `H`
+    d_optimizer: torch.optim.Optimizer  # of `D`
 
 
 class PatchImages(NamedTuple):
@@ -297,10 +297,10 @@ def patch_step(
     lambda_adv: float = 5e-4,
 ) -> dict[str, Tensor]:
     "One step of the patch paper by hand (Eq. 1 to 5)."
-    net, H, D, optimiser, d_optimiser = nets
+    net, H, D, optimizer, d_optimizer = nets
     x_s, y_s, gamma_s, x_t, grid_s, grid_t = images
-    optimiser.zero_grad()
-    d_optimiser.zero_grad()
+    optimizer.zero_grad()
+    d_optimizer.zero_grad()
     S, T = upsample(net(x_s).logits, x_s.shape[-2:]), upsample(net(x_t).logits, x_t.shape[-2:])
     Z_s = H(F.adaptive_avg_pool2d(S.softmax(1), grid_s))
     F_s = Z_s.softmax(1)  # F = H(G(I))
@@ -311,10 +311,10 @@ def patch_step(
         q.requires_grad = False
     L_adv = _bce(D(F_t), 1)  # Eq. 5, last summand
     (L_s + lambda_d * L_d + lambda_adv * L_adv).backward()  # Eq. 5
-    optimiser.step()
+    optimizer.step()
     for q in D.parameters():
         q.requires_grad = True
     L_D = (_bce(D(F_s.detach()), 1) + _bce(D(F_t.detach()), 0)) / 2  # Eq. 4
     L_D.backward()
-    d_optimiser.step()
+    d_optimizer.step()
     return {"seg": L_s.detach(), "patch_d": L_d.detach(), "patch_adv": L_adv.detach(), "critic": L_D.detach()}

@@ -122,10 +122,10 @@ class SemiSupervised(Term):
         self.threshold, self.self_start = threshold, self_start
         self.lr, self.betas, self.width = lr, list(betas), width
         self.critic = OutputDiscriminator(channels, width=width, upsample=True).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
+        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
 
-    def optimisers(self) -> dict:
-        return {"critic": self.optimiser}
+    def optimizers(self) -> dict:
+        return {"critic": self.optimizer}
 
     def settings(self) -> dict:
         return super().settings() | {name: getattr(self, name) for name in SETTINGS}
@@ -147,7 +147,7 @@ def forward(self: SemiSupervised, tgt: Batch) -> Tensor:
 def update(self: SemiSupervised, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
     "One step of the critic; its loss, and the fraction of pixels that were chosen."
     losses = critic_losses(self, batches["source"], batches["target"])
-    log = {"critic": critic_step(self.critic, self.optimiser, losses, autocast)}
+    log = {"critic": critic_step(self.critic, self.optimizer, losses, autocast)}
     if hasattr(self, "chosen"):
         log["chosen"] = self.chosen
     return log
@@ -239,8 +239,8 @@ class SemiSupervisedNets(NamedTuple):
 
     net: nn.Module
     D: nn.Module
-    optimiser: torch.optim.Optimizer  # of `net`
-    critic_optimiser: torch.optim.Optimizer  # of `D`
+    optimizer: torch.optim.Optimizer  # of `net`
+    critic_optimizer: torch.optim.Optimizer  # of `D`
 
 
 class SemiSupervisedNumbers(NamedTuple):
@@ -265,16 +265,16 @@ def _self_training_by_hand(T: Tensor, believed: Tensor) -> Tensor:
     return F.cross_entropy(T, T.detach().argmax(1), reduction="none")[believed].mean()
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #46862212
-def _critic_by_hand(D: nn.Module, optimiser: torch.optim.Optimizer, p_s: Tensor, y_s: Tensor) -> Tensor:
+def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, p_s: Tensor, y_s: Tensor) -> Tensor:
     "The discriminator's step: label maps are real, predictions are not."
     D.requires_grad_(True)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     known = y_s != 255
     y = F.one_hot(y_s.masked_fill(~known, 0).long(), p_s.shape[1]).permute(0, 3, 1, 2) * known[:, None].float()
     real, fake = D(y)[:, 0][known], D(p_s.detach())[:, 0][known]
     L_D = -(F.logsigmoid(real).mean() + F.logsigmoid(-fake).mean()) / 2  # log(1 - sigma(d)) = log sigma(-d)
     L_D.backward()
-    optimiser.step()
+    optimizer.step()
     D.requires_grad_(False)
     return L_D.detach()
 
@@ -290,9 +290,9 @@ def semi_supervised_step(
     """One step of Hung et al. 2018 by hand, in the precision of its inputs, main level.
 
     The oracle of `train_step`."""
-    net, D, optimiser, critic_optimiser = nets
+    net, D, optimizer, critic_optimizer = nets
     adv_source, adv_target, self_training, threshold, self_start = numbers or SemiSupervisedNumbers()
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     D.requires_grad_(False)
     S, T = upsample(net(x_s).logits, x_s.shape[-2:]), upsample(net(x_t).logits, x_t.shape[-2:])
     p_s, p_t = S.softmax(1), T.softmax(1)
@@ -301,8 +301,8 @@ def semi_supervised_step(
     L_adv_t, believed = _realism_by_hand(D(p_t)[:, 0], threshold)
     L_st = _self_training_by_hand(T, believed) if step >= self_start else T.sum() * 0
     (L_ce + adv_source * L_adv_s + adv_target * L_adv_t + self_training * L_st).backward()
-    optimiser.step()
-    L_D = _critic_by_hand(D, critic_optimiser, p_s, y_s)
+    optimizer.step()
+    L_D = _critic_by_hand(D, critic_optimizer, p_s, y_s)
     L_ps = adv_target * L_adv_t + self_training * L_st
     return {
         "seg": L_ce.detach(),

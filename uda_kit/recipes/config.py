@@ -16,7 +16,7 @@ from ..models.configs import DeepLabV2, NetworkConfig, TranslatorConfig
 from .data import Data
 from .stages import PseudoLabelStage, RecipeStage, TranslationStage
 from ..training.configs import TermsConfig, TransformConfig
-from ..training.optim import SGD, Adam
+from ..training.optim import SGD, AdamW
 
 # %% ../../nbs/recipes/20_config.ipynb #c0f26004
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class StageConfig:
     terms: TermsConfig
     net: NetworkConfig = DeepLabV2()
     target: Data | None = None
-    optimiser: SGD | Adam = SGD()
+    optimizer: SGD | AdamW = SGD()
     steps: Steps = 1000
     schedule: Steps | None = None  # length of the polynomial schedule; None: `steps`
     name: str = "train"
@@ -60,7 +60,7 @@ class TranslationConfig(StageConfig):
 
     terms: TermsConfig = CycleGANTerms()
     net: NetworkConfig = TranslatorConfig()
-    optimiser: SGD | Adam = CYCLEGAN_ADAM
+    optimizer: SGD | AdamW = CYCLEGAN_ADAM
     name: str = "translate"
 
     stage: ClassVar[type] = TranslationStage

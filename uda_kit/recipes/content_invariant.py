@@ -29,11 +29,11 @@ from uda_kit.recipes.output_space import (
     SmallBenchmark,
     SmallScale,
 )
-from ..training.optim import SGD, Adam
+from ..training.optim import SGD, AdamW
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #f25b124f
 ANCILLARY = replace(RESNET_SINGLE, ancillary=2)
-CIRN_STEPS = {"optimiser": SGD(), "steps": 100_000}
+CIRN_STEPS = {"optimizer": SGD(), "steps": 100_000}
 TRANSLATION_STEPS = 200_000
 CROP = (452, 452)
 MEDIAN = "median"
@@ -170,8 +170,8 @@ def small_content_stages(b: SmallBenchmark, row: SmallRow) -> tuple[StageConfig,
     "Stages of a row on a small benchmark, as `cirn_stages`."
     scale, plain = b.scale, SupervisedTerms()
     net = replace(TINY, ancillary=row.k) if row.ass else TINY
-    stages = [StageConfig(b.source, plain, TINY, None, Adam(scale.warmup_lr), scale.warmup, name="warmup")]
-    source, adam = b.source, Adam(scale.lr)
+    stages = [StageConfig(b.source, plain, TINY, None, AdamW(scale.warmup_lr), scale.warmup, name="warmup")]
+    source, adam = b.source, AdamW(scale.lr)
     if row.cir and row.twins:
         source = replace(source, twins=row.twins, originals=False)
     elif row.cir:

@@ -22,14 +22,14 @@ from .content_invariant import CROP, TRANSLATION_STEPS, as_intermediate, small_t
 from .data import Data
 from .output_space import CAMVID, SCENES, TINY, SmallBenchmark
 from ..training.configs import TransformConfig
-from ..training.optim import SGD, Adam
+from ..training.optim import SGD, AdamW
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #dfab33cf
 @dataclass(frozen=True)
 class Length:
     "Optimizer and steps of a stage."
 
-    optimiser: SGD | Adam
+    optimizer: SGD | AdamW
     steps: int
 
 
@@ -78,7 +78,7 @@ class ContrastiveTask:
         elif transfer:
             source = as_intermediate(source)
         source, terms = replace(source, scale=self.scale.source_scale), SupervisedTerms(self.scale.terms.seg_aux)
-        size = (length.optimiser, length.steps)
+        size = (length.optimizer, length.steps)
         return StageConfig(source, terms, self.net, target, *size, name=name, transforms=transforms, **options)
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #93154ac7
@@ -88,7 +88,7 @@ def contrast(self: ContrastiveTask) -> StageConfig:
     terms = self.scale.terms
     alone = ContrastiveTerms(None, terms.in_target, None, terms.alpha, size=terms.size)
     teacher = replace(self.scale.teacher, every=0, expansion=None)
-    size = (self.scale.contrast.optimiser, self.scale.contrast.steps)
+    size = (self.scale.contrast.optimizer, self.scale.contrast.steps)
     return StageConfig(self.source, alone, self.net, self.target, *size, name="contrast", transforms=(teacher,))
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #69ff50c9
@@ -97,7 +97,7 @@ def self_training(self: ContrastiveTask, row: Row) -> StageConfig:
     "Self-training on both domains."
     terms, teacher = replace(self.scale.terms, **row.terms), replace(self.scale.teacher, **row.teacher)
     transforms = (teacher, SourceAugmentation(teacher.augmentation))
-    size = (self.scale.self_train.optimiser, self.scale.self_train.steps)
+    size = (self.scale.self_train.optimizer, self.scale.self_train.steps)
     return StageConfig(self.source, terms, self.net, self.target, *size, name="self-train", transforms=transforms)
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #d9ee910c
@@ -248,12 +248,12 @@ SMALL_TRANSFER = "statistics"
 
 def small_scale(b: SmallBenchmark) -> ContrastiveScale:
     "Sizes of the stages on a small benchmark."
-    adam = Adam(b.scale.lr)
+    adam = AdamW(b.scale.lr)
     augmentation = StrongAugmentation(cutout=(0, 8), scale=(0.7, 1.5), rotation=(-10.0, 10.0))
     teacher = TeacherConfig(every=50, scales=(1, 1.5), expansion=ExpansionConfig(window=50), augmentation=augmentation)
     return ContrastiveScale(
-        supervised=Length(Adam(b.scale.warmup_lr), b.scale.warmup),
-        contrast=Length(Adam(b.scale.warmup_lr / 10), 200),
+        supervised=Length(AdamW(b.scale.warmup_lr), b.scale.warmup),
+        contrast=Length(AdamW(b.scale.warmup_lr / 10), 200),
         head=Length(adam, b.scale.steps - 200),
         self_train=Length(adam, b.scale.steps),
         longer=Length(adam, b.scale.steps),

@@ -16,7 +16,7 @@ from ..models.configs import DeepLabV2, NetworkConfig
 from .config import Clustering, Recipe, StageConfig
 from .data import Data
 from ..training.configs import TermsConfig
-from ..training.optim import SGD, Adam
+from ..training.optim import SGD, AdamW
 
 # %% ../../nbs/recipes/30_output_space.ipynb #92164cf2
 RESNET = DeepLabV2("resnet101", multi_level=True, aspp_branches=2, bn="affine_frozen", weights="imagenet")
@@ -25,7 +25,7 @@ VGG = DeepLabV2(
     "vgg16", multi_level=False, aspp_branches=2, weights="imagenet"
 )  # the released classifier sums two branches, too
 
-FULL = {"optimiser": SGD(), "steps": 150_000, "schedule": 250_000}
+FULL = {"optimizer": SGD(), "steps": 150_000, "schedule": 250_000}
 SIZES = {
     "gta5": (720, 1280),
     "synthia": (760, 1280),
@@ -75,7 +75,7 @@ RELEASED_VGG = (
 
 def one_rate(recipe: Recipe) -> Recipe:
     "The recipe with a classifier that learns no faster than the backbone, as the released code trains VGG-16."
-    stages = tuple(replace(stage, optimiser=replace(stage.optimiser, head_multiplier=1.0)) for stage in recipe.stages)
+    stages = tuple(replace(stage, optimizer=replace(stage.optimizer, head_multiplier=1.0)) for stage in recipe.stages)
     return replace(recipe, stages=stages, about="; ".join(filter(None, (recipe.about, RELEASED_VGG))))
 
 # %% ../../nbs/recipes/30_output_space.ipynb #7f33ec5e
@@ -204,9 +204,9 @@ class SmallScale:
         modes: Clustering | None = None,
     ) -> tuple[StageConfig, StageConfig]:
         "Warm-up on the source, then `terms`; translated images and patch modes are the second stage's."
-        warmup = StageConfig(source, SupervisedTerms(), TINY, None, Adam(self.warmup_lr), self.warmup, name="warmup")
+        warmup = StageConfig(source, SupervisedTerms(), TINY, None, AdamW(self.warmup_lr), self.warmup, name="warmup")
         source = replace(source, twins=twins)
-        adapt = StageConfig(source, terms, TINY, target, Adam(self.lr), self.steps, name="adapt", modes=modes)
+        adapt = StageConfig(source, terms, TINY, target, AdamW(self.lr), self.steps, name="adapt", modes=modes)
         return warmup, adapt
 
 # %% ../../nbs/recipes/30_output_space.ipynb #35d7e861

@@ -26,7 +26,7 @@ from ..methods.translation import CycleGAN, write_twins
 from ..models.checkpoints import load_weights, read_header, save_weights
 from ..models.translators import load_translator, save_translator, translator_header
 from ..training.configs import BuildContext
-from ..training.fit import Feed, Stage, check_stage
+from ..training.fit import LoaderConfig, Stage, check_stage
 from ..training.objective import BatchTransform, Term
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _build_transforms(config, net: nn.Module, context: BuildContext) -> list[Bat
 
 def _training_settings(config: "StageConfig") -> dict[str, object]:
     "Settings of a stage that its training takes as they are."
-    names = ("steps", "schedule", "optimiser", "fix_backbone")
+    names = ("steps", "schedule", "optimizer", "fix_backbone")
     return {name: getattr(config, name) for name in names}
 
 
@@ -172,7 +172,7 @@ def load(self: RecipeStage, path: str | Path, device: torch.device | str = "cpu"
 SMALLEST_JUDGED = 24  # pixels a side, of `ImageDiscriminator`
 
 
-def check_judged(config: "StageConfig", source: Feed) -> None:
+def check_judged(config: "StageConfig", source: LoaderConfig) -> None:
     "`InputError` where the images of a translation are too small for its discriminators."
     height, width = config.source.crop or config.source.size or source.dataset.image(0).shape[1:]
     if min(height, width) < SMALLEST_JUDGED:

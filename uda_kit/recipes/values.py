@@ -46,9 +46,9 @@ def check_stage_values(stage: StageConfig, path: str) -> None:
     if not STAGE_NAME.fullmatch(stage.name):
         remedy = "give 1 to 64 letters, digits, - and _: it becomes a file's name"
         raise InputError(f"{path}.name", f"cannot be {brief(stage.name)}", remedy)
-    if getattr(stage.optimiser, "nesterov", False) and not stage.optimiser.momentum:
-        remedy = f"set {path}.optimiser.momentum above 0, or nesterov to False"
-        raise InputError(f"{path}.optimiser.nesterov", "needs momentum", remedy)
+    if getattr(stage.optimizer, "nesterov", False) and not stage.optimizer.momentum:
+        remedy = f"set {path}.optimizer.momentum above 0, or nesterov to False"
+        raise InputError(f"{path}.optimizer.nesterov", "needs momentum", remedy)
     check_data(stage.source, f"{path}.source")
     check_data(stage.target, f"{path}.target")
     if stage.source.rare and not stage.labels_given:

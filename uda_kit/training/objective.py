@@ -92,7 +92,7 @@ class Plain:
 # %% ../../nbs/training/10_objective.ipynb #5e8d46ae
 def train_step(
     objective: nn.Module,  # an `Objective`, or what wraps it on several devices
-    optimiser: torch.optim.Optimizer,  # of the network and of the terms' joint parameters
+    optimizer: torch.optim.Optimizer,  # of the network and of the terms' joint parameters
     batches: dict[str, Batch],  # by name; their `net` is the network
     engine: object = Plain(),  # Lightning Fabric, or `Plain`
 ) -> dict[str, Tensor]:  # detached values by name: loss/<term>, <term>/<value>, gradient
@@ -102,7 +102,7 @@ def train_step(
     inner.batches = batches
     terms = {name: term for name, term in inner.terms.items() if term.active}
     groups, log = backward_groups(terms), {}
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     for group in groups:
         with engine.no_backward_sync(objective, enabled=group is not groups[-1]):
             with engine.autocast():
@@ -112,7 +112,7 @@ def train_step(
         log |= {f"loss/{name}": loss.detach() for name, loss in losses.items()}
         del total, losses
     log["gradient"] = check_gradients(inner.trained())
-    optimiser.step()
+    optimizer.step()
     inner.batches = {name: batch.detach() for name, batch in batches.items()}
     for name, term in terms.items():
         log |= _update(name, term, inner.batches, engine.autocast)
@@ -195,7 +195,7 @@ def joint_parameters(self: Term) -> Iterable[nn.Parameter]:
 
 
 @patch
-def optimisers(self: Term) -> dict[str, torch.optim.Optimizer]:
+def optimizers(self: Term) -> dict[str, torch.optim.Optimizer]:
     "Optimizers of what the term owns, by name; their learning rates follow the stage's schedule."
     return {}
 
@@ -391,13 +391,13 @@ def check_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> Tensor:
 # %% ../../nbs/training/10_objective.ipynb #514405f3
 def critic_step(
     critic: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     losses: Iterable[Callable[[], Tensor]],  # differentiated one after the other
     autocast: Callable = nullcontext,  # precision of the forward passes
 ) -> Tensor:  # sum of the losses, detached
     "One step of a discriminator on the sum of `losses`; its parameters require gradients only inside this call."
     critic.requires_grad_(True)
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     total = 0
     for loss in losses:
         with autocast():
@@ -407,7 +407,7 @@ def critic_step(
         total += value.detach()
     average_gradients(critic.parameters())
     check_gradients(critic.named_parameters())
-    optimiser.step()
+    optimizer.step()
     critic.requires_grad_(False)
     return total
 

@@ -973,14 +973,14 @@ def example_run(folder: str | Path, size: tuple = (48, 96), steps: int = 12) -> 
     "Train the tiny network for a few steps in `folder`. The global random state stays as it is."
     from uda_kit.methods.output_space import OutputSpaceTerms
     from uda_kit.models.segmenters import deeplab_v2
-    from uda_kit.training.fit import Adam, Feed, RunOptions, Stage, fit
+    from uda_kit.training.fit import AdamW, LoaderConfig, RunOptions, Stage, fit
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = deeplab_v2(19)
         terms = OutputSpaceTerms(.01, 0, lr=1e-3, width=8).build(net)
-        source, target = (Feed(StreetScenes(style, 100, size, seed=7), 2) for style in (RENDERED, CAMERA))
-        stage = Stage("adapt", net, terms, source, target, steps=steps, optimiser=Adam())
+        source, target = (LoaderConfig(StreetScenes(style, 100, size, seed=7), 2) for style in (RENDERED, CAMERA))
+        stage = Stage("adapt", net, terms, source, target, steps=steps, optimizer=AdamW())
         fit(stage, folder, RunOptions(accelerator="cpu", log_every=1, save_every=steps // 2, progress=False))
     return Path(folder)
 
