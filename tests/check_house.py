@@ -1,6 +1,7 @@
 """House rules, checked without judgement: notebooks and modules in step, one notebook a module, sizes, imports one way, links, no leftovers.
 
 Run by `make check`. Prints what is wrong and exits with 1; what it exported or cleaned stays that way, so running it again shows what is left."""
+
 import ast
 import hashlib
 import json
@@ -11,11 +12,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-MAX_KB, MAX_LINES, MAX_NODES = 300, 40, 350  # lines and syntax nodes of an exported cell: one of the two limits holds
+MAX_KB, MAX_NODES, MAX_COLUMNS, MAX_PARAMETERS = 300, 350, 120, 8
+TABLES = "nbs/results/10_tables.ipynb"  # published numbers, packed as the papers print them
+WIDE = {  # functions with more parameters than that: constructors whose options are explained one by one
+    "deeplab_v2",
+    "pspnet",
+    "deeplab_v3",
+    "predict",
+    "make_pseudo_labels",
+    "translation_quality",
+    "from_networks",
+    "paper_step",
+    "contrastive_step",
+    "contrastive_sum",
+    "contrastive_loss",
+    "__init__",
+}
 
 
 def files(*patterns):
-    return sorted(f for p in patterns for f in ROOT.glob(p) if ".ipynb_checkpoints" not in f.parts and "__pycache__" not in f.parts)
+    return sorted(
+        f
+        for p in patterns
+        for f in ROOT.glob(p)
+        if ".ipynb_checkpoints" not in f.parts and "__pycache__" not in f.parts
+    )
 
 
 def state():
@@ -28,36 +49,85 @@ def out_of_step():
     for command in (["nbdev-export"], ["nbdev-clean"]):
         subprocess.run([BIN / command[0]], cwd=ROOT, check=True)
     after = state()
-    return [f"{f.relative_to(ROOT)}: was out of step with its notebook or not clean" for f in sorted(before.keys() | after.keys()) if before.get(f) != after.get(f)]
+    return [
+        f"{f.relative_to(ROOT)}: was out of step with its notebook or not clean"
+        for f in sorted(before.keys() | after.keys())
+        if before.get(f) != after.get(f)
+    ]
 
 
-def syntax_nodes(source):
-    "How much a cell says, however its lines are packed."
-    return sum(1 for _ in ast.walk(ast.parse(source)))
+def too_dense(source, table):
+    "What is packed too densely in an exported cell: syntax nodes, columns, parameters."
+    tree, first = ast.parse(source), next((line for line in source.splitlines() if not line.startswith("#")), "")
+    nodes = sum(1 for _ in ast.walk(tree))
+    wrong = [f"exported cell of {nodes} syntax nodes: {first[:60]}"] if nodes > MAX_NODES else []
+    if not table:
+        wrong += [f"{len(x)} columns: {x.strip()[:60]}" for x in source.splitlines() if len(x) > MAX_COLUMNS]
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and function.name not in WIDE:
+            names = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+            count = (
+                len([a for a in names if a not in ("self", "cls")])
+                + bool(function.args.vararg)
+                + bool(function.args.kwarg)
+            )
+            if count > MAX_PARAMETERS:
+                wrong.append(f"{function.name} takes {count} parameters")
+    return wrong
+
+
+def style():
+    "What ruff says of notebooks and tests."
+    wrong = []
+    for command in (["check", "--output-format", "concise", "-q"], ["format", "--check", "-q"]):
+        done = subprocess.run([BIN / "ruff", *command, "nbs", "tests"], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            lines = done.stdout.strip().splitlines()
+            wrong += lines[:10] if command[0] == "check" else ["ruff format nbs tests changes files"]
+    return wrong
 
 
 def notebook_rules():
-    "One notebook a module; size, saved widget state, length of exported cells."
+    "One notebook a module; size, saved widget state, density of exported cells."
     wrong, owner = [], {}
     for file in files("nbs/**/*.ipynb"):
         name, book = file.relative_to(ROOT), json.loads(file.read_text(encoding="utf-8"))
-        if file.stat().st_size > MAX_KB * 1000: wrong.append(f"{name}: {file.stat().st_size // 1000} kB, more than {MAX_KB}")
-        if "widgets" in book["metadata"]: wrong.append(f"{name}: holds saved widget state")
+        if file.stat().st_size > MAX_KB * 1000:
+            wrong.append(f"{name}: {file.stat().st_size // 1000} kB, more than {MAX_KB}")
+        if "widgets" in book["metadata"]:
+            wrong.append(f"{name}: holds saved widget state")
         cells = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
         for cell in cells:
-            if found := re.search(r"#\|\s*default_exp\s+(\S+)", cell): owner.setdefault(found[1], []).append(str(name))
-            lines = [line for line in cell.splitlines() if line.strip() and not line.startswith("#|")]
-            if re.search(r"^#\|\s*export", cell, re.M) and len(lines) > MAX_LINES and syntax_nodes(cell) > MAX_NODES:
-                wrong.append(f"{name}: exported cell of {len(lines)} lines, {syntax_nodes(cell)} syntax nodes: {lines[0][:60]}")
+            if found := re.search(r"#\|\s*default_exp\s+(\S+)", cell):
+                owner.setdefault(found[1], []).append(str(name))
+            if re.search(r"^#\|\s*export", cell, re.M):
+                wrong += [f"{name}: {text}" for text in too_dense(cell, str(name) == TABLES)]
         exported = [c for c in cells if re.search(r"^#\|\s*export", c, re.M)]
-        if exported and not any("assert" in c for c in cells if c not in exported): wrong.append(f"{name}: exports and asserts nothing")
-    modules = {".".join(f.relative_to(ROOT / "uda_kit").with_suffix("").parts) for f in files("uda_kit/**/*.py") if f.name not in ("__init__.py", "_modidx.py")}
+        if exported and not any("assert" in c for c in cells if c not in exported):
+            wrong.append(f"{name}: exports and asserts nothing")
+    modules = {
+        ".".join(f.relative_to(ROOT / "uda_kit").with_suffix("").parts)
+        for f in files("uda_kit/**/*.py")
+        if f.name not in ("__init__.py", "_modidx.py")
+    }
     wrong += [f"module {m} has {len(n)} notebooks: {', '.join(n)}" for m, n in owner.items() if len(n) > 1]
     wrong += [f"uda_kit/{m.replace('.', '/')}.py has no notebook" for m in sorted(modules - owner.keys())]
     return wrong
 
 
-ROOMS = ("core", "data", "models", "training", "evaluation", "methods", "visual", "recipes", "results", "experiments", "benchmarks")
+ROOMS = (
+    "core",
+    "data",
+    "models",
+    "training",
+    "evaluation",
+    "methods",
+    "visual",
+    "recipes",
+    "results",
+    "experiments",
+    "benchmarks",
+)
 ALLOWED = {  # room: what it may import beside itself and `core`
     "core": (),
     "data": (),
@@ -110,15 +180,23 @@ def leftovers():
     bad, wrong = re.compile(r"/(work|farm|root|home/\w+)/[a-z.]", re.I), []
     for name in tracked:
         file = ROOT / name
-        if not name or not file.is_file() or file.suffix in (".png", ".jpg", ".safetensors") or name == "tests/check_house.py": continue
-        if found := bad.search(file.read_text(encoding="utf-8", errors="ignore")): wrong.append(f"{name}: holds a machine path ({found[0]}...)")
+        if (
+            not name
+            or not file.is_file()
+            or file.suffix in (".png", ".jpg", ".safetensors")
+            or name == "tests/check_house.py"
+        ):
+            continue
+        if found := bad.search(file.read_text(encoding="utf-8", errors="ignore")):
+            wrong.append(f"{name}: holds a machine path ({found[0]}...)")
     return wrong
 
 
 def main():
-    wrong = out_of_step() + notebook_rules() + imports() + links() + leftovers()
+    wrong = out_of_step() + notebook_rules() + imports() + links() + style() + leftovers()
     print("\n".join(wrong) or "house in order")
     sys.exit(bool(wrong))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

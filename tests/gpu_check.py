@@ -2,6 +2,7 @@
 
 Each check runs in a process of its own, so that its peak memory is its own and a failure does not end the others. Figures are appended to results/bench_gpu.csv.
 Needs torch and the base install alone, neither nbdev nor Jupyter. `--small` runs the same checks with small sizes on whatever device there is, and records nothing."""
+
 import argparse
 import csv
 import json
@@ -14,8 +15,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = ("check", "case", "seconds", "plain_seconds", "ratio", "peak_gib", "outcome", "commit", "machine")
-FAMILIES = {"output space": "gta5/multi-level", "patch alignment": "gta5/ou-patch", "content-invariant": "gta5/cirn", "contrastive": "gta5/contrastive"}
-SMALL = {"output space": "scenes/multi-level", "patch alignment": "scenes/ou-patch", "content-invariant": "scenes/cirn", "contrastive": "scenes/contrastive"}
+FAMILIES = {
+    "output space": "gta5/multi-level",
+    "patch alignment": "gta5/ou-patch",
+    "content-invariant": "gta5/cirn",
+    "contrastive": "gta5/contrastive",
+}
+SMALL = {
+    "output space": "scenes/multi-level",
+    "patch alignment": "scenes/ou-patch",
+    "content-invariant": "scenes/cirn",
+    "contrastive": "scenes/contrastive",
+}
 TIMEOUT = 150  # seconds of one check
 
 
@@ -59,9 +70,9 @@ def check_same_as_cpu(small):
     "A network's scores and the contrastive loss with its gradient, in fp32, against the CPU."
     import torch
 
+    from uda_kit.benchmarks.contrastive import loss_case
     from uda_kit.methods.contrastive import contrastive_loss
     from uda_kit.models.segmenters import deeplab_v2
-    from uda_kit.benchmarks.contrastive import loss_case
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
@@ -82,24 +93,40 @@ def check_same_as_cpu(small):
 
 def check_recipe(small, family):
     "A few steps of every stage of a full-size recipe in bf16: seconds and peak memory."
-    from uda_kit.recipes.catalogue import find_recipe
     from uda_kit.experiments.dry_run import dry_run
+    from uda_kit.recipes.catalogue import find_recipe
     from uda_kit.training.fit import RunOptions
 
     name = (SMALL if small else FAMILIES)[family]
     precision = "32-true" if device() == "cpu" else "bf16-mixed"
-    record = dry_run(find_recipe(name), 2, RunOptions(precision=precision, progress=False), say=lambda text: print(text, file=sys.stderr))
-    return [{"case": f"{name}, {stage}", "seconds": s["seconds_per_step"], "peak_gib": record["peak_gib"]} for stage, s in record["stages"].items()]
+    record = dry_run(
+        find_recipe(name),
+        2,
+        RunOptions(precision=precision, progress=False),
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    return [
+        {"case": f"{name}, {stage}", "seconds": s["seconds_per_step"], "peak_gib": record["peak_gib"]}
+        for stage, s in record["stages"].items()
+    ]
 
 
 def check_plain_step(small):
     "The output-space paper's step by hand in fp32, and the kit's in bf16."
-    from uda_kit.benchmarks.training_step import time_steps, same_losses
+    from uda_kit.benchmarks.training_step import same_losses, time_steps
 
     name = "tiny-smoke" if small else "resnet101-full"
     fast, plain = time_steps("fast", name, 5), time_steps("plain", name, 5)
     assert same_losses(plain["losses"], fast["losses"]), "the two steps report different losses"
-    return [{"case": name, "seconds": fast["seconds"], "plain_seconds": plain["seconds"], "ratio": plain["seconds"] / fast["seconds"], "peak_gib": plain["peak_gib"]}]
+    return [
+        {
+            "case": name,
+            "seconds": fast["seconds"],
+            "plain_seconds": plain["seconds"],
+            "ratio": plain["seconds"] / fast["seconds"],
+            "peak_gib": plain["peak_gib"],
+        }
+    ]
 
 
 def check_contrastive_loss(small):
@@ -112,7 +139,16 @@ def check_contrastive_loss(small):
     times = {way: seconds_of(lambda: loss_and_gradients(way, case), 3) for way in WAYS}
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
     rows = [("in blocks", "kit"), ("bf16 products", "bf16")]
-    return [{"case": text, "seconds": times[way], "plain_seconds": times["plain"], "ratio": times["plain"] / times[way], "peak_gib": peak} for text, way in rows]
+    return [
+        {
+            "case": text,
+            "seconds": times[way],
+            "plain_seconds": times["plain"],
+            "ratio": times["plain"] / times[way],
+            "peak_gib": peak,
+        }
+        for text, way in rows
+    ]
 
 
 def check_teacher(small):
@@ -137,7 +173,10 @@ def check_teacher(small):
     own = seconds_of(student, 3)
     labels = seconds_of(lambda: average_prediction(teacher.network(None), image, teacher.scales, teacher.precision), 3)
     follow = seconds_of(lambda: teacher.follow(net, 0.999), 5)
-    return [{"case": "six scales", "seconds": labels, "plain_seconds": own, "ratio": labels / own}, {"case": "follow", "seconds": follow}]
+    return [
+        {"case": "six scales", "seconds": labels, "plain_seconds": own, "ratio": labels / own},
+        {"case": "follow", "seconds": follow},
+    ]
 
 
 def check_sync_bn(small):
@@ -162,7 +201,9 @@ def check_compile(small):
     from uda_kit.models.segmenters import deeplab_v2
 
     net = deeplab_v2(19, "tiny" if small else "resnet101").to(device(), memory_format=torch.channels_last).train()
-    image = torch.rand(1, 3, *((65, 97) if small else (512, 1024)), device=device()).contiguous(memory_format=torch.channels_last)
+    image = torch.rand(1, 3, *((65, 97) if small else (512, 1024)), device=device()).contiguous(
+        memory_format=torch.channels_last
+    )
 
     def stepper(model):
         def step():
@@ -187,7 +228,7 @@ def check_resume(small):
     from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
     from uda_kit.methods.output_space import OutputSpaceTerms
     from uda_kit.models.segmenters import deeplab_v2
-    from uda_kit.training.fit import LoaderConfig, Interrupted, RunOptions, Stage, StopRequest, fit
+    from uda_kit.training.fit import Interrupted, LoaderConfig, RunOptions, Stage, StopRequest, fit
 
     def run(folder, stop=None, resume=False):
         torch.manual_seed(0)
@@ -202,7 +243,10 @@ def check_resume(small):
                 return after(*batches)
 
             terms["seg"].forward = stopping
-        scenes = (LoaderConfig(StreetScenes(RENDERED, 8, (64, 96)), 2), LoaderConfig(StreetScenes(CAMERA, 8, (64, 96)), 2, labelled=False))
+        scenes = (
+            LoaderConfig(StreetScenes(RENDERED, 8, (64, 96)), 2),
+            LoaderConfig(StreetScenes(CAMERA, 8, (64, 96)), 2, labelled=False),
+        )
         fit(Stage("adapt", net, terms, *scenes, steps=4), folder, RunOptions(progress=False), resume=resume)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -218,9 +262,17 @@ def check_resume(small):
     return [{"case": f"largest difference {worst:.1e}"}]
 
 
-CHECKS = {"import": check_import, "same as on a CPU": check_same_as_cpu, "joint batch norms": check_sync_bn, "resume": check_resume, "step": check_plain_step,
-          "contrastive loss": check_contrastive_loss, "teacher": check_teacher, "compile": check_compile,
-          **{f"recipe: {family}": (lambda small, family=family: check_recipe(small, family)) for family in FAMILIES}}
+CHECKS = {
+    "import": check_import,
+    "same as on a CPU": check_same_as_cpu,
+    "joint batch norms": check_sync_bn,
+    "resume": check_resume,
+    "step": check_plain_step,
+    "contrastive loss": check_contrastive_loss,
+    "teacher": check_teacher,
+    "compile": check_compile,
+    **{f"recipe: {family}": (lambda small, family=family: check_recipe(small, family)) for family in FAMILIES},
+}
 
 
 def run_apart(name, small):

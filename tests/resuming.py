@@ -1,4 +1,5 @@
 """What the tests of stopped and resumed runs share: real processes with real signals, and a term that stops the loop from inside."""
+
 import random
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from uda_kit.training.runs import RunDirectory, read_log, stage_checkpoints
 
 class StopAt(Term):
     "Asks the loop to stop after step n, as a SIGTERM would."
+
     reads = ("source",)
 
     def __init__(self, n):
@@ -22,7 +24,8 @@ class StopAt(Term):
         self.n = n
 
     def forward(self, src):
-        if self.age + 1 == self.n: StopRequest.current.note(15, None)
+        if self.age + 1 == self.n:
+            StopRequest.current.note(15, None)
         return src.image.sum() * 0
 
 
@@ -32,7 +35,12 @@ def options(precision="32-true"):
 
 def start(args, out, *more):
     code = "import sys; from uda_kit.cli import main; sys.exit(main())"
-    return subprocess.Popen([sys.executable, "-c", code, *args, "--out", str(out), *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args, "--out", str(out), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process, status=0):
@@ -86,7 +94,8 @@ def same(a, b, steps):
     "Weights, and the last checkpoint of each stage (`steps` by name) with optimizers and critics, bit for bit; and the logs."
     runs = RunDirectory(a), RunDirectory(b)
     same_tensors(*(r.path / "weights.safetensors" for r in runs))
-    for stage, n in steps.items(): same_stage(a, b, stage, n)
+    for stage, n in steps.items():
+        same_stage(a, b, stage, n)
     logs = [[{k: v for k, v in r.items() if k not in ("seconds", "peak_gib")} for r in read_log(run)] for run in runs]
     assert logs[0] == logs[1] and len(logs[0]) == sum(steps.values())
 
@@ -94,7 +103,7 @@ def same(a, b, steps):
 def killed_and_resumed(alone, run, args, steps, stage):
     "Kill a run after a random step of a stage (`steps` by name), resume it, and compare it with the run that nobody stopped."
     names = list(steps)
-    step = sum(steps[name] for name in names[:names.index(stage)]) + random.SystemRandom().randint(1, steps[stage] - 2)
+    step = sum(steps[name] for name in names[: names.index(stage)]) + random.SystemRandom().randint(1, steps[stage] - 2)
     print(f"killed after step {step}")  # shown when the test fails
     interrupted(args, run, signal.SIGKILL, step)
     finish(start(args, run, "--resume"))

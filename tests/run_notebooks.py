@@ -1,6 +1,7 @@
 """Run notebooks from top to bottom and keep their (small) outputs: `make notebooks`, or `make notebooks NB=nbs/data/10_labels.ipynb`.
 
 Cells marked `#| slow` are run too. Execution counts, metadata, warnings and widget state are not kept."""
+
 import sys
 from pathlib import Path
 
@@ -18,15 +19,22 @@ def progress_bar(output):
 
 def run(file):
     book = nbformat.read(file, 4)
-    NotebookClient(book, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(file.parent)}}).execute()
+    NotebookClient(
+        book, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(file.parent)}}
+    ).execute()
     for cell in book.cells:
         cell.metadata = {}
-        if cell.cell_type != "code": continue
+        if cell.cell_type != "code":
+            continue
         cell.execution_count = None
-        cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr") and not progress_bar(o)]
+        cell.outputs = [
+            o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr") and not progress_bar(o)
+        ]
         for o in cell.outputs:
-            if "execution_count" in o: o["execution_count"] = None
-            if "data" in o: o["metadata"], o["data"] = {}, {k: v for k, v in o["data"].items() if "widget" not in k}
+            if "execution_count" in o:
+                o["execution_count"] = None
+            if "data" in o:
+                o["metadata"], o["data"] = {}, {k: v for k, v in o["data"].items() if "widget" not in k}
     book.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
     nbformat.write(book, file)
 

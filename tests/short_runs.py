@@ -1,6 +1,7 @@
 """Hashes of the weights of five short runs, one for each method family: `python tests/short_runs.py FOLDER`.
 
 A change that shall not change arithmetic leaves them as they are. Compare two commits on one machine: other processors round otherwise."""
+
 import hashlib
 import sys
 from dataclasses import replace
@@ -9,12 +10,18 @@ from pathlib import Path
 import torch
 
 from uda_kit.core.tensors import load_tensors
-from uda_kit.recipes.catalogue import find_recipe
 from uda_kit.experiments.dry_run import capped
 from uda_kit.experiments.running import run_recipe
+from uda_kit.recipes.catalogue import find_recipe
 from uda_kit.training.fit import RunOptions
 
-RECIPES = ("scenes/multi-level", "scenes/ou-patch", "scenes/cirn", "scenes/contrastive", "scenes/ass-st")  # the last: pseudo-labels
+RECIPES = (
+    "scenes/multi-level",
+    "scenes/ou-patch",
+    "scenes/cirn",
+    "scenes/contrastive",
+    "scenes/ass-st",
+)  # the last: pseudo-labels
 
 
 def smaller(data, size):

@@ -1,4 +1,5 @@
 """The command line: exit statuses, one-line complaints, the JSON at the end, and a quick start. In this process where that is enough."""
+
 import json
 import os
 import signal
@@ -17,10 +18,24 @@ from uda_kit.models.segmenters import deeplab_v2
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "data_samples"
-QUICK = ["--no-progress", "--set", *(f"stages.{i}.source=scenes:rendered?n=4&size=64x96" for i in (0, 1)),
-         "test=scenes:camera?n=2&size=64x96", *(f"stages.{i}.source.batch_size=1" for i in (0, 1))]
+QUICK = [
+    "--no-progress",
+    "--set",
+    *(f"stages.{i}.source=scenes:rendered?n=4&size=64x96" for i in (0, 1)),
+    "test=scenes:camera?n=2&size=64x96",
+    *(f"stages.{i}.source.batch_size=1" for i in (0, 1)),
+]
 
-TRANSLATE = ["translate", "--source", "scenes:rendered?n=4&size=64x96", "--target", "scenes:camera?n=4&size=64x96", "--out", "twins", "--no-progress"]
+TRANSLATE = [
+    "translate",
+    "--source",
+    "scenes:rendered?n=4&size=64x96",
+    "--target",
+    "scenes:camera?n=4&size=64x96",
+    "--out",
+    "twins",
+    "--no-progress",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +55,8 @@ def refused(capsys, argv, *parts, status=2):
     assert main([str(a) for a in argv]) == status
     out, err = capsys.readouterr()
     assert err.startswith("uda-kit: ") and err.count("\n") == 1 and "Traceback" not in err, err
-    for part in parts: assert str(part) in err, f"{part!r} not in {err!r}"
+    for part in parts:
+        assert str(part) in err, f"{part!r} not in {err!r}"
     return err
 
 
@@ -51,57 +67,75 @@ def run(capsys, *argv):
 
 
 def program(*argv, **kwargs):
-    return subprocess.run([sys.executable, "-c", "import sys; from uda_kit.cli import main; sys.exit(main())", *map(str, argv)], capture_output=True, text=True, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-c", "import sys; from uda_kit.cli import main; sys.exit(main())", *map(str, argv)],
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
 
 
-@pytest.mark.parametrize("argv, parts", [
-    (["trian", "x"], ["trian", "did you mean train?"]),
-    (["train", "gta5/multilevel"], ["gta5/multi-level"]),
-    (["train"], ["RECIPE"]),
-    (["train", "scenes/oracle", "--stpes", "3"], ["--stpes", "did you mean --steps?"]),
-    (["train", "scenes/oracle", "--steps", "many"], ["--steps", "many"]),
-    (["train", "scenes/oracle", "--steps", "0"], ["--steps 0"]),
-    (["train", "scenes/oracle", "--precision", "16"], ["--precision"]),
-    (["train", "scenes/oracle", "--log-every", "0"], ["--log-every 0"]),
-    (["train", "scenes/oracle", "--seed", "-1"], ["--seed"]),
-    (["train", "scenes/oracle", "--devices", "none"], ["--devices none"]),
-    (["train", "scenes/oracle", "--set", "stages.0.stps=3"], ["stages.0.stps", "steps"]),
-    (["train", "scenes/oracle", "--weights", "none.safetensors"], ["none.safetensors"]),
-    (["train", "scenes/oracle", "--resume"], ["runs/scenes-oracle-seed0", "no run"]),
-    (["train", "scenes/oracle", "--target", "scenes:camera"], ["--target"]),
-    (["train", "scenes/oracle", "--record", "--set", "stages.0.steps=3"], ["--record", "--set"]),
-    (["train", "gta5/oracle"], ["cityscapes", "--roots cityscapes="]),
-    (["train", "gta5/oracle", "--roots", "cityscapes=none"], ["none", "does not exist"]),
-    (["train", "gta5/oracle", "--roots", "cityscaps=."], ["did you mean cityscapes?"]),
-    (["train", "camvid/oracle", "--roots", "camvid=."], ["dusk_test"]),
-    (["recipes", "show", "scenes/multi"], ["scenes/multi-level"]),
-    (["recipes", "list", "zebra"], ["zebra"]),
-    (["evaluate", "none.safetensors", "scenes:camera"], ["none.safetensors"]),
-    (["evaluate", "x", "scenes:camera", "--size", "large"], ["--size large", "HEIGHTxWIDTH"]),
-    (["evaluate", "x", "scenes:camera", "--oracle", "65"], ["0.651"]),
-    (["evaluate", "x", "scenes:camera", "--oracle", "none.json"], ["none.json"]),
-    (["predict", "x", "none", "--out", "y"], ["none", "does not exist"]),
-    (["predict", "x", "*.bmp", "--out", "y"], ["matches no file"]),
-    (["check-data", "camvid"], ["NAME:ROOT"]),
-    (["check-data", "camvid:none"], ["none"]),
-    (["check-data", f"camvid:{SAMPLES / 'camvid'}", "--split", "evening"], ["evening"]),
-    (["convert", "none.pth", "out.safetensors"], ["none.pth"]),
-    (["convert", "none.pth", "out.pth"], [".safetensors"]),
-    (["demo", "--steps", "0"], ["--steps 0"]),
-    (["bench", "table", "scene"], ["did you mean scenes?"]),
-    (["bench", "table", "scenes", "--rows", "multilevel"], ["multi-level"]),
-    (["bench", "step", "fast"], ["fast"]),
-    (["bench", "table", "scenes", "--paper", "patch_alignmnt"], ["patch_alignmnt", "patch_alignment"]),
-    (["bench", "table", "scenes", "--rows", "fu-patch", "--paper", "output_space"], ["fu-patch", "patch_alignment"]),
-    (["train", "scenes/pi", "--steps", "1", "--out", "run"], ["scenes-twins", "--roots scenes-twins="]),
-    (["train", "scenes/pi", "--roots", "scenes-twin=."], ["did you mean scenes-twins?"]),
-    ([*TRANSLATE, "--how", "statistic"], ["statistic", "did you mean 'statistics'?"]),
-    ([*TRANSLATE, "--how", "fourier:2"], ["fourier:2", "0.5"]),
-    ([*TRANSLATE, "--seed", "-1"], ["--seed -1"]),
-    ([*TRANSLATE, "--source-split", "evening"], ["evening", "train"]),
-    (["translate", "--source", "gta5:none", "--target", "scenes:camera", "--out", "twins"], ["none"]),
-    (["translate", "--source", "scenes:rendered", "--out", "twins"], ["--target"]),
-], ids=lambda v: " ".join(v) if v and v[0] in ("train", "demo", "recipes", "evaluate", "predict", "check-data", "convert", "bench", "trian", "translate") else "")
+@pytest.mark.parametrize(
+    "argv, parts",
+    [
+        (["trian", "x"], ["trian", "did you mean train?"]),
+        (["train", "gta5/multilevel"], ["gta5/multi-level"]),
+        (["train"], ["RECIPE"]),
+        (["train", "scenes/oracle", "--stpes", "3"], ["--stpes", "did you mean --steps?"]),
+        (["train", "scenes/oracle", "--steps", "many"], ["--steps", "many"]),
+        (["train", "scenes/oracle", "--steps", "0"], ["--steps 0"]),
+        (["train", "scenes/oracle", "--precision", "16"], ["--precision"]),
+        (["train", "scenes/oracle", "--log-every", "0"], ["--log-every 0"]),
+        (["train", "scenes/oracle", "--seed", "-1"], ["--seed"]),
+        (["train", "scenes/oracle", "--devices", "none"], ["--devices none"]),
+        (["train", "scenes/oracle", "--set", "stages.0.stps=3"], ["stages.0.stps", "steps"]),
+        (["train", "scenes/oracle", "--weights", "none.safetensors"], ["none.safetensors"]),
+        (["train", "scenes/oracle", "--resume"], ["runs/scenes-oracle-seed0", "no run"]),
+        (["train", "scenes/oracle", "--target", "scenes:camera"], ["--target"]),
+        (["train", "scenes/oracle", "--record", "--set", "stages.0.steps=3"], ["--record", "--set"]),
+        (["train", "gta5/oracle"], ["cityscapes", "--roots cityscapes="]),
+        (["train", "gta5/oracle", "--roots", "cityscapes=none"], ["none", "does not exist"]),
+        (["train", "gta5/oracle", "--roots", "cityscaps=."], ["did you mean cityscapes?"]),
+        (["train", "camvid/oracle", "--roots", "camvid=."], ["dusk_test"]),
+        (["recipes", "show", "scenes/multi"], ["scenes/multi-level"]),
+        (["recipes", "list", "zebra"], ["zebra"]),
+        (["evaluate", "none.safetensors", "scenes:camera"], ["none.safetensors"]),
+        (["evaluate", "x", "scenes:camera", "--size", "large"], ["--size large", "HEIGHTxWIDTH"]),
+        (["evaluate", "x", "scenes:camera", "--oracle", "65"], ["0.651"]),
+        (["evaluate", "x", "scenes:camera", "--oracle", "none.json"], ["none.json"]),
+        (["predict", "x", "none", "--out", "y"], ["none", "does not exist"]),
+        (["predict", "x", "*.bmp", "--out", "y"], ["matches no file"]),
+        (["check-data", "camvid"], ["NAME:ROOT"]),
+        (["check-data", "camvid:none"], ["none"]),
+        (["check-data", f"camvid:{SAMPLES / 'camvid'}", "--split", "evening"], ["evening"]),
+        (["convert", "none.pth", "out.safetensors"], ["none.pth"]),
+        (["convert", "none.pth", "out.pth"], [".safetensors"]),
+        (["demo", "--steps", "0"], ["--steps 0"]),
+        (["bench", "table", "scene"], ["did you mean scenes?"]),
+        (["bench", "table", "scenes", "--rows", "multilevel"], ["multi-level"]),
+        (["bench", "step", "fast"], ["fast"]),
+        (["bench", "table", "scenes", "--paper", "patch_alignmnt"], ["patch_alignmnt", "patch_alignment"]),
+        (
+            ["bench", "table", "scenes", "--rows", "fu-patch", "--paper", "output_space"],
+            ["fu-patch", "patch_alignment"],
+        ),
+        (["train", "scenes/pi", "--steps", "1", "--out", "run"], ["scenes-twins", "--roots scenes-twins="]),
+        (["train", "scenes/pi", "--roots", "scenes-twin=."], ["did you mean scenes-twins?"]),
+        ([*TRANSLATE, "--how", "statistic"], ["statistic", "did you mean 'statistics'?"]),
+        ([*TRANSLATE, "--how", "fourier:2"], ["fourier:2", "0.5"]),
+        ([*TRANSLATE, "--seed", "-1"], ["--seed -1"]),
+        ([*TRANSLATE, "--source-split", "evening"], ["evening", "train"]),
+        (["translate", "--source", "gta5:none", "--target", "scenes:camera", "--out", "twins"], ["none"]),
+        (["translate", "--source", "scenes:rendered", "--out", "twins"], ["--target"]),
+    ],
+    ids=lambda v: (
+        " ".join(v)
+        if v
+        and v[0]
+        in ("train", "demo", "recipes", "evaluate", "predict", "check-data", "convert", "bench", "trian", "translate")
+        else ""
+    ),
+)
 def test_mistakes_get_one_line_and_nothing_is_written(capsys, tmp_path, argv, parts):
     refused(capsys, argv, *parts)
     assert not list(tmp_path.iterdir())
@@ -122,26 +156,94 @@ def test_train_then_use_the_weights(capsys, tmp_path):
     out = tmp_path / "a" / "run"
     lines = run(capsys, "train", "scenes/multi-level", "--steps", 2, "--out", out, "--log-every", 1, *QUICK)
     record = json.loads(lines[-1])
-    assert {"miou", "miou_before", "iou", "seconds", "peak_gib"} <= record.keys() and 0 <= record["miou"] <= 1 and "road" in record["iou"]
-    for name in ("config.json", "log.jsonl", "weights.safetensors", "evaluation.json", "report.md", "figures/samples.png"): assert (out / name).is_file(), name
+    assert (
+        {"miou", "miou_before", "iou", "seconds", "peak_gib"} <= record.keys()
+        and 0 <= record["miou"] <= 1
+        and "road" in record["iou"]
+    )
+    for name in (
+        "config.json",
+        "log.jsonl",
+        "weights.safetensors",
+        "evaluation.json",
+        "report.md",
+        "figures/samples.png",
+    ):
+        assert (out / name).is_file(), name
     settings = ["train", "scenes/multi-level", "--steps", 2, "--out", out, *QUICK]
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     refused(capsys, settings, "already holds a run", "--resume")
     refused(capsys, [*settings, "--resume", "--seed", 1], "another configuration", "seed")
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     # score
-    lines = run(capsys, "evaluate", out / "weights.safetensors", "scenes:camera?n=2&size=64x96", "--split", "test", "--oracle", out / "evaluation.json", "--report", "report", "--no-progress")
+    lines = run(
+        capsys,
+        "evaluate",
+        out / "weights.safetensors",
+        "scenes:camera?n=2&size=64x96",
+        "--split",
+        "test",
+        "--oracle",
+        out / "evaluation.json",
+        "--report",
+        "report",
+        "--no-progress",
+    )
     again = json.loads(lines[-1])
-    assert again["miou"] == record["miou"] and again["gap"] == 0 and Path("report/report.md").is_file() and Path("report/evaluation.json").is_file()
-    refused(capsys, ["evaluate", out / "weights.safetensors", "scenes:camera?n=2", "--report", "report"], "already holds files")
+    assert (
+        again["miou"] == record["miou"]
+        and again["gap"] == 0
+        and Path("report/report.md").is_file()
+        and Path("report/evaluation.json").is_file()
+    )
+    refused(
+        capsys,
+        ["evaluate", out / "weights.safetensors", "scenes:camera?n=2", "--report", "report"],
+        "already holds files",
+    )
     # predict
-    assert json.loads(run(capsys, "predict", out / "weights.safetensors", SAMPLES / "camvid/images", "--out", "seen", "--size", "64x96", "--no-progress")[-1])["images"] == 4
+    assert (
+        json.loads(
+            run(
+                capsys,
+                "predict",
+                out / "weights.safetensors",
+                SAMPLES / "camvid/images",
+                "--out",
+                "seen",
+                "--size",
+                "64x96",
+                "--no-progress",
+            )[-1]
+        )["images"]
+        == 4
+    )
     sizes = {Image.open(p).size for p in Path("seen/labels").glob("*.png")}
     assert sizes == {Image.open(p).size for p in (SAMPLES / "camvid/images").iterdir()}
-    refused(capsys, ["predict", out / "weights.safetensors", SAMPLES / "camvid/images", "--out", "seen"], "already holds files")
+    refused(
+        capsys,
+        ["predict", out / "weights.safetensors", SAMPLES / "camvid/images", "--out", "seen"],
+        "already holds files",
+    )
     # other classes
-    refused(capsys, ["evaluate", out / "weights.safetensors", f"camvid:{SAMPLES / 'camvid'}", "--space", "camvid11", "--no-progress"], "11 classes", "19")
-    refused(capsys, ["train", "camvid/source-only", "--weights", out / "weights.safetensors", "--dry-run"], "19 classes, not 11")
+    refused(
+        capsys,
+        [
+            "evaluate",
+            out / "weights.safetensors",
+            f"camvid:{SAMPLES / 'camvid'}",
+            "--space",
+            "camvid11",
+            "--no-progress",
+        ],
+        "11 classes",
+        "19",
+    )
+    refused(
+        capsys,
+        ["train", "camvid/source-only", "--weights", out / "weights.safetensors", "--dry-run"],
+        "19 classes, not 11",
+    )
 
 
 def test_translate_goes_on_and_guards_its_folder(capsys, tmp_path):
@@ -151,23 +253,35 @@ def test_translate_goes_on_and_guards_its_folder(capsys, tmp_path):
     assert sorted(files) == [*(f"seed0-{i:06d}.png" for i in range(4)), "twins.json"]
     (tmp_path / "twins/seed0-000002.png").unlink()
     assert json.loads(run(capsys, *TRANSLATE, "--how", "statistics")[-1])["written"] == 1
-    for more in (["--how", "fourier:0.05"], ["--seed", 1], ["--source-split", "val"]): refused(capsys, [*TRANSLATE, *more], "twins.json", "other twins")
+    for more in (["--how", "fourier:0.05"], ["--seed", 1], ["--source-split", "val"]):
+        refused(capsys, [*TRANSLATE, *more], "twins.json", "other twins")
     assert {p.name: p.read_bytes() for p in (tmp_path / "twins").iterdir()} == files
-    (tmp_path / "photos").mkdir(); (tmp_path / "photos/me.jpg").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/me.jpg").touch()
     refused(capsys, ["photos" if word == "twins" else word for word in TRANSLATE], "me.jpg")
     refused(capsys, ["photos/me.jpg" if word == "twins" else word for word in TRANSLATE], "is a file")
     assert [p.name for p in (tmp_path / "photos").iterdir()] == ["me.jpg"]
 
 
 def test_foreign_folder_is_left_alone(capsys, tmp_path):
-    (tmp_path / "mine").mkdir(); (tmp_path / "mine/thesis.txt").write_text("years")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years")
     refused(capsys, ["train", "scenes/oracle", "--steps", 1, "--out", "mine", *QUICK], "mine", "holds no run")
-    for more in ([], ["--overwrite"]): refused(capsys, ["demo", "--steps", 1, "--out", "mine", *more], "mine")
+    for more in ([], ["--overwrite"]):
+        refused(capsys, ["demo", "--steps", 1, "--out", "mine", *more], "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_own_data_by_spec(capsys, tmp_path):
-    argv = ["train", "camvid/source-only", "--dry-run", "--steps", 1, "--source", f"camvid:{SAMPLES / 'camvid'}?split=all"]
+    argv = [
+        "train",
+        "camvid/source-only",
+        "--dry-run",
+        "--steps",
+        1,
+        "--source",
+        f"camvid:{SAMPLES / 'camvid'}?split=all",
+    ]
     assert not any("stand in" in line for line in run(capsys, *argv))
 
 
@@ -186,6 +300,7 @@ def test_not_finite(capsys, tmp_path):
 
 def test_check_data_status(capsys, tmp_path):
     import shutil
+
     assert main(["check-data", f"camvid:{SAMPLES / 'camvid'}", "--no-progress"]) == 0
     shutil.copytree(SAMPLES / "camvid", tmp_path / "camvid")
     victim = next((tmp_path / "camvid/labels").iterdir())
@@ -196,7 +311,9 @@ def test_check_data_status(capsys, tmp_path):
 
 def test_malicious_pickle_is_not_run(capsys, tmp_path):
     class Attack:
-        def __reduce__(self): return os.mkdir, (str(tmp_path / "pwned"),)
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
     torch.save({"layer5.conv2d_list.0.weight": Attack()}, "bad.pth")
     refused(capsys, ["convert", "bad.pth", "out.safetensors"], "bad.pth")
     assert [p.name for p in tmp_path.iterdir()] == ["bad.pth"]
@@ -212,19 +329,32 @@ def test_broken_weight_file(capsys, tmp_path, weights):
 
 def test_memory_and_disk(capsys, monkeypatch):
     import uda_kit.experiments.demo as demo
+
     def fails(error):
-        def run_demo(*args): raise error
+        def run_demo(*args):
+            raise error
+
         monkeypatch.setattr(demo, "run_demo", run_demo)
-    fails(MemoryError()); refused(capsys, ["demo"], "memory", "--precision bf16-mixed", status=1)
-    fails(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")); refused(capsys, ["demo"], "memory", status=1)
-    fails(PermissionError(13, "Permission denied", "/there")); refused(capsys, ["demo"], "/there: Permission denied")
-    fails(KeyboardInterrupt()); refused(capsys, ["demo"], "uda-kit demo --overwrite", status=130)
+
+    fails(MemoryError())
+    refused(capsys, ["demo"], "memory", "--precision bf16-mixed", status=1)
+    fails(
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
+    )
+    refused(capsys, ["demo"], "memory", status=1)
+    fails(PermissionError(13, "Permission denied", "/there"))
+    refused(capsys, ["demo"], "/there: Permission denied")
+    fails(KeyboardInterrupt())
+    refused(capsys, ["demo"], "uda-kit demo --overwrite", status=130)
     fails(ZeroDivisionError("a mistake of the kit"))
-    with pytest.raises(ZeroDivisionError): main(["demo"])
+    with pytest.raises(ZeroDivisionError):
+        main(["demo"])
 
 
 def test_reader_is_gone(tmp_path):
-    code = f"import sys; from uda_kit.cli import main; sys.exit(main(['recipes']))"
+    code = "import sys; from uda_kit.cli import main; sys.exit(main(['recipes']))"
     reader = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.close()"], stdin=subprocess.PIPE)
     reader.wait()
     writer = subprocess.run([sys.executable, "-c", code], stdout=reader.stdin, stderr=subprocess.PIPE, text=True)
@@ -233,28 +363,63 @@ def test_reader_is_gone(tmp_path):
 
 def test_results_are_recorded_once_per_run(capsys, tmp_path):
     "bench table appends, and does not run again what is there."
-    argv = ["bench", "table", "scenes", "--rows", "source-only", "--out", "bench", "--results", "results", "--no-progress"]
+    argv = [
+        "bench",
+        "table",
+        "scenes",
+        "--rows",
+        "source-only",
+        "--out",
+        "bench",
+        "--results",
+        "results",
+        "--no-progress",
+    ]
     (tmp_path / "results").mkdir()
-    steps = sum(s["steps"] for s in json.loads("\n".join(run(capsys, "recipes", "show", "scenes/source-only")))["stages"])
-    (tmp_path / "results/scenes_output_space.csv").write_text(f"benchmark,recipe,seed,steps,miou,seconds,commit,machine\nscenes,source-only,0,{steps},0.25,9.0,abc,here\n")
+    steps = sum(
+        s["steps"] for s in json.loads("\n".join(run(capsys, "recipes", "show", "scenes/source-only")))["stages"]
+    )
+    (tmp_path / "results/scenes_output_space.csv").write_text(
+        f"benchmark,recipe,seed,steps,miou,seconds,commit,machine\nscenes,source-only,0,{steps},0.25,9.0,abc,here\n"
+    )
     record = json.loads(run(capsys, *argv)[-1])
-    assert record["rows"]["source-only"] == {"miou": 0.25, "std": None, "seeds": [0]} and not (tmp_path / "bench").exists()
+    assert (
+        record["rows"]["source-only"] == {"miou": 0.25, "std": None, "seeds": [0]} and not (tmp_path / "bench").exists()
+    )
 
 
 def test_doctor_without_packages(tmp_path):
-    block = "\n".join(["import sys", "class Block:", "    def find_spec(self, name, path=None, target=None):",
-                       "        if name.split('.')[0] in ('torch', 'torchvision', 'tyro', 'numpy'): raise ImportError(name + ' is blocked')", "sys.meta_path.insert(0, Block())",
-                       "from uda_kit.cli import main", "sys.exit(main())"])
+    block = "\n".join(
+        [
+            "import sys",
+            "class Block:",
+            "    def find_spec(self, name, path=None, target=None):",
+            "        if name.split('.')[0] in ('torch', 'torchvision', 'tyro', 'numpy'): raise ImportError(name + ' is blocked')",
+            "sys.meta_path.insert(0, Block())",
+            "from uda_kit.cli import main",
+            "sys.exit(main())",
+        ]
+    )
     done = subprocess.run([sys.executable, "-c", block, "doctor"], capture_output=True, text=True)
-    assert done.returncode == 1 and not done.stderr and "FAIL    tyro" in done.stdout and "fix: pip install" in done.stdout
+    assert (
+        done.returncode == 1 and not done.stderr and "FAIL    tyro" in done.stdout and "fix: pip install" in done.stdout
+    )
     done = subprocess.run([sys.executable, "-c", block, "train", "x"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == "uda-kit: tyro: is not installed; pip install tyro, and see `uda-kit doctor`\n"
+    assert (
+        done.returncode == 2
+        and done.stderr == "uda-kit: tyro: is not installed; pip install tyro, and see `uda-kit doctor`\n"
+    )
 
 
 def test_start_is_quick_and_light():
     heavy = {"umap", "sklearn", "IPython", "nbdev", "matplotlib", "jupyter_core", "ipywidgets"}
     probe = "import sys; from uda_kit.cli import main; {}; print(sorted({{m.split('.')[0] for m in sys.modules}} & {}))"
-    def loaded(code, names): return subprocess.run([sys.executable, "-c", probe.format(code, names)], capture_output=True, text=True).stdout.splitlines()[-1]
+
+    def loaded(code, names):
+        return subprocess.run(
+            [sys.executable, "-c", probe.format(code, names)], capture_output=True, text=True
+        ).stdout.splitlines()[-1]
+
     assert loaded("main(['--help'])", heavy | {"torch", "numpy", "PIL"}) == "[]"
     assert loaded("main(['recipes', 'list', 'gta5'])", heavy) == "[]"
     times = []
@@ -269,15 +434,29 @@ def test_start_is_quick_and_light():
 def test_program_end_to_end(tmp_path):
     "As users run it: statuses, and what goes to which stream."
     done = program("train", "scenes/nothing", cwd=tmp_path)
-    assert done.returncode == 2 and not done.stdout and done.stderr.startswith("uda-kit: scenes/nothing: is not a recipe")
+    assert (
+        done.returncode == 2 and not done.stdout and done.stderr.startswith("uda-kit: scenes/nothing: is not a recipe")
+    )
     done = program("check-data", f"gta5:{SAMPLES / 'gta5'}", cwd=tmp_path)
     assert done.returncode == 0 and "all well" in done.stdout, done.stdout + done.stderr
 
 
 def test_sigterm_outside_training(tmp_path):
     "Scoring has nothing to save: stop at once, say so."
-    process = subprocess.Popen([sys.executable, "-c", "import sys; from uda_kit.cli import main; sys.exit(main())", "check-data", "scenes:camera?n=100000&size=512x1024", "--no-progress"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from uda_kit.cli import main; sys.exit(main())",
+            "check-data",
+            "scenes:camera?n=100000&size=512x1024",
+            "--no-progress",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
     time.sleep(6)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=30)

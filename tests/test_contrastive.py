@@ -1,4 +1,5 @@
 """Contrastive adaptation across processes and across a stop: same thresholds, prototypes, anchors, memories and losses."""
+
 import json
 import shutil
 import subprocess
@@ -10,10 +11,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from uda_kit.methods.contrastive import FeatureQueue, class_prototypes, class_thresholds, contrastive_loss, plain_contrastive_loss, sample_anchors
+from uda_kit.methods.contrastive import (
+    FeatureQueue,
+    contrastive_loss,
+    plain_contrastive_loss,
+)
 from uda_kit.training.runs import read_checkpoint, write_checkpoint
 
-PARTS = '''
+PARTS = """
 import os, sys
 import torch, torch.distributed as dist, torch.nn.functional as F
 from uda_kit.methods.contrastive import *
@@ -55,9 +60,9 @@ def process(rank, path):
 if __name__ == "__main__":
     torch.save(parts(sys.argv[1], 0, 1), sys.argv[1] + ".one")
     torch.multiprocessing.spawn(process, (sys.argv[1],), 2)
-'''
+"""
 
-STAGE = '''
+STAGE = """
 import sys
 import torch
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
@@ -73,7 +78,7 @@ def stage(batch, steps=6):
     return Stage("adapt", net, terms, *feeds, steps=steps, optimizer=SGD(lr=3e-3, head_multiplier=1.0))
 def run(out, devices, resume=False): return fit(stage(4 // devices), out, RunOptions(accelerator="cpu", devices=devices, progress=False, log_every=1, save_every=3), resume=resume)
 if __name__ == "__main__": run(sys.argv[1], int(sys.argv[2]), len(sys.argv) > 3)
-'''
+"""
 
 
 def program(folder, text, *args):
@@ -85,7 +90,11 @@ def program(folder, text, *args):
 
 def results(out, name="adapt-0000006"):
     folder = out / "checkpoints" / name
-    return load_file(folder / "weights.safetensors"), load_file(folder / "state.safetensors"), [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return (
+        load_file(folder / "weights.safetensors"),
+        load_file(folder / "state.safetensors"),
+        [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()],
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -96,11 +105,13 @@ def test_queues_are_deques(seed):
     for i in range(150):
         n = int(torch.randint(0, 4 * K if i % 10 == 0 else 20, (), generator=g))
         f, y = torch.randn(n, 2, generator=g), torch.randint(0, C + 1, (n,), generator=g)
-        if i % 7 == 0: y[:] = i % C                       # many of one class
+        if i % 7 == 0:
+            y[:] = i % C  # many of one class
         queue.push(f, torch.where(y == C, 255, y))
         for row, c in zip(f.tolist(), y.tolist()):
-            if c < C: deques[c].append(row)
-        if i == 75:                                       # a checkpoint half-way
+            if c < C:
+                deques[c].append(row)
+        if i == 75:  # a checkpoint half-way
             state = {k: v.clone() for k, v in queue.state_dict().items()}
             queue = FeatureQueue(C, 2, K)
             queue.load_state_dict(state)
@@ -112,31 +123,53 @@ def test_loss_at_size():
     g = torch.Generator().manual_seed(0)
     unit = lambda n: F.normalize(torch.randn(n, 128, generator=g), dim=1)
     v, y = unit(900).requires_grad_(), torch.randint(0, 19, (900,), generator=g)
-    k, ky, m, my = unit(19).requires_grad_(), torch.arange(19), unit(3000), (19 * torch.rand(3000, generator=g) ** 2).long()
-    fast, plain = contrastive_loss(v, y, k, ky, m, my, chunk=64), plain_contrastive_loss(v, y, torch.cat((k, m)), torch.cat((ky, my)))
+    k, ky, m, my = (
+        unit(19).requires_grad_(),
+        torch.arange(19),
+        unit(3000),
+        (19 * torch.rand(3000, generator=g) ** 2).long(),
+    )
+    fast, plain = (
+        contrastive_loss(v, y, k, ky, m, my, chunk=64),
+        plain_contrastive_loss(v, y, torch.cat((k, m)), torch.cat((ky, my))),
+    )
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=0)
-    for a, b in zip(torch.autograd.grad(fast, (v, k)), torch.autograd.grad(plain, (v, k))): assert (a - b).norm() < 1e-5 * b.norm()
+    for a, b in zip(torch.autograd.grad(fast, (v, k)), torch.autograd.grad(plain, (v, k))):
+        assert (a - b).norm() < 1e-5 * b.norm()
 
 
 def test_parts_over_two_processes(tmp_path):
     "Thresholds, prototypes, anchors, memory, loss and gradient of a joint batch, a teacher's labels and its expansion; the second process has no pixel of some classes."
     import socket
+
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     g = torch.Generator().manual_seed(0)
     y = torch.randint(0, 7, (2, 8, 9), generator=g)
     y[1][y[1] > 3] = 255
-    y[y == 2] = 255                                       # nobody has this one
-    torch.save({"p": (3 * torch.randn(2, 7, 8, 9, generator=g)).softmax(1), "y": y, "f": torch.randn(2, 8, 9, 6, generator=g), "image": torch.rand(2, 3, 40, 48, generator=g)}, tmp_path / "given")
+    y[y == 2] = 255  # nobody has this one
+    torch.save(
+        {
+            "p": (3 * torch.randn(2, 7, 8, 9, generator=g)).softmax(1),
+            "y": y,
+            "f": torch.randn(2, 8, 9, 6, generator=g),
+            "image": torch.rand(2, 3, 40, 48, generator=g),
+        },
+        tmp_path / "given",
+    )
     program(tmp_path, PARTS, tmp_path / "given", port)
     one, *two = (torch.load(tmp_path / f"given.{n}") for n in ("one", 0, 1))
     for k in one:
-        if k == "said": assert (torch.cat([t[k] for t in two]) == one[k]).float().mean() > 0.999
-        elif k == "histogram": assert (two[0][k] - one[k]).abs().sum() <= 4  # a distance on the edge of two bins
-        elif k in ("chosen", "grad", "weight"): torch.testing.assert_close(torch.cat([t[k] for t in two]), one[k], rtol=1e-4, atol=1e-7)
+        if k == "said":
+            assert (torch.cat([t[k] for t in two]) == one[k]).float().mean() > 0.999
+        elif k == "histogram":
+            assert (two[0][k] - one[k]).abs().sum() <= 4  # a distance on the edge of two bins
+        elif k in ("chosen", "grad", "weight"):
+            torch.testing.assert_close(torch.cat([t[k] for t in two]), one[k], rtol=1e-4, atol=1e-7)
         else:
-            for t in two: torch.testing.assert_close(t[k], one[k], rtol=1e-5, atol=1e-6)
+            for t in two:
+                torch.testing.assert_close(t[k], one[k], rtol=1e-5, atol=1e-6)
     assert one["chosen"].sum() == 5 * 6 and one["counts"].tolist() == [9, 9, 0, 9, 9, 9, 9] and one["grad"].any()
 
 
@@ -152,11 +185,16 @@ def test_same_run_as_the_joint_batch(alone, tmp_path):
     (one, one_state, one_log), (two, two_state, two_log) = results(alone), results(tmp_path / "run")
     for a, b in zip(one_log, two_log, strict=True):
         for k in a:
-            if k.startswith(("loss/in_", "loss/cross", "in_", "cross")): assert a[k] == pytest.approx(b[k], rel=1e-3, abs=1e-5), (a["step"], k)
+            if k.startswith(("loss/in_", "loss/cross", "in_", "cross")):
+                assert a[k] == pytest.approx(b[k], rel=1e-3, abs=1e-5), (a["step"], k)
     queues = [k for k in one_state if "queues" in k and k.startswith("terms.in_source")]
-    assert len(queues) >= 6 and {k for k in one_state if "random" not in k} == {k for k in two_state if "random" not in k}
-    for k in queues: torch.testing.assert_close(two_state[k], one_state[k], rtol=0, atol=0 if "features" not in k else 2e-2)
-    for k in one: torch.testing.assert_close(two[k], one[k], rtol=1e-3, atol=1e-4)
+    assert len(queues) >= 6 and {k for k in one_state if "random" not in k} == {
+        k for k in two_state if "random" not in k
+    }
+    for k in queues:
+        torch.testing.assert_close(two_state[k], one_state[k], rtol=0, atol=0 if "features" not in k else 2e-2)
+    for k in one:
+        torch.testing.assert_close(two[k], one[k], rtol=1e-3, atol=1e-4)
 
 
 def test_resumed_to_the_same_bits(alone, tmp_path):
@@ -165,7 +203,11 @@ def test_resumed_to_the_same_bits(alone, tmp_path):
     shutil.rmtree(tmp_path / "run/checkpoints/adapt-0000006")
     program(tmp_path, STAGE, tmp_path / "run", 1, "resume")
     (one, one_state, one_log), (two, two_state, two_log) = results(alone), results(tmp_path / "run")
-    assert all(one[k].equal(two[k]) for k in one) and one_state.keys() == two_state.keys() and all(one_state[k].equal(two_state[k]) for k in one_state)
+    assert (
+        all(one[k].equal(two[k]) for k in one)
+        and one_state.keys() == two_state.keys()
+        and all(one_state[k].equal(two_state[k]) for k in one_state)
+    )
     timeless = lambda log: [{k: v for k, v in r.items() if k not in ("seconds", "peak_gib")} for r in log]
     assert timeless(one_log) == timeless(two_log)
     assert any("queues" in k and v.any() for k, v in one_state.items())

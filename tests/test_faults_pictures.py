@@ -1,4 +1,5 @@
 """Faults met with real folders: what is an image, how every kind of image and label file is read, and readers that die."""
+
 import json
 import multiprocessing
 import os
@@ -16,17 +17,17 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.io import ImageReadMode, decode_image
 
+from uda_kit.core.errors import InputError, expect_error
 from uda_kit.data.check import check_split
 from uda_kit.data.datasets import open_dataset
 from uda_kit.data.images import image_files, image_size, label_format, read_ids, read_image
 from uda_kit.data.streams import Stream
 from uda_kit.data.translated import read_about
 from uda_kit.data.workers import read_in_order
-from uda_kit.core.errors import InputError, expect_error
+from uda_kit.evaluation.evaluate import _Items, _read_all, predict, predictions_of
 from uda_kit.methods.pseudo_labels import FORMAT, make_pseudo_labels, read_summary
 from uda_kit.methods.translation import write_twins
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.evaluation.evaluate import _Items, _read_all, predict, predictions_of
 
 
 # ---------------------------------------------------------------- worker processes
@@ -68,7 +69,11 @@ def test_a_dead_worker_is_one_line_at_once(way, number, word):
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_as_many_processes_as_asked_for(workers):
     seen, dataset = [], open_dataset("scenes:rendered?n=12&size=16x32")
-    for reader in (_read_all(_Items(dataset, None), workers, True, "evaluate"), read_in_order(dataset, range(12), workers), Stream(dataset, workers=workers)):
+    for reader in (
+        _read_all(_Items(dataset, None), workers, True, "evaluate"),
+        read_in_order(dataset, range(12), workers),
+        Stream(dataset, workers=workers),
+    ):
         reader = iter(reader)
         next(reader)
         seen.append(len(multiprocessing.active_children()))
@@ -98,7 +103,10 @@ def running(pid):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks at processes as Linux lists them")
 def test_no_worker_outlives_its_process():
-    runs = [subprocess.Popen([sys.executable, "-c", LEAVING, how], stdout=subprocess.PIPE, text=True) for how in ("leave", "kill")]
+    runs = [
+        subprocess.Popen([sys.executable, "-c", LEAVING, how], stdout=subprocess.PIPE, text=True)
+        for how in ("leave", "kill")
+    ]
     pids = [int(pid) for run in runs for pid in run.communicate(timeout=60)[0].split()]
     assert len(pids) == 4
     deadline = time.time() + 5
@@ -111,7 +119,10 @@ def test_what_a_worker_raises_arrives():
     class Odd:
         def __getitem__(self, k):
             raise [InputError("a.png", "is damaged", "get it again"), MemoryError(), KeyError("k")][k]
-    for k, (kind, text) in enumerate([(InputError, "a.png: is damaged"), (InputError, "out of memory"), (KeyError, "k")]):
+
+    for k, (kind, text) in enumerate(
+        [(InputError, "a.png: is damaged"), (InputError, "out of memory"), (KeyError, "k")]
+    ):
         with pytest.raises(kind, match=text):
             next(read_in_order(Odd(), [k], 1))
 
@@ -137,7 +148,10 @@ def exif(how):
 @pytest.mark.parametrize("how", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif", "jpg"])
 def test_pictures_are_turned_as_viewers_turn_them(tmp_path, suffix, how):
-    path, options = tmp_path / f"a.{suffix}", {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(suffix, {})
+    path, options = (
+        tmp_path / f"a.{suffix}",
+        {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(suffix, {}),
+    )
     Image.fromarray(gradient()).save(path, exif=exif(how), **options)
     wanted = np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
     assert (seen(path) == wanted).all()
@@ -153,7 +167,9 @@ def test_image_and_label_stay_together(tmp_path, how):
     Image.fromarray(gradient()).save(tmp_path / "images/a.png", exif=exif(how))
     Image.fromarray(label).save(tmp_path / "labels/a.png", exif=exif(how))
     Image.fromarray(gradient()).save(tmp_path / "images/b.png", exif=exif(how))
-    Image.fromarray(np.array(ImageOps.exif_transpose(Image.open(tmp_path / "labels/a.png")))).save(tmp_path / "labels/b.png")
+    Image.fromarray(np.array(ImageOps.exif_transpose(Image.open(tmp_path / "labels/a.png")))).save(
+        tmp_path / "labels/b.png"
+    )
     (tmp_path / "d.toml").write_text('images = "images/*.png"\nlabels = "labels/*.png"\nclasses = ["x", "y", "z"]\n')
     for sample in (open_dataset(f"folder:{tmp_path / 'd.toml'}")[i] for i in range(2)):
         assert sample.image.shape[1:] == sample.label.shape
@@ -166,7 +182,7 @@ def test_a_turn_noted_behind_the_pixels_and_a_damaged_note(tmp_path):
     Image.fromarray(gradient()).save(tmp_path / "a.png", exif=exif(6))
     data = (tmp_path / "a.png").read_bytes()
     at = data.index(b"eXIf") - 4
-    chunk = data[at:at + 12 + int.from_bytes(data[at:at + 4], "big")]
+    chunk = data[at : at + 12 + int.from_bytes(data[at : at + 4], "big")]
     (tmp_path / "a.png").write_bytes(data.replace(chunk, b"")[:-12] + chunk + data[-12:])
     assert image_size(tmp_path / "a.png") == (40, 24) == seen(tmp_path / "a.png").shape[:2]
     Image.fromarray(gradient()).save(tmp_path / "b.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
@@ -178,30 +194,57 @@ def test_every_mode_of_picture(tmp_path):
     ramp = np.tile(np.linspace(0, 65535, 40), (24, 1)).astype(np.uint16)
     three = lambda g: np.repeat(np.asarray(g)[..., None], 3, 2)
     cases = {
-        "L.png": (Image.fromarray(gray), three(gray)), "1.png": (Image.fromarray(gray).convert("1"), three(np.array(Image.fromarray(gray).convert("1")) * np.uint8(255))),
+        "L.png": (Image.fromarray(gray), three(gray)),
+        "1.png": (
+            Image.fromarray(gray).convert("1"),
+            three(np.array(Image.fromarray(gray).convert("1")) * np.uint8(255)),
+        ),
         "LA.png": (Image.merge("LA", [Image.fromarray(gray), Image.fromarray(gray)]), three(gray)),
-        "RGBA.png": (Image.fromarray(np.dstack([rgb, gray])), rgb), "RGBA.webp": (Image.fromarray(np.dstack([rgb, gray | 1])), rgb),
+        "RGBA.png": (Image.fromarray(np.dstack([rgb, gray])), rgb),
+        "RGBA.webp": (Image.fromarray(np.dstack([rgb, gray | 1])), rgb),
         "P.png": (Image.fromarray(rgb).quantize(8), np.array(Image.fromarray(rgb).quantize(8).convert("RGB"))),
-        "I16.png": (Image.fromarray(ramp), three(np.rint(ramp / 257))), "I16.tif": (Image.fromarray(ramp), three(np.rint(ramp / 257))),
-        "CMYK.tif": (Image.fromarray(rgb).convert("CMYK"), rgb), "L.tif": (Image.fromarray(gray), three(gray)),
+        "I16.png": (Image.fromarray(ramp), three(np.rint(ramp / 257))),
+        "I16.tif": (Image.fromarray(ramp), three(np.rint(ramp / 257))),
+        "CMYK.tif": (Image.fromarray(rgb).convert("CMYK"), rgb),
+        "L.tif": (Image.fromarray(gray), three(gray)),
     }
     for name, (image, wanted) in cases.items():
         image.save(tmp_path / name, **({"lossless": True, "exact": True} if name.endswith("webp") else {}))
         assert (seen(tmp_path / name) == wanted).all(), name
-    big_endian = b"MM\0*\0\0\0\x08\0\x08" + b"".join(struct.pack(">HHI", tag, kind, 1) + value for tag, kind, value in (
-        (256, 3, struct.pack(">HH", 40, 0)), (257, 3, struct.pack(">HH", 24, 0)), (258, 3, struct.pack(">HH", 16, 0)), (259, 3, struct.pack(">HH", 1, 0)),
-        (262, 3, struct.pack(">HH", 1, 0)), (273, 4, struct.pack(">I", 110)), (278, 3, struct.pack(">HH", 24, 0)), (279, 4, struct.pack(">I", ramp.nbytes)))) + bytes(4)
+    big_endian = (
+        b"MM\0*\0\0\0\x08\0\x08"
+        + b"".join(
+            struct.pack(">HHI", tag, kind, 1) + value
+            for tag, kind, value in (
+                (256, 3, struct.pack(">HH", 40, 0)),
+                (257, 3, struct.pack(">HH", 24, 0)),
+                (258, 3, struct.pack(">HH", 16, 0)),
+                (259, 3, struct.pack(">HH", 1, 0)),
+                (262, 3, struct.pack(">HH", 1, 0)),
+                (273, 4, struct.pack(">I", 110)),
+                (278, 3, struct.pack(">HH", 24, 0)),
+                (279, 4, struct.pack(">I", ramp.nbytes)),
+            )
+        )
+        + bytes(4)
+    )
     (tmp_path / "B.tif").write_bytes(big_endian + ramp.astype(">u2").tobytes())
     assert (seen(tmp_path / "B.tif") == three(np.rint(ramp / 257))).all()
 
 
 def test_pictures_without_defined_colors_are_refused(tmp_path):
     gray, frames = gradient()[..., 0], [Image.fromarray(np.roll(gradient(), k, 0)) for k in range(2)]
-    cases = {"int32.tif": Image.fromarray(gray.astype(np.int32) * 250), "float.tif": Image.fromarray(gray.astype(np.float32) / 255),
-             "dark.png": Image.fromarray(gray.astype(np.uint16)), "lab.tif": Image.new("LAB", (8, 8))}
+    cases = {
+        "int32.tif": Image.fromarray(gray.astype(np.int32) * 250),
+        "float.tif": Image.fromarray(gray.astype(np.float32) / 255),
+        "dark.png": Image.fromarray(gray.astype(np.uint16)),
+        "lab.tif": Image.new("LAB", (8, 8)),
+    }
     for name, image in cases.items():
         image.save(tmp_path / name)
-        assert f"{name}: holds" in expect_error(read_image, tmp_path / name) and "bits" in expect_error(read_image, tmp_path / name)
+        assert f"{name}: holds" in expect_error(read_image, tmp_path / name) and "bits" in expect_error(
+            read_image, tmp_path / name
+        )
     for name in ("pages.tif", "moving.png", "moving.webp"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
         for read in (read_image, image_size, read_ids):
@@ -210,11 +253,24 @@ def test_pictures_without_defined_colors_are_refused(tmp_path):
 
 def test_labels_are_read_exactly_or_refused(tmp_path):
     ids = (gradient()[..., 0] // 10).astype(np.uint8)
-    exact = {"u8.png": ids, "u16.png": ids.astype(np.uint16) * 2000, "u16.tif": ids.astype(np.uint16) * 2000, "i32.tif": ids.astype(np.int32) * 2000, "f32.tif": ids.astype(np.float32), "u8.bmp": ids}
+    exact = {
+        "u8.png": ids,
+        "u16.png": ids.astype(np.uint16) * 2000,
+        "u16.tif": ids.astype(np.uint16) * 2000,
+        "i32.tif": ids.astype(np.int32) * 2000,
+        "f32.tif": ids.astype(np.float32),
+        "u8.bmp": ids,
+    }
     for name, values in exact.items():
         Image.fromarray(values).save(tmp_path / name)
         assert (read_ids(tmp_path / name) == values).all(), name
-    for name, value in {"large.tif": np.int32(65543), "minus.tif": np.int32(-1), "half.tif": np.float32(1.5), "nan.tif": np.float32("nan"), "inf.tif": np.float32("inf")}.items():
+    for name, value in {
+        "large.tif": np.int32(65543),
+        "minus.tif": np.int32(-1),
+        "half.tif": np.float32(1.5),
+        "nan.tif": np.float32("nan"),
+        "inf.tif": np.float32("inf"),
+    }.items():
         values = np.zeros((8, 8), value.dtype)
         values[2, 3] = value
         Image.fromarray(values).save(tmp_path / name)
@@ -229,6 +285,7 @@ def test_labels_are_read_exactly_or_refused(tmp_path):
 
 def sixteen(values, filters, interlaced=False):
     "A PNG of uint16 [h,w,c], row y filtered with filters[y % len(filters)] (0 none, 1 left, 2 above, 3 mean, 4 Paeth)."
+
     def filtered(part):
         h, w, c = part.shape
         raw, step, rows = part.astype(">u2").view(np.uint8).reshape(h, -1).astype(int), 2 * c, []
@@ -239,9 +296,17 @@ def sixteen(values, filters, interlaced=False):
             distance = np.abs(np.stack([p - left, p - up, p - corner]))
             paeth = np.choose(distance.argmin(0), [left, up, corner])
             kind = filters[y % len(filters)]
-            rows.append(bytes([kind]) + ((now - [0 * now, left, up, (left + up) // 2, paeth][kind]) % 256).astype(np.uint8).tobytes())
+            rows.append(
+                bytes([kind])
+                + ((now - [0 * now, left, up, (left + up) // 2, paeth][kind]) % 256).astype(np.uint8).tobytes()
+            )
         return b"".join(rows)
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)] if interlaced else [(0, 0, 1, 1)]
+
+    passes = (
+        [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+        if interlaced
+        else [(0, 0, 1, 1)]
+    )
     h, w, c = values.shape
     data = b"".join(filtered(values[y::dy, x::dx]) for y, x, dy, dx in passes if values[y::dy, x::dx].size)
     chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -294,7 +359,15 @@ def test_damaged_files_are_one_line_and_end_no_process(tmp_path):
     values = np.arange(24 * 16 * 3).reshape(24, 16, 3).astype(np.uint16) * 50
     (tmp_path / "wide.png").write_bytes(sixteen(values, [4, 0, 3, 1, 2]))
     (tmp_path / "wide2.png").write_bytes(sixteen(values, [1], True))
-    for name, options in {"a.jpg": {"exif": exif(6)}, "a.png": {"exif": exif(6)}, "a.webp": {}, "a.bmp": {}, "lzw.tif": {"compression": "tiff_lzw"}, "raw.tif": {}, "zip.tif": {"compression": "tiff_deflate"}}.items():
+    for name, options in {
+        "a.jpg": {"exif": exif(6)},
+        "a.png": {"exif": exif(6)},
+        "a.webp": {},
+        "a.bmp": {},
+        "lzw.tif": {"compression": "tiff_lzw"},
+        "raw.tif": {},
+        "zip.tif": {"compression": "tiff_deflate"},
+    }.items():
         Image.fromarray(gradient()).save(tmp_path / name, **options)
     run = subprocess.run([sys.executable, "-c", FUZZ, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "True True", "")
@@ -311,7 +384,18 @@ def test_a_chunk_before_the_header(tmp_path):
 
 # ---------------------------------------------------------------- folders
 def test_which_files_are_images(tmp_path):
-    for name in ("a.png", "._a.png", ".ipynb_checkpoints/a.png", "@eaDir/a.png", "__MACOSX/a.png", "b [1]?%~ c/d.JPG", "Thumbs.db", "note.txt", os.fsdecode(b"caf\xe9.tif"), "n" * 240 + ".png"):
+    for name in (
+        "a.png",
+        "._a.png",
+        ".ipynb_checkpoints/a.png",
+        "@eaDir/a.png",
+        "__MACOSX/a.png",
+        "b [1]?%~ c/d.JPG",
+        "Thumbs.db",
+        "note.txt",
+        os.fsdecode(b"caf\xe9.tif"),
+        "n" * 240 + ".png",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
@@ -326,13 +410,19 @@ def test_what_is_no_file_is_refused_and_waits_for_nobody(tmp_path):
     (tmp_path / "gone.png").symlink_to("nowhere")
     (tmp_path / "self.png").symlink_to("self.png")
     (tmp_path / "folder.png").mkdir()
-    lines = {name: expect_error(read_image, tmp_path / name) for name in ("pipe.png", "gone.png", "self.png", "folder.png", "absent.png", "n" * 300 + ".png")}
-    for (name, line), word in zip(lines.items(), ("pipe", "does not exist", "symbolic links", "is a folder", "does not exist", "too long")):
+    lines = {
+        name: expect_error(read_image, tmp_path / name)
+        for name in ("pipe.png", "gone.png", "self.png", "folder.png", "absent.png", "n" * 300 + ".png")
+    }
+    for (name, line), word in zip(
+        lines.items(), ("pipe", "does not exist", "symbolic links", "is a folder", "does not exist", "too long")
+    ):
         assert name in line and word in line
 
 
 class Painter(torch.nn.Module):
     "A network of three classes by brightness."
+
     num_classes, space = 3, None
 
     def forward(self, x):
@@ -364,7 +454,9 @@ def test_predict_never_writes_into_other_folders(tmp_path):
     before = {p: p.read_bytes() for p in data.rglob("*.png")}
     for out in (data, data / "labels", data / "images"):
         for overwrite in (False, True):
-            assert "no predictions" in expect_error(predict, Painter(), data / "images", out, overwrite=overwrite, progress=False)
+            assert "no predictions" in expect_error(
+                predict, Painter(), data / "images", out, overwrite=overwrite, progress=False
+            )
     (data / "predictions.json").write_text('{"images": "NaN"}')
     assert "predictions.json" in expect_error(predict, Painter(), data / "images", data, overwrite=True, progress=False)
     assert {p: p.read_bytes() for p in data.rglob("*.png")} == before
@@ -378,15 +470,22 @@ def test_predict_never_writes_into_other_folders(tmp_path):
 # ---------------------------------------------------------------- half-made folders
 def damage(path, whole):
     "Four ways in which a file is no longer what was written."
-    for data in (whole[:len(whole) // 2], b"", whole[:60] + bytes(len(whole) - 60), whole[:-1]):
+    for data in (whole[: len(whole) // 2], b"", whole[:60] + bytes(len(whole) - 60), whole[:-1]):
         path.write_bytes(data)
         yield
 
 
 def test_damaged_twins_are_made_again(tmp_path):
-    source, target, out = open_dataset("scenes:rendered?n=2&size=32x64"), open_dataset("scenes:camera?n=2&size=32x64"), tmp_path / "t"
+    source, target, out = (
+        open_dataset("scenes:rendered?n=2&size=32x64"),
+        open_dataset("scenes:camera?n=2&size=32x64"),
+        tmp_path / "t",
+    )
     options = dict(progress=False)
-    assert write_twins(source, target, out, "statistics", **options) == 2 and write_twins(source, target, out, "statistics", **options) == 0
+    assert (
+        write_twins(source, target, out, "statistics", **options) == 2
+        and write_twins(source, target, out, "statistics", **options) == 0
+    )
     path = out / "seed0-000001.png"
     whole, about = path.read_bytes(), (out / "twins.json").read_bytes()
     for _ in damage(path, whole):
@@ -395,7 +494,9 @@ def test_damaged_twins_are_made_again(tmp_path):
     path.write_bytes((out / "seed0-000000.png").read_bytes())  # another whole image
     assert write_twins(source, target, out, "statistics", **options) == 1 and path.read_bytes() == whole
     path.write_bytes(whole[:200])
-    (out / "twins.json").write_text(json.dumps({k: v for k, v in json.loads(about).items() if k not in ("files", "sha256")}))  # stopped before the end
+    (out / "twins.json").write_text(
+        json.dumps({k: v for k, v in json.loads(about).items() if k not in ("files", "sha256")})
+    )  # stopped before the end
     assert write_twins(source, target, out, "statistics", **options) == 1 and (out / "twins.json").read_bytes() == about
 
 
@@ -410,7 +511,18 @@ def test_damaged_pseudo_labels_are_written_again(tmp_path):
         assert make() == 1 and path.read_bytes() == whole and (out / "summary.json").read_bytes() == summary
 
 
-TWINS = ['{"seed": NaN}', '{"seed": "1"}', '{"source": []}', '{"files": {"a": 1}}', "[]", "3", "{", '{"a": ' * 5000, '{"a": ' + "[" * 300 + "]" * 300 + "}", '{"sha256": "0"}']
+TWINS = [
+    '{"seed": NaN}',
+    '{"seed": "1"}',
+    '{"source": []}',
+    '{"files": {"a": 1}}',
+    "[]",
+    "3",
+    "{",
+    '{"a": ' * 5000,
+    '{"a": ' + "[" * 300 + "]" * 300 + "}",
+    '{"sha256": "0"}',
+]
 
 
 @pytest.mark.parametrize("text", TWINS, ids=range(len(TWINS)))
@@ -421,11 +533,33 @@ def test_twins_json_of_other_shapes(tmp_path, text):
 
 
 def test_summary_json_of_other_shapes(tmp_path):
-    good = {"about": {"format": FORMAT, "network": "n", "space": {"name": "s", "classes": ["a", "b"]}, "rule": "median:0.9", "size": None, "precision": "32-true", "images": {}}, "thresholds": {"a": 0.5, "b": None}}
+    good = {
+        "about": {
+            "format": FORMAT,
+            "network": "n",
+            "space": {"name": "s", "classes": ["a", "b"]},
+            "rule": "median:0.9",
+            "size": None,
+            "precision": "32-true",
+            "images": {},
+        },
+        "thresholds": {"a": 0.5, "b": None},
+    }
     (tmp_path / "summary.json").write_text(json.dumps(good))
     assert read_summary(tmp_path) == good
-    changes = [("about", 3), ("about", {}), ("thresholds", []), ("thresholds", {"a": "x", "b": None}), ("thresholds", {"a": 0.5}), ("thresholds", {"a": float("nan"), "b": 0.1}), ("classes", {"a": 1, "b": 2}),
-               ("about", good["about"] | {"size": "ab"}), ("about", good["about"] | {"space": {"name": 1, "classes": ["a", "b"]}}), ("about", good["about"] | {"format": "x"}), ("files", [])]
+    changes = [
+        ("about", 3),
+        ("about", {}),
+        ("thresholds", []),
+        ("thresholds", {"a": "x", "b": None}),
+        ("thresholds", {"a": 0.5}),
+        ("thresholds", {"a": float("nan"), "b": 0.1}),
+        ("classes", {"a": 1, "b": 2}),
+        ("about", good["about"] | {"size": "ab"}),
+        ("about", good["about"] | {"space": {"name": 1, "classes": ["a", "b"]}}),
+        ("about", good["about"] | {"format": "x"}),
+        ("files", []),
+    ]
     for field, value in changes:
         (tmp_path / "summary.json").write_text(json.dumps(good | {field: value}))
         line = expect_error(read_summary, tmp_path)
@@ -433,6 +567,7 @@ def test_summary_json_of_other_shapes(tmp_path):
 
 
 # --- 10 and 12 bits in files of 16 ------------------------------------------------------------------------------------
+
 
 def wide_png(values, file):
     "A 16-bit PNG of uint16 [h,w], or [h,w,c] with 2, 3 or 4 channels."
@@ -443,7 +578,9 @@ def wide_png(values, file):
     header = struct.pack(">IIBBBBB", w, h, 16, {2: 4, 3: 2, 4: 6}[c], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     chunks = [(b"IHDR", header), (b"sBIT", bytes([12] * c)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    parts = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
     file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     return file
 
@@ -457,8 +594,12 @@ def test_numbers_of_fewer_bits_in_a_16_bit_png(tmp_path, channels):
         if channels in (2, 4):
             stored[..., -1] = 65535  # transparency does not count
         error = expect_error(read_image, wide_png(stored, tmp_path / "few.png"))
-        assert f"at most {2**bits - 1} of 65535" in error and f"of {bits} bits" in error and f"(times {factor})" in error
-        scaled = read_image(wide_png(stored * factor if channels == 1 else (values * 65535).astype(np.uint16), tmp_path / "whole.png"))
+        assert (
+            f"at most {2**bits - 1} of 65535" in error and f"of {bits} bits" in error and f"(times {factor})" in error
+        )
+        scaled = read_image(
+            wide_png(stored * factor if channels == 1 else (values * 65535).astype(np.uint16), tmp_path / "whole.png")
+        )
         assert int(scaled.max()) >= 254 and int(scaled.min()) == 0
     dark = np.rint(values * 4096).astype(np.uint16)
     assert int(read_image(wide_png(dark, tmp_path / "dark.png")).max()) == 16

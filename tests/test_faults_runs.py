@@ -1,4 +1,5 @@
 """What a run leaves on disk, damaged, cut short, fought over or short of room: refused in one line, or resumed to the same bits."""
+
 import dataclasses
 import errno
 import json
@@ -8,34 +9,55 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from resuming import StopAt
 
+from uda_kit.benchmarks.feature_alignment import run_of
+from uda_kit.core.errors import InputError, expect_error
 from uda_kit.core.files import LOCK, WriteError
 from uda_kit.core.records import to_json, write_json
+from uda_kit.core.settings import override
 from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-from uda_kit.core.errors import InputError, expect_error
+from uda_kit.experiments import demo, running
+from uda_kit.experiments.lessons import check_same, report_line
 from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.methods.patch_modes import PatchModes
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import CycleTranslator, load_translator, save_translator
-from uda_kit.experiments import demo, running
-from uda_kit.results import tables
-from uda_kit.benchmarks.feature_alignment import run_of
 from uda_kit.recipes.catalogue import find_recipe
+from uda_kit.results import tables
 from uda_kit.results.comparisons import read_results
-from uda_kit.experiments.lessons import check_same, report_line
-from uda_kit.core.settings import override
-from uda_kit.training.fit import MOST_STEPS, SGD, LoaderConfig, Interrupted, RunOptions, Stage, StopRequest, check_options, check_stage, fit, stop_signals
+from uda_kit.training.fit import (
+    MOST_STEPS,
+    SGD,
+    Interrupted,
+    LoaderConfig,
+    RunOptions,
+    Stage,
+    StopRequest,
+    check_options,
+    check_stage,
+    fit,
+    stop_signals,
+)
 from uda_kit.training.runs import (
-    RunDirectory, append_log, config_difference, newest_checkpoint, read_checkpoint, read_log, resumable, rewind_log, save_checkpoint,
-    stage_checkpoints, write_checkpoint,
+    RunDirectory,
+    append_log,
+    config_difference,
+    newest_checkpoint,
+    read_checkpoint,
+    read_log,
+    resumable,
+    rewind_log,
+    save_checkpoint,
+    stage_checkpoints,
+    write_checkpoint,
 )
 from uda_kit.visual.embedding import COLUMNS, FeatureTable
 
@@ -52,7 +74,10 @@ def make_stage(steps=6, stop_at=None):
     terms = OutputSpaceTerms(width=8).build(net)
     if stop_at:
         terms["stop"] = StopAt(stop_at)
-    source, target = (LoaderConfig(StreetScenes(style, 4, (32, 48)), labelled=side) for style, side in ((RENDERED, None), (CAMERA, False)))
+    source, target = (
+        LoaderConfig(StreetScenes(style, 4, (32, 48)), labelled=side)
+        for style, side in ((RENDERED, None), (CAMERA, False))
+    )
     return Stage("adapt", net, terms, source, target, steps=steps, optimizer=SGD(lr=1e-2))
 
 
@@ -63,6 +88,7 @@ CONFIG = json.loads(to_json({**make_stage().settings(), **options().deciding()})
 def files_at_most(size):
     "Context in which no file may grow beyond `size` bytes, as on a disk that is full."
     import resource
+
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -84,7 +110,13 @@ def same_end(a, b):
     one, two = (read_checkpoint(stage_checkpoints(RunDirectory(f), "adapt")[-1]) for f in (a, b))
     assert one.info["step"] == two.info["step"]
     assert all(torch.equal(v, two.weights[k]) for k, v in one.weights.items())
-    logs = [[{k: v for k, v in r.items() if k not in ("seconds", "peak_gib", "loss/stop")} for r in read_log(RunDirectory(f))] for f in (a, b)]
+    logs = [
+        [
+            {k: v for k, v in r.items() if k not in ("seconds", "peak_gib", "loss/stop")}
+            for r in read_log(RunDirectory(f))
+        ]
+        for f in (a, b)
+    ]
     assert logs[0] == logs[1] and [r["step"] for r in logs[0]] == list(range(1, one.info["step"] + 1))
 
 
@@ -144,11 +176,28 @@ def test_checkpoints_of_the_version_before_and_foreign_ones(tmp_path):
     file = folder / "state.json"
     info = json.loads(file.read_text())
     unsealed = {k: v for k, v in info.items() if k != "sha256"}
-    foreign = [[], 3, None, "text", {}, {"step": "4"}, info | {"hashes": []}, info | {"step": -1}, info | {"step": 4.5}, info | {"state": [[]]}]
+    foreign = [
+        [],
+        3,
+        None,
+        "text",
+        {},
+        {"step": "4"},
+        info | {"hashes": []},
+        info | {"step": -1},
+        info | {"step": 4.5},
+        info | {"state": [[]]},
+    ]
     for value in (unsealed, *foreign):
         file.write_text(json.dumps(value))
         one_line(expect_error(read_checkpoint, folder), file, "delete the folder")
-    for value in (unsealed | {"step": "4"}, unsealed | {"hashes": {}}, unsealed | {"hashes": {"x": "y"}}, unsealed | {"state": {"$tensor": "x"}}, unsealed | {"state": {"x": 1}}):
+    for value in (
+        unsealed | {"step": "4"},
+        unsealed | {"hashes": {}},
+        unsealed | {"hashes": {"x": "y"}},
+        unsealed | {"state": {"$tensor": "x"}},
+        unsealed | {"state": {"x": 1}},
+    ):
         write_json(file, value, seal=True)  # whole, but not ours
         one_line(expect_error(read_checkpoint, folder), file)
     file.write_text("[" * 10_000)
@@ -190,9 +239,15 @@ def test_no_flipped_bit_changes_what_stages_keep(tmp_path, kind):
         value = lambda net: {k: v.tolist() for k, v in net.state_dict().items()}
     else:
         n, names = 4, {"domain": np.array(["s", "s", "t", "t"]), "key": np.array(list("abcd"))}
-        columns = {c: names.get(c, np.arange(n)) for c in COLUMNS} | {"features": np.eye(n, 3, dtype=np.float32), "cell": np.zeros((n, 2), np.int64)}
+        columns = {c: names.get(c, np.arange(n)) for c in COLUMNS} | {
+            "features": np.eye(n, 3, dtype=np.float32),
+            "cell": np.zeros((n, 2), np.int64),
+        }
         FeatureTable(*(columns[c] for c in COLUMNS), CITYSCAPES19).save(tmp_path)
-        files, load = [tmp_path / "features.json", tmp_path / "features.safetensors"], lambda: FeatureTable.load(tmp_path)
+        files, load = (
+            [tmp_path / "features.json", tmp_path / "features.safetensors"],
+            lambda: FeatureTable.load(tmp_path),
+        )
         value = lambda t: (t.digest(), t.space)
     expected = value(load())
     for file in files:
@@ -215,7 +270,12 @@ def test_log_is_whole_after_resuming(alone, tmp_path, capsys, cut):
     run = stopped(tmp_path / "run")
     lines = run.log.read_bytes().splitlines(keepends=True)
     assert len(lines) == 4
-    left = {"half the last line": lines[:3] + [lines[3][:20]], "two lines and a half": lines[:3] + [lines[3][:1]], "everything": lines[:3], "a line in the middle": lines[:3] + [b'{"stage": "adapt", "step": "4"}\n']}[cut]
+    left = {
+        "half the last line": lines[:3] + [lines[3][:20]],
+        "two lines and a half": lines[:3] + [lines[3][:1]],
+        "everything": lines[:3],
+        "a line in the middle": lines[:3] + [b'{"stage": "adapt", "step": "4"}\n'],
+    }[cut]
     run.log.write_bytes(b"".join(left))
     fit(make_stage(), run.path, options(), CONFIG, resume=True)
     same_end(alone, run.path)
@@ -224,15 +284,31 @@ def test_log_is_whole_after_resuming(alone, tmp_path, capsys, cut):
 
 def test_damaged_log_lines(tmp_path):
     run = RunDirectory(tmp_path)
-    bad = ["[1, 2]", "3", '{"step": 1}', '{"stage": "a"}', '{"stage": 1, "step": 1}', '{"stage": "a", "step": "1"}', '{"stage": "a", "step": -1}', '{"stage": "a", "step": 1.5}', '{"stage": "a", "step": true}',
-           '{"stage": "a", "step": 1, "loss": "0.5"}', '{"stage": "a", "step": 1, "loss": [1]}', '{"stage": "a", "st', "[" * 10_000, "\x00"]
-    run.log.write_bytes("\n".join([*bad, '{"stage": "a", "step": 2, "loss": NaN}', ""]).encode() + b'{"stage": "\xff", "step": 3}\n')
+    bad = [
+        "[1, 2]",
+        "3",
+        '{"step": 1}',
+        '{"stage": "a"}',
+        '{"stage": 1, "step": 1}',
+        '{"stage": "a", "step": "1"}',
+        '{"stage": "a", "step": -1}',
+        '{"stage": "a", "step": 1.5}',
+        '{"stage": "a", "step": true}',
+        '{"stage": "a", "step": 1, "loss": "0.5"}',
+        '{"stage": "a", "step": 1, "loss": [1]}',
+        '{"stage": "a", "st',
+        "[" * 10_000,
+        "\x00",
+    ]
+    run.log.write_bytes(
+        "\n".join([*bad, '{"stage": "a", "step": 2, "loss": NaN}', ""]).encode() + b'{"stage": "\xff", "step": 3}\n'
+    )
     append_log(run, {"stage": "a\u2028b", "step": 4, "loss": float("nan")})
     warnings = []
     records = read_log(run, warnings.append)
     assert [r["step"] for r in records] == [2, 4] and records[1] == {"stage": "a\u2028b", "step": 4, "loss": None}
     assert len(warnings) == len(bad) + 1
-    for number, warning in enumerate(warnings[:len(bad)], 1):
+    for number, warning in enumerate(warnings[: len(bad)], 1):
         one_line(warning, f"log.jsonl, line {number}")
     told = []
     rewind_log(run, "a", 2, warn=told.append)
@@ -377,7 +453,16 @@ def test_steps_that_nobody_can_take(tmp_path, steps):
 
 
 def test_options_are_checked_before_anything_is_written(tmp_path):
-    for wrong in ({"seed": 2**63}, {"seed": -1}, {"seed": 0.5}, {"log_every": 0}, {"save_every": -3}, {"validate_every": 1.5}, {"precision": "fp8"}, {"strategy": "magic"}):
+    for wrong in (
+        {"seed": 2**63},
+        {"seed": -1},
+        {"seed": 0.5},
+        {"log_every": 0},
+        {"save_every": -3},
+        {"validate_every": 1.5},
+        {"precision": "fp8"},
+        {"strategy": "magic"},
+    ):
         one_line(expect_error(fit, make_stage(), tmp_path / "run", options(**wrong)), next(iter(wrong)))
     one_line(expect_error(demo.run_demo, tmp_path / "run", seed=2**63), "seed")
     assert not (tmp_path / "run").exists()
@@ -443,8 +528,18 @@ def test_the_folder_is_locked_while_the_run_is_scored(tmp_path, monkeypatch):
     other = override(recipe, ["stages.0.optimizer.lr=0.5"])
     longer = override(recipe, ["stages.0.steps=20"])
     files = sorted(out.rglob("*"))
-    one_line(expect_error(running.run_recipe, other, out, options(), resume=True), "stages.0.optimizer.lr", "-> 0.5", "same settings")
-    one_line(expect_error(running.run_recipe, longer, out, options(), resume=True), "stages.0.steps: 2 -> 20", "--weights", "another folder")
+    one_line(
+        expect_error(running.run_recipe, other, out, options(), resume=True),
+        "stages.0.optimizer.lr",
+        "-> 0.5",
+        "same settings",
+    )
+    one_line(
+        expect_error(running.run_recipe, longer, out, options(), resume=True),
+        "stages.0.steps: 2 -> 20",
+        "--weights",
+        "another folder",
+    )
     assert sorted(out.rglob("*")) == files
     result = out / "result.json"
     assert "NaN" not in result.read_text() and run_of(out)["recipe"] == recipe.name
@@ -472,8 +567,22 @@ def test_config_of_something_else(tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.open(CONFIG)
     file = run.path / "config.json"
-    wrong = [{"recipe": []}, {"recipe": {"stages": {}}}, {"recipe": {"stages": [1]}}, {"recipe": {"stages": [{"name": 1}]}}, {"recipe": {"stages": [{"steps": "3"}]}}, {"shared": "x"}, {"shared": ["../../evil"]},
-             {"data": []}, {"data": {"a": {"source": 3}}}, {"options": []}, {"weights": 3}, {"stage": 3}, {"terms": []}, {"terms": {"a": 1}}]
+    wrong = [
+        {"recipe": []},
+        {"recipe": {"stages": {}}},
+        {"recipe": {"stages": [1]}},
+        {"recipe": {"stages": [{"name": 1}]}},
+        {"recipe": {"stages": [{"steps": "3"}]}},
+        {"shared": "x"},
+        {"shared": ["../../evil"]},
+        {"data": []},
+        {"data": {"a": {"source": 3}}},
+        {"options": []},
+        {"weights": 3},
+        {"stage": 3},
+        {"terms": []},
+        {"terms": {"a": 1}},
+    ]
     for text in [*NOT_OURS, *map(json.dumps, wrong), '{"options": ' + '{"a":' * 900 + "1" + "}" * 901]:
         file.write_text(text)
         one_line(expect_error(run.check, CONFIG, True), "run" if text == "{}" else file)
@@ -486,7 +595,16 @@ def test_config_of_something_else(tmp_path):
 def test_results_of_something_else(tmp_path):
     file = tmp_path / "result.json"
     right = {"recipe": "scenes/x", "seed": 0, "miou": None, "seconds": 1.5}
-    wrong = [{}, {"recipe": "x"}, right | {"recipe": 3}, right | {"seed": "0"}, right | {"seed": 0.5}, right | {"miou": "0.5"}, right | {"iou": []}, right | {"iou": {"road": "1"}}]
+    wrong = [
+        {},
+        {"recipe": "x"},
+        right | {"recipe": 3},
+        right | {"seed": "0"},
+        right | {"seed": 0.5},
+        right | {"miou": "0.5"},
+        right | {"iou": []},
+        right | {"iou": {"road": "1"}},
+    ]
     for text in [*NOT_OURS, *map(json.dumps, wrong)]:
         file.write_text(text)
         one_line(expect_error(run_of, tmp_path), file, "finished run")
@@ -499,10 +617,17 @@ def test_results_of_something_else(tmp_path):
 def test_label_quality_of_something_else(tmp_path):
     run, quality = RunDirectory(tmp_path), {"precision": 0.5, "coverage": None, "labelled": 0.25}
     file = tmp_path / "labels.json"
-    for text in [*NOT_OURS, *map(json.dumps, ({"a": []}, {"a": {"b": 1}}, {"a": {"b": {}}}, {"a": {"b": quality | {"coverage": "1"}}}))]:
+    for text in [
+        *NOT_OURS,
+        *map(json.dumps, ({"a": []}, {"a": {"b": 1}}, {"a": {"b": {}}}, {"a": {"b": quality | {"coverage": "1"}}})),
+    ]:
         file.write_text(text)
         one_line(expect_error(running.append_labels, "b", "p", "r", 0, 1, run, "c", tmp_path), file)
-    file.write_text('{"initial": {"road": {"precision": 0.5, "coverage": NaN, "labelled": 0.25}, "sky": ' + json.dumps(quality) + "}}")
+    file.write_text(
+        '{"initial": {"road": {"precision": 0.5, "coverage": NaN, "labelled": 0.25}, "sky": '
+        + json.dumps(quality)
+        + "}}"
+    )
     running.append_labels("b", "p", "r", 0, 1, run, "c", tmp_path)
     lines = (tmp_path / "b_p_labels.csv").read_text().splitlines()
     assert lines[1:] == ["b,r,0,1,initial,road,0.5000,,0.2500,c", "b,r,0,1,initial,sky,0.5000,,0.2500,c"]
@@ -512,7 +637,16 @@ def test_results_tables(tmp_path):
     line = "b,r,0,10,0.5,1.0,abc,m"
     file = tmp_path / "b_p.csv"
     header = ",".join(tables.RESULT_COLUMNS)
-    for bad, where in (("b,r,0,10,nan,1,a,m", "line 3"), ("b,r,0,10,1.5,1,a,m", "line 3"), ("b,r,x,10,0.5,1,a,m", "line 3"), ("b,r,0,²,0.5,1,a,m", "line 3"), ("b,r,0,10,0.5,inf,a,m", "line 3"), ("b,r,0", "line 3"), ('b,"r', ""), ("b,r,0,1e400,0.5,1,a,m", "line 3")):
+    for bad, where in (
+        ("b,r,0,10,nan,1,a,m", "line 3"),
+        ("b,r,0,10,1.5,1,a,m", "line 3"),
+        ("b,r,x,10,0.5,1,a,m", "line 3"),
+        ("b,r,0,²,0.5,1,a,m", "line 3"),
+        ("b,r,0,10,0.5,inf,a,m", "line 3"),
+        ("b,r,0", "line 3"),
+        ('b,"r', ""),
+        ("b,r,0,1e400,0.5,1,a,m", "line 3"),
+    ):
         file.write_text(f"{header}\n{line}\n{bad}\n")
         one_line(expect_error(tables.measured, "b", "p", tmp_path), file, where)
     for bad in ("b,r,x,10,0.5,1,a,m", "b,r,0", 'b,"r', "b,r,0,-1,0.5,1,a,m"):
@@ -520,7 +654,10 @@ def test_results_tables(tmp_path):
         one_line(expect_error(read_results, "b", "p", root=tmp_path), file)
     for data in (b"", b"x,y\n", (header + "\n").encode("utf-16"), (header + "\nb\xff\n").encode("latin-1")):
         file.write_bytes(data)
-        one_line(expect_error(tables.append_result, "b", "p", "r", 0, 1, 0.5, 1.0, root=tmp_path, commit="abc", machine="m"), file)
+        one_line(
+            expect_error(tables.append_result, "b", "p", "r", 0, 1, 0.5, 1.0, root=tmp_path, commit="abc", machine="m"),
+            file,
+        )
         assert file.read_bytes() == data
     file.unlink()
     tables.append_result("b", "p", 'r"1,2', 0, 10, 0.5, 1.0, root=tmp_path, commit="abc", machine="m")
@@ -534,7 +671,13 @@ def test_results_tables(tmp_path):
 
 
 def test_a_difference_names_exactly_the_settings():
-    old = {"recipe": {"stages": [{"name": "a", "size": [32, 64], "optimizer": {"lr": 0.1}}, {"name": "b", "target": None}]}, "data": {"a": {"source": {"seed": 1}}}, "seed": 1}
+    old = {
+        "recipe": {
+            "stages": [{"name": "a", "size": [32, 64], "optimizer": {"lr": 0.1}}, {"name": "b", "target": None}]
+        },
+        "data": {"a": {"source": {"seed": 1}}},
+        "seed": 1,
+    }
     assert config_difference(old, json.loads(json.dumps(old))) == ""
 
     def changed(change):
@@ -542,8 +685,14 @@ def test_a_difference_names_exactly_the_settings():
         change(new)
         return config_difference(old, new)
 
-    assert changed(lambda c: c["recipe"]["stages"][0]["optimizer"].update(lr=0.2)) == "recipe.stages.0.optimizer.lr: 0.1 -> 0.2"
-    assert changed(lambda c: c["recipe"]["stages"][0].update(size=[32, 96])) == "recipe.stages.0.size: [32, 64] -> [32, 96]"
+    assert (
+        changed(lambda c: c["recipe"]["stages"][0]["optimizer"].update(lr=0.2))
+        == "recipe.stages.0.optimizer.lr: 0.1 -> 0.2"
+    )
+    assert (
+        changed(lambda c: c["recipe"]["stages"][0].update(size=[32, 96]))
+        == "recipe.stages.0.size: [32, 64] -> [32, 96]"
+    )
     assert changed(lambda c: c["recipe"]["stages"][1].update(target="x")) == 'recipe.stages.1.target: null -> "x"'
     assert changed(lambda c: c.update(extra=1)) == "extra: absent -> 1"
     assert changed(lambda c: c.pop("seed")) == "seed: 1 -> absent"
@@ -556,7 +705,7 @@ def test_a_difference_names_exactly_the_settings():
 
 # ---- two processes that train together
 
-PROGRAM = '''
+PROGRAM = """
 import os, signal, sys
 import torch
 from uda_kit.cli import status_of
@@ -581,14 +730,19 @@ except Exception as error:
     status = status_of(error, None, ["train"])
     if status is None: raise
     sys.exit(status)
-'''
+"""
 
 
 @POSIX
 def test_two_processes_end_with_one_line(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(PROGRAM)
-    running_ones = {fault: subprocess.Popen([sys.executable, script, tmp_path / fault, fault], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for fault in ("broken", "killed")}
+    running_ones = {
+        fault: subprocess.Popen(
+            [sys.executable, script, tmp_path / fault, fault], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for fault in ("broken", "killed")
+    }
     for fault, process in running_ones.items():
         _, err = process.communicate(timeout=240)
         assert process.returncode == 2 and err.count("\n") == 1, err

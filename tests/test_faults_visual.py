@@ -1,4 +1,5 @@
 """Figures, reports and explorers given what the world gives them: names that are markup or formulas, tensors of any kind, files of other shapes."""
+
 import dataclasses
 import json
 import math
@@ -11,40 +12,70 @@ import numpy as np
 import pytest
 import torch
 
+from uda_kit.core.errors import InputError, expect_error
 from uda_kit.core.files import WriteError
+from uda_kit.core.tables import Table, html_text, markdown_text
 from uda_kit.data.labels import LabelSpace
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-from uda_kit.core.errors import InputError, expect_error
-from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.evaluation import report as reports
 from uda_kit.evaluation.evaluate import Evaluation
-from uda_kit.core.tables import Table, html_text, markdown_text
+from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.visual import embedding, panels, plots, style
 from uda_kit.visual.drawing import Drawing
 from uda_kit.visual.embedding import FeatureTable, embed
 from uda_kit.visual.explorers import (
-    AlignmentExplorer, AttentionExplorer, LabelExpansionExplorer, PatchClusterExplorer, SceneExplorer, TrainingExplorer,
+    AlignmentExplorer,
+    AttentionExplorer,
+    LabelExpansionExplorer,
+    PatchClusterExplorer,
+    SceneExplorer,
+    TrainingExplorer,
 )
 
 HOSTILE = (
-    r"$\frac{$", "<script>alert(1)</script>", "a|b`c`", "[x](javascript:alert(1))", "![](http://evil/x.png)", "道路",
-    "כביש", "_under", "x"*300, "two\nlines", "\x1b[31mred", "</details>", "all",
+    r"$\frac{$",
+    "<script>alert(1)</script>",
+    "a|b`c`",
+    "[x](javascript:alert(1))",
+    "![](http://evil/x.png)",
+    "道路",
+    "כביש",
+    "_under",
+    "x" * 300,
+    "two\nlines",
+    "\x1b[31mred",
+    "</details>",
+    "all",
 )
-SPACE = LabelSpace("hostile", tuple(name for name in HOSTILE if name.isprintable()))  # a label space takes no control codes
+SPACE = LabelSpace(
+    "hostile", tuple(name for name in HOSTILE if name.isprintable())
+)  # a label space takes no control codes
 
 
 def evaluation(seed: int = 0) -> Evaluation:
     "Counts of the hostile classes, diagonal by far."
     C = len(SPACE)
-    counts = np.random.default_rng(seed).integers(0, 50, (C, C)) + 300*np.eye(C, dtype=int)
-    return Evaluation("<b>evil</b>|x", "v$al", SPACE, tuple(range(C)), tuple(map(tuple, counts.tolist())), "x`y", C, "m<i>", None, 3, 1.)
+    counts = np.random.default_rng(seed).integers(0, 50, (C, C)) + 300 * np.eye(C, dtype=int)
+    return Evaluation(
+        "<b>evil</b>|x",
+        "v$al",
+        SPACE,
+        tuple(range(C)),
+        tuple(map(tuple, counts.tolist())),
+        "x`y",
+        C,
+        "m<i>",
+        None,
+        3,
+        1.0,
+    )
 
 
 def table(n: int = 40, domains=("source", "target"), space: LabelSpace = SPACE, seed: int = 0) -> FeatureTable:
     "Features around one center for each class."
     rng = np.random.default_rng(seed)
     ids = np.arange(n) % len(space)
-    features = (rng.normal(size=(len(space), 6))[ids]*3 + rng.normal(size=(n, 6))).astype(np.float32)
+    features = (rng.normal(size=(len(space), 6))[ids] * 3 + rng.normal(size=(n, 6))).astype(np.float32)
     domain = np.array([domains[k % len(domains)] for k in range(n)])
     zeros = np.zeros(n, np.int64)
     return FeatureTable(features, ids, ids, domain, zeros, np.full(n, "a"), np.stack((zeros, zeros), 1), space)
@@ -52,13 +83,20 @@ def table(n: int = 40, domains=("source", "target"), space: LabelSpace = SPACE, 
 
 # Pictures
 
+
 def test_a_figure_is_shown_once_with_and_without_the_inline_backend():
     import nbclient
     import nbformat
+
     cells = [
         "from uda_kit.visual.style import axes_or_new, new_figure\ndef drawn():\n    f = new_figure(2, 1)\n    f.add_subplot()\n    return f",
-        "axes_or_new(None, 2, 1)", "drawn()", "%matplotlib inline", "axes_or_new(None, 2, 1)", "drawn()",
-        "from matplotlib_inline.backend_inline import set_matplotlib_formats\nset_matplotlib_formats('jpeg')", "drawn()",
+        "axes_or_new(None, 2, 1)",
+        "drawn()",
+        "%matplotlib inline",
+        "axes_or_new(None, 2, 1)",
+        "drawn()",
+        "from matplotlib_inline.backend_inline import set_matplotlib_formats\nset_matplotlib_formats('jpeg')",
+        "drawn()",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     nbclient.NotebookClient(book, timeout=100, kernel_name="python3").execute()
@@ -73,16 +111,23 @@ def test_every_figure_of_the_kit_is_its_own_picture(tmp_path):
     scene = SceneExplorer((32, 64))
     t = table()
     ids = np.zeros((1, 8, 8), np.int64)
-    modes = {"a": [.5, .5]}
-    quality = {"first": {"precision": {"road": .5}, "coverage": {"road": .2}}}
+    modes = {"a": [0.5, 0.5]}
+    quality = {"first": {"precision": {"road": 0.5}, "coverage": {"road": 0.2}}}
     figures = [
-        scene.figure(), reports.class_figure(evaluation(), evaluation(1)), reports.curve_figure([{"step": 1, "loss/seg": 1.}]),
-        panels.picture_grid([{"x": np.zeros((3, 8, 8), np.uint8)}]), plots.label_quality_bars(quality),
-        panels.prediction_grid([np.zeros((3, 8, 8), np.uint8)], {"net": ids}, SPACE), embedding.plot_embeddings({"a": (embed(t, "pca"), t)}),
+        scene.figure(),
+        reports.class_figure(evaluation(), evaluation(1)),
+        reports.curve_figure([{"step": 1, "loss/seg": 1.0}]),
+        panels.picture_grid([{"x": np.zeros((3, 8, 8), np.uint8)}]),
+        plots.label_quality_bars(quality),
+        panels.prediction_grid([np.zeros((3, 8, 8), np.uint8)], {"net": ids}, SPACE),
+        embedding.plot_embeddings({"a": (embed(t, "pca"), t)}),
     ]
     charts = [
-        panels.mode_shares(modes), plots.value_curve({"a": {1: 2.}}), plots.confusion_plot(np.eye(3), "abc"),
-        embedding.plot_embedding(embed(t, "pca"), t), plots.adversarial_curves([{"step": 1, "loss/seg": 1.}]),
+        panels.mode_shares(modes),
+        plots.value_curve({"a": {1: 2.0}}),
+        plots.confusion_plot(np.eye(3), "abc"),
+        embedding.plot_embedding(embed(t, "pca"), t),
+        plots.adversarial_curves([{"step": 1, "loss/seg": 1.0}]),
     ]
     for drawing in (*figures, *(ax.figure for ax in charts)):
         assert isinstance(drawing, Drawing)
@@ -91,6 +136,7 @@ def test_every_figure_of_the_kit_is_its_own_picture(tmp_path):
 
 
 # Names
+
 
 def test_names_are_drawn_as_they_are(capfd):
     with patch.object(style, "MISSING", []):
@@ -107,7 +153,11 @@ def test_names_are_drawn_as_they_are(capfd):
 def test_letters_without_a_font_become_codes_and_others_get_one():
     with patch.object(style, "font_with", lambda letter: None):
         assert style.drawn_name("道x") == r"\u9053x" and style.drawn_name("🚗") == r"\U0001f697"
-    with patch.object(style, "font_with", lambda letter: "DejaVu Serif"), patch.object(style, "FONTS", []), warnings.catch_warnings():
+    with (
+        patch.object(style, "font_with", lambda letter: "DejaVu Serif"),
+        patch.object(style, "FONTS", []),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # that font has no such letter either
         ax = style.axes_or_new(None, 2, 1)
         text = ax.text(0, 0, style.drawn_name("道"))
@@ -127,22 +177,30 @@ def test_names_are_text_in_markdown_and_html():
     assert len(rows) == len(HOSTILE) + 4  # no name begins a line of its own
     for row in rows[2:]:
         bare = row.replace(r"\|", "").replace("\\\\", "")
-        assert bare.count("|") == 3 and "<script" not in bare and "](" not in bare and "http://" not in bare and "\x1b" not in bare
+        assert (
+            bare.count("|") == 3
+            and "<script" not in bare
+            and "](" not in bare
+            and "http://" not in bare
+            and "\x1b" not in bare
+        )
     assert "<script" not in page.html() and "<i>x" not in page.html() and "\x1b" not in page.html() + str(page)
     assert markdown_text("traffic light") == html_text("traffic light") == "traffic light"
 
 
 def test_report_of_hostile_names(tmp_path):
     config = {"x": "</details><script>", "y": "```\n# no heading", "z": math.nan}
-    (tmp_path/"config.json").write_text(json.dumps(config))
-    text = reports.write_report(tmp_path, evaluation(), evaluation(1), .5, title="<img src=x>").read_text(encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    text = reports.write_report(tmp_path, evaluation(), evaluation(1), 0.5, title="<img src=x>").read_text(
+        encoding="utf-8"
+    )
     for bad in ("<script", "<img", "<b>", "](javascript", "http://", "\x1b"):
         assert bad not in text
     assert text.count("</details>") == 1 and text.count("```") == 2 and "NaN" not in text
     block = json.loads(text.split("```json")[1].split("```")[0])
     assert block == {**config, "z": None}
     again = reports.load_report(tmp_path)
-    assert again["after"].miou == evaluation(1).miou and again["oracle"] == .5
+    assert again["after"].miou == evaluation(1).miou and again["oracle"] == 0.5
 
 
 def test_legend_and_card_of_the_alignment_explorer_hold_no_markup():
@@ -160,31 +218,73 @@ def test_legend_and_card_of_the_alignment_explorer_hold_no_markup():
 
 # Maps
 
+
 def test_embed_takes_features_of_any_kind():
     X = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
     usual = embed(X, "pca")
     kinds = {
-        "gradient": X.clone().requires_grad_(), "double": X.double(), "list": X.tolist(), "strided": X.T.contiguous().T,
-        "tiny": X.double()*1e-30, "huge": X.double()*1e30, "hugest": X.double()*1e300,
+        "gradient": X.clone().requires_grad_(),
+        "double": X.double(),
+        "list": X.tolist(),
+        "strided": X.T.contiguous().T,
+        "tiny": X.double() * 1e-30,
+        "huge": X.double() * 1e30,
+        "hugest": X.double() * 1e300,
     }
     for name, x in kinds.items():
         assert np.allclose(embed(x, "pca"), usual, atol=1e-5), name
-    assert embed(X.bfloat16(), "pca").shape == embed(X.half(), "pca").shape == embed((10*X).int(), "pca").shape == (30, 2)
+    assert (
+        embed(X.bfloat16(), "pca").shape
+        == embed(X.half(), "pca").shape
+        == embed((10 * X).int(), "pca").shape
+        == (30, 2)
+    )
     assert [m.shape for m in embed([X, X.bfloat16() + 1], "pca")] == [(30, 2), (30, 2)]
     for scale in (1e-30, 1e30):  # the map of t-SNE has no scale; PCA's has the features' own
-        assert np.allclose(embed(X.double()*scale, "pca", unit=False).astype(float)/scale, embed(X, "pca", unit=False), atol=1e-4)
-        map = embed(X.double()*scale, "tsne", unit=False)
+        assert np.allclose(
+            embed(X.double() * scale, "pca", unit=False).astype(float) / scale, embed(X, "pca", unit=False), atol=1e-4
+        )
+        map = embed(X.double() * scale, "tsne", unit=False)
         assert np.isfinite(map).all() and map.std() > 1
 
 
 def test_embed_refuses_in_one_line(tmp_path):
     X = np.random.default_rng(0).normal(size=(30, 8))
-    for x in (X*np.nan, X*1j, X[:2], X[:1], X*0, X[:, :0], X[0], "text", None, [[1, 2], [3]], np.zeros((3, 4, 5))):
+    for x in (
+        X * np.nan,
+        X * 1j,
+        X[:2],
+        X[:1],
+        X * 0,
+        X[:, :0],
+        X[0],
+        "text",
+        None,
+        [[1, 2], [3]],
+        np.zeros((3, 4, 5)),
+    ):
         expect_error(embed, x, "pca")
     options = {
-        "tsne": ({"perplexity": 0}, {"perplexity": math.nan}, {"components": 0}, {"components": 1.5}, {"n_components": 3}, {"metric": "nope"},
-                 {"learning_rate": 1e30}, {"init": np.full((30, 2), np.nan)}, {"init": "x"}, {"early_exaggeration": 0}),
-        "umap": ({"neighbours": 1}, {"neighbours": "a"}, {"neighbours": 2.5}, {"min_dist": 5.}, {"min_dist": -1}, {"n_components": 3}),
+        "tsne": (
+            {"perplexity": 0},
+            {"perplexity": math.nan},
+            {"components": 0},
+            {"components": 1.5},
+            {"n_components": 3},
+            {"metric": "nope"},
+            {"learning_rate": 1e30},
+            {"init": np.full((30, 2), np.nan)},
+            {"init": "x"},
+            {"early_exaggeration": 0},
+        ),
+        "umap": (
+            {"neighbours": 1},
+            {"neighbours": "a"},
+            {"neighbours": 2.5},
+            {"min_dist": 5.0},
+            {"min_dist": -1},
+            {"n_components": 3},
+        ),
         "pca": ({"perplexity": 3}, {"components": 3}),
         "mds": ({},),
     }
@@ -193,8 +293,8 @@ def test_embed_refuses_in_one_line(tmp_path):
             assert "\n" not in expect_error(embed, X, method, **choice), choice
     for seed in (-1, 1.5, None, "a", 2**32):
         expect_error(embed, X, "pca", seed=seed)
-    (tmp_path/"file").write_text("")
-    assert "file" in expect_error(embed, X, "pca", cache=tmp_path/"file")
+    (tmp_path / "file").write_text("")
+    assert "file" in expect_error(embed, X, "pca", cache=tmp_path / "file")
     for module, method in (("umap", "umap"), ("sklearn.decomposition", "pca"), ("sklearn.manifold", "tsne")):
         with patch.dict(sys.modules, {module: None}):
             assert "uda_kit[notebooks]" in expect_error(embed, X, method)
@@ -211,64 +311,115 @@ def test_a_kept_map_of_another_shape_is_made_again(tmp_path):
 
 # Reports
 
+
 def test_reports_of_other_shapes_are_refused(tmp_path):
     assert "report.json" in expect_error(reports.load_report, tmp_path)
-    shapes = ("[]", "{}", "3", "null", "{", '{"after": [1]}', '{"after": {}}', '{"oracle": "x"}', '{"after": {"space": 3}}', "["*10_000)
+    shapes = (
+        "[]",
+        "{}",
+        "3",
+        "null",
+        "{",
+        '{"after": [1]}',
+        '{"after": {}}',
+        '{"oracle": "x"}',
+        '{"after": {"space": 3}}',
+        "[" * 10_000,
+    )
     for text in shapes:
-        (tmp_path/"report.json").write_text(text)
+        (tmp_path / "report.json").write_text(text)
         line = expect_error(reports.load_report, tmp_path)
         assert "report.json" in line and "\n" not in line, text
-    for arguments in ((), ("x",), (None, {"miou": .5}), (evaluation(), None, 41.4), (evaluation(), None, math.nan)):
-        expect_error(reports.write_report, tmp_path/"new", *arguments)
-    assert not (tmp_path/"new").exists()
+    for arguments in ((), ("x",), (None, {"miou": 0.5}), (evaluation(), None, 41.4), (evaluation(), None, math.nan)):
+        expect_error(reports.write_report, tmp_path / "new", *arguments)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing_half(tmp_path):
-    (tmp_path/"file").write_text("mine")
+    (tmp_path / "file").write_text("mine")
     with pytest.raises(WriteError, match="file"):
-        reports.write_report(tmp_path/"file", after=evaluation())
-    assert (tmp_path/"file").read_text() == "mine"
+        reports.write_report(tmp_path / "file", after=evaluation())
+    assert (tmp_path / "file").read_text() == "mine"
     with patch("uda_kit.core.files.os.fsync", side_effect=OSError(28, "No space left on device")):
         with pytest.raises(WriteError, match="make room"):
-            reports.write_report(tmp_path/"run", after=evaluation())
-    assert not [f for f in (tmp_path/"run").rglob("*") if f.is_file()]
+            reports.write_report(tmp_path / "run", after=evaluation())
+    assert not [f for f in (tmp_path / "run").rglob("*") if f.is_file()]
 
 
 def test_logs_of_other_shapes_are_drawn_as_far_as_they_hold_numbers():
     lines = [None, 3, {}, {"step": "x"}, {"step": -1}, {"step": 2**60}, {"step": True}, {"step": 1, "stage": 5}]
-    good = [{"stage": "a", "step": 1, "loss/seg": math.nan, "lr": 10**400}, {"stage": "a", "step": 2, "loss/seg": .5, "loss/x": "y"}]
+    good = [
+        {"stage": "a", "step": 1, "loss/seg": math.nan, "lr": 10**400},
+        {"stage": "a", "step": 2, "loss/seg": 0.5, "loss/x": "y"},
+    ]
     panels_of, stages = reports.log_series(lines + good)
-    assert panels_of == {"loss": {"seg": ([2], [.5])}} and stages == [(0, "a")]
-    reports.curve_figure(lines + [{"step": 0, "loss/seg": 1.}])
-    for config in ([], {"recipe": {"stages": 5}}, {"recipe": {"stages": [3, {"name": "a", "terms": {"kind": "hinge"}}]}}, {"terms": [1]}):
+    assert panels_of == {"loss": {"seg": ([2], [0.5])}} and stages == [(0, "a")]
+    reports.curve_figure(lines + [{"step": 0, "loss/seg": 1.0}])
+    for config in (
+        [],
+        {"recipe": {"stages": 5}},
+        {"recipe": {"stages": [3, {"name": "a", "terms": {"kind": "hinge"}}]}},
+        {"terms": [1]},
+    ):
         assert reports.critic_kinds(config) == {}
 
 
 # Pictures of other shapes
 
+
 def test_panels_and_charts_refuse_in_one_line():
     photo, ids = np.zeros((1, 3, 8, 16), np.uint8), np.zeros((1, 8, 16), np.int64)
-    records = [{"step": 1, "loss/seg": 1.}]
+    records = [{"step": 1, "loss/seg": 1.0}]
     calls = [
-        lambda: panels.picture_grid([]), lambda: panels.picture_grid([{"x": np.zeros((0, 3))}]), lambda: panels.picture_grid([{"x": ids[0]}]),
-        lambda: panels.picture_grid([{"x": ids[0] + 99}], SPACE), lambda: panels.picture_grid([{"x": ids[0] - 1}], SPACE),
-        lambda: panels.picture_grid([{"x": photo[0].astype(np.int64) + 999}]), lambda: panels.picture_grid([{"x": photo[0]}], names=("a", "b")),
-        lambda: panels.picture_grid([{"x": photo[0]}], width=0), lambda: panels.picture_grid(5),
-        lambda: panels.prediction_grid(photo, {"a": ids[:, :, :8]}, SPACE), lambda: panels.prediction_grid(photo, {"a": []}, SPACE),
-        lambda: panels.prediction_grid(5, {}, SPACE), lambda: panels.prediction_grid(photo, [ids], SPACE),
-        lambda: panels.verdict(ids[0], ids[0][:4]), lambda: panels.label_shares([]), lambda: panels.label_shares(ids, ids[:, :4]),
-        lambda: panels.expansion_panels(photo, {}, SPACE, ids[:, :4]), lambda: panels.expansion_panels(photo, 5, SPACE),
-        lambda: panels.attention_panels(photo, ids, ids), lambda: panels.Field(np.full((2, 2), np.nan)), lambda: panels.Field(5),
-        lambda: panels.mode_shares({}), lambda: panels.mode_shares({"a": []}), lambda: panels.mode_shares({"a": [.5]}, chosen=[-1]),
-        lambda: panels.mode_shares({"a": [.5]}, chosen=["x"]), lambda: panels.mode_shares({"a": [.5]}, ax="axes"), lambda: panels.mode_shares(5),
-        lambda: plots.value_curve({"a": {1: "x"}}), lambda: plots.value_curve({"a": {"x": 1}}), lambda: plots.value_curve({"a": 5}), lambda: plots.value_curve(5),
-        lambda: plots.confusion_plot(np.eye(3), "ab" * 5), lambda: plots.confusion_plot(np.eye(3)*np.nan, "abc"), lambda: plots.confusion_plot("x", "abc"),
-        lambda: plots.confusion_plot(np.eye(3), None), lambda: plots.confusion_plot(np.zeros((0, 0)), ""),
-        lambda: plots.adversarial_curves(5), lambda: plots.adversarial_curves(records, window=0), lambda: plots.adversarial_curves(records, kind=["x"]),
-        lambda: plots.label_quality_bars(5), lambda: plots.label_quality_bars({"a": 5}), lambda: plots.label_quality_bars({"a": {"precision": {"x": "y"}}}),
-        lambda: embedding.plot_embedding(np.zeros((3, 2)), table()), lambda: embedding.plot_embedding(np.full((40, 2), np.nan), table()),
-        lambda: embedding.plot_embedding(np.zeros((40, 2)), table(), classes=[1.5]), lambda: embedding.plot_embedding(np.zeros((40, 2)), table(), by=[1]),
-        lambda: embedding.plot_embedding(np.zeros((40, 2)), table(), size=-1), lambda: embedding.plot_embeddings({}), lambda: embedding.plot_embedding(np.zeros((40, 2)), 5),
+        lambda: panels.picture_grid([]),
+        lambda: panels.picture_grid([{"x": np.zeros((0, 3))}]),
+        lambda: panels.picture_grid([{"x": ids[0]}]),
+        lambda: panels.picture_grid([{"x": ids[0] + 99}], SPACE),
+        lambda: panels.picture_grid([{"x": ids[0] - 1}], SPACE),
+        lambda: panels.picture_grid([{"x": photo[0].astype(np.int64) + 999}]),
+        lambda: panels.picture_grid([{"x": photo[0]}], names=("a", "b")),
+        lambda: panels.picture_grid([{"x": photo[0]}], width=0),
+        lambda: panels.picture_grid(5),
+        lambda: panels.prediction_grid(photo, {"a": ids[:, :, :8]}, SPACE),
+        lambda: panels.prediction_grid(photo, {"a": []}, SPACE),
+        lambda: panels.prediction_grid(5, {}, SPACE),
+        lambda: panels.prediction_grid(photo, [ids], SPACE),
+        lambda: panels.verdict(ids[0], ids[0][:4]),
+        lambda: panels.label_shares([]),
+        lambda: panels.label_shares(ids, ids[:, :4]),
+        lambda: panels.expansion_panels(photo, {}, SPACE, ids[:, :4]),
+        lambda: panels.expansion_panels(photo, 5, SPACE),
+        lambda: panels.attention_panels(photo, ids, ids),
+        lambda: panels.Field(np.full((2, 2), np.nan)),
+        lambda: panels.Field(5),
+        lambda: panels.mode_shares({}),
+        lambda: panels.mode_shares({"a": []}),
+        lambda: panels.mode_shares({"a": [0.5]}, chosen=[-1]),
+        lambda: panels.mode_shares({"a": [0.5]}, chosen=["x"]),
+        lambda: panels.mode_shares({"a": [0.5]}, ax="axes"),
+        lambda: panels.mode_shares(5),
+        lambda: plots.value_curve({"a": {1: "x"}}),
+        lambda: plots.value_curve({"a": {"x": 1}}),
+        lambda: plots.value_curve({"a": 5}),
+        lambda: plots.value_curve(5),
+        lambda: plots.confusion_plot(np.eye(3), "ab" * 5),
+        lambda: plots.confusion_plot(np.eye(3) * np.nan, "abc"),
+        lambda: plots.confusion_plot("x", "abc"),
+        lambda: plots.confusion_plot(np.eye(3), None),
+        lambda: plots.confusion_plot(np.zeros((0, 0)), ""),
+        lambda: plots.adversarial_curves(5),
+        lambda: plots.adversarial_curves(records, window=0),
+        lambda: plots.adversarial_curves(records, kind=["x"]),
+        lambda: plots.label_quality_bars(5),
+        lambda: plots.label_quality_bars({"a": 5}),
+        lambda: plots.label_quality_bars({"a": {"precision": {"x": "y"}}}),
+        lambda: embedding.plot_embedding(np.zeros((3, 2)), table()),
+        lambda: embedding.plot_embedding(np.full((40, 2), np.nan), table()),
+        lambda: embedding.plot_embedding(np.zeros((40, 2)), table(), classes=[1.5]),
+        lambda: embedding.plot_embedding(np.zeros((40, 2)), table(), by=[1]),
+        lambda: embedding.plot_embedding(np.zeros((40, 2)), table(), size=-1),
+        lambda: embedding.plot_embeddings({}),
+        lambda: embedding.plot_embedding(np.zeros((40, 2)), 5),
         lambda: dataclasses.replace(table(), predicted=np.full(40, 99)),
     ]
     accepted = []
@@ -299,13 +450,21 @@ def explorers():
         net = deeplab_v2(19, "tiny", ancillary=2)
     game, camera = StreetScenes(RENDERED, 2, (32, 64)), StreetScenes(CAMERA, 2, (32, 64))
     t = table(space=game.space)
-    return {
-        "alignment": AlignmentExplorer({"a": t}, {"source": game, "target": camera}, methods=("pca",), radius=4, progress=False),
-        "patches": PatchClusterExplorer(game, camera, patch=(8, 16), ks=(2, 3), images=2, progress=False),
-        "expansion": LabelExpansionExplorer(net, camera, 1, (1,), progress=False),
-        "attention": AttentionExplorer(net, camera, count=1, progress=False),
-        "scenes": SceneExplorer((32, 64)),
-    }, net, game, camera, t
+    return (
+        {
+            "alignment": AlignmentExplorer(
+                {"a": t}, {"source": game, "target": camera}, methods=("pca",), radius=4, progress=False
+            ),
+            "patches": PatchClusterExplorer(game, camera, patch=(8, 16), ks=(2, 3), images=2, progress=False),
+            "expansion": LabelExpansionExplorer(net, camera, 1, (1,), progress=False),
+            "attention": AttentionExplorer(net, camera, count=1, progress=False),
+            "scenes": SceneExplorer((32, 64)),
+        },
+        net,
+        game,
+        camera,
+        t,
+    )
 
 
 def test_a_control_refuses_and_nothing_moves(explorers):
@@ -317,9 +476,17 @@ def test_a_control_refuses_and_nothing_moves(explorers):
                 try:
                     explorer.set(**{first: getattr(explorer.values, first)} | {control: value})
                 except InputError as error:
-                    assert "\n" not in str(error) and dict(vars(explorer.values)) == before and explorer.controls == controls, (name, control)
+                    assert (
+                        "\n" not in str(error)
+                        and dict(vars(explorer.values)) == before
+                        and explorer.controls == controls
+                    ), (name, control)
                 else:
-                    assert isinstance(value, (int, float)) and not math.isnan(value) and control != "point", (name, control, value)
+                    assert isinstance(value, (int, float)) and not math.isnan(value) and control != "point", (
+                        name,
+                        control,
+                        value,
+                    )
         explorer.parts()
 
 
@@ -333,15 +500,65 @@ def test_what_explorers_are_made_of_is_checked(explorers):
         lambda **k: LabelExpansionExplorer(net, camera, **{"images": 1, "scales": (1,), **quiet, **k}),
         lambda **k: AttentionExplorer(net, camera, **{"count": 1, **quiet, **k}),
         lambda **k: SceneExplorer(**k),
-        lambda **k: AlignmentExplorer.from_networks({"a": net}, sides, **{"per_class": 3, "methods": ("pca",), **quiet, **k}),
+        lambda **k: AlignmentExplorer.from_networks(
+            {"a": net}, sides, **{"per_class": 3, "methods": ("pca",), **quiet, **k}
+        ),
     ]
     wrong = [
-        ({"methods": ()}, {"methods": 5}, {"methods": ("mds",)}, {"radius": 0}, {"radius": "x"}, {"seed": -1}, {"predictions": {"b": 1}}, {"predictions": 3}),
-        ({"size": (1, 1)}, {"size": 5}, {"patch": "ab"}, {"ks": ()}, {"ks": (0,)}, {"ks": "ab"}, {"images": 0}, {"images": 1.5}, {"images": []}, {"net": 5}, {"modes": 3}),
-        ({"scales": ()}, {"scales": (0,)}, {"scales": "ab"}, {"size": (1, 1)}, {"images": 0}, {"cap": 2}, {"share": "x"}, {"precision": 8}, {"seed": None}),
-        ({"count": 0}, {"count": "x"}, {"indices": []}, {"indices": [9]}, {"indices": ["x"]}, {"size": (1, 1)}, {"source": 5}),
+        (
+            {"methods": ()},
+            {"methods": 5},
+            {"methods": ("mds",)},
+            {"radius": 0},
+            {"radius": "x"},
+            {"seed": -1},
+            {"predictions": {"b": 1}},
+            {"predictions": 3},
+        ),
+        (
+            {"size": (1, 1)},
+            {"size": 5},
+            {"patch": "ab"},
+            {"ks": ()},
+            {"ks": (0,)},
+            {"ks": "ab"},
+            {"images": 0},
+            {"images": 1.5},
+            {"images": []},
+            {"net": 5},
+            {"modes": 3},
+        ),
+        (
+            {"scales": ()},
+            {"scales": (0,)},
+            {"scales": "ab"},
+            {"size": (1, 1)},
+            {"images": 0},
+            {"cap": 2},
+            {"share": "x"},
+            {"precision": 8},
+            {"seed": None},
+        ),
+        (
+            {"count": 0},
+            {"count": "x"},
+            {"indices": []},
+            {"indices": [9]},
+            {"indices": ["x"]},
+            {"size": (1, 1)},
+            {"source": 5},
+        ),
         ({"size": (1, 1)}, {"size": None}, {"styles": ()}, {"styles": 5}, {"n": 0}, {"n": "x"}, {"seed": -1}),
-        ({"size": (1, 1)}, {"per_class": 0}, {"images": 0}, {"most": 1}, {"classes": ["nothing"]}, {"classes": [1.5]}, {"precision": 3}, {"methods": ()}),
+        (
+            {"size": (1, 1)},
+            {"per_class": 0},
+            {"images": 0},
+            {"most": 1},
+            {"classes": ["nothing"]},
+            {"classes": [1.5]},
+            {"precision": 3},
+            {"methods": ()},
+        ),
     ]
     for k, (call, choices) in enumerate(zip(calls, wrong)):
         for choice in choices:
@@ -349,51 +566,80 @@ def test_what_explorers_are_made_of_is_checked(explorers):
                 call(**choice)
             assert "\n" not in str(caught.value), (k, choice)
     for junk in (None, "folder", 5, []):
-        for make in (lambda: PatchClusterExplorer(junk, camera), lambda: LabelExpansionExplorer(net, junk), lambda: LabelExpansionExplorer(junk, camera),
-                     lambda: AttentionExplorer(net, junk), lambda: AlignmentExplorer(junk, sides), lambda: AlignmentExplorer({"a": t}, junk)):
+        for make in (
+            lambda: PatchClusterExplorer(junk, camera),
+            lambda: LabelExpansionExplorer(net, junk),
+            lambda: LabelExpansionExplorer(junk, camera),
+            lambda: AttentionExplorer(net, junk),
+            lambda: AlignmentExplorer(junk, sides),
+            lambda: AlignmentExplorer({"a": t}, junk),
+        ):
             with pytest.raises(InputError):
                 make()
 
 
 def run_folder(folder: Path, **files: str) -> Path:
     "A run of two steps, with some files of other content."
-    usual = {"config": '{"stage": "a", "steps": 2}', "log": '{"stage": "a", "step": 1, "loss/seg": 1.0}\n{"stage": "a", "step": 2, "loss/seg": 0.5}\n'}
+    usual = {
+        "config": '{"stage": "a", "steps": 2}',
+        "log": '{"stage": "a", "step": 1, "loss/seg": 1.0}\n{"stage": "a", "step": 2, "loss/seg": 0.5}\n',
+    }
     folder.mkdir()
     for name, text in (usual | files).items():
-        (folder/f"{name}.{'jsonl' if name == 'log' else 'json'}").write_text(text)
+        (folder / f"{name}.{'jsonl' if name == 'log' else 'json'}").write_text(text)
     return folder
 
 
 def test_a_run_is_shown_whatever_its_files_hold(tmp_path):
-    shapes = ("[]", "3", "null", "{", "", "["*10_000, '{"miou": "x", "stage": 5, "step": "x", "steps": [], "recipe": {"stages": 3}}')
+    shapes = (
+        "[]",
+        "3",
+        "null",
+        "{",
+        "",
+        "[" * 10_000,
+        '{"miou": "x", "stage": 5, "step": "x", "steps": [], "recipe": {"stages": 3}}',
+    )
     k = 0
     for name in ("config", "result", "stopped"):
         for text in shapes:
-            explorer = TrainingExplorer(run_folder(tmp_path/f"run{(k := k + 1)}", **{name: text}), progress=False)
+            explorer = TrainingExplorer(run_folder(tmp_path / f"run{(k := k + 1)}", **{name: text}), progress=False)
             shown = explorer.parts()["curves"]
             assert f"Not shown: {name}.json" in shown and "polyline" in shown, (name, text[:20])
     state = {
-        '{"miou": null}': "No class could be scored", '{"miou": 0.5}': "Mean IoU 50.0 %", '{"miou": -3}': "no fraction", "{}": "Finished: a, step 2 of 2",
+        '{"miou": null}': "No class could be scored",
+        '{"miou": 0.5}': "Mean IoU 50.0 %",
+        '{"miou": -3}': "no fraction",
+        "{}": "Finished: a, step 2 of 2",
     }
     for text, words in state.items():
-        assert words in TrainingExplorer(run_folder(tmp_path/f"run{(k := k + 1)}", result=text), progress=False).parts()["curves"], text
-    lines = '{"stage": "a", "step": 1, "loss/seg": 1.0}\n[]\n' + "["*9_000 + '\n{"step": "x"}\n{"stage": "<script>", "step": 3, "loss/seg": 1e400}\n{"half'
-    explorer = TrainingExplorer(run_folder(tmp_path/"log", log=lines), progress=False)
+        assert (
+            words
+            in TrainingExplorer(run_folder(tmp_path / f"run{(k := k + 1)}", result=text), progress=False).parts()[
+                "curves"
+            ]
+        ), text
+    lines = (
+        '{"stage": "a", "step": 1, "loss/seg": 1.0}\n[]\n'
+        + "[" * 9_000
+        + '\n{"step": "x"}\n{"stage": "<script>", "step": 3, "loss/seg": 1e400}\n{"half'
+    )
+    explorer = TrainingExplorer(run_folder(tmp_path / "log", log=lines), progress=False)
     shown = explorer.parts()["curves"]
     assert "log.jsonl holds 3 lines that are no records" in shown and "<script" not in shown
     explorer.figure()._repr_png_()
-    bare = tmp_path/"bare"
+    bare = tmp_path / "bare"
     bare.mkdir()
-    (bare/".lock").touch()
+    (bare / ".lock").touch()
     assert "has no log" in expect_error(TrainingExplorer, bare)
     for junk in (None, 5, []):
         expect_error(TrainingExplorer, junk)
 
 
 def test_half_a_checkpoint_says_so(tmp_path):
-    run = run_folder(tmp_path/"run")
-    (run/"checkpoints"/"a-0000002").mkdir(parents=True)
-    (run/"checkpoints"/("a-" + "9"*200)).mkdir()
+    run = run_folder(tmp_path / "run")
+    (run / "checkpoints" / "a-0000002").mkdir(parents=True)
+    (run / "checkpoints" / ("a-" + "9" * 200)).mkdir()
     explorer = TrainingExplorer(run, StreetScenes(CAMERA, 1, (32, 64)), count=1, progress=False)
     assert "nothing to show" in explorer.parts()["checkpoints"]
     assert "a, step 2" in explorer.set(checkpoint="a, step 2").parts()["checkpoints"]

@@ -1,4 +1,5 @@
 """The script for the day a GPU is at hand, tried on a processor: its checks run, and one that fails does not end the others."""
+
 import csv
 
 import gpu_check
@@ -12,7 +13,9 @@ def test_checks_run_apart_and_none_ends_the_others(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     outcomes = {line.split(":")[0]: line.split(": ")[1].split("  ")[0] for line in lines[:-1]}
     assert outcomes["broken"].startswith("failed") and {outcomes[name] for name in chosen if name != "broken"} == {"ok"}
-    assert any("contrastive loss" in line and "ratio" in line for line in lines) and "1 not as they should be" in lines[-1]
+    assert (
+        any("contrastive loss" in line and "ratio" in line for line in lines) and "1 not as they should be" in lines[-1]
+    )
 
 
 def test_record(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 """Several processes that train together: every method takes the joint step, faults of one process end all in the same step, and other launchers than the kit's own work."""
+
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from resuming import same_tensors
 
 from uda_kit.core.tensors import load_tensors
 
-FAMILIES = '''
+FAMILIES = """
 import sys, torch
 from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
@@ -42,9 +43,9 @@ for name, terms in families.items():
     net = deeplab_v2(19, backbone="tiny", bn="frozen", ancillary=2 if name == "cirn" else None)
     feeds = LoaderConfig(StreetScenes(RENDERED, 8, size), batch), LoaderConfig(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
     fit(Stage("adapt", net, terms(net), *feeds, steps=3, optimizer=SGD(lr=1e-2, head_multiplier=1.0)), f"{out}/{name}", options, fabric=fabric)
-'''
+"""
 
-FAULTS = '''
+FAULTS = """
 import json, sys, time, torch
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
 from uda_kit.methods.output_space import OutputAdversarial, Supervised, SupervisedTerms
@@ -91,13 +92,15 @@ results = {
     "bad": run("bad", lambda net: SupervisedTerms().build(net) | {"bad": Bad()}),  # the last: the first process ends the others after it
 }
 if not second: print(json.dumps(results))
-'''
+"""
 
 
 def program(folder, text, *arguments, timeout=240):
     script = folder / "program.py"
     script.write_text(text)
-    done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, timeout=timeout
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -109,7 +112,9 @@ def test_every_method_takes_the_step_of_the_joint_batch(tmp_path):
         checkpoints = [tmp_path / devices / name / "checkpoints/adapt-0000003/weights.safetensors" for devices in "12"]
         one, two = (load_tensors(file)[0] for file in checkpoints)
         for k in one:
-            torch.testing.assert_close(two[k].double(), one[k].double(), rtol=1e-3, atol=2e-5, msg=lambda text: f"{name}, {k}: {text}")
+            torch.testing.assert_close(
+                two[k].double(), one[k].double(), rtol=1e-3, atol=2e-5, msg=lambda text: f"{name}, {k}: {text}"
+            )
 
 
 def test_faults_of_one_process(tmp_path):
@@ -128,9 +133,27 @@ def free_port():
 
 
 SCENES = [f"stages.{i}.source=scenes:rendered?n=4&size=64x96" for i in (0, 1)]
-SCENES += ["stages.1.target=scenes:camera?n=4&size=64x96", "test=scenes:camera?n=3&size=64x96", "val=scenes:camera?n=3&size=64x96"]
+SCENES += [
+    "stages.1.target=scenes:camera?n=4&size=64x96",
+    "test=scenes:camera?n=3&size=64x96",
+    "val=scenes:camera?n=3&size=64x96",
+]
 SCENES += [f"stages.{i}.{side}.batch_size=1" for i, side in ((0, "source"), (1, "source"), (1, "target"))]
-TRAIN = ["train", "scenes/multi-level", "--steps", "6", "--save-every", "2", "--log-every", "1", "--accelerator", "cpu", "--no-progress", "--set", *SCENES]
+TRAIN = [
+    "train",
+    "scenes/multi-level",
+    "--steps",
+    "6",
+    "--save-every",
+    "2",
+    "--log-every",
+    "1",
+    "--accelerator",
+    "cpu",
+    "--no-progress",
+    "--set",
+    *SCENES,
+]
 
 
 def on_two_nodes(command, out, *more):
@@ -138,10 +161,25 @@ def on_two_nodes(command, out, *more):
     port = free_port()
     nodes = []
     for rank in (0, 1):
-        launcher = ["--nnodes", "2", "--node-rank", rank, "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
+        launcher = [
+            "--nnodes",
+            "2",
+            "--node-rank",
+            rank,
+            "--nproc-per-node",
+            "1",
+            "--master-addr",
+            "127.0.0.1",
+            "--master-port",
+            port,
+        ]
         argv = [sys.executable, "-m", "torch.distributed.run", *launcher, command, *TRAIN, "--out", out, *more]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        nodes.append(subprocess.Popen([*map(str, argv)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
+        nodes.append(
+            subprocess.Popen(
+                [*map(str, argv)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            )
+        )
     return nodes
 
 
@@ -168,13 +206,17 @@ def test_torchrun_on_two_machines(tmp_path):
         pytest.skip("the command is not installed beside this Python, or this is not Linux")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     argv = [sys.executable, command, *TRAIN, "--out", whole, "--devices", "2"]
-    done = subprocess.run([*map(str, argv)], capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [*map(str, argv)], capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
     nodes = on_two_nodes(command, parts)
     deadline = time.time() + 200
     while not list(parts.glob("checkpoints/adapt-0000002")):
-        assert time.time() < deadline and all(node.poll() is None for node in nodes), [node.communicate()[1][-2000:] for node in nodes if node.poll() is not None]
+        assert time.time() < deadline and all(node.poll() is None for node in nodes), [
+            node.communicate()[1][-2000:] for node in nodes if node.poll() is not None
+        ]
         time.sleep(0.02)
     kill_all_that_name(parts)
     for node in nodes:
@@ -191,7 +233,7 @@ def test_torchrun_on_two_machines(tmp_path):
 
 def test_scores_are_those_of_one_process(tmp_path):
     "The images of an evaluation, shared by two processes, are counted once each; processes with different recipes or data are refused."
-    text = '''
+    text = """
 import json, sys, torch
 from uda_kit.data.scenes import CAMERA, StreetScenes
 from uda_kit.models.segmenters import deeplab_v2
@@ -207,7 +249,7 @@ scored = evaluate(net, StreetScenes(CAMERA, 5, (64, 96)), keep=3, progress=False
 check_alike({"seed": 0})
 refused = expect_error(check_alike, {"options": {"seed": fabric.global_rank}}) if fabric.world_size > 1 else ""
 if not fabric.global_rank: print(json.dumps([scored.matrix, {i: int(x.sum()) for i, x in scored.samples.items()}, scored.images, refused]))
-'''
+"""
     one, two = (json.loads(program(tmp_path, text, devices).strip().splitlines()[-1]) for devices in (1, 2))
     assert one[:3] == two[:3] and one[2] == 5 and len(one[1]) == 3
     assert "process 1: has another configuration than process 0 (options.seed: 0 -> 1)" in two[3]

@@ -1,4 +1,5 @@
 """A run that was killed and resumed ends with the same bits as one that was left alone."""
+
 import random
 import signal
 
@@ -9,9 +10,24 @@ from uda_kit.training.runs import RunDirectory, stage_checkpoints
 
 SCENES = "n=12&size=64x96"
 STEPS = {"warmup": 6, "adapt": 18}
-ARGS = ["train", "scenes/multi-level", "--no-progress", "--save-every", "4", "--log-every", "1", "--accelerator", "cpu", "--set",
-        *(f"stages.{i}.steps={n}" for i, n in enumerate(STEPS.values())), *(f"stages.{i}.source=scenes:rendered?{SCENES}" for i in (0, 1)), *(f"stages.{i}.source.batch_size=2" for i in (0, 1)),
-        f"stages.1.target=scenes:camera?{SCENES}", "stages.1.target.batch_size=2", "test=scenes:camera?n=2&size=64x96"]
+ARGS = [
+    "train",
+    "scenes/multi-level",
+    "--no-progress",
+    "--save-every",
+    "4",
+    "--log-every",
+    "1",
+    "--accelerator",
+    "cpu",
+    "--set",
+    *(f"stages.{i}.steps={n}" for i, n in enumerate(STEPS.values())),
+    *(f"stages.{i}.source=scenes:rendered?{SCENES}" for i in (0, 1)),
+    *(f"stages.{i}.source.batch_size=2" for i in (0, 1)),
+    f"stages.1.target=scenes:camera?{SCENES}",
+    "stages.1.target.batch_size=2",
+    "test=scenes:camera?n=2&size=64x96",
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +49,12 @@ def test_asked_to_stop_and_newest_checkpoint_spoilt(alone, tmp_path):
     "SIGTERM saves and says how to go on; with what it saved spoilt, the run goes on from the checkpoint before, with other workers."
     run = RunDirectory(tmp_path / "run")
     said = interrupted(ARGS, run.path, signal.SIGTERM, STEPS["warmup"] + 9, "--workers", "2")
-    assert said.count("\n") == 1 and "SIGTERM" in said and "uda-kit train scenes/multi-level" in said and said.rstrip().endswith("--resume"), said
+    assert (
+        said.count("\n") == 1
+        and "SIGTERM" in said
+        and "uda-kit train scenes/multi-level" in said
+        and said.rstrip().endswith("--resume")
+    ), said
     newest = stage_checkpoints(run, "adapt")[-1]
     spoilt = newest / "weights.safetensors"
     data = bytearray(spoilt.read_bytes())

@@ -1,4 +1,5 @@
 """Twins end to end: translated into a folder, joined to their sources by a recipe, read by worker processes, refused where they belong to others."""
+
 import json
 import shutil
 from dataclasses import replace
@@ -6,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from uda_kit.core.errors import InputError
 from uda_kit.core.records import write_json
 from uda_kit.data.datasets import open_dataset
 from uda_kit.data.streams import Stream
 from uda_kit.data.transforms import JointTransform
 from uda_kit.data.translated import Twins, with_twins
-from uda_kit.core.errors import InputError
+from uda_kit.experiments.running import run_recipe
 from uda_kit.methods.translation import write_twins
 from uda_kit.recipes.catalogue import find_recipe
-from uda_kit.experiments.running import run_recipe
 from uda_kit.training.fit import RunOptions
 
 SAMPLES = Path(__file__).parent.parent / "data_samples"
@@ -25,7 +26,16 @@ QUIET = RunOptions(progress=False, log_every=1)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("twins") / "scenes-as-camera"
-    assert write_twins(open_dataset(RENDERED, labelled=False), open_dataset(CAMERA, labelled=False), path, "statistics", progress=False) == 4
+    assert (
+        write_twins(
+            open_dataset(RENDERED, labelled=False),
+            open_dataset(CAMERA, labelled=False),
+            path,
+            "statistics",
+            progress=False,
+        )
+        == 4
+    )
     return path
 
 
@@ -33,7 +43,10 @@ def recipe(source=RENDERED):
     "Two steps, one in each stage; the second reads the twins as well."
     found = find_recipe("scenes/source-only")
     data = found.stages[0].source.with_text(source)
-    stages = tuple(replace(s, source=replace(data, twins=twins), steps=1) for s, twins in zip(found.stages, ("", "scenes-as-camera")))
+    stages = tuple(
+        replace(s, source=replace(data, twins=twins), steps=1)
+        for s, twins in zip(found.stages, ("", "scenes-as-camera"))
+    )
     return replace(found, stages=stages, test=found.test.with_text(CAMERA))
 
 
@@ -53,32 +66,57 @@ def test_resumed_with_other_twins(folder, tmp_path):
     other, moved = shutil.copytree(folder, tmp_path / "other"), shutil.copytree(folder, tmp_path / "moved")
     about = json.loads((other / "twins.json").read_text())
     (other / "twins.json").write_text(json.dumps(about | {"seed": 99}))
-    with pytest.raises(InputError, match="twins.json: does not match"): Twins(open_dataset(RENDERED), other)  # edited by hand
+    with pytest.raises(InputError, match="twins.json: does not match"):
+        Twins(open_dataset(RENDERED), other)  # edited by hand
     write_json(other / "twins.json", about | {"seed": 99}, seal=True)
-    with pytest.raises(InputError, match="another configuration .*data.adapt.source"): run_recipe(recipe(), tmp_path / "run", QUIET, {"scenes-as-camera": str(other)}, resume=True)
+    with pytest.raises(InputError, match="another configuration .*data.adapt.source"):
+        run_recipe(recipe(), tmp_path / "run", QUIET, {"scenes-as-camera": str(other)}, resume=True)
     run_recipe(recipe(), tmp_path / "run", QUIET, {"scenes-as-camera": str(moved)}, resume=True)
 
 
-@pytest.mark.parametrize("source, parts", [(RENDERED.replace("n=4", "n=5"), ["no twin of 'seed0-000004'"]), (RENDERED.replace("rendered", "camera"), ["twins.json", "other images"]),
-                                           (RENDERED.replace("64x96", "64x128"), ["other images", "scene_size"])], ids=["more", "style", "size"])
+@pytest.mark.parametrize(
+    "source, parts",
+    [
+        (RENDERED.replace("n=4", "n=5"), ["no twin of 'seed0-000004'"]),
+        (RENDERED.replace("rendered", "camera"), ["twins.json", "other images"]),
+        (RENDERED.replace("64x96", "64x128"), ["other images", "scene_size"]),
+    ],
+    ids=["more", "style", "size"],
+)
 def test_twins_of_others_are_refused_before_anything_is_written(folder, tmp_path, source, parts):
-    with pytest.raises(InputError) as error: run_recipe(recipe(source), tmp_path / "run", QUIET, {"scenes-as-camera": str(folder)})
-    for part in parts: assert part in str(error.value), error.value
-    with pytest.raises(InputError, match="--roots scenes-as-camera=FOLDER"): run_recipe(recipe(), tmp_path / "run", QUIET)
+    with pytest.raises(InputError) as error:
+        run_recipe(recipe(source), tmp_path / "run", QUIET, {"scenes-as-camera": str(folder)})
+    for part in parts:
+        assert part in str(error.value), error.value
+    with pytest.raises(InputError, match="--roots scenes-as-camera=FOLDER"):
+        run_recipe(recipe(), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("options", [dict(workers=2), dict(cache_mb=50), dict(labelled=False)])
 def test_streams_over_both(folder, options):
     def take(**options):
-        stream = iter(Stream(with_twins(open_dataset(RENDERED), folder), 3, JointTransform(flip=True, crop=(48, 64)), seed=2, **options))
+        stream = iter(
+            Stream(
+                with_twins(open_dataset(RENDERED), folder),
+                3,
+                JointTransform(flip=True, crop=(48, 64)),
+                seed=2,
+                **options,
+            )
+        )
         batches = [next(stream) for _ in range(6)]
         stream.close()
         return batches
+
     plain = take()
     assert {k for b in plain[:3] for k in b.keys} > {"seed0-000000", "twin/seed0-000003"}
     for a, b in zip(plain, take(**options)):
-        assert a.image.equal(b.image) and a.keys == b.keys and (b.label is None if "labelled" in options else a.label.equal(b.label))
+        assert (
+            a.image.equal(b.image)
+            and a.keys == b.keys
+            and (b.label is None if "labelled" in options else a.label.equal(b.label))
+        )
 
 
 def test_a_broken_twin_is_named_through_a_worker(folder, tmp_path):
@@ -86,10 +124,12 @@ def test_a_broken_twin_is_named_through_a_worker(folder, tmp_path):
     victim = path / "seed0-000002.png"
     whole = victim.read_bytes()
     victim.write_bytes(whole[:500])
-    with pytest.raises(InputError, match="seed0-000002.png: has 500 bytes"): Twins(open_dataset(RENDERED), path)
+    with pytest.raises(InputError, match="seed0-000002.png: has 500 bytes"):
+        Twins(open_dataset(RENDERED), path)
     victim.write_bytes(whole[:500] + bytes(len(whole) - 500))
     stream = iter(Stream(Twins(open_dataset(RENDERED), path), 4, workers=1))
-    with pytest.raises(InputError, match="seed0-000002.png"): next(stream)
+    with pytest.raises(InputError, match="seed0-000002.png"):
+        next(stream)
 
 
 def test_twins_for_files_with_folders_in_their_keys(tmp_path):
@@ -97,6 +137,13 @@ def test_twins_for_files_with_folders_in_their_keys(tmp_path):
     source = open_source()
     assert write_twins(source, open_dataset(CAMERA), tmp_path / "twins", "fourier:0.02", progress=False) == len(source)
     both = with_twins(open_source(space="cityscapes19"), tmp_path / "twins")  # labels in another space: the same images
-    assert "/" in source.key(0) and (tmp_path / f"twins/{source.key(0)}.png").is_file() and both.space.name == "cityscapes19"
+    assert (
+        "/" in source.key(0)
+        and (tmp_path / f"twins/{source.key(0)}.png").is_file()
+        and both.space.name == "cityscapes19"
+    )
     assert both[0].label.equal(both[len(source)].label) and not both[0].image.equal(both[len(source)].image)
-    assert json.loads((tmp_path / "twins/twins.json").read_text())["translator"] == {"name": "fourier_transfer", "beta": 0.02}
+    assert json.loads((tmp_path / "twins/twins.json").read_text())["translator"] == {
+        "name": "fourier_transfer",
+        "beta": 0.02,
+    }

@@ -1,4 +1,5 @@
 """Two processes that share a batch take the same steps as one process with the whole batch."""
+
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-PROGRAM = '''
+PROGRAM = """
 import sys
 import torch
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
@@ -23,28 +24,42 @@ size, batch = (64, 96), 2 // devices
 source, target = LoaderConfig(StreetScenes(RENDERED, 8, size), batch), LoaderConfig(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
 stage = Stage("adapt", net, terms, source, target, steps=4, optimizer=SGD(lr=1e-2, head_multiplier=1.0))
 fit(stage, out, RunOptions(accelerator="cpu", devices=devices, progress=False, log_every=1))
-'''
+"""
 
 
 def run(folder, devices, levels="multi"):
     script = folder / f"run{devices}.py"
     script.write_text(PROGRAM)
     out = folder / f"out{devices}{levels}"
-    done = subprocess.run([sys.executable, script, out, str(devices), levels], capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, script, out, str(devices), levels], capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     (last,) = sorted((out / "checkpoints").glob("adapt-*"))[-1:]
     assert last.name == "adapt-0000004"
-    return load_file(last / "weights.safetensors"), load_file(last / "state.safetensors"), [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return (
+        load_file(last / "weights.safetensors"),
+        load_file(last / "state.safetensors"),
+        [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()],
+    )
 
 
 def test_same_weights_as_the_joint_batch(tmp_path):
     (one, one_state, one_log), (two, two_state, two_log) = run(tmp_path, 1), run(tmp_path, 2)
     assert [r["step"] for r in one_log] == [r["step"] for r in two_log] == [1, 2, 3, 4], "one process logs"
-    for a, b in ((one, two), ({k: v for k, v in one_state.items() if "critic" in k}, {k: v for k, v in two_state.items() if "critic" in k})):
+    for a, b in (
+        (one, two),
+        ({k: v for k, v in one_state.items() if "critic" in k}, {k: v for k, v in two_state.items() if "critic" in k}),
+    ):
         assert a.keys() == b.keys() and a
-        for k in a: assert torch.allclose(a[k].double(), b[k].double(), rtol=1e-3, atol=2e-5), (k, (a[k].double() - b[k].double()).abs().max())
+        for k in a:
+            assert torch.allclose(a[k].double(), b[k].double(), rtol=1e-3, atol=2e-5), (
+                k,
+                (a[k].double() - b[k].double()).abs().max(),
+            )
     torch.manual_seed(0)
     from uda_kit.models.segmenters import deeplab_v2
+
     start = deeplab_v2(19, backbone="tiny", bn="frozen").state_dict()
     moved = max((one[k] - start[k]).abs().max().item() for k in start if one[k].is_floating_point())
     apart = max((one[k] - two[k]).abs().max().item() for k in start if one[k].is_floating_point())
@@ -54,12 +69,34 @@ def test_same_weights_as_the_joint_batch(tmp_path):
 def test_command_line_on_two_devices(tmp_path):
     "One run folder, one line of JSON, one process that speaks."
     program = Path(sys.executable).parent / "uda-kit"
-    if not program.exists(): pytest.skip("the command is not installed beside this Python")
-    scenes = [f"stages.{i}.source=scenes:rendered?n=4&size=64x96" for i in (0, 1)] + ["stages.1.target=scenes:camera?n=4&size=64x96", "test=scenes:camera?n=2&size=64x96"]
-    argv = [program, "train", "scenes/multi-level", "--steps", "2", "--out", tmp_path / "run", "--devices", "2", "--accelerator", "cpu", "--no-progress", "--set", *scenes, "stages.0.source.batch_size=1"]
+    if not program.exists():
+        pytest.skip("the command is not installed beside this Python")
+    scenes = [f"stages.{i}.source=scenes:rendered?n=4&size=64x96" for i in (0, 1)] + [
+        "stages.1.target=scenes:camera?n=4&size=64x96",
+        "test=scenes:camera?n=2&size=64x96",
+    ]
+    argv = [
+        program,
+        "train",
+        "scenes/multi-level",
+        "--steps",
+        "2",
+        "--out",
+        tmp_path / "run",
+        "--devices",
+        "2",
+        "--accelerator",
+        "cpu",
+        "--no-progress",
+        "--set",
+        *scenes,
+        "stages.0.source.batch_size=1",
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('{"miou"') == 1 and json.loads(done.stdout.splitlines()[-1])["steps"] == 4
     assert (tmp_path / "run/weights.safetensors").is_file() and (tmp_path / "run/report.md").is_file()
     again = subprocess.run(argv, capture_output=True, text=True, timeout=240, cwd=tmp_path)
-    assert again.returncode == 2 and again.stderr.count("uda-kit: ") == 1 and "already holds a run" in again.stderr, again.stderr
+    assert again.returncode == 2 and again.stderr.count("uda-kit: ") == 1 and "already holds a run" in again.stderr, (
+        again.stderr
+    )

@@ -28,13 +28,13 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 
-from .core.processes import first_process
 from .core.errors import InputError, printable
+from .core.processes import first_process
 
 if TYPE_CHECKING:  # these import torch, and a command line starts without it
+    from uda_kit.evaluation.evaluate import Evaluation
     from uda_kit.recipes.config import Recipe
     from uda_kit.recipes.data import Data
-    from uda_kit.evaluation.evaluate import Evaluation
     from uda_kit.training.fit import RunOptions
 
 try:
@@ -248,8 +248,8 @@ class Demo:
         at_least(0, seed=self.seed)
         at_least(1, steps=self.steps)
         read_out(self.out)
-        from uda_kit.experiments.demo import run_demo
         from uda_kit.core.tables import percent
+        from uda_kit.experiments.demo import run_demo
 
         before, after, record = run_demo(self.out, self.seed, self.steps, self.overwrite, not self.no_progress)
         print(f"mIoU on camera scenes, trained on rendered scenes alone: {percent(before.miou)}")
@@ -1070,8 +1070,8 @@ class BenchQuality:
     def run(self) -> int:
         name = read_translation_name(self.record)
         size = read_size(self.size)
-        from uda_kit.data.datasets import open_dataset
         from uda_kit.benchmarks.translation import append_quality, bench_quality
+        from uda_kit.data.datasets import open_dataset
 
         source = open_dataset(self.source, self.source_split)
         target = open_dataset(self.target, self.target_split)
@@ -1112,8 +1112,8 @@ class BenchAlignment:
 
     def run(self) -> int:
         at_least(1, runs=len(self.runs), per_class=self.per_class)
-        from uda_kit.data.datasets import open_dataset
         from uda_kit.benchmarks.feature_alignment import bench_alignment
+        from uda_kit.data.datasets import open_dataset
 
         source = open_dataset(self.source, self.source_split or self.split)
         target = open_dataset(self.target, self.target_split or self.split)

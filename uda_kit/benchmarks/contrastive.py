@@ -23,16 +23,16 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from .training_step import check_case, fresh
+from .translation import all_cores, extra_memory, medians, timed
 from ..data.scenes import CAMERA, RENDERED, StreetScenes
 from ..data.strong_augmentation import StrongAugmentation
 from ..methods.contrastive import confidence_thresholds, contrastive_loss, plain_contrastive_loss
 from ..methods.pseudo_labels import IGNORE
 from ..methods.self_training import SelfTrainingTerms, SourceAugmentation, TeacherConfig
 from ..methods.teacher import augmented, average_prediction
-from .training_step import check_case, fresh
 from ..recipes.contrastive import NETWORKS
 from ..results.tables import append_csv, append_timing, current_commit, results_folder
-from .translation import all_cores, extra_memory, medians, timed
 from ..training.fit import SGD, LoaderConfig, RunOptions, Stage, Training, make_batch, peak_gib, read_steps
 from ..training.objective import Batch
 

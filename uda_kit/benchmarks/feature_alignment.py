@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.records import read_json
+from ..core.tables import Table
 from ..models.checkpoints import load_weights
 from ..results.tables import append_csv, current_commit, read_csv, read_number, results_folder
 from ..training.runs import ResultRecord
-from ..core.tables import Table
 from ..visual.embedding import alignment_scores, join, sample_features
 
 # %% ../../nbs/benchmarks/50_feature_alignment.ipynb #aa8a3a09

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from .training_step import CASES, Case, autocast_on, check_case, fresh, pair_of
 from ..data.labels import CITYSCAPES19
 from ..data.scenes import RENDERED, StreetScenes
 from ..methods.output_space import OutputSpaceTerms
@@ -26,10 +27,9 @@ from uda_kit.methods.patch_modes import (
     sample_histograms,
 )
 from ..models.segmenters import deeplab_v2
-from .training_step import CASES, Case, autocast_on, check_case, fresh, pair_of
 from ..results.tables import append_timing
 from ..training.configs import BuildContext
-from ..training.fit import SGD, Stage, stage_optimizer, peak_gib
+from ..training.fit import SGD, Stage, peak_gib, stage_optimizer
 from ..training.objective import Objective, Plain, Term, train_step
 
 MODULE = "uda_kit.benchmarks.patch_alignment"  # where fresh processes find these functions

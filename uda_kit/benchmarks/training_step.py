@@ -22,7 +22,7 @@ from ..core.errors import InputError
 from ..methods.output_space import OutputSpaceTerms, paper_step
 from ..models.segmenters import deeplab_v2
 from ..results.tables import append_timing
-from ..training.fit import SGD, Stage, stage_optimizer, peak_gib
+from ..training.fit import SGD, Stage, peak_gib, stage_optimizer
 from ..training.objective import Batch, Objective, Plain, train_step
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #79fd9a00

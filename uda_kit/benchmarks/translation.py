@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .patch_alignment import extra_gib
+from .training_step import autocast_on, check_case, fresh, pair_of, same_losses
 from ..data.transforms import Resized
 from ..data.translated import Twins
 from ..methods.cyclegan import CYCLEGAN_ADAM, CycleGANTerms, cyclegan_step
@@ -27,8 +29,6 @@ from ..models.ancillary import AncillaryClassifier
 from ..models.checkpoints import load_weights
 from ..models.segmenters import ASPP, deeplab_v2
 from ..models.translators import SMALL, CycleTranslator
-from .training_step import autocast_on, check_case, fresh, pair_of, same_losses
-from .patch_alignment import extra_gib
 from ..results.tables import append_csv, append_timing, current_commit, results_folder
 from ..training.configs import BuildContext
 from ..training.fit import peak_gib

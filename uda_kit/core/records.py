@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from .files import write_text, writing
 from .errors import InputError
+from .files import write_text, writing
 
 # %% ../../nbs/core/30_records.ipynb #8f03b388
 def json_able(value: object) -> object:

@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .errors import InputError
 from .files import atomic_write
 from .records import SEAL, check_json, json_able, parse_json
-from .errors import InputError
 
 # %% ../../nbs/core/40_tensors.ipynb #0a53582d
 ABOUT = "uda_kit"  # the header's one key: safetensors writes several in random order, and equal contents shall be equal

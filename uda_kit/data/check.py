@@ -13,6 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
+from ..core.errors import InputError, printable
 from uda_kit.data.datasets import (
     DATASETS,
     FolderDataset,
@@ -26,7 +27,6 @@ from uda_kit.data.datasets import (
 from .images import label_format
 from .labels import SPACES, IdTable
 from .workers import read_in_order
-from ..core.errors import InputError, printable
 
 # %% ../../nbs/data/70_check.ipynb #1d5cca6f
 TRAIN_IDS = range(19)

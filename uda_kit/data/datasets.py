@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
+from ..core.errors import InputError, printable, whole_number
 from ..core.records import read_text
 from . import scenes
 from .images import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image, visible
@@ -43,7 +44,6 @@ from uda_kit.data.labels import (
     translate,
 )
 from .sample import Sample
-from ..core.errors import InputError, printable, whole_number
 
 # %% ../../nbs/data/40_datasets.ipynb #c506792f
 def _visible(name: str) -> bool:

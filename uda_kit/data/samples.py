@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..core.errors import InputError
 from ..core.files import writing
 from .images import visible
 from uda_kit.data.labels import (
@@ -30,7 +31,6 @@ from uda_kit.data.labels import (
     translate,
 )
 from .scenes import CAMERA, RENDERED, SceneStyle, StreetScenes
-from ..core.errors import InputError
 
 # %% ../../nbs/data/80_samples.ipynb #b3cd51ad
 def stored(

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core.errors import InputError
 from ..core.tensors import load_tensors, save_tensors
 from .datasets import fingerprint
 from .streams import generator_at
-from ..core.errors import InputError
 
 # %% ../../nbs/data/65_sampling.ipynb #72528f78
 def count_classes(

@@ -17,8 +17,8 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFilter
 
-from .labels import CITYSCAPES19
 from ..core.errors import InputError
+from .labels import CITYSCAPES19
 
 # %% ../../nbs/data/20_scenes.ipynb #06a5e985
 ID = {name: i for i, name in enumerate(CITYSCAPES19.classes)}

@@ -17,9 +17,9 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
+from ..core.errors import InputError
 from .transforms import JointTransform
 from .workers import read_in_order
-from ..core.errors import InputError
 
 # %% ../../nbs/data/60_streams.ipynb #cb41c581
 def generator_at(

@@ -19,8 +19,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image, Mask
 
-from .datasets import Sample
 from ..core.errors import InputError
+from .datasets import Sample
 
 # %% ../../nbs/data/50_transforms.ipynb #5e3e0984
 def resize_label(

@@ -18,10 +18,10 @@ from typing import TypedDict
 import torch
 from fastcore.basics import patch
 
+from ..core.errors import InputError
 from ..core.records import SEAL, read_json
 from .datasets import Sample, fingerprint
 from .images import image_files, image_size, read_image
-from ..core.errors import InputError
 
 ABOUT = "twins.json"  # beside the twins: what they were made of, and how
 

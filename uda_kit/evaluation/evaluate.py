@@ -28,15 +28,15 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..core.distributed import my_share, rank, share_state, together
+from ..core.errors import InputError, printable
 from ..core.files import beside, clear_leftovers, writing
 from ..core.records import check_json, json_able, read_json, write_json
+from ..core.tables import Table, percent
 from ..data.images import SUFFIXES, image_files, read_image
 from ..data.labels import LabelSpace, colorize, label_space, protocols, translate
 from ..data.transforms import JointTransform
 from ..data.workers import read_in_order
-from ..core.errors import InputError, printable
 from .metrics import MISSING, ConfusionMatrix, nan_mean, subset_iou
-from ..core.tables import Table, percent
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #71140425
 def strips(

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 import numpy as np
 from PIL import Image
 
+from ..core.errors import InputError
 from ..core.files import atomic_write, write_text, writing
 from ..core.records import read_json, to_json, write_json
+from ..core.tables import Table, markdown_text, percent
 from ..data.labels import LabelSpace, colorize, translate
-from ..core.errors import InputError
 from .evaluate import Evaluation, load_evaluation, spread_out
 from ..training.runs import RunDirectory, read_log
-from ..core.tables import Table, markdown_text, percent
 from ..visual.style import drawn_name, new_figure
 
 if TYPE_CHECKING:  # Matplotlib is loaded with the first figure

@@ -20,20 +20,20 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
+from ..core.errors import InputError
 from ..core.files import file_hash
 from ..core.settings import Seed, check_value, describe
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
-from ..core.errors import InputError
+from ..evaluation.evaluate import class_scores, evaluate, evaluation_mode, reconcile, spread_out
 from ..methods.patch_alignment import ModePrediction
 from ..methods.patch_modes import PatchModes, patch_grid
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_own, open_data, own_space, with_translated, without_place
 from ..recipes.stages import RecipeStage
-from ..results.tables import current_commit
 from ..recipes.values import check_values
-from ..evaluation.evaluate import class_scores, evaluate, evaluation_mode, reconcile, spread_out
-from ..training.fit import LoaderConfig, RunOptions, Stage, check_stage, stage_optimizer, sides_read
+from ..results.tables import current_commit
+from ..training.fit import LoaderConfig, RunOptions, Stage, check_stage, sides_read, stage_optimizer
 from ..training.objective import Batch, NonFiniteError, Objective, Term, train_step
 
 # %% ../../nbs/experiments/10_build.ipynb #c537455c
@@ -359,7 +359,9 @@ def modes_file(config: StageConfig, source: LoaderConfig) -> str:
     return f"modes-{hashlib.sha256(deciding.encode()).hexdigest()[:16]}.safetensors"
 
 # %% ../../nbs/experiments/10_build.ipynb #99f93e5f
-def stage_modes(config: StageConfig, source: LoaderConfig, folders: Sequence[Path] = (), progress: bool = False) -> PatchModes:
+def stage_modes(
+    config: StageConfig, source: LoaderConfig, folders: Sequence[Path] = (), progress: bool = False
+) -> PatchModes:
     "Patch modes of a stage's source labels, from one of the folders or found now."
     clustering, name = config.modes, modes_file(config, source)
     dataset = source.dataset

@@ -12,18 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import InputError
 from ..core.files import FULL_DISK, LOCK, WriteError, is_leftover, locked, write_error
 from ..core.records import write_json
 from ..doctor import good_precision
-from ..core.errors import InputError
+from ..evaluation.evaluate import Evaluation
+from ..evaluation.report import write_report
+from .dry_run import capped
+from .running import run_recipe
 from ..recipes.catalogue import find_recipe
 from ..recipes.config import Recipe
 from ..recipes.data import Data, open_data
-from .dry_run import capped
-from .running import run_recipe
-from ..evaluation.evaluate import Evaluation
 from ..training.fit import RunOptions, check_options, peak_gib
-from ..evaluation.report import write_report
 
 # %% ../../nbs/experiments/50_demo.ipynb #55dd27eb
 BEFORE, AFTER = "scenes/source-only", "scenes/multi-level"

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..core.errors import InputError
 from ..data.datasets import Relabelled
 from ..data.labels import LabelSpace
 from ..data.scenes import CAMERA, RENDERED, StreetScenes
-from ..core.errors import InputError
 from .build import Run, assemble, check_recipe, check_room
+from .own_classes import settle, tell
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_given, open_data
-from .own_classes import settle, tell
 from ..training.fit import LoaderConfig, RunOptions, Stage, Training, check_stage, peak_gib, read_steps
 
 # %% ../../nbs/experiments/40_dry_run.ipynb #74b0cb74
@@ -135,7 +135,9 @@ def dry_run(
     say: Callable = print,  # is told what stands in for what, and what each stage costs
     **where,  # further fields of `Run`: `weights`, `workers`, `cache_mb`
 ) -> dict:
-    """Take a few steps of every stage at full size; nothing is written. Returns stage by stage and in all: seconds per step, hours of the whole recipe, peak memory in GiB.
+    """Take a few steps of every stage at full size; nothing is written.
+
+    Returns stage by stage and in all: seconds per step, hours of the whole recipe, peak memory in GiB.
 
     Raises what `fit` raises."""
     notes = []

@@ -14,15 +14,15 @@ from typing import Any
 
 from torch import nn
 
+from ..core.errors import InputError, whole_number
 from ..core.records import parse_json, read_json, to_json
 from ..core.settings import describe
-from ..core.errors import InputError, whole_number
-from ..models.checkpoints import load_weights
-from ..recipes.config import Recipe
-from ..recipes.data import Data, open_data
 from .demo import CACHE_MB, TEST_SCENES, demo_recipe, good_precision, with_scenes
 from .dry_run import capped
 from .running import run_recipe
+from ..models.checkpoints import load_weights
+from ..recipes.config import Recipe
+from ..recipes.data import Data, open_data
 from ..training.fit import RunOptions
 from ..training.runs import ResultRecord, RunConfig
 

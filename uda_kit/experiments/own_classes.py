@@ -10,14 +10,14 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from ..core.errors import InputError, printable
 from ..core.processes import first_process
 from ..data.datasets import DATASETS
 from ..data.labels import SPACES, LabelSpace, label_space, protocols, translate
-from ..core.errors import InputError, printable
+from ..evaluation.evaluate import Comparison, reconcile
 from ..recipes.config import Recipe
 from ..recipes.data import Data, is_given, is_own, open_images, own_space, without_place
 from ..recipes.values import check_values
-from ..evaluation.evaluate import Comparison, reconcile
 
 # %% ../../nbs/experiments/20_own_classes.ipynb #712aae7c
 def tell(text: str) -> None:

@@ -21,24 +21,24 @@ import torch
 from torch import nn
 
 from ..core.distributed import gather_objects, in_first_process, several_processes
+from ..core.errors import InputError
 from ..core.files import FULL_DISK, locked, write_error
 from ..core.records import read_json, to_json, write_json
 from ..core.settings import describe
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
-from ..core.errors import InputError
+from ..evaluation.evaluate import Evaluation, evaluate
+from ..evaluation.report import write_report
+from .build import Run, build_stages, keep_modes, open_scored, stage_keys
+from .own_classes import settle, tell
 from ..methods.teacher import Teacher, precision_and_coverage, teacher_quality
 from ..models.checkpoints import save_weights
-from .build import Run, build_stages, keep_modes, open_scored, stage_keys
 from ..recipes.catalogue import find_recipe, table_protocol
 from ..recipes.config import Recipe
 from ..recipes.data import open_data
-from .own_classes import settle, tell
 from ..recipes.stages import RecipeStage
 from ..results.tables import append_csv, append_result, current_commit, measured, results_folder
-from ..evaluation.evaluate import Evaluation, evaluate
 from ..training.fit import RunOptions, Stage, fit, leaving_together, make_fabric, peak_gib
-from ..evaluation.report import write_report
 from uda_kit.training.runs import (
     LabelRecord,
     RunDirectory,

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.settings import Amount, Betas, Count, Delay, Steps
 from ..core.errors import InputError
+from ..core.settings import Amount, Betas, Count, Delay, Steps
 from .output_space import SupervisedTerms, domain_loss
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import Outputs, upsample

@@ -18,9 +18,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.distributed import several_processes, summed
+from ..core.errors import InputError
 from ..core.settings import Amount, Count, Delay, Seed, Temperature
 from ..data.streams import generator_at
-from ..core.errors import InputError
 from uda_kit.methods.contrastive import (
     FeatureQueue,
     class_prototypes,

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..core.errors import InputError
 from ..core.settings import Amount, Betas, Count, Delay, Seed
 from ..data.labels import LabelSpace
 from ..data.streams import generator_at
-from ..core.errors import InputError
 from .output_space import GAN_KINDS, domain_loss
 from .translation import about_translator, translator
 from ..models.segmenters import upsample

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.settings import Amount, Betas, Count
 from ..core.errors import InputError
+from ..core.settings import Amount, Betas, Count
 from ..models.backbones import check_choice
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from fastcore import basics
 from torch import Tensor, nn
 
-from ..core.settings import Amount, Betas, Count, Delay, FewCount, Size, Temperature
 from ..core.errors import InputError
+from ..core.settings import Amount, Betas, Count, Delay, FewCount, Size, Temperature
 from .output_space import domain_loss
 from .patch_modes import PatchModes, patch_grid
 from ..models.discriminators import PatchDiscriminator

@@ -19,11 +19,11 @@ from fastcore.basics import patch
 from msgspec import Meta
 from torch import Tensor
 
+from ..core.errors import InputError
 from ..core.records import check_json
 from ..core.tensors import load_tensors, save_tensors
 from ..data.streams import generator_at
 from ..data.transforms import resize_label
-from ..core.errors import InputError
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #45ecc976
 def divisors(n: int) -> list[int]:

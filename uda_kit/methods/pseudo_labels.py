@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..core.distributed import in_first_process, my_share, rank, share_state, together
+from ..core.errors import InputError
 from ..core.files import atomic_write, clear_leftovers, file_hash
 from ..core.records import SEAL, check_json, parse_json, read_json, write_json
 from ..data.datasets import Sample, fingerprint, nearest
@@ -33,7 +34,6 @@ from ..data.images import image_files, image_size, is_whole, opened, visible
 from ..data.labels import LabelSpace
 from ..data.translated import image_settings
 from ..data.workers import read_in_order
-from ..core.errors import InputError
 from ..evaluation.evaluate import best_classes, evaluation_mode, image_source, resized, space_of
 from ..evaluation.metrics import ConfusionMatrix, divide
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.settings import Amount, Betas, Count, Delay, Fraction
 from ..core.errors import InputError
+from ..core.settings import Amount, Betas, Count, Delay, Fraction
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample
 from ..training.configs import BuildContext, TermsConfig

@@ -21,12 +21,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..core.distributed import several_processes, summed
-from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
 from ..core.errors import InputError
+from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
+from ..evaluation.metrics import ConfusionMatrix, divide
 from .contrastive import confidence_thresholds
 from .pseudo_labels import IGNORE
 from ..models.segmenters import upsample
-from ..evaluation.metrics import ConfusionMatrix, divide
 from ..training.objective import Batch, BatchTransform, NonFiniteError, Term, weighted_cross_entropy
 
 # %% ../../nbs/methods/82_teacher.ipynb #84c68f48

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.distributed import in_first_process, my_share, rank, together
+from ..core.errors import InputError
 from ..core.files import atomic_write, clear_leftovers
 from ..core.records import write_json
 from ..data.datasets import nearest
@@ -31,7 +32,6 @@ from ..data.images import is_whole
 from ..data.streams import generator_at
 from ..data.transforms import resize_pair
 from ..data.translated import ABOUT, image_settings, read_twins_json, twin_files
-from ..core.errors import InputError
 from ..models.translators import fingerprint, load_translator
 
 # %% ../../nbs/methods/50_translation.ipynb #2e5d032a

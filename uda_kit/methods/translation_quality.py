@@ -17,11 +17,11 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..core.errors import InputError
+from ..core.tables import Table, percent
 from ..data.labels import LabelSpace
 from ..data.streams import generator_at
-from ..core.errors import InputError
 from ..evaluation.evaluate import Evaluation, evaluate, evaluation_mode, resized, space_of
-from ..core.tables import Table, percent
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #a3ff8aa2
 @dataclass(frozen=True, eq=False)

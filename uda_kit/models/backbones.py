@@ -26,8 +26,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..core.tensors import load_tensors, read_about
 from ..core.errors import InputError
+from ..core.tensors import load_tensors, read_about
 
 # %% ../../nbs/models/10_backbones.ipynb #9e66b0fb
 def shown(name: str, value: object) -> str:

@@ -18,10 +18,10 @@ from typing import Any, TypedDict
 import torch
 
 import uda_kit
+from ..core.errors import InputError
 from ..core.records import check_json
 from ..core.tensors import load_tensors, read_about, save_tensors
 from ..data.labels import LabelSpace
-from ..core.errors import InputError
 from uda_kit.models.backbones import (
     PREFIXES,
     backbone_key,

@@ -220,7 +220,7 @@ def deeplab_v3(
     """DeepLab-v3 (Chen et al. 2017). Random weights come from torch's global generator.
 
     `InputError` on bad options or weight files."""
-    # differs from paper: no multi-grid within layer4; an auxiliary head and dropout as in PSPNet, of which it has no word
+    # differs from paper: no multi-grid within layer4; auxiliary head and dropout as in PSPNet, of which it has no word
     config = dict(
         architecture="deeplab_v3",
         num_classes=num_classes,

@@ -19,9 +19,9 @@ from fastcore.basics import patch
 from msgspec import Meta
 from torch import Tensor, nn
 
+from ..core.errors import InputError
 from ..core.records import check_json
 from ..core.tensors import load_tensors, read_about
-from ..core.errors import InputError
 from .backbones import check_count, check_flag, fill
 from .checkpoints import save_net
 

@@ -9,15 +9,15 @@ __all__ = ['LIST', 'recipes', 'find_recipe', 'table_rows', 'table_protocol', 'li
 import difflib
 from pathlib import Path
 
+from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.records import to_json
-from ..core.errors import InputError
 from .config import Recipe
 from .content_invariant import content_recipes
 from .contrastive import contrastive_recipes
+from .output_space import output_space_recipes
 from .own_files import is_file_recipe, recipe_from_file
 from .patch_alignment import patch_recipes
-from .output_space import output_space_recipes
 
 # %% ../../nbs/recipes/80_catalogue.ipynb #c3219e5a
 def recipes() -> dict[str, Recipe]:

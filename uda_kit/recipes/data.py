@@ -14,13 +14,13 @@ from typing import Any
 
 from fastcore.basics import patch
 
+from ..core.errors import InputError
 from ..core.settings import Count, Scale, Seed, Size, Steps
 from ..data.datasets import open_named, parse_spec, read_options
 from ..data.labels import LabelSpace, translate
 from ..data.sampling import RareClassSampling
 from ..data.transforms import JointTransform
 from ..data.translated import Twins, with_twins
-from ..core.errors import InputError
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a0005
 LOADER_FIELDS = (

@@ -18,9 +18,9 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core.distributed import in_first_process, share_state
+from ..core.errors import InputError
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
-from ..core.errors import InputError
 from ..methods.pseudo_labels import PseudoLabelled, confidence_rule, make_pseudo_labels
 from ..methods.translation import CycleGAN, write_twins
 from ..models.checkpoints import load_weights, read_header, save_weights

@@ -8,10 +8,10 @@ __all__ = ['STAGE_NAME', 'RECIPE_NAME', 'check_values', 'check_stage_values']
 # %% ../../nbs/recipes/25_values.ipynb #54269c30
 import re
 
+from ..core.errors import InputError, nearest
 from ..core.settings import brief, check_settings
 from ..data.datasets import DATASETS, LOADER_OPTIONS
 from ..data.labels import label_space, protocols
-from ..core.errors import InputError, nearest
 from .config import Recipe, StageConfig
 from .data import LOADER_FIELDS, Data
 

@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .tables import read_csv, read_number, results_folder
 from ..core.tables import Table
+from .tables import read_csv, read_number, results_folder
 
 # %% ../../nbs/results/20_comparisons.ipynb #695e940a
 def read_results(

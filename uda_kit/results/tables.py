@@ -23,11 +23,11 @@ from functools import cache
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from ..core.errors import InputError
 from ..core.files import locked, write_text
 from ..core.records import read_text
-from ..doctor import instructions
-from ..core.errors import InputError
 from ..core.tables import Table
+from ..doctor import instructions
 
 # %% ../../nbs/results/10_tables.ipynb #66e5fe25
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from ..core.distributed import gather_objects, leave_group, several_processes, share_state
+from ..core.errors import InputError, nearest, printable
 from ..core.files import writing
 from ..core.records import write_json
 from ..data.sampling import RareClasses, RareClassSampling, class_counts
 from ..data.streams import Stream, generator_at
 from ..data.transforms import JointTransform
-from ..core.errors import InputError, nearest, printable
 from ..models.pyramid_segmenters import sync_batch_norms
 from .devices import launch_of, start_fabric, strategies
 from .objective import Batch, BatchTransform, NonFiniteError, Objective, Term, check_batches, train_step

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..core.settings import Amount, BelowOne, Betas, Delay
 from ..core.errors import InputError
+from ..core.settings import Amount, BelowOne, Betas, Delay
 
 # %% ../../nbs/training/15_optim.ipynb #0e49f94b
 def poly_lr(

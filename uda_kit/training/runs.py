@@ -24,6 +24,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import torch
 from msgspec import Meta
 
+from ..core.errors import InputError
 from uda_kit.core.files import (
     LOCK,
     WriteError,
@@ -46,7 +47,6 @@ from uda_kit.core.records import (
     write_json,
 )
 from ..core.tensors import load_tensors, save_tensors
-from ..core.errors import InputError
 
 # %% ../../nbs/training/20_runs.ipynb #29b87de5
 Count = Annotated[int, Meta(ge=0)]

@@ -23,17 +23,17 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
+from ..core.errors import InputError, whole_number
 from ..core.files import atomic_write, file_hash
 from ..core.records import SEAL, read_json, write_json
 from ..data.labels import LabelSpace, translate
-from ..core.errors import InputError, whole_number
+from ..evaluation.evaluate import evaluation_mode, resized, space_of
+from ..evaluation.metrics import nan_mean
 from ..methods.contrastive import class_prototypes
 from ..methods.label_expansion import cells_of
 from ..methods.patch_modes import patch_grid, patch_histograms
 from ..methods.pseudo_labels import IGNORE
 from ..models.segmenters import upsample
-from ..evaluation.evaluate import evaluation_mode, resized, space_of
-from ..evaluation.metrics import nan_mean
 from .checks import check_dataset, check_network, check_precision, checked_patch, checked_size, taking
 from .style import axes_or_new, drawn_name, drawn_text, needs, new_figure, tidy
 

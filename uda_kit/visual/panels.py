@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..data.labels import LabelSpace, colorize
 from ..core.errors import InputError, whole_number
+from ..core.tables import percent
+from ..data.labels import LabelSpace, colorize
+from ..evaluation.evaluate import evaluation_mode
+from ..evaluation.report import add_legend, class_handles, legend_columns, shrink
 from ..methods.ancillary_classifier import cosine_distance_map
 from ..methods.patch_modes import PatchModes, patch_histograms
 from ..methods.pseudo_labels import IGNORE
 from ..models.segmenters import upsample
-from ..evaluation.evaluate import evaluation_mode
-from ..evaluation.report import add_legend, class_handles, legend_columns, shrink
-from ..core.tables import percent
 from .checks import check_network, checked_numbers, short, taking
 from .embedding import BARS, SIDES, array_of
 from .style import axes_or_new, drawn_name, drawn_text, new_figure, tidy

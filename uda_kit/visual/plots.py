@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.labels import LabelSpace
 from ..core.errors import InputError, whole_number
-from ..methods.teacher import precision_and_coverage
+from ..data.labels import LabelSpace
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.report import healthy_band, is_record, is_value, running_mean
+from ..methods.teacher import precision_and_coverage
 from .checks import checked_numbers, short
 from .embedding import BARS, array_of
 from .style import axes_or_new, drawn_name, drawn_text, line_styles, needs, new_figure, tidy

@@ -16,11 +16,11 @@ from fastcore.basics import patch
 from numpy.lib.stride_tricks import sliding_window_view
 from tqdm.auto import tqdm
 
-from ...data.labels import LabelSpace, colorize, translate
 from ...core.errors import InputError, whole_number
-from ...models.segmenters import Segmenter, upsample
-from ...evaluation.evaluate import evaluation_mode, resized, space_of
 from ...core.tables import html_text
+from ...data.labels import LabelSpace, colorize, translate
+from ...evaluation.evaluate import evaluation_mode, resized, space_of
+from ...models.segmenters import Segmenter, upsample
 from ..checks import check_dataset, check_network, checked_size, short, taking
 from uda_kit.visual.embedding import (
     FeatureTable,

@@ -17,14 +17,14 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...core.errors import InputError, whole_number
+from ...core.tables import html_text
 from ...data.datasets import Sample
 from ...data.labels import colorize
 from ...data.scenes import CAMERA, StreetScenes
-from ...core.errors import InputError, whole_number
+from ...evaluation.evaluate import evaluation_mode, overlay, space_of, spread_out
 from ...methods.ancillary_classifier import cosine_distance_map
 from ...models.segmenters import Outputs, Segmenter, upsample
-from ...evaluation.evaluate import evaluation_mode, overlay, space_of, spread_out
-from ...core.tables import html_text
 from ..checks import check_dataset, check_network, checked_size, short, taking
 from .patch_clusters import chosen_images, picture_and_label
 from uda_kit.visual.explorers.view import (

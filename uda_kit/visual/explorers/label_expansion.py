@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
+from ...core.errors import InputError
+from ...core.tables import html_text
 from ...data.labels import LabelSpace
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
-from ...core.errors import InputError
+from ...evaluation.evaluate import evaluation_mode, space_of, spread_out
 from ...methods.label_expansion import BINS, LabelExpansion, cells_of, distance_of, unit_features, weighted_classes
 from ...methods.pseudo_labels import IGNORE
 from ...methods.teacher import SCALES, average_prediction, label_quality, precision_and_coverage
 from ...models.segmenters import Segmenter, deeplab_v2
-from ...evaluation.evaluate import evaluation_mode, space_of, spread_out
-from ...core.tables import html_text
 from uda_kit.visual.checks import (
     check_dataset,
     check_network,

@@ -17,14 +17,14 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
+from ...core.errors import InputError, whole_number
+from ...core.tables import html_text
 from ...data.labels import LabelSpace, colorize, translate
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
 from ...data.transforms import resize_label
-from ...core.errors import InputError, whole_number
+from ...evaluation.evaluate import best_classes, class_scores, evaluation_mode, resized, space_of
 from ...methods.patch_modes import PatchModes, cluster, patch_grid, patch_histograms
 from ...models.segmenters import Segmenter
-from ...evaluation.evaluate import best_classes, class_scores, evaluation_mode, resized, space_of
-from ...core.tables import html_text
 from uda_kit.visual.checks import (
     check_dataset,
     check_network,

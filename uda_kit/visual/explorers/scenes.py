@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
 
-from ...data.labels import CITYSCAPES19, colorize
-from ...data.scenes import CAMERA, COUNTABLE, KINDS, LORRY, RANGES, RENDERED, VAN, SceneStyle, StreetScenes, render
 from ...core.errors import InputError, whole_number
 from ...core.tables import html_text
+from ...data.labels import CITYSCAPES19, colorize
+from ...data.scenes import CAMERA, COUNTABLE, KINDS, LORRY, RANGES, RENDERED, VAN, SceneStyle, StreetScenes, render
 from ..checks import checked_patch, short
 from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatch
 from ..panels import picture_grid

@@ -21,15 +21,12 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
+from ...core.errors import InputError, printable, whole_number
 from ...core.records import read_json
+from ...core.tables import html_text, percent
 from ...data.datasets import Sample
 from ...data.labels import LabelSpace, colorize, label_space, translate
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
-from ...core.errors import InputError, printable, whole_number
-from ...models.backbones import fill, read_tensors
-from ...models.checkpoints import ARCHITECTURES, build, load_weights
-from ...models.configs import architecture_of
-from ...models.segmenters import Segmenter, upsample
 from ...evaluation.evaluate import class_scores, evaluation_mode, space_of, spread_out
 from uda_kit.evaluation.report import (
     CHANCE,
@@ -42,7 +39,10 @@ from uda_kit.evaluation.report import (
     running_mean,
     shrink,
 )
-from ...core.tables import html_text, percent
+from ...models.backbones import fill, read_tensors
+from ...models.checkpoints import ARCHITECTURES, build, load_weights
+from ...models.configs import architecture_of
+from ...models.segmenters import Segmenter, upsample
 from ..checks import check_dataset, checked_size, short
 from .patch_clusters import picture_and_label
 from .view import Choice, Explorer, ImageDataset, Number, bars, caption
@@ -978,7 +978,7 @@ def example_run(folder: str | Path, size: tuple = (48, 96), steps: int = 12) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = deeplab_v2(19)
-        terms = OutputSpaceTerms(.01, 0, lr=1e-3, width=8).build(net)
+        terms = OutputSpaceTerms(0.01, 0, lr=1e-3, width=8).build(net)
         source, target = (LoaderConfig(StreetScenes(style, 100, size, seed=7), 2) for style in (RENDERED, CAMERA))
         stage = Stage("adapt", net, terms, source, target, steps=steps, optimizer=AdamW())
         fit(stage, folder, RunOptions(accelerator="cpu", log_every=1, save_every=steps // 2, progress=False))

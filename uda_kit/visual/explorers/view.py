@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from fastcore.basics import patch
 
-from ...data.datasets import Sample
-from ...data.labels import LabelSpace
 from ...core.errors import InputError, printable
 from ...core.tables import html_text
+from ...data.datasets import Sample
+from ...data.labels import LabelSpace
 from ..checks import short
 
 if TYPE_CHECKING:
