@@ -23,7 +23,7 @@ from .patch_alignment import extra_gib
 from .training_step import autocast_on, check_case, fresh, pair_of, same_losses
 from ..data.transforms import Resized
 from ..data.translated import Twins
-from ..methods.cyclegan import CYCLEGAN_ADAM, CycleGANTerms, cyclegan_step
+from ..methods.cyclegan import CYCLEGAN_ADAM, CycleGANImages, CycleGANNets, CycleGANTerms, cyclegan_step
 from ..methods.translation_quality import TranslationQuality, translation_quality
 from ..models.ancillary import AncillaryClassifier
 from ..models.checkpoints import load_weights
@@ -233,12 +233,12 @@ def plain_stepper(name: str, device: str = "cpu") -> Callable[[], dict]:
     "A function that takes the hand-written fp32 step of a case and returns its losses."
     case = translation_case(name, device)
     net, adversarial, segmenter = case.net, case.terms["adv"], case.terms["semantic"].segmenter
-    discriminators, optimizers = adversarial.critics.values(), adversarial.adams
+    nets = CycleGANNets(net.G, net.F, adversarial.critics["source"], adversarial.critics["target"], segmenter)
+    images = CycleGANImages(case.x_s, case.x_t, case.y_s)
     pools, steps = {"source": [], "target": []}, count()
 
     def step() -> dict:
-        images = (case.x_s, case.x_t, next(steps), case.y_s)
-        losses = cyclegan_step(net.G, net.F, *discriminators, case.optimizer, optimizers, pools, *images, segmenter)
+        losses = cyclegan_step(nets, case.optimizer, adversarial.adams, pools, images, next(steps))
         return {name: float(loss) for name, loss in losses.items() if name != "identity"}
 
     return step
