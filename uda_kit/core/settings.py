@@ -10,6 +10,7 @@ __all__ = ['Settings', 'Amount', 'Fraction', 'BelowOne', 'Temperature', 'Scale',
 # %% ../../nbs/core/35_settings.ipynb #5e770003
 import ast
 import dataclasses
+import inspect
 import types
 import typing
 from typing import Annotated, TypeVar
@@ -240,7 +241,7 @@ def _defaults(kind: type, path: str) -> object:
 def _whole(value: object, hint: object, before: object, path: str) -> object:
     "The value of a field that is set as a whole."
     kinds = _kinds(hint)
-    named = {kind.__name__: kind for kind in kinds}
+    named = {kind.__name__: kind for kind in kinds if not inspect.isabstract(kind)}
     if isinstance(value, str) and value in named:
         return _defaults(named[value], path)
     with_text = [kind for kind in kinds if hasattr(kind, "with_text")]

@@ -6,6 +6,7 @@
 __all__ = ['NetworkConfig', 'architecture_of', 'DeepLabV2', 'PSPNet', 'DeepLabV3', 'TranslatorConfig']
 
 # %% ../../nbs/models/60_configs.ipynb #9e750003
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -18,15 +19,15 @@ from .translators import CycleTranslator
 
 # %% ../../nbs/models/60_configs.ipynb #9e750004
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(ABC):
     "Settings of a network. Those of a segmentation network have `weights`."
 
     architecture: ClassVar[str] = ""  # as in the header of a weight file
 
+    @abstractmethod
     def build(self, num_classes: int) -> nn.Module:
         """The network, with random weights from torch's global generator where it is given no others. `InputError` for
         options that do not fit."""
-        raise NotImplementedError
 
 
 def architecture_of(name: str) -> str:

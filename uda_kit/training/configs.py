@@ -6,6 +6,7 @@
 __all__ = ['BuildContext', 'TermsConfig', 'TransformConfig']
 
 # %% ../../nbs/training/12_configs.ipynb #c0f16003
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import nn
@@ -25,18 +26,18 @@ class BuildContext:
 
 
 @dataclass(frozen=True)
-class TermsConfig:
+class TermsConfig(ABC):
     "Settings of losses that belong together."
 
+    @abstractmethod
     def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "The losses by name, for one network. `InputError` where the network lacks something they need."
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class TransformConfig:
+class TransformConfig(ABC):
     "Settings of one batch transform."
 
+    @abstractmethod
     def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> BatchTransform:
         "The transform, for one network."
-        raise NotImplementedError
