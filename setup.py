@@ -17,7 +17,7 @@ setup(
     author=cfg["author"],
     license=cfg["license"],
     packages=find_packages(include=["uda_kit", "uda_kit.*"]),
-    package_data={"uda_kit": ["*.json", "*/*.json"]},
+    package_data={"uda_kit": ["*.json", "*/*.json", "*/*/*.csv"]},
     install_requires=cfg["requirements"].split(),
     extras_require={
         "notebooks": cfg["notebook_requirements"].split(),

@@ -13,7 +13,6 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 MAX_KB, MAX_NODES, MAX_COLUMNS, MAX_PARAMETERS = 300, 350, 120, 8
-TABLES = "nbs/results/10_tables.ipynb"  # published numbers, packed as the papers print them
 WIDE = {  # functions with more parameters than that: constructors whose options are explained one by one
     "deeplab_v2",
     "pspnet",
@@ -56,13 +55,12 @@ def out_of_step():
     ]
 
 
-def too_dense(source, table):
+def too_dense(source):
     "What is packed too densely in an exported cell: syntax nodes, columns, parameters."
     tree, first = ast.parse(source), next((line for line in source.splitlines() if not line.startswith("#")), "")
     nodes = sum(1 for _ in ast.walk(tree))
     wrong = [f"exported cell of {nodes} syntax nodes: {first[:60]}"] if nodes > MAX_NODES else []
-    if not table:
-        wrong += [f"{len(x)} columns: {x.strip()[:60]}" for x in source.splitlines() if len(x) > MAX_COLUMNS]
+    wrong += [f"{len(x)} columns: {x.strip()[:60]}" for x in source.splitlines() if len(x) > MAX_COLUMNS]
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef) and function.name not in WIDE:
             names = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
@@ -101,7 +99,7 @@ def notebook_rules():
             if found := re.search(r"#\|\s*default_exp\s+(\S+)", cell):
                 owner.setdefault(found[1], []).append(str(name))
             if re.search(r"^#\|\s*export", cell, re.M):
-                wrong += [f"{name}: {text}" for text in too_dense(cell, str(name) == TABLES)]
+                wrong += [f"{name}: {text}" for text in too_dense(cell)]
         exported = [c for c in cells if re.search(r"^#\|\s*export", c, re.M)]
         if exported and not any("assert" in c for c in cells if c not in exported):
             wrong.append(f"{name}: exports and asserts nothing")

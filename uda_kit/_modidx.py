@@ -3210,6 +3210,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'uda_kit.results.tables._row_names': ( 'results/tables.html#_row_names',
                                                                                'uda_kit/results/tables.py'),
                                         'uda_kit.results.tables._rows': ('results/tables.html#_rows', 'uda_kit/results/tables.py'),
+                                        'uda_kit.results.tables._table_text': ( 'results/tables.html#_table_text',
+                                                                                'uda_kit/results/tables.py'),
                                         'uda_kit.results.tables._tasks': ('results/tables.html#_tasks', 'uda_kit/results/tables.py'),
                                         'uda_kit.results.tables._title': ('results/tables.html#_title', 'uda_kit/results/tables.py'),
                                         'uda_kit.results.tables.append_csv': ( 'results/tables.html#append_csv',

@@ -91,28 +91,16 @@ _SHORT19 = "road side build wall fence pole light sign veg terr sky pers rider c
 SHORT = dict(zip(CLASSES19, _SHORT19.split(), strict=True))
 SHORT |= {"light": "light", "sign": "sign", "automobile": "auto", "two-wheel": "2wheel"}
 
+# %% ../../nbs/results/10_tables.ipynb #9b115ed1
+def _table_text(name: str) -> str:
+    "A table as its paper prints it, from a file of the package: fields between semicolons, numbers between spaces."
+    import uda_kit
+
+    return (Path(uda_kit.__file__).parent / "results" / "published" / f"{name}.csv").read_text(encoding="utf-8")
+
 # %% ../../nbs/results/10_tables.ipynb #6873a6ef
-_OUTPUT_SPACE_1 = """
-FCNs in the Wild [13] ; VGG-16 ; ; 70.4 32.4 62.1 14.9 5.4 10.9 14.2 2.7 79.2 21.3 64.6 44.1 4.2 70.4 8.0 7.3 0.0 3.5 0.0 27.1
-CDA [41] ; VGG-16 ; ; 74.9 22.0 71.7 6.0 11.9 8.4 16.3 11.1 75.7 13.3 66.5 38.0 9.3 55.2 18.8 18.9 0.0 16.8 14.6 28.9
-CyCADA (feature) [12] ; VGG-16 ; ; 85.6 30.7 74.7 14.4 13.0 17.6 13.7 5.8 74.6 15.8 69.9 38.2 3.5 72.3 16.0 5.0 0.1 3.6 0.0 29.2
-CyCADA (pixel) [12] ; VGG-16 ; ; 83.5 38.3 76.4 20.6 16.5 22.2 26.2 21.9 80.4 28.7 65.7 49.4 4.2 74.6 16.0 26.6 2.0 8.0 0.0 34.8
-Ours (single-level) ; VGG-16 ; vgg-single-level ; 87.3 29.8 78.6 21.1 18.2 22.5 21.5 11.0 79.7 29.6 71.3 46.8 6.5 80.1 23.0 26.9 0.0 10.6 0.3 35.0
-Baseline (ResNet) ; ResNet-101 ; source-only ; 75.8 16.8 77.2 12.5 21.0 25.5 30.1 20.1 81.3 24.6 70.3 53.8 26.4 49.9 17.2 25.9 6.5 25.3 36.0 36.6
-Ours (feature) ; ResNet-101 ; feature ; 83.7 27.6 75.5 20.3 19.9 27.4 28.3 27.4 79.0 28.4 70.1 55.1 20.2 72.9 22.5 35.7 8.3 20.6 23.0 39.3
-Ours (single-level) ; ResNet-101 ; single-level ; 86.5 25.9 79.8 22.1 20.0 23.6 33.1 21.8 81.8 25.9 75.9 57.3 26.2 76.3 29.8 32.1 7.2 29.5 32.5 41.4
-Ours (multi-level) ; ResNet-101 ; multi-level ; 86.5 36.0 79.9 23.4 23.3 23.9 35.2 14.8 83.4 33.3 75.6 58.5 27.6 73.7 32.5 35.4 3.9 30.1 28.1 42.4
-"""
-_OUTPUT_SPACE_4 = """
-FCNs in the Wild [13] ; VGG-16 ; ; 11.5 19.6 30.8 0.1 11.7 42.3 68.7 51.2 3.8 54.0 3.2 0.2 0.6 22.9
-CDA [41] ; VGG-16 ; ; 65.2 26.1 74.9 3.7 3.0 76.1 70.6 47.1 8.2 43.2 20.7 0.7 13.1 34.8
-Cross-City [3] ; VGG-16 ; ; 62.7 25.6 78.3 1.2 5.4 81.3 81.0 37.4 6.4 63.5 16.1 1.2 4.6 35.7
-Ours (single-level) ; VGG-16 ; vgg-single-level ; 78.9 29.2 75.5 0.1 4.8 72.6 76.7 43.4 8.8 71.1 16.0 3.6 8.4 37.6
-Baseline (ResNet) ; ResNet-101 ; source-only ; 55.6 23.8 74.6 6.1 12.1 74.8 79.0 55.3 19.1 39.6 23.3 13.7 25.0 38.6
-Ours (feature) ; ResNet-101 ; feature ; 62.4 21.9 76.3 11.7 11.4 75.3 80.9 53.7 18.5 59.7 13.7 20.6 24.0 40.8
-Ours (single-level) ; ResNet-101 ; single-level ; 79.2 37.2 78.8 9.9 10.5 78.2 80.5 53.5 19.6 67.0 29.5 21.6 31.3 45.9
-Ours (multi-level) ; ResNet-101 ; multi-level ; 84.3 42.7 77.5 4.7 7.0 77.9 82.5 54.3 21.0 72.3 32.2 18.9 32.3 46.7
-"""
+_OUTPUT_SPACE_1 = _table_text("output_space_1")
+_OUTPUT_SPACE_4 = _table_text("output_space_4")
 
 # %% ../../nbs/results/10_tables.ipynb #3dad0c82
 _OUTPUT_SPACE_6 = {
@@ -143,36 +131,13 @@ Ours (output space) ; ResNet-101 ; multi-level ; 81.7 29.5 85.2 26.4 15.6 76.7 9
 }
 
 # %% ../../nbs/results/10_tables.ipynb #e4dc55d3
-_OUTPUT_SPACE_7 = """
-Vanilla-GAN ; ResNet-101 ; single-level ; 86.5 25.9 79.8 22.1 20.0 23.6 33.1 21.8 81.8 25.9 75.9 57.3 26.2 76.3 29.8 32.1 7.2 29.5 32.5 41.4
-LS-GAN ; ResNet-101 ; least-squares ; 91.4 48.4 81.2 27.4 21.2 31.2 35.3 16.1 84.1 32.5 78.2 57.7 28.2 85.9 33.8 43.5 0.2 23.9 16.9 44.1
-"""
-_OUTPUT_SPACE_8 = """
-Vanilla-GAN ; ResNet-101 ; single-level ; 79.2 37.2 78.8 10.5 0.3 25.1 9.9 10.5 78.2 80.5 53.5 19.6 67.0 29.5 21.6 31.3 39.5 45.9
-LS-GAN ; ResNet-101 ; least-squares ; 84.0 40.5 79.3 10.4 0.2 22.7 6.5 8.0 78.3 82.7 56.3 22.4 74.0 33.2 18.9 34.9 40.8 47.6
-"""
-_OUTPUT_SPACE_9 = """
-Without Adaptation ; ResNet-101 ; source-only ; 81.8 40.6 76.1 23.3 16.8 36.9 36.8 40.1 83.0 34.8 84.9 59.9 37.7 78.5 20.4 20.5 7.8 27.3 52.5 45.3
-Vanilla-GAN ; ResNet-101 ; single-level ; 94.2 60.9 85.1 29.1 25.2 38.6 43.9 40.8 85.2 29.7 88.2 64.4 40.6 85.8 31.5 43.0 28.3 30.5 56.7 52.7
-LS-GAN ; ResNet-101 ; least-squares ; 94.2 60.5 85.0 29.2 25.6 39.8 43.4 43.8 85.2 35.9 88.3 63.2 41.1 87.2 30.8 44.2 29.8 28.5 53.7 53.1
-"""
+_OUTPUT_SPACE_7 = _table_text("output_space_7")
+_OUTPUT_SPACE_8 = _table_text("output_space_8")
+_OUTPUT_SPACE_9 = _table_text("output_space_9")
 
 # %% ../../nbs/results/10_tables.ipynb #3468202d
-_OUTPUT_SPACE_2 = """
-FCNs in the Wild [13] ; VGG-16 ; ; 27.1 64.6 -37.5
-CDA [41] ; VGG-16 ; ; 28.9 60.3 -31.4
-CyCADA (feature) [12] ; VGG-16 ; ; 29.2 60.3 -30.5
-CyCADA (pixel) [12] ; VGG-16 ; ; 34.8 60.3 -24.9
-Ours (single-level) ; VGG-16 ; vgg-single-level ; 35.0 61.8 -25.2
-Ours (multi-level) ; ResNet-101 ; multi-level ; 42.4 65.1 -22.7
-"""
-_OUTPUT_SPACE_5 = """
-FCNs in the Wild [13] ; VGG-16 ; ; 22.9 73.8 -50.9
-CDA [41] ; VGG-16 ; ; 34.8 69.6 -34.8
-Cross-City [3] ; VGG-16 ; ; 35.7 73.8 -38.1
-Ours (single-level) ; VGG-16 ; vgg-single-level ; 37.6 68.4 -30.8
-Ours (multi-level) ; ResNet-101 ; multi-level ; 46.7 71.7 -25.0
-"""
+_OUTPUT_SPACE_2 = _table_text("output_space_2")
+_OUTPUT_SPACE_5 = _table_text("output_space_5")
 _OUTPUT_SPACE_3 = {
     "Feature": ("feature", (35.3, 39.3, 35.9, 32.8)),
     "Output Space": ("single-level", (40.2, 41.4, 40.4, 40.1)),
@@ -244,76 +209,17 @@ def _cities() -> list[PublishedRow]:
     return rows
 
 # %% ../../nbs/results/10_tables.ipynb #cc0f6cad
-_PATCH_1 = """
-Without Adaptation ; ResNet-101 ; source-only ; 36.6
-Discriminative Feature ; ResNet-101 ; discriminative ; 38.8
-Patch-level Alignment ; ResNet-101 ; patch ; 41.3
-"""
-_PATCH_2 = """
-Without Adaptation ; ResNet-101 ; source-only ; 36.6 – –
-Without Adaptation + Patch-Alignment ; ResNet-101 ; patch ; 41.3 36.6 +4.7
-(Ou)tput Space Ada. ; ResNet-101 ; ou ; 41.4 – –
-(Ou)tput Space Ada. + Patch-Alignment ; ResNet-101 ; ou-patch ; 43.2 41.4 +1.8
-(Pi)xel-level Ada. ; ResNet-101 ; pi ; 42.2 – –
-(Pi)xel-level Ada. + Patch-Alignment ; ResNet-101 ; pi-patch ; 44.9 42.2 +2.7
-(Ps)eudo-GT ; ResNet-101 ; ps ; 41.8 – –
-(Ps)eudo-GT + Patch-Alignment ; ResNet-101 ; ps-patch ; 44.2 41.8 +2.4
-(Fu)sion ; ResNet-101 ; fu ; 44.5 – –
-(Fu)sion + Patch-Alignment ; ResNet-101 ; fu-patch ; 46.5 44.5 +2.0
-"""
-_PATCH_3 = """
-Without Adaptation ; ResNet-101 ; source-only ; 33.5 – –
-Without Adaptation + Patch-Alignment ; ResNet-101 ; patch ; 37.0 33.5 +3.5
-(Ou)tput Space Ada. ; ResNet-101 ; ou ; 39.5 – –
-(Ou)tput Space Ada. + Patch-Alignment ; ResNet-101 ; ou-patch ; 39.9 39.5 +0.4
-(Pi)xel-level Ada. ; ResNet-101 ; pi ; 35.8 – –
-(Pi)xel-level Ada. + Patch-Alignment ; ResNet-101 ; pi-patch ; 37.0 35.8 +1.2
-(Ps)eudo-GT ; ResNet-101 ; ps ; 37.4 – –
-(Ps)eudo-GT + Patch-Alignment ; ResNet-101 ; ps-patch ; 38.9 37.4 +1.5
-(Fu)sion ; ResNet-101 ; fu ; 37.9 – –
-(Fu)sion + Patch-Alignment ; ResNet-101 ; fu-patch ; 40.0 37.9 +2.1
-"""
+_PATCH_1 = _table_text("patch_1")
+_PATCH_2 = _table_text("patch_2")
+_PATCH_3 = _table_text("patch_3")
 
 # %% ../../nbs/results/10_tables.ipynb #35fb1555
-_PATCH_4 = """
-FCNs in the Wild [16] ; VGG-16 ; ; 70.4 32.4 62.1 14.9 5.4 10.9 14.2 2.7 79.2 21.3 64.6 44.1 4.2 70.4 8.0 7.3 0.0 3.5 0.0 27.1
-CDA [46] ; VGG-16 ; ; 74.9 22.0 71.7 6.0 11.9 8.4 16.3 11.1 75.7 13.3 66.5 38.0 9.3 55.2 18.8 18.9 0.0 16.8 14.6 28.9
-ST [50] ; VGG-16 ; ; 83.8 17.4 72.1 14.3 2.9 16.5 16.0 6.8 81.4 24.2 47.2 40.7 7.6 71.7 10.2 7.6 0.5 11.1 0.9 28.1
-CBST [50] ; VGG-16 ; ; 66.7 26.8 73.7 14.8 9.5 28.3 25.9 10.1 75.5 15.7 51.6 47.2 6.2 71.9 3.7 2.2 5.4 18.9 32.4 30.9
-CyCADA [15] ; VGG-16 ; ; 83.5 38.3 76.4 20.6 16.5 22.2 26.2 21.9 80.4 28.7 65.7 49.4 4.2 74.6 16.0 26.6 2.0 8.0 0.0 34.8
-Output Space [39] ; VGG-16 ; ; 87.3 29.8 78.6 21.1 18.2 22.5 21.5 11.0 79.7 29.6 71.3 46.8 6.5 80.1 23.0 26.9 0.0 10.6 0.3 35.0
-Ours (VGG-16) ; VGG-16 ; vgg-fu-patch ; 87.3 35.7 79.5 32.0 14.5 21.5 24.8 13.7 80.4 32.0 70.5 50.5 16.9 81.0 20.8 28.1 4.1 15.5 4.1 37.5
-Without Adaptation ; ResNet-101 ; source-only ; 75.8 16.8 77.2 12.5 21.0 25.5 30.1 20.1 81.3 24.6 70.3 53.8 26.4 49.9 17.2 25.9 6.5 25.3 36.0 36.6
-Feature Space [39] ; ResNet-101 ; ; 83.7 27.6 75.5 20.3 19.9 27.4 28.3 27.4 79.0 28.4 70.1 55.1 20.2 72.9 22.5 35.7 8.3 20.6 23.0 39.3
-Road [5] ; ResNet-101 ; ; 76.3 36.1 69.6 28.6 22.4 28.6 29.3 14.8 82.3 35.3 72.9 54.4 17.8 78.9 27.7 30.3 4.0 24.9 12.6 39.4
-Output Space [39] ; ResNet-101 ; ou ; 86.5 25.9 79.8 22.1 20.0 23.6 33.1 21.8 81.8 25.9 75.9 57.3 26.2 76.3 29.8 32.1 7.2 29.5 32.5 41.4
-Ours (ResNet-101) ; ResNet-101 ; fu-patch ; 92.3 51.9 82.1 29.2 25.1 24.5 33.8 33.0 82.4 32.8 82.2 58.6 27.2 84.3 33.4 46.3 2.2 29.5 32.3 46.5
-"""
-_PATCH_5 = """
-FCNs in the Wild [16] ; VGG-16 ; ; 11.5 19.6 30.8 4.4 0.0 20.3 0.1 11.7 42.3 68.7 51.2 3.8 54.0 3.2 0.2 0.6 20.2 22.1
-CDA [46] ; VGG-16 ; ; 65.2 26.1 74.9 0.1 0.5 10.7 3.7 3.0 76.1 70.6 47.1 8.2 43.2 20.7 0.7 13.1 29.0 34.8
-Cross-City [6] ; VGG-16 ; ; 62.7 25.6 78.3 – – – 1.2 5.4 81.3 81.0 37.4 6.4 63.5 16.1 1.2 4.6 – 35.7
-ST [50] ; VGG-16 ; ; 0.2 14.5 53.8 1.6 0.0 18.9 0.9 7.8 72.2 80.3 48.1 6.3 67.7 4.7 0.2 4.5 23.9 27.8
-Output Space [39] ; VGG-16 ; ; 78.9 29.2 75.5 – – – 0.1 4.8 72.6 76.7 43.4 8.8 71.1 16.0 3.6 8.4 – 37.6
-Ours (VGG-16) ; VGG-16 ; vgg-fu-patch ; 72.6 29.5 77.2 3.5 0.4 21.0 1.4 7.9 73.3 79.0 45.7 14.5 69.4 19.6 7.4 16.5 33.7 39.6
-Without Adaptation ; ResNet-101 ; source-only ; 55.6 23.8 74.6 9.2 0.2 24.4 6.1 12.1 74.8 79.0 55.3 19.1 39.6 23.3 13.7 25.0 33.5 38.6
-Feature Space [39] ; ResNet-101 ; ; 62.4 21.9 76.3 11.5 0.1 24.9 11.7 11.4 75.3 80.9 53.7 18.5 59.7 13.7 20.6 24.0 35.4 40.8
-Output Space [39] ; ResNet-101 ; ou ; 79.2 37.2 78.8 10.5 0.3 25.1 9.9 10.5 78.2 80.5 53.5 19.6 67.0 29.5 21.6 31.3 39.5 45.9
-Ours (ResNet-101) ; ResNet-101 ; fu-patch ; 82.4 38.0 78.6 8.7 0.6 26.0 3.9 11.1 75.5 84.6 53.5 21.6 71.4 32.6 19.3 31.7 40.0 46.5
-"""
+_PATCH_4 = _table_text("patch_4")
+_PATCH_5 = _table_text("patch_5")
 
 # %% ../../nbs/results/10_tables.ipynb #9aa48f85
-_PATCH_S2 = """
-Without Adaptation ; ; source-only ; 79.2 49.3 73.1 55.6 37.3 36.1 54.0 81.3 49.7 61.9
-Output Space [4] ; ; ou ; 95.1 64.0 75.7 61.3 35.5 63.9 58.1 84.6 57.0 69.5
-Ours ; ; patch ; 94.4 63.5 82.0 61.3 36.0 76.4 61.0 86.5 58.6 72.0
-"""
-_PATCH_TEXT = """
-Section 4.2, L_s + L_adv without L_d (41.3 - 1.9) ; ResNet-101 ; patch-without-clustering ; 39.4 41.3 -1.9
-Section 4.3, (Pi) + (Ou) (44.9 - 0.7) ; ResNet-101 ; pi-ou ; 44.2 44.9 -0.7
-Supplement 2, entropy in place of L_adv ; ; ou-patch-entropy ; 41.9 43.2 –
-Supplement 3, histograms in place of H (41.3 - 0.7) ; ; patch-histogram ; 40.6 41.3 -0.7
-"""
+_PATCH_S2 = _table_text("patch_s2")
+_PATCH_TEXT = _table_text("patch_text")
 
 # %% ../../nbs/results/10_tables.ipynb #badc09e5
 def _patch_alignment() -> list[PublishedRow]:
@@ -331,43 +237,12 @@ def _patch_alignment() -> list[PublishedRow]:
     return [row for table in tables for row in _rows(*table, paper="patch_alignment")]
 
 # %% ../../nbs/results/10_tables.ipynb #49471cc4
-_CONTENT_1 = """
-Source only ; ResNet-101 ; source-only ; 75.8 16.8 77.2 12.5 21.0 25.5 30.1 20.1 81.3 24.6 70.3 53.8 26.4 49.9 17.2 25.9 6.5 25.3 36.0 36.6
-UIDA ; ResNet-101 ; ; – 37.1 82.6 30.1 19.1 29.5 32.4 20.6 85.7 40.5 79.7 58.7 31.1 86.3 31.5 48.3 0.0 30.2 35.8 46.3
-CLAN ; ResNet-101 ; ; 87.0 27.1 79.6 27.3 23.3 28.3 35.5 24.2 83.6 27.4 74.2 58.6 28.0 76.2 33.1 36.7 6.7 31.9 31.4 43.2
-ADVENT ; ResNet-101 ; ; 89.4 33.1 81.0 26.6 26.8 27.2 33.5 24.7 83.9 36.7 78.8 58.7 30.5 84.8 38.5 44.5 1.7 31.6 32.4 45.5
-DISE ; ResNet-101 ; ; 91.5 47.5 82.5 31.3 25.6 33.0 33.7 25.8 82.7 28.8 82.7 62.4 30.8 85.2 27.7 34.5 6.4 25.2 24.4 45.4
-CRST ; ResNet-101 ; ; 91.0 55.4 80.0 33.7 21.4 37.3 32.9 24.5 85.0 34.1 80.8 57.7 24.6 84.1 27.8 30.1 26.9 26.0 42.3 47.1
-WeakSegDA ; ResNet-101 ; ; 91.6 47.4 84.0 30.4 28.3 31.4 37.4 35.4 83.9 38.3 83.9 61.2 28.2 83.7 28.8 41.3 8.8 24.7 46.4 48.2
-CIRN ; ResNet-101 ; cirn ; 91.5 48.7 85.2 33.1 26.0 32.3 33.8 34.6 85.1 43.6 86.9 62.2 28.5 84.6 37.9 47.6 0.0 35.0 36.0 49.1
-"""
-_CONTENT_2 = """
-Source only ; ResNet-101 ; source-only ; 55.6 23.8 74.6 9.2 0.2 24.4 6.1 12.1 74.8 79.0 55.3 19.1 39.6 23.3 13.7 25.0 33.5 38.6
-CrCDA ; ResNet-101 ; ; 86.2 44.9 79.5 8.3 0.7 27.8 9.4 11.8 78.6 86.5 57.2 26.1 76.8 39.9 21.5 32.1 42.9 50.0
-LTIR ; ResNet-101 ; ; 92.6 53.2 79.2 – – – 1.6 7.5 78.6 84.4 52.6 20.0 82.1 34.8 14.6 39.4 – 49.3
-UIDA ; ResNet-101 ; ; 84.3 37.7 79.5 5.3 0.4 24.9 9.2 8.4 80.0 84.1 57.2 23.0 78.0 38.1 20.3 36.5 41.7 48.9
-MaxSquare ; ResNet-101 ; ; 82.9 40.7 80.3 10.2 0.8 25.8 12.8 18.2 82.5 82.2 53.1 18.0 79.0 31.4 10.4 35.6 41.4 48.2
-AdaptPatch ; ResNet-101 ; ; 82.4 38.0 78.6 8.7 0.6 26.0 3.9 11.1 75.5 84.6 53.5 21.6 71.4 32.6 19.3 31.7 40.0 46.5
-LSE ; ResNet-101 ; ; 82.9 43.1 78.1 9.3 0.6 28.2 9.1 14.4 77.0 83.5 58.1 25.9 71.9 38.0 29.4 31.2 42.6 49.4
-CIRN ; ResNet-101 ; cirn ; 85.8 40.4 80.4 4.7 1.8 30.8 16.4 18.6 80.7 80.4 55.2 26.3 83.9 43.8 18.6 34.3 43.9 51.1
-"""
+_CONTENT_1 = _table_text("content_1")
+_CONTENT_2 = _table_text("content_2")
 
 # %% ../../nbs/results/10_tables.ipynb #dc652652
-_CONTENT_3 = """
-K = 0 ; ResNet-101 ; cir-ass-k0 ; 44.5 39.9
-K = 1 ; ResNet-101 ; cir-ass-k1 ; 45.0 41.1
-K = 2 ; ResNet-101 ; cir-ass ; 46.1 41.5
-K = 3 ; ResNet-101 ; cir-ass-k3 ; 45.1 41.7
-K = 4 ; ResNet-101 ; cir-ass-k4 ; 44.6 40.8
-"""
-_CONTENT_4 = """
-SO ; ResNet-101 ; source-only ; 36.6 33.5
-CIR ; ResNet-101 ; cir ; 42.7 39.7
-ASS ; ResNet-101 ; ass ; 43.6 39.5
-CIR + ASS ; ResNet-101 ; cir-ass ; 46.1 41.5
-ASS + ST ; ResNet-101 ; ass-st ; 44.2 40.8
-CIR + ASS + ST ; ResNet-101 ; cirn ; 49.1 43.9
-"""
+_CONTENT_3 = _table_text("content_3")
+_CONTENT_4 = _table_text("content_4")
 
 # %% ../../nbs/results/10_tables.ipynb #5f54a951
 def _content_invariant() -> list[PublishedRow]:
@@ -382,60 +257,13 @@ def _content_invariant() -> list[PublishedRow]:
     return rows
 
 # %% ../../nbs/results/10_tables.ipynb #87a103ac
-_CONTRASTIVE_1 = """
-BDL [25] ; ResNet-101 ; ; 91.0 44.7 84.2 34.6 27.6 30.2 36.0 36.0 85.0 43.6 83.0 58.6 31.6 83.3 35.3 49.7 3.3 28.8 35.6 48.5
-IDA [35] ; ResNet-101 ; ; 90.6 36.1 82.6 29.5 21.3 27.6 31.4 23.1 85.2 39.3 80.2 59.3 29.4 86.4 33.6 53.9 0.0 32.7 37.6 46.3
-BiMaL [41] ; ResNet-101 ; ; 91.2 39.6 82.7 29.4 25.2 29.6 34.3 25.5 85.4 44.0 80.8 59.7 30.4 86.6 38.5 47.6 1.2 34.0 36.8 47.3
-DTST [51] ; ResNet-101 ; ; 90.6 44.7 84.8 34.3 28.7 31.6 35.0 37.6 84.7 43.3 85.3 57.0 31.5 83.8 42.6 48.5 1.9 30.4 39.0 49.2
-FGGAN [46] ; ResNet-101 ; ; 91.0 50.6 86.0 43.4 29.8 36.8 43.4 25.0 86.8 38.3 87.4 64.0 38.0 85.2 31.6 46.1 6.5 25.4 37.1 50.1
-FDA [60] ; ResNet-101 ; ; 92.5 53.3 82.3 26.5 27.6 36.4 40.5 38.8 82.2 39.8 78.0 62.6 34.4 84.9 34.1 53.1 16.8 27.7 46.4 50.4
-CAG [62] ; ResNet-101 ; ; 90.4 51.6 83.8 34.2 27.8 38.4 25.3 48.4 85.4 38.2 78.1 58.6 34.6 84.7 21.9 42.7 41.1 29.3 37.2 50.2
-Uncertainty [50] ; ResNet-101 ; ; 90.5 38.7 86.5 41.1 32.9 40.5 48.2 42.1 86.5 36.8 84.2 64.5 38.1 87.2 34.8 50.4 0.2 41.8 54.6 52.6
-SAC [2] ; ResNet-101 ; ; 90.4 53.9 86.6 42.4 27.3 45.1 48.5 42.7 87.4 40.1 86.1 67.5 29.7 88.5 49.1 54.6 9.8 26.6 45.3 53.8
-RPT [64]* (FCN-101) ; ResNet-101 ; ; 89.7 44.8 86.4 44.2 30.6 41.4 51.7 33.0 87.8 39.4 86.3 65.6 24.5 89.0 36.2 46.8 17.6 39.1 58.3 53.2
-coarse-to-fine [29]* ; ResNet-101 ; ; 92.5 58.3 86.5 27.4 28.8 38.1 46.7 42.5 85.4 38.4 91.8 66.4 37.0 87.8 40.7 52.4 44.6 41.7 59.0 56.1
-BAPA-Net [27] ; ResNet-101 ; ; 94.4 61.0 88.0 26.8 39.9 38.3 46.1 55.3 87.8 46.1 89.4 68.8 40.0 90.2 60.4 59.0 0.0 45.1 54.2 57.4
-ProDA [61] ; ResNet-101 ; ; 87.8 56.0 79.7 46.3 44.8 45.6 53.5 53.5 88.6 45.2 82.1 70.7 39.2 88.8 45.5 59.4 1.0 48.9 56.4 57.5
-Ours ; ResNet-101 ; contrastive ; 92.6 59.1 88.5 45.8 40.5 52.9 53.6 54.1 88.0 41.9 86.0 73.5 44.1 89.7 39.3 53.2 26.8 51.6 61.8 60.2
-"""
-_CONTRASTIVE_2 = """
-BDL [25] ; ResNet-101 ; ; 86.0 46.7 80.3 – – – 14.1 11.6 79.2 81.3 54.1 27.9 73.7 42.2 25.7 45.3 – 51.4
-IDA [35] ; ResNet-101 ; ; 84.3 37.7 79.5 5.3 0.4 24.9 9.2 8.4 80.0 84.1 57.2 23.0 78.0 38.1 20.3 36.5 41.7 48.9
-DTST [51] ; ResNet-101 ; ; 83.0 44.0 80.3 – – – 17.1 15.8 80.5 81.8 59.9 33.1 70.2 37.3 28.5 45.8 – 52.1
-FGGAN [46] ; ResNet-101 ; ; 84.5 40.1 83.1 4.8 0.0 34.3 20.1 27.2 84.8 84.0 53.5 22.6 85.4 43.7 26.8 27.8 45.2 52.5
-FDA [60] ; ResNet-101 ; ; 79.3 35.0 73.2 – – – 19.9 24.0 61.7 82.6 61.4 31.1 83.9 40.8 38.4 51.1 – 52.5
-CAG (13 classes) [62] ; ResNet-101 ; ; 84.8 41.7 85.5 – – – 13.7 23.0 86.5 78.1 66.3 28.1 81.8 21.8 22.9 49.0 – 52.6
-CAG (16 classes) [62] ; ResNet-101 ; ; 84.7 40.8 81.7 7.8 0.0 35.1 13.3 22.7 84.5 77.6 64.2 27.8 80.9 19.7 22.7 48.3 44.5 –
-BiMaL [41] ; ResNet-101 ; ; 92.8 51.5 81.5 10.2 1.0 30.4 17.6 15.9 82.4 84.6 55.9 22.3 85.7 44.5 24.6 38.8 46.2 53.7
-Uncertainty [50] ; ResNet-101 ; ; 79.4 34.6 83.5 19.3 2.8 35.3 32.1 26.9 78.8 79.6 66.6 30.3 86.1 36.6 19.5 56.9 48.0 54.6
-coarse-to-fine [29] ; ResNet-101 ; ; 75.7 30.0 81.9 11.5 2.5 35.3 18.0 32.7 86.2 90.1 65.1 33.2 83.3 36.5 35.3 54.3 48.2 55.5
-BAPA-Net [27] ; ResNet-101 ; ; 91.7 53.8 83.9 22.4 0.8 34.9 30.5 42.8 86.6 88.2 66.0 34.1 86.6 51.3 29.4 50.5 53.3 61.2
-ProDA [61] ; ResNet-101 ; ; 87.8 45.7 84.6 37.1 0.6 44.0 54.6 37.0 88.1 84.4 74.2 24.3 88.2 51.1 40.5 45.6 55.5 62.0
-Ours ; ResNet-101 ; contrastive ; 85.2 46.5 83.3 39.2 6.1 37.3 50.1 40.1 87.9 88.2 70.1 29.8 85.4 45.4 59.1 49.8 56.5 63.1
-"""
+_CONTRASTIVE_1 = _table_text("contrastive_1")
+_CONTRASTIVE_2 = _table_text("contrastive_2")
 
 # %% ../../nbs/results/10_tables.ipynb #48f23a30
-_CONTRASTIVE_3 = """
-1 (none) ; ResNet-101 ; contrastive-cond1 ; 37.6
-2 (transfer) ; ResNet-101 ; contrastive-cond2 ; 45.7
-3 (transfer, pre-training) ; ResNet-101 ; contrastive-cond3 ; 50.1
-4 (transfer, pre-training, label expansion) ; ResNet-101 ; contrastive-cond4 ; 51.9
-5 (pre-training, contrast, label expansion) ; ResNet-101 ; contrastive-cond5 ; 57.5
-6 (transfer, pre-training, contrast) ; ResNet-101 ; contrastive-cond6 ; 57.9
-7 (transfer, pre-training, contrast, label expansion) ; ResNet-101 ; contrastive ; 60.2
-"""
-_CONTRASTIVE_6 = """
-Coarse-to-fine [29] ; ResNet-101 ; ; 55.7
-ProDA [61] ; ResNet-101 ; ; 58.9
-Ours ; ResNet-101 ; vistas-contrastive ; 62.1
-"""
-_CONTRASTIVE_8 = """
-Ours (PSPNet) ; ResNet-50 ; contrastive-pspnet ; 57.8
-Coarse-to-fine [29] (DeepLabV3) ; ResNet-101 ; ; 56.1
-Ours (DeepLabV3) ; ResNet-50 ; contrastive-deeplab-v3 ; 58.4
-ProDA [61] (DeepLabV2) ; ResNet-101 ; ; 57.5
-Ours (DeepLabV2) ; ResNet-101 ; contrastive ; 60.2
-"""
+_CONTRASTIVE_3 = _table_text("contrastive_3")
+_CONTRASTIVE_6 = _table_text("contrastive_6")
+_CONTRASTIVE_8 = _table_text("contrastive_8")
 
 # %% ../../nbs/results/10_tables.ipynb #88827878
 HARD_CLASSES = (
@@ -448,23 +276,8 @@ HARD_CLASSES = (
     "motorcycle",
     "bicycle",
 )  # contrastive, Table 4
-_CONTRASTIVE_4 = """
-w/o expansion ; ResNet-101 ; contrastive-cond6-hard-classes ; 49.2 48.5 45.8 70.2 41.4 21.5 40.1 53.4 47.5 –
-w/ expansion ; ResNet-101 ; contrastive-hard-classes ; 52.9 53.6 54.1 73.5 44.1 26.8 51.6 61.8 53.1 11.8
-"""
-_CONTRASTIVE_7 = """
-α = 0.1, λ = 0.1, τ0 = 0.9 ; ResNet-101 ; contrastive ; 60.2 0.1 0.1 0.9
-α = 0.05 ; ResNet-101 ; contrastive-alpha0.05 ; 59.9 0.05 – –
-α = 0.2 ; ResNet-101 ; contrastive-alpha0.2 ; 60.0 0.2 – –
-α = 0.4 ; ResNet-101 ; contrastive-alpha0.4 ; 59.4 0.4 – –
-λ = 0.05 ; ResNet-101 ; contrastive-lambda0.05 ; 59.7 – 0.05 –
-λ = 0.2 ; ResNet-101 ; contrastive-lambda0.2 ; 59.6 – 0.2 –
-λ = 0.4 ; ResNet-101 ; contrastive-lambda0.4 ; 59.4 – 0.4 –
-τ0 = 0.5 ; ResNet-101 ; contrastive-tau0.5 ; 58.5 – – 0.5
-τ0 = 0.7 ; ResNet-101 ; contrastive-tau0.7 ; 59.5 – – 0.7
-τ0 = 0.8 ; ResNet-101 ; contrastive-tau0.8 ; 60.0 – – 0.8
-τ0 = 0.95 ; ResNet-101 ; contrastive-tau0.95 ; 59.3 – – 0.95
-"""
+_CONTRASTIVE_4 = _table_text("contrastive_4")
+_CONTRASTIVE_7 = _table_text("contrastive_7")
 
 # %% ../../nbs/results/10_tables.ipynb #86a3aecc
 def _contrastive() -> list[PublishedRow]:
