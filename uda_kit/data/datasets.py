@@ -26,6 +26,7 @@ from fastcore.basics import patch
 from ..core.errors import InputError, printable, whole_number
 from ..core.records import read_text
 from . import scenes
+from .dataset import Sample
 from .images import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image, visible
 from uda_kit.data.labels import (
     CAMVID_IDS,
@@ -43,7 +44,6 @@ from uda_kit.data.labels import (
     label_space,
     translate,
 )
-from .sample import Sample
 
 # %% ../../nbs/data/40_datasets.ipynb #c506792f
 def _visible(name: str) -> bool:

@@ -1882,7 +1882,7 @@ def __getitem__(self: StreetScenes, i: int):
     "Scene `i` as a `Sample`: image uint8 [3,H,W], label uint8 [H,W], key."
     from torch import from_numpy  # rendering itself needs no torch
 
-    from uda_kit.data.sample import Sample
+    from uda_kit.data.dataset import Sample
 
     image, label = self.scene(i)
     return Sample(from_numpy(image.transpose(2, 0, 1).copy()), from_numpy(label), self.key(i))
