@@ -11,7 +11,7 @@ from math import cos, radians, sin
 import numpy as np
 from fastcore.basics import patch
 
-from .style import Row, SceneStyle
+from .style import Draws, SceneStyle
 
 # %% ../../../nbs/data/streets/15_camera.ipynb #3be262cc
 class Camera:
@@ -69,7 +69,7 @@ def rays(self: Camera) -> tuple[np.ndarray, np.ndarray]:
     return x[None], y[:, None]
 
 # %% ../../../nbs/data/streets/15_camera.ipynb #15095867
-def camera_of(style: SceneStyle, u: Row, size: tuple[int, int]) -> Camera:
+def camera_of(style: SceneStyle, u: Draws, size: tuple[int, int]) -> Camera:
     "The style's camera, swayed by five numbers in -1..1."
     k = style.sway
     return Camera(

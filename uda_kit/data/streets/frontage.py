@@ -9,7 +9,7 @@ __all__ = ['frontage', 'plant']
 from .materials import Color, colour, darker, plain, tiled
 from .roadside import block, tree
 from .street import BAND, Shade, Spot, Street, Thing, chance, pick
-from .style import Row, SceneStyle
+from .style import Draws, SceneStyle
 
 # %% ../../../nbs/data/streets/45_frontage.ipynb #37653091
 def frontage(
@@ -17,7 +17,7 @@ def frontage(
     street: Street,
     side: int,  # 0 left, 1 right
     band: int,
-    u: Row,  # 14 random numbers
+    u: Draws,  # 14 random numbers
 ) -> list[Thing]:
     "What stands along the house line of one band."
     spot = Spot(2 * side - 1, street.front[side], BAND * band + 1)
@@ -31,7 +31,7 @@ def frontage(
     return things
 
 # %% ../../../nbs/data/streets/45_frontage.ipynb #f3511b97
-def background(style: SceneStyle, street: Street, spot: Spot, u: Row) -> list[Thing]:
+def background(style: SceneStyle, street: Street, spot: Spot, u: Draws) -> list[Thing]:
     "A house and a tree that may stand behind the house line."
     things = []
     if u[11] < 0.5 * min(1.0, chance(style, "building") / 5):
@@ -43,7 +43,7 @@ def background(style: SceneStyle, street: Street, spot: Spot, u: Row) -> list[Th
     return things
 
 # %% ../../../nbs/data/streets/45_frontage.ipynb #35e89c26
-def _fence(style: SceneStyle, u: Row) -> tuple:
+def _fence(style: SceneStyle, u: Draws) -> tuple:
     "Material row of upright bars, or of a mesh; between them the ground behind shows."
     bar_distance = 0.32 if u[4] < 0.6 else 0.7
     bars = u[5] < 0.5
@@ -51,7 +51,7 @@ def _fence(style: SceneStyle, u: Row) -> tuple:
     return tiled(colour(style, "gap", u[3]), colour(style, "rail", u[2]), period, (0.5, 1.0 if bars else 0.45), 0.1)
 
 # %% ../../../nbs/data/streets/45_frontage.ipynb #e9bc2ce1
-def barrier(style: SceneStyle, kind: str, spot: Spot, u: Row) -> Thing:
+def barrier(style: SceneStyle, kind: str, spot: Spot, u: Draws) -> Thing:
     "A wall of masonry, a fence of bars or mesh, or a hedge (class vegetation), one band long."
     shape, thick = "flat", 0.15
     if kind == "wall":
@@ -71,7 +71,7 @@ def barrier(style: SceneStyle, kind: str, spot: Spot, u: Row) -> Thing:
     return Thing(block(kind, shape), [coat, coat, top], spot.x, spot.z, scale, shade=shade)
 
 # %% ../../../nbs/data/streets/45_frontage.ipynb #b76c6fc0
-def _ground_floor(style: SceneStyle, wall: Color, u: Row) -> tuple:
+def _ground_floor(style: SceneStyle, wall: Color, u: Draws) -> tuple:
     "Material row of a shop's windows, or of a wall with doors."
     if u[10] < 0.5:
         window = colour(style, "pane", u[9])
@@ -80,7 +80,7 @@ def _ground_floor(style: SceneStyle, wall: Color, u: Row) -> tuple:
     return tiled(darker(wall, 0.85), door, (3.9, 9.0), (0.3, 0.26), 0.3)
 
 # %% ../../../nbs/data/streets/45_frontage.ipynb #1f050f9f
-def house(style: SceneStyle, street: Street, spot: Spot, u: Row) -> list[Thing]:
+def house(style: SceneStyle, street: Street, spot: Spot, u: Draws) -> list[Thing]:
     "A house front of one band: body with windows and roof, then the ground floor."
     tall = max(4.0, street.tall * (0.7 + 0.6 * u[1]))
     wall, roof = colour(style, "plaster", u[3]), plain(colour(style, "roof", u[7]))
@@ -98,7 +98,7 @@ def house(style: SceneStyle, street: Street, spot: Spot, u: Row) -> list[Thing]:
     ]
 
 # %% ../../../nbs/data/streets/45_frontage.ipynb #5029ec8e
-def plant(style: SceneStyle, spot: Spot, size: float, u: Row) -> Thing:
+def plant(style: SceneStyle, spot: Spot, size: float, u: Draws) -> Thing:
     "A tree of `size` times six metres."
     leaves = colour(style, "leaves", u[0])
     coats = [plain(colour(style, "bark", u[1]))]

@@ -13,7 +13,7 @@ from .materials import colour, darker, plain, tiled
 from .pavement import furniture
 from .shapes import Face, card, rect, solid
 from .street import BAND, BANDS, Street, Thing
-from .style import Row, SceneStyle
+from .style import Draws, SceneStyle
 from .traffic import cyclists, parked, traffic
 
 # %% ../../../nbs/data/streets/60_layout.ipynb #1a700007
@@ -56,7 +56,7 @@ def lay(coat: tuple, faces: list[Face]) -> Thing:
     return Thing(solid(faces), [coat], 0.0, 0.0)
 
 # %% ../../../nbs/data/streets/60_layout.ipynb #4ce1ae46
-def backdrop(style: SceneStyle, u: Row) -> list[Thing]:
+def backdrop(style: SceneStyle, u: Draws) -> list[Thing]:
     "Sky, open terrain and skyline."
     dome = [(-4000, -400, 2000), (4000, -400, 2000), (4000, 2500, 2000), (-4000, 2500, 2000)]
     meadow = [(-900, 0, -5), (-900, 0, 900), (900, 0, 900), (900, 0, -5)]
@@ -69,7 +69,7 @@ def backdrop(style: SceneStyle, u: Row) -> list[Thing]:
     ]
 
 # %% ../../../nbs/data/streets/60_layout.ipynb #41e585be
-def ground(style: SceneStyle, street: Street, u: Row) -> list[Thing]:
+def ground(style: SceneStyle, street: Street, u: Draws) -> list[Thing]:
     "Backdrop, pavement, road and markings as things, in the order they cover each other; `u` is 16 random numbers."
     left, right = street.kerb
     paving = colour(style, "paving", u[2])
@@ -91,7 +91,7 @@ def ground(style: SceneStyle, street: Street, u: Row) -> list[Thing]:
     ]
 
 # %% ../../../nbs/data/streets/60_layout.ipynb #dee72b12
-def markings(street: Street, u: Row) -> list[Face]:
+def markings(street: Street, u: Draws) -> list[Face]:
     "Dashes between lanes, edges of the parking lanes, sometimes a crossing: faces of class road."
     left, right = street.kerb
     faces = []
@@ -108,7 +108,7 @@ def markings(street: Street, u: Row) -> list[Face]:
     return faces
 
 # %% ../../../nbs/data/streets/60_layout.ipynb #4a2f4397
-def skyline(style: SceneStyle, u: Row) -> list[Thing]:
+def skyline(style: SceneStyle, u: Draws) -> list[Thing]:
     "Trees and houses that close the street 140 m ahead."
 
     def some(k: int, factor: float) -> float:

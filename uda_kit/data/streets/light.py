@@ -26,7 +26,7 @@ from uda_kit.data.streets.materials import (
 from .raster import NEAR, Mesh, dot
 from .shapes import ID
 from .street import Thing
-from .style import Row, SceneStyle
+from .style import Draws, SceneStyle
 
 # %% ../../../nbs/data/streets/70_light.ipynb #8e7ed783
 @lru_cache(None)
@@ -58,7 +58,7 @@ class Light(NamedTuple):
     strength: float = 0.6  # 0 overcast, 1 full sun
 
 # %% ../../../nbs/data/streets/70_light.ipynb #5b45df14
-def light_of(style: SceneStyle, u: Row) -> Light:
+def light_of(style: SceneStyle, u: Draws) -> Light:
     "The light of a scene from eight random numbers."
     low, high = style.exposure
     red = style.cast * (2 * u[3] - 1)

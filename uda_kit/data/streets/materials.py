@@ -7,7 +7,7 @@ __all__ = ['Color', 'PERIOD_S', 'PERIOD_T', 'FILLED_S', 'FILLED_T', 'TILE_VARIET
            'darker', 'plain', 'tiled', 'dress', 'painted_as', 'hardware']
 
 # %% ../../../nbs/data/streets/35_materials.ipynb #3a7e0006
-from .style import Row, SceneStyle
+from .style import Draws, SceneStyle
 
 # %% ../../../nbs/data/streets/35_materials.ipynb #a7b873e2
 SURFACES = """
@@ -117,13 +117,13 @@ def tiled(
     return (*rgb, *cell, *period, *duty, vary, rough, grain, soil)
 
 # %% ../../../nbs/data/streets/35_materials.ipynb #eb6d8f22
-def dress(style: SceneStyle, u: Row) -> list[tuple]:
+def dress(style: SceneStyle, u: Draws) -> list[tuple]:
     "Material rows of a person: top, trousers, skin, hair or helmet."
     head = "black" if u[3] < 0.6 else "cloth"
     return [plain(colour(style, name, v), 0.5, 30.0) for name, v in zip(("cloth", "denim", "skin", head), u)]
 
 
-def painted_as(style: SceneStyle, materials: tuple[str, ...], u: Row) -> list[tuple]:
+def painted_as(style: SceneStyle, materials: tuple[str, ...], u: Draws) -> list[tuple]:
     "Smooth material rows of a vehicle, one random number each."
     return [plain(colour(style, material, v), 0.35, 20.0, 0.8) for material, v in zip(materials, u)]
 

@@ -10,7 +10,7 @@ from .frontage import plant
 from .materials import dress, hardware
 from .roadside import pole, traffic_light, traffic_sign
 from .street import BAND, Shade, Spot, Street, Thing, chance, choose
-from .style import Row, SceneStyle
+from .style import Draws, SceneStyle
 from .traffic import vehicle
 from .vehicles import person
 
@@ -20,7 +20,7 @@ def furniture(
     street: Street,
     side: int,  # 0 left, 1 right
     band: int,
-    rows: list[Row],  # [11][14] random numbers, one row per place
+    rows: list[Draws],  # [11][14] random numbers, one row per place
 ) -> list[Thing]:
     "What stands on the pavement of one side of one band."
     spot = Spot(2 * side - 1, street.kerb[side], BAND * band + 2.0)
@@ -33,7 +33,7 @@ def furniture(
     return things + standing(style, spot, rows[9:])
 
 # %% ../../../nbs/data/streets/55_pavement.ipynb #949e7465
-def kerb_tree(style: SceneStyle, spot: Spot, u: Row) -> list[Thing]:
+def kerb_tree(style: SceneStyle, spot: Spot, u: Draws) -> list[Thing]:
     "A tree, or none."
     if u[0] >= 0.5 * chance(style, "vegetation"):
         return []
@@ -41,7 +41,7 @@ def kerb_tree(style: SceneStyle, spot: Spot, u: Row) -> list[Thing]:
     return [plant(style, spot.moved(0.8 + 0.6 * u[1], 10 * u[2]), size, u[4:])]
 
 # %% ../../../nbs/data/streets/55_pavement.ipynb #b28d4e97
-def kerb_pole(style: SceneStyle, spot: Spot, u: Row) -> list[Thing]:
+def kerb_pole(style: SceneStyle, spot: Spot, u: Draws) -> list[Thing]:
     "A pole, or none."
     if u[0] >= chance(style, "pole"):
         return []
@@ -51,7 +51,7 @@ def kerb_pole(style: SceneStyle, spot: Spot, u: Row) -> list[Thing]:
     return [Thing(pole(choose(style.poles, u[1])), coats, x, z, scale, shade=Shade(0.1, 0.1, 6.0))]
 
 # %% ../../../nbs/data/streets/55_pavement.ipynb #9cf6dc23
-def signals(style: SceneStyle, spot: Spot, u: Row) -> list[Thing]:
+def signals(style: SceneStyle, spot: Spot, u: Draws) -> list[Thing]:
     "A traffic light, or none."
     if u[0] >= chance(style, "traffic light"):
         return []
@@ -68,7 +68,7 @@ def signals(style: SceneStyle, spot: Spot, u: Row) -> list[Thing]:
     return [Thing(body, coats, x, z, (1.5 * sign, 1.2, 1.0), shade=Shade(0.2, 0.2, 3.0))]
 
 # %% ../../../nbs/data/streets/55_pavement.ipynb #ddff7064
-def signposts(style: SceneStyle, spot: Spot, rows: list[Row]) -> list[Thing]:
+def signposts(style: SceneStyle, spot: Spot, rows: list[Draws]) -> list[Thing]:
     "Traffic signs at the kerb, one place a row."
     things = []
     for u in rows:
@@ -111,7 +111,7 @@ def passers(
     street: Street,
     side: int,  # 0 left, 1 right
     z: float,  # where the band begins, metres
-    rows: list[Row],
+    rows: list[Draws],
 ) -> list[Thing]:
     "People on the pavement or crossing, one place a row."
     things = []
@@ -129,7 +129,7 @@ def passers(
     return things
 
 # %% ../../../nbs/data/streets/55_pavement.ipynb #fa02ac95
-def standing(style: SceneStyle, spot: Spot, rows: list[Row]) -> list[Thing]:
+def standing(style: SceneStyle, spot: Spot, rows: list[Draws]) -> list[Thing]:
     "A bicycle and a motorcycle left standing, one place each."
     things = []
     for u, name in zip(rows, ("bicycle", "motorcycle")):

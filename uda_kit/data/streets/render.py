@@ -12,7 +12,7 @@ from .camera import Camera, camera_of
 from .layout import ground, populate
 from .lens import lens, weather
 from .light import Light, light_of, lighting, places, shade, shadows
-from .raster import assemble, draw, planes
+from .raster import draw, mesh_of, planes
 from .street import Street, Thing
 from .style import SceneStyle
 
@@ -28,7 +28,7 @@ def film(
 ) -> tuple[np.ndarray, np.ndarray]:
     "Image [H,W,3] and class ids [H,W], both uint8."
     f32 = np.float32
-    mesh = assemble(base + things, camera, street.bend)
+    mesh = mesh_of(base + things, camera, street.bend)
     normals, offsets = planes(mesh)
     faces = draw(mesh, offsets, camera)
     surface = places(mesh, normals, offsets, faces, camera, street.bend)

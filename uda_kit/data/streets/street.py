@@ -9,7 +9,7 @@ __all__ = ['BAND', 'BANDS', 'Street', 'Shade', 'Thing', 'Spot', 'chance', 'pick'
 from typing import NamedTuple
 
 from .shapes import Solid
-from .style import COUNTABLE, Row, SceneStyle
+from .style import COUNTABLE, Draws, SceneStyle
 
 # %% ../../../nbs/data/streets/40_street.ipynb #e6a997d8
 class Street:
@@ -17,7 +17,7 @@ class Street:
 
     Pairs are (left, right), places in metres right of the middle of the camera's lane."""
 
-    def __init__(self, u: Row):
+    def __init__(self, u: Draws):
         self.lanes = 1 + (u[0] < 0.35)  # oncoming ones; ours is one
         self.parking = (u[1] < 0.65, u[2] < 0.65)  # is there a lane of parked cars?
         left = -1.75 - 3.5 * self.lanes - 2.3 * self.parking[0]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from .materials import dress, painted_as
 from .street import Shade, Street, Thing, chance, pick
-from .style import Row, SceneStyle
+from .style import Draws, SceneStyle
 from .vehicles import bicycle, bus, car, motorcycle, train, truck
 
 # %% ../../../nbs/data/streets/50_traffic.ipynb #485d6690
@@ -19,7 +19,7 @@ def motor_vehicle(
     name: str,  # car, truck, bus or train
     x: float,
     z: float,  # of its near end, about
-    u: Row,  # its random numbers
+    u: Draws,  # its random numbers
     oncoming: bool,
 ) -> Thing:
     "A vehicle on four wheels or more."
@@ -45,7 +45,7 @@ def vehicle(
     name: str,  # class
     x: float,
     z: float,  # of its near end, about
-    u: Row,  # its random numbers
+    u: Draws,  # its random numbers
     oncoming: bool = False,
     side: bool = False,  # a two-wheeler seen from the side
     ridden: bool = False,  # a two-wheeler with its rider
@@ -69,7 +69,7 @@ def vehicle(
 LENGTH = {"car": 5.0, "truck": 8.0, "bus": 12.0, "train": 23.0, "motorcycle": 3.0, "bicycle": 3.0}
 
 # %% ../../../nbs/data/streets/50_traffic.ipynb #d4952c76
-def traffic(style: SceneStyle, street: Street, rows: Iterator[Row]) -> list[Thing]:
+def traffic(style: SceneStyle, street: Street, rows: Iterator[Draws]) -> list[Thing]:
     "Vehicles and riders on the lanes; `rows` yields 14 random numbers for each place."
     things = []
     ridden = style.frequency.get("rider", 1.0)
@@ -90,7 +90,7 @@ def traffic(style: SceneStyle, street: Street, rows: Iterator[Row]) -> list[Thin
     return things
 
 # %% ../../../nbs/data/streets/50_traffic.ipynb #3b3b94f1
-def parked(style: SceneStyle, street: Street, rows: Iterator[Row]) -> list[Thing]:
+def parked(style: SceneStyle, street: Street, rows: Iterator[Draws]) -> list[Thing]:
     "Vehicles parked along the kerbs, seven places a side."
     things = []
     weights = {"car": 1.0, "truck": 0.6, "motorcycle": 0.5, "bicycle": 0.2}
@@ -104,7 +104,7 @@ def parked(style: SceneStyle, street: Street, rows: Iterator[Row]) -> list[Thing
     return things
 
 # %% ../../../nbs/data/streets/50_traffic.ipynb #415ec2b9
-def cyclists(style: SceneStyle, street: Street, rows: Iterator[Row]) -> list[Thing]:
+def cyclists(style: SceneStyle, street: Street, rows: Iterator[Draws]) -> list[Thing]:
     "Four places for riders: along the right of our lane, or across the street."
     things = []
     left, right = street.kerb
