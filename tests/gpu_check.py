@@ -225,7 +225,8 @@ def check_resume(small):
     import torch
 
     from uda_kit.core.tensors import load_tensors
-    from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+    from uda_kit.data.streets.dataset import StreetScenes
+    from uda_kit.data.streets.style import CAMERA, RENDERED
     from uda_kit.methods.output_space import OutputSpaceTerms
     from uda_kit.models.segmenters import deeplab_v2
     from uda_kit.training.fit import Interrupted, LoaderConfig, RunOptions, Stage, StopRequest, fit

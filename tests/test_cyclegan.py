@@ -5,7 +5,8 @@ import torch
 from resuming import StopAt, options, same_stage
 
 from uda_kit.core.errors import InputError
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.data.translated import Twins
 from uda_kit.methods.cyclegan import CYCLEGAN_ADAM, CycleGANTerms, TranslateSource
 from uda_kit.methods.output_space import SupervisedTerms

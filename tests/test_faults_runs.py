@@ -23,7 +23,8 @@ from uda_kit.core.files import LOCK, WriteError
 from uda_kit.core.records import to_json, write_json
 from uda_kit.core.settings import override
 from uda_kit.data.labels import CITYSCAPES19
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.experiments import demo, running
 from uda_kit.experiments.lessons import check_same, report_line
 from uda_kit.methods.output_space import OutputSpaceTerms
@@ -709,7 +710,8 @@ PROGRAM = """
 import os, signal, sys
 import torch
 from uda_kit.cli import status_of
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.core.errors import InputError
 from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.models.segmenters import deeplab_v2

@@ -16,7 +16,8 @@ from uda_kit.core.errors import InputError, expect_error
 from uda_kit.core.files import WriteError
 from uda_kit.core.tables import Table, html_text, markdown_text
 from uda_kit.data.labels import LabelSpace
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.evaluation import report as reports
 from uda_kit.evaluation.evaluate import Evaluation
 from uda_kit.models.segmenters import deeplab_v2

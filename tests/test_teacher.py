@@ -6,7 +6,8 @@ from resuming import StopAt, options, same_stage
 
 from uda_kit.core.errors import InputError
 from uda_kit.data.labels import CITYSCAPES19
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.data.strong_augmentation import StrongAugmentation
 from uda_kit.methods.label_expansion import LabelExpansion
 from uda_kit.methods.output_space import SupervisedTerms

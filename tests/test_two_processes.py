@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 PROGRAM = """
 import sys
 import torch
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.fit import SGD, LoaderConfig, RunOptions, Stage, fit

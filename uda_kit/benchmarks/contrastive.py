@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from .training_step import check_case, fresh
 from .translation import all_cores, extra_memory, medians, timed
-from ..data.scenes import CAMERA, RENDERED, StreetScenes
+from ..data.streets.dataset import StreetScenes
+from ..data.streets.style import CAMERA, RENDERED
 from ..data.strong_augmentation import StrongAugmentation
 from ..methods.contrastive import confidence_thresholds, contrastive_loss, plain_contrastive_loss
 from ..methods.pseudo_labels import IGNORE

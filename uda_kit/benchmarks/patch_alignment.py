@@ -15,7 +15,8 @@ import torch
 
 from .training_step import CASES, Case, autocast_on, check_case, fresh, pair_of
 from ..data.labels import CITYSCAPES19
-from ..data.scenes import RENDERED, StreetScenes
+from ..data.streets.dataset import StreetScenes
+from ..data.streets.style import RENDERED
 from ..methods.output_space import OutputSpaceTerms
 from ..methods.patch_alignment import PatchTerms
 from uda_kit.methods.patch_modes import (

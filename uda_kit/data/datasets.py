@@ -25,7 +25,6 @@ from fastcore.basics import patch
 
 from ..core.errors import InputError, printable, whole_number
 from ..core.records import read_text
-from . import scenes
 from .dataset import Dataset, Sample
 from .images import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image, visible
 from uda_kit.data.labels import (
@@ -44,6 +43,8 @@ from uda_kit.data.labels import (
     label_space,
     translate,
 )
+from .streets.dataset import StreetScenes
+from .streets.style import CAMERA, LORRY, RENDERED, VAN
 
 # %% ../../nbs/data/40_datasets.ipynb #c506792f
 def _visible(name: str) -> bool:
@@ -1315,7 +1316,7 @@ def read_options(
 
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20ae
 SPLIT_SEEDS = {"train": 0, "val": 1_000_003, "test": 2_000_003}  # added to a scene data set's seed
-SCENE_STYLES = {"rendered": scenes.RENDERED, "camera": scenes.CAMERA, "lorry": scenes.LORRY, "van": scenes.VAN}
+SCENE_STYLES = {"rendered": RENDERED, "camera": CAMERA, "lorry": LORRY, "van": VAN}
 
 
 def open_scenes(
@@ -1339,7 +1340,7 @@ def open_scenes(
     if height * width > MAX_PIXELS:
         problem = f"option 'size' is {height}x{width}, more than {MAX_PIXELS // 10**6} megapixels"
         raise InputError(where, problem, "give a smaller size")
-    dataset = scenes.StreetScenes(SCENE_STYLES[style], n=n, size=size, seed=seed + SPLIT_SEEDS[split or "train"])
+    dataset = StreetScenes(SCENE_STYLES[style], n=n, size=size, seed=seed + SPLIT_SEEDS[split or "train"])
     return Relabelled(dataset, split or "train", space, labelled)
 
 # %% ../../nbs/data/40_datasets.ipynb #ea8dc537

@@ -30,7 +30,8 @@ from uda_kit.data.labels import (
     IdTable,
     translate,
 )
-from .scenes import CAMERA, RENDERED, SceneStyle, StreetScenes
+from .streets.dataset import StreetScenes
+from .streets.style import CAMERA, RENDERED, SceneStyle
 
 # %% ../../nbs/data/80_samples.ipynb #b3cd51ad
 def stored(
@@ -271,7 +272,7 @@ README = """# Data samples
 
 A few small street scenes in the layout and label encoding of every data set this kit reads. \
 They are rendered by the kit itself
-(`uda_kit.data.scenes`);\
+(`uda_kit.data.streets`);\
  nothing in this folder comes from the data sets whose names the folders bear. \
 They are for trying loaders and for tests,
 not for training. PNG files are stored without compression so that their bytes are the same on every machine.

@@ -16,7 +16,8 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..data.datasets import Relabelled
 from ..data.labels import LabelSpace
-from ..data.scenes import CAMERA, RENDERED, StreetScenes
+from ..data.streets.dataset import StreetScenes
+from ..data.streets.style import CAMERA, RENDERED
 from .build import Run, assemble, check_recipe, check_room
 from .own_classes import settle, tell
 from ..recipes.config import Recipe, StageConfig

@@ -768,7 +768,8 @@ def example(
     most: int | None = None,
 ) -> AlignmentExplorer:
     "Street scenes under two untrained networks."
-    from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+    from uda_kit.data.streets.dataset import StreetScenes
+    from uda_kit.data.streets.style import CAMERA, RENDERED
     from uda_kit.models.segmenters import deeplab_v2
 
     nets = {}

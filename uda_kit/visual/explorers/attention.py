@@ -21,7 +21,8 @@ from ...core.errors import InputError, whole_number
 from ...core.tables import html_text
 from ...data.datasets import Sample
 from ...data.labels import colorize
-from ...data.scenes import CAMERA, StreetScenes
+from ...data.streets.dataset import StreetScenes
+from ...data.streets.style import CAMERA
 from ...evaluation.evaluate import evaluation_mode, overlay, space_of, spread_out
 from ...methods.ancillary_classifier import cosine_distance_map
 from ...models.segmenters import Outputs, Segmenter, upsample

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from ...core.errors import InputError
 from ...core.tables import html_text
 from ...data.labels import LabelSpace
-from ...data.scenes import CAMERA, RENDERED, StreetScenes
+from ...data.streets.dataset import StreetScenes
+from ...data.streets.style import CAMERA, RENDERED
 from ...evaluation.evaluate import evaluation_mode, space_of, spread_out
 from ...methods.label_expansion import BINS, LabelExpansion, cells_of, distance_of, unit_features, weighted_classes
 from ...methods.pseudo_labels import IGNORE

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from ...core.errors import InputError, whole_number
 from ...core.tables import html_text
 from ...data.labels import LabelSpace, colorize, translate
-from ...data.scenes import CAMERA, RENDERED, StreetScenes
+from ...data.streets.dataset import StreetScenes
+from ...data.streets.style import CAMERA, RENDERED
 from ...data.transforms import resize_label
 from ...evaluation.evaluate import best_classes, class_scores, evaluation_mode, resized, space_of
 from ...methods.patch_modes import PatchModes, cluster, patch_grid, patch_histograms

@@ -17,7 +17,9 @@ from fastcore.basics import patch
 from ...core.errors import InputError, whole_number
 from ...core.tables import html_text
 from ...data.labels import CITYSCAPES19, colorize
-from ...data.scenes import CAMERA, COUNTABLE, KINDS, LORRY, RANGES, RENDERED, VAN, SceneStyle, StreetScenes, render
+from ...data.streets.dataset import StreetScenes
+from ...data.streets.render import render
+from ...data.streets.style import CAMERA, COUNTABLE, KINDS, LORRY, RANGES, RENDERED, VAN, SceneStyle
 from ..checks import checked_patch, short
 from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatch
 from ..panels import picture_grid

@@ -26,7 +26,8 @@ from ...core.records import read_json
 from ...core.tables import html_text, percent
 from ...data.datasets import Sample
 from ...data.labels import LabelSpace, colorize, label_space, translate
-from ...data.scenes import CAMERA, RENDERED, StreetScenes
+from ...data.streets.dataset import StreetScenes
+from ...data.streets.style import CAMERA, RENDERED
 from ...evaluation.evaluate import class_scores, evaluation_mode, space_of, spread_out
 from uda_kit.evaluation.report import (
     CHANCE,
