@@ -74,7 +74,7 @@ def gather_objects(value: object) -> list:  # small and picklable
     "The values of all processes, in their order."
     if not several_processes():
         return [value]
-    values = [None] * dist.get_world_size()
+    values: list = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 

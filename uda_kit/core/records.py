@@ -23,7 +23,7 @@ from .errors import InputError
 from .files import write_text, writing
 
 # %% ../../nbs/core/30_records.ipynb #8f03b388
-def json_able(value: object) -> object:
+def json_able(value: Any) -> Any:
     "`value` as JSON can hold it: NaN and infinities become None, tuples lists, keys text."
     if isinstance(value, dict):
         return {str(k): json_able(v) for k, v in value.items()}
@@ -77,7 +77,7 @@ def check_seal(value: dict, where: object, remedy: str, required: bool = True) -
 # %% ../../nbs/core/30_records.ipynb #d7061d8f
 def write_json(
     path: str | Path,
-    value: object,  # JSON-able
+    value: Any,  # JSON-able
     seal: bool = False,  # the file ends with the hash of everything before
     indent: int | None = 1,  # None: on one line
 ) -> None:

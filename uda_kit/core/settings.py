@@ -13,7 +13,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -47,7 +47,12 @@ Digits = Annotated[str, Meta(pattern="^[0-9]*$")]  # a name that is written in d
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False", type(None): "None"}
 
 
-def _members(hint: object) -> tuple:
+def _is_dataclass(hint: Any) -> bool:
+    "Is a field's type one dataclass?"
+    return dataclasses.is_dataclass(hint)
+
+
+def _members(hint: Any) -> tuple:
     "The types of a union, or the one type."
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return typing.get_args(hint)
@@ -59,7 +64,7 @@ def _shown(number: float) -> str:
     return str(int(number)) if number == int(number) else f"{number:g}"
 
 
-def _limits_in_words(limits: object) -> str:
+def _limits_in_words(limits: Any) -> str:
     "' from 0 to 1', ' from 0 to below 1', ' from 1', ' in digits'; nothing where there is no limit."
     lowest, highest = getattr(limits, "ge", None), getattr(limits, "le", None)
     below = getattr(limits, "lt", None)
@@ -73,14 +78,14 @@ def _limits_in_words(limits: object) -> str:
     return words
 
 # %% ../../nbs/core/35_settings.ipynb #d24cd8ca
-def _in_words(hint: object) -> str:
+def _in_words(hint: Any) -> str:
     "A type as one says it: 'a whole number', '2 values as (1, 2), each a number from 0 to 1'."
     origin, items = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _in_words(items[0]) + _limits_in_words(items[1])
     if origin is typing.Literal:
         return "one of " + ", ".join(map(repr, items))
-    if origin is tuple and dataclasses.is_dataclass(items[0]):
+    if origin is tuple and _is_dataclass(items[0]):
         return f"a tuple of {items[0].__name__}, each of which is set field by field"
     if origin is tuple:
         number = "values" if items[-1] is ... else f"{len(items)} values"
@@ -106,7 +111,7 @@ class _Misfit(Exception):
     "A value is not of its type."
 
 
-def _plain(value: object, hint: object) -> object:
+def _plain(value: Any, hint: Any) -> Any:
     "A value without dataclasses, as msgspec converts it."
     if not isinstance(value, (str, int, float, tuple, list, type(None))):
         raise _Misfit
@@ -120,7 +125,7 @@ def _plain(value: object, hint: object) -> object:
 # %% ../../nbs/core/35_settings.ipynb #e89b4afc
 def _stored(value: object, hint: object) -> object:
     "A value as a field of type `hint` stores it. `_Misfit` where it is not of that type."
-    if hint is typing.Any or hint is object:
+    if hint is Any or hint is object:
         return value
     for member in _members(hint):
         try:
@@ -130,9 +135,9 @@ def _stored(value: object, hint: object) -> object:
     raise _Misfit
 
 
-def _stored_as(value: object, hint: object) -> object:
+def _stored_as(value: Any, hint: Any) -> Any:
     "As `_stored`, for a type that is no union."
-    if dataclasses.is_dataclass(hint):
+    if _is_dataclass(hint):
         if not isinstance(value, hint):
             raise _Misfit
         return value
@@ -178,7 +183,7 @@ def types_of(settings: object) -> dict[str, object]:
     return typing.get_type_hints(type(settings), include_extras=True)
 
 
-def check_settings(settings: object, path: str = "") -> None:
+def check_settings(settings: Any, path: str = "") -> None:
     """`InputError` naming the first value in a tree of dataclasses that is not of its field's type. `path`: where the
     tree stands."""
     hints = types_of(settings)
@@ -214,9 +219,9 @@ def _read(text: str, hint: object) -> object:
     return text if wants_text and isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 # %% ../../nbs/core/35_settings.ipynb #5e770011
-def _kinds(hint: object) -> list[type]:
+def _kinds(hint: Any) -> list[type]:
     "The dataclasses that a field of this type may hold, and all kinds of them."
-    kinds = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+    kinds: list[type] = [member for member in _members(hint) if _is_dataclass(member)]
     for kind in kinds:
         kinds += [special for special in kind.__subclasses__() if special not in kinds]
     return kinds
@@ -238,20 +243,20 @@ def _defaults(kind: type, path: str) -> object:
         raise InputError(path, f"cannot begin as a {kind.__name__}", f"it needs {', '.join(needed)}") from None
 
 # %% ../../nbs/core/35_settings.ipynb #683f3c9e
-def _whole(value: object, hint: object, before: object, path: str) -> object:
+def _whole(value: Any, hint: Any, before: Any, path: str) -> Any:
     "The value of a field that is set as a whole."
     kinds = _kinds(hint)
     named = {kind.__name__: kind for kind in kinds if not inspect.isabstract(kind)}
     if isinstance(value, str) and value in named:
         return _defaults(named[value], path)
-    with_text = [kind for kind in kinds if hasattr(kind, "with_text")]
+    with_text: list[Any] = [kind for kind in kinds if hasattr(kind, "with_text")]
     if isinstance(value, str) and with_text and str not in _members(hint):
         kind = with_text[0]
         return before.with_text(value) if isinstance(before, kind) else kind.from_text(value)
     return stored_value(value, hint, path)
 
 # %% ../../nbs/core/35_settings.ipynb #5e77001a
-def _replaced(settings: object, key: str, value: object, path: str) -> object:
+def _replaced(settings: Any, key: str, value: Any, path: str) -> Any:
     "The dataclass with another value of a field; what its own checks say is said of the path."
     try:
         return dataclasses.replace(settings, **{key: value})
@@ -261,7 +266,7 @@ def _replaced(settings: object, key: str, value: object, path: str) -> object:
         raise InputError(path, f"cannot be {brief(value)} ({error})", "give another value") from None
 
 # %% ../../nbs/core/35_settings.ipynb #d358c7ad
-def _with_value(settings: object, keys: list[str], text: str, path: str) -> object:
+def _with_value(settings: Any, keys: list[str], text: str, path: str) -> Any:
     "The tree with the value at `keys` replaced."
     key, *rest = keys
     names = _names_below(settings)
@@ -276,7 +281,7 @@ def _with_value(settings: object, keys: list[str], text: str, path: str) -> obje
     hint, before = types_of(settings)[key], getattr(settings, key)
     if not rest:
         return _replaced(settings, key, _whole(_read(text, hint), hint, before, path), path)
-    direct = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+    direct: list[type] = [member for member in _members(hint) if _is_dataclass(member)]
     if before is None and len(direct) == 1:
         before = _defaults(direct[0], path)
     return _replaced(settings, key, _with_value(before, rest, text, path), path)
@@ -317,10 +322,10 @@ def check_kept(before: object, after: object, path: str, paths: list[str]) -> No
             raise InputError(path, f"would undo {other}, which is set before it", f"put {path}=... first")
 
 # %% ../../nbs/core/35_settings.ipynb #5e770016
-def describe(value: object) -> object:
+def describe(value: Any) -> Any:
     "Settings, or any part of them, as JSON: a dataclass becomes its fields and, under `type`, its name."
     if dataclasses.is_dataclass(value):
-        described = {"type": type(value).__name__}
+        described: dict[str, Any] = {"type": type(value).__name__}
         for field in dataclasses.fields(value):
             described.setdefault(field.name, describe(getattr(value, field.name)))
         return described

@@ -35,7 +35,7 @@ def tensor_digest(
         tensor = tensors[name]
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode("utf-8", "surrogatepass"))
         if tensor.numel():
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 # %% ../../nbs/core/40_tensors.ipynb #d1bcf877
@@ -46,8 +46,8 @@ def save_tensors(
 ) -> None:
     "Write tensors as a whole, with a checksum. `WriteError` where the disk or the folder does not allow it."
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = json_able(about or {})
-    header = {ABOUT: json.dumps(about | {SEAL: tensor_digest(tensors, about)})}
+    described = json_able(about or {})
+    header = {ABOUT: json.dumps(described | {SEAL: tensor_digest(tensors, described)})}
     data = save(tensors, header)  # not `save_file`: it ignores the umask, and leaves half a file on a full disk
     atomic_write(path, data)
 

@@ -74,7 +74,8 @@ def _look_at_label(finding: Finding, dataset: Any, i: int) -> None:
 # %% ../../nbs/data/70_check.ipynb #0b76bc50
 def _size_problem(finding: Finding, where: object) -> str:
     "A line for a label and an image of different sizes."
-    wanted, got = (f"{w}x{h}" for h, w in (finding.image_size, finding.label_size))
+    sizes = [size for size in (finding.image_size, finding.label_size) if size is not None]
+    wanted, got = (f"{w}x{h}" for h, w in sizes)
     return f"{where}: label is {got} pixels, its image {wanted}; leave the pair out, or get both files again"
 
 # %% ../../nbs/data/70_check.ipynb #cb994e52
@@ -117,7 +118,7 @@ class SplitReport:
     sizes: dict = field(default_factory=dict)  # "WxH" -> images
     formats: dict = field(default_factory=dict)  # stored label format -> files
     unmapped: dict = field(default_factory=dict)  # raw id outside the table -> [pixels, files, first file]
-    pixels: list | None = None  # labelled pixels of each class
+    pixels: list[int] = field(default_factory=list)  # labelled pixels of each class
     ignored: int = 0  # pixels that are known and not scored
     unscored: dict = field(default_factory=dict)  # their ids -> pixels
     train_ids: list = field(default_factory=list)  # label files whose ids look like train ids where others are expected

@@ -26,7 +26,7 @@ from fastcore.basics import patch
 from ..core.errors import InputError, printable, whole_number
 from ..core.records import read_text
 from . import scenes
-from .dataset import Sample
+from .dataset import Dataset, Sample
 from .images import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image, visible
 from uda_kit.data.labels import (
     CAMVID_IDS,
@@ -68,7 +68,8 @@ def _tree(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """A folder and all below it, each with the names that lead there.
 
     Links are followed last, and no folder is entered twice."""
-    entered, waiting = set(), [(folder, ())]
+    entered: set[str] = set()
+    waiting: list[tuple[Path, tuple[str, ...]]] = [(folder, ())]
     while waiting:
         links = []
         while waiting:
@@ -262,7 +263,14 @@ def fingerprint(
 class PairedFiles:
     "The reading half of every data set on disk: paths, an id table and an encoding in, samples out."
 
-    encoding = "ids"
+    name: str
+    split: str
+    labelled: bool
+    table: IdTable  # of the label files
+    keys: list[str]
+    image_paths: list[str]  # in the order of the keys
+    label_paths: list[str]  # likewise; empty where there are no labels
+    encoding: str = "ids"
 
     @property
     def space(self) -> LabelSpace:
@@ -314,7 +322,7 @@ def settings(self: PairedFiles) -> dict:  # JSON-able
 
 # %% ../../nbs/data/40_datasets.ipynb #457f52a8
 def read_plain(
-    path: str | os.PathLike,
+    path: str | Path,
     what: str,  # the file should be, for the message
 ) -> str:
     "A text file that a user wrote. `InputError` where it is missing or not UTF-8."
@@ -469,8 +477,10 @@ def from_list(
 class FileDataset(PairedFiles):
     "Images on disk, with or without label files: finds and pairs the files of one split."
 
-    name, layout, splits = "files", "", ("all",)
-    tables = ()  # id tables for the label files; the first is the data set's own
+    name = "files"
+    layout: str = ""  # what lies in its folder, for messages
+    splits: tuple[str, ...] = ("all",)
+    tables: tuple[IdTable, ...] = ()  # for the label files; the first is the data set's own
 
     def __init__(
         self,
@@ -503,6 +513,18 @@ def find_root(self: FileDataset, root: Path) -> Path:
 def has_labels(self: FileDataset) -> bool:
     "Is the split published with labels?"
     return True
+
+
+@patch
+def find_images(self: FileDataset) -> dict[str, str]:
+    "Path of every image by key; each layout has its own."
+    raise NotImplementedError(f"{type(self).__name__} does not say where its images are")
+
+
+@patch
+def find_labels(self: FileDataset) -> dict[str, str]:
+    "Path of every label by key; each layout has its own."
+    raise NotImplementedError(f"{type(self).__name__} does not say where its labels are")
 
 
 @patch
@@ -879,7 +901,7 @@ def find(
     return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
 
 # %% ../../nbs/data/40_datasets.ipynb #8b9d69f4
-def read_toml(path: str | os.PathLike) -> dict:
+def read_toml(path: str | Path) -> dict:
     "Read a TOML file; InputError with the line where it is malformed."
     text = read_plain(path, "the TOML file that describes the folder")
     try:
@@ -901,14 +923,15 @@ def check_options(
         if option not in known:
             raise InputError(where, f"unknown option {option!r}", nearest(option, known))
         if not isinstance(value, known[option]):
-            types = known[option] if isinstance(known[option], tuple) else (known[option],)
+            allowed = known[option]
+            types = allowed if isinstance(allowed, tuple) else (allowed,)
             wanted = " or ".join(kind.__name__ for kind in types)
             raise InputError(where, f"option {option!r} is {brief(value)}", f"give a {wanted}")
         if isinstance(value, str) and (not value.strip() or printable(value) != value):
             raise InputError(where, f"option {option!r} is {value[:60]!r}", "write it in plain characters")
 
 # %% ../../nbs/data/40_datasets.ipynb #fd151a74
-FOLDER_OPTIONS = {
+FOLDER_OPTIONS: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "images": str,
     "labels": str,
@@ -1011,6 +1034,7 @@ def _folder_space(options: dict) -> LabelSpace:
     if not isinstance(classes, str):
         return LabelSpace(name, classes, palette)
     space = label_space(classes)
+    assert space is not None, "a space with a name is there, or was refused"
     return replace(space, palette=palette) if palette else space
 
 # %% ../../nbs/data/40_datasets.ipynb #bcc2fe73
@@ -1109,11 +1133,12 @@ def pattern(self: FolderDataset, kind: str) -> str | None:  # "images" or "label
 @patch
 def find(self: FolderDataset, kind: str) -> dict[str, str]:  # "images" or "labels" -> key -> path
     "Files of one kind; folders count in the keys where they do for both kinds."
-    if not self.pattern(kind):
+    pattern = self.pattern(kind)
+    if not pattern:
         problem = f"split {self.split!r} does not say where its {kind} are"
         raise InputError(self.root, problem, f'add {kind} = "FOLDER/*.png"')
     patterns = filter(None, (self.pattern("images"), self.pattern("labels")))
-    return globbed(self.root, self.pattern(kind), all(map(has_folder_wildcards, patterns)))
+    return globbed(self.root, pattern, all(map(has_folder_wildcards, patterns)))
 
 # %% ../../nbs/data/40_datasets.ipynb #3e348803
 @patch
@@ -1188,7 +1213,7 @@ class Relabelled:
 
     def __init__(
         self,
-        dataset: object,
+        dataset: Dataset,
         split: str | None = None,
         space: LabelSpace | str | None = None,
         labelled: bool | None = None,
@@ -1208,7 +1233,8 @@ class Relabelled:
         return self.dataset.image(i)
 
     def label(self, i: int) -> torch.Tensor | None:
-        return self.translated(self.dataset.label(i)) if self.labelled else None
+        label = self.dataset.label(i) if self.labelled else None
+        return None if label is None else self.translated(label)
 
     def translated(self, label: torch.Tensor) -> torch.Tensor:
         "A label [H,W] of the inner data set in this space."
@@ -1220,7 +1246,7 @@ def __getitem__(self: Relabelled, i: int) -> Sample:
     if not self.labelled:
         return Sample(self.image(i), None, self.key(i))
     image, label, key = self.dataset[i]
-    return Sample(image, self.translated(label), key)
+    return Sample(image, None if label is None else self.translated(label), key)
 
 
 @patch
@@ -1317,7 +1343,7 @@ def open_scenes(
     return Relabelled(dataset, split or "train", space, labelled)
 
 # %% ../../nbs/data/40_datasets.ipynb #ea8dc537
-def _opened_as(dataset: object, split: str | None, space: LabelSpace | str | None, labelled: bool | None):  # a data set
+def _opened_as(dataset: Dataset, split: str | None, space: LabelSpace | str | None, labelled: bool | None) -> Dataset:
     """A data set that is open already, in the space and with the labels asked for. Itself where nothing is.
 
     `InputError` where it is of another split."""
@@ -1340,7 +1366,7 @@ def open_named(
     strict: bool = True,  # raise on unpaired files
     where: str = "",  # for the message
     **options,  # of the loader, by their types
-):  # a data set
+) -> Dataset:
     "Open a data set by its name and where it is. `InputError` for whatever is not there."
     where = where or f"{name}:{root}"
     _check_known(name, options, where)
@@ -1350,12 +1376,12 @@ def open_named(
 
 # %% ../../nbs/data/40_datasets.ipynb #ea8dc538
 def open_dataset(
-    spec: str | os.PathLike | object,  # "NAME:ROOT?option=value", or a data set, which is returned as it is
+    spec: str | os.PathLike | Dataset,  # "NAME:ROOT?option=value", or a data set, which is returned as it is
     split: str | None = None,  # split; overrides ?split= in the spec
     space: LabelSpace | str | None = None,  # or its name; overrides ?space= in the spec
     labelled: bool | None = None,  # None: as published, True: needs labels, False: never touches labels
     strict: bool = True,  # raise on unpaired files
-):  # a data set
+) -> Dataset:
     "Open any data set from one line; every mistake in it is an InputError that says what would be right."
     if not isinstance(spec, (str, os.PathLike)):
         return _opened_as(spec, split, space, labelled)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ..core.errors import InputError
 
@@ -94,7 +94,7 @@ def check_content(image: Image.Image, path: FileName) -> None:
     if pixels == 0:
         raise InputError(path, "is damaged or cut short (it has no pixels)", "copy or download it again")
     if image.format in ("PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
-        problem = f"holds {image.n_frames} pictures in one file"
+        problem = f"holds {getattr(image, 'n_frames', 'several')} pictures in one file"
         raise InputError(path, problem, "save the one that is meant as a file of its own")
 
 # %% ../../nbs/data/30_images.ipynb #571a4d7f
@@ -151,7 +151,7 @@ def quiet_library(image: Image.Image) -> Iterator[None]:
 def opened(
     path: FileName,  # image file
     pixels: bool = False,  # they will be decoded: check the checksums of a PNG first
-) -> Iterator[Image.Image]:
+) -> Iterator[ImageFile.ImageFile]:
     "A Pillow image whose size has been checked; errors of opening and decoding inside the block become `InputError`s."
     try:
         check_regular(path)
@@ -262,7 +262,7 @@ def _is_wide_gray(image: Image.Image) -> bool:
 def stored_bits(image: Image.Image) -> int:
     "Bits per channel of an opened TIFF, which states them, or of another image by its mode."
     if image.format == "TIFF":
-        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+        return max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (1,)))
     if _is_wide_gray(image):
         return 16
     return {"1": 1, "I": 32, "F": 32}.get(image.mode, 8)
@@ -281,7 +281,7 @@ def check_range(brightest: int, white: int, path: FileName) -> None:
 # %% ../../nbs/data/30_images.ipynb #323baa17
 def _white_is_zero(image: Image.Image) -> bool:
     "Does an opened TIFF store white as 0?"
-    return image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0
+    return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
 
 
 def wide_gray(image: Image.Image, path: FileName) -> np.ndarray:  # uint8 [H,W]
@@ -313,14 +313,15 @@ def sixteen_bit_colors(image: Image.Image, path: FileName) -> bool:
     return image.format == "TIFF" and stored_bits(image) == 16
 
 # %% ../../nbs/data/30_images.ipynb #b4c02384
-def decode_half(image: Image.Image, order: str) -> bool:
+def decode_half(image: ImageFile.ImageFile, order: str) -> bool:
     """Make Pillow decode one byte of each 16-bit number: the upper (`16B`) or the lower (`16L`).
 
     False where the image is no 16-bit PNG of several channels."""
     codec, box, offset, stored = image.tile[0]
     if image.format != "PNG" or stored != f"{image.mode};16B":
         return False
-    image.tile = [(codec, box, offset, f"{image.mode};{order}")]
+    tiles: list = [(codec, box, offset, f"{image.mode};{order}")]
+    image.tile = tiles
     return True
 
 # %% ../../nbs/data/30_images.ipynb #00d2d264

@@ -87,7 +87,7 @@ def _is_number(value: object, most: int) -> bool:
     "Is it a whole number of 0 to `most`? A truth value is none."
     if isinstance(value, (bool, np.bool_)):
         return False
-    return isinstance(value, (int, np.integer)) and 0 <= value <= most
+    return isinstance(value, (int, np.integer)) and bool(0 <= value <= most)
 
 # %% ../../nbs/data/10_labels.ipynb #b7381ffa
 def _check_palette(palette: object, count: int, where: str) -> tuple:
@@ -297,6 +297,7 @@ class IdTable:
     space: LabelSpace  # the classes it leads to
     ids: dict = field(hash=False)  # raw id -> class index
     ignored: frozenset = field(hash=False, default=frozenset({255}))  # raw ids that become 255
+    _table: np.ndarray = field(init=False, repr=False, compare=False)  # class of every raw id
 
     def __post_init__(self):
         table = np.full(MOST_IDS, UNKNOWN, np.uint8)

@@ -112,7 +112,7 @@ def palette_of(table: IdTable, count: int) -> list[tuple]:
     colors = []
     for raw in range(count):
         c = table.class_of(raw)
-        colors.append(CITYSCAPES19.palette[c] if c < 19 else (raw, raw, raw))
+        colors.append((raw, raw, raw) if c is None or c >= len(CITYSCAPES19) else CITYSCAPES19.palette[c])
     return colors
 
 # %% ../../nbs/data/80_samples.ipynb #5805069d

@@ -8,7 +8,6 @@ __all__ = ['DAFORMER', 'class_counts', 'RareClassSampling', 'RareClasses']
 # %% ../../nbs/data/65_sampling.ipynb #e69cc26e
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +15,13 @@ from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..core.tensors import load_tensors, save_tensors
+from .dataset import Dataset
 from .datasets import fingerprint
 from .streams import generator_at
 
 # %% ../../nbs/data/65_sampling.ipynb #72528f78
 def count_classes(
-    dataset: Any,  # a labelled data set
+    dataset: Dataset,  # labelled
     progress: bool = False,  # show a progress bar
 ) -> Tensor:  # int64 [N,C]
     """Pixels of each class in each label map. Ignored pixels are not counted.
@@ -33,12 +33,14 @@ def count_classes(
     counts = torch.zeros(len(dataset), classes, dtype=torch.int64)
     title = f"counting classes of {dataset.name}"
     for i in tqdm(range(len(dataset)), desc=title, disable=not progress, leave=False):
-        counts[i] = torch.bincount(dataset.label(i).flatten().long(), minlength=256)[:classes]
+        label = dataset.label(i)
+        assert label is not None, "a labelled data set has every label"
+        counts[i] = torch.bincount(label.flatten().long(), minlength=256)[:classes]
     return counts
 
 # %% ../../nbs/data/65_sampling.ipynb #cedaf1bb
 def class_counts(
-    dataset: Any,  # a labelled data set
+    dataset: Dataset,  # labelled
     folder: str | Path | None = None,  # where the counts are kept; None: nowhere
     progress: bool = False,  # show a progress bar
 ) -> Tensor:  # int64 [N,C]

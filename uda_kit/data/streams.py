@@ -8,7 +8,7 @@ __all__ = ['generator_at', 'LoadedBatch', 'Stream']
 # %% ../../nbs/data/60_streams.ipynb #f607cda8
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.errors import InputError
+from .dataset import Dataset
 from .transforms import JointTransform
 from .workers import read_in_order
 
@@ -92,7 +93,7 @@ class BatchPart(NamedTuple):
 class Batches:
     "The batch of every step, as a function of the step alone; indexable by step."
 
-    dataset: Any  # any data set of this kit
+    dataset: Dataset
     transform: JointTransform
     seed: int
     labelled: bool
@@ -156,7 +157,7 @@ def _check_same_size(first: tuple, sample: tuple) -> None:
 class Stream:
     "Endless batches of a data set, the same for any number of workers; iterate, or ask for `batch(step)`."
 
-    dataset: Any  # any data set of this kit
+    dataset: Dataset
     batch_size: int = 1  # samples per batch, in this process
     transform: JointTransform | None = None  # None: images as they are
     seed: int = 0  # decides order and augmentation
@@ -184,7 +185,7 @@ class Stream:
         "The batch of one step, loaded in this process."
         return self.batches[step]
 
-    def __iter__(self) -> Iterator[LoadedBatch]:
+    def __iter__(self) -> Generator[LoadedBatch]:
         return read_in_order(self.batches, itertools.count(self.start), self.workers)  # closing it ends the workers
 
 # %% ../../nbs/data/60_streams.ipynb #aef04814

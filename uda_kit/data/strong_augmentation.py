@@ -170,7 +170,7 @@ def move(
 ) -> Tensor:  # [B,K,h,w], 0 outside
     "Maps scaled, turned, mirrored and cropped."
     _check_batch(self, x)
-    grid = F.affine_grid(self.matrix.to(x.device), (len(x), 1, *self.crop), align_corners=False)
+    grid = F.affine_grid(self.matrix.to(x.device), [len(x), 1, *self.crop], align_corners=False)
     return F.grid_sample(x, grid.to(x.dtype), mode=mode, padding_mode="zeros", align_corners=False)
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #eec820c4
@@ -263,8 +263,7 @@ def draw_augmentation(
     """Draw one strong augmentation for each image of a batch (contrastive, Table 5).
 
     InputError for a crop that is larger than the images or smaller than the hole."""
-    count, *size = shape
-    size = tuple(size)
+    count, size = shape[0], tuple(shape[1:])
     height, width = crop or size
     crop = (height, width)
     _check_sizes(size, crop, how)

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image, Mask
 
 from ..core.errors import InputError
-from .datasets import Sample
+from .dataset import Dataset, Sample
 
 # %% ../../nbs/data/50_transforms.ipynb #5e3e0984
 def resize_label(
@@ -60,7 +60,7 @@ class Resized:
 
     def __init__(
         self,
-        dataset: Any,  # any data set of this kit
+        dataset: Dataset,
         size: Sequence[int],  # (height, width)
     ):
         self.dataset, self.size = dataset, tuple(int(side) for side in size)
@@ -130,7 +130,7 @@ def _is_pair(pair: tuple, kinds: type, least: int) -> bool:
     return numeric and all(least <= value < math.inf and value > 0 for value in pair)
 
 # %% ../../nbs/data/50_transforms.ipynb #f41a646f
-def pair_of(name: str, value: object, least: int) -> tuple:
+def pair_of(name: str, value: Any, least: int) -> tuple:
     "Two positive numbers, whole ones where `least` is 1. `InputError` for anything else."
     try:
         pair = tuple(value)
@@ -153,7 +153,7 @@ class JointTransform:
 
     size: tuple | None = None  # (height, width) to resize whole images to; None: leave as they are
     flip: bool = False  # mirror left-right with probability 1/2
-    scale: tuple | None = None  # (low, high): resize by a random factor between these
+    scale: tuple[float, float] | None = None  # (low, high): resize by a random factor between these
     crop: tuple | None = None  # (height, width) of a random window
 
     def __post_init__(self):
@@ -189,7 +189,8 @@ def augment(
     if self.crop and not self.scale:
         _check_crop(self.crop, *image.shape[1:])
     if self.scale:
-        factor = uniform(*self.scale, generator)
+        low, high = self.scale
+        factor = uniform(low, high, generator)
         size = [max(1, round(side * factor)) for side in image.shape[1:]]
         image, label = resize_pair(image, label, size)
     if self.crop:
@@ -211,4 +212,5 @@ def __call__(
     image, label = self.resize(image, label)
     if not (self.flip or self.scale or self.crop):
         return image, label
+    assert generator is not None, "the random part draws from a generator"
     return self.augment(image, label, generator)

@@ -20,7 +20,8 @@ from fastcore.basics import patch
 
 from ..core.errors import InputError
 from ..core.records import SEAL, read_json
-from .datasets import Sample, fingerprint
+from .dataset import Dataset, Sample
+from .datasets import fingerprint
 from .images import image_files, image_size, read_image
 
 ABOUT = "twins.json"  # beside the twins: what they were made of, and how
@@ -89,7 +90,7 @@ def read_about(root: str | os.PathLike) -> dict:  # folder of twins
     return {name: value for name, value in read_twins_json(root).items() if name != "files"}
 
 # %% ../../nbs/data/45_translated.ipynb #6a578f20
-def image_settings(dataset: object) -> dict:
+def image_settings(dataset: Dataset) -> dict:
     "Those of a data set's settings that decide its images, as they read back from JSON."
     for_labels = ("space", "labelled", "labels")
     settings = {name: value for name, value in dataset.settings().items() if name not in for_labels}
@@ -98,7 +99,7 @@ def image_settings(dataset: object) -> dict:
 # %% ../../nbs/data/45_translated.ipynb #7c008062
 def check_source(
     about: dict,  # content of twins.json
-    source: object,  # a data set
+    source: Dataset,
     root: str | os.PathLike,  # the folder, for the message
 ) -> None:
     "InputError where twins were made from other images than the data set's."
@@ -127,7 +128,7 @@ class Twins:
 
     def __init__(
         self,
-        source: object,  # any data set of this kit
+        source: Dataset,
         root: str | os.PathLike,  # images named like the source's keys (any of SUFFIXES), '/' in a key is a subfolder
     ):
         self.source, self.root, self.about = source, Path(root), read_about(root)
@@ -165,8 +166,8 @@ def check_size(
     "InputError where the i-th twin has another size than its source."
     if tuple(size) == tuple(wanted):
         return
-    size, wanted = (f"{width}x{height}" for height, width in (size, wanted))
-    problem = f"the twin is {size} pixels, its source {self.key(i)!r} is {wanted}"
+    actual, right = (f"{width}x{height}" for height, width in (size, wanted))
+    problem = f"the twin is {actual} pixels, its source {self.key(i)!r} is {right}"
     raise InputError(self.image_paths[i], problem, "translate at the source's full size, or resize the twin to it")
 
 # %% ../../nbs/data/45_translated.ipynb #33e03492
@@ -215,7 +216,7 @@ def _names_and_sizes(paths: Iterable[str]) -> str:
 
 # %% ../../nbs/data/45_translated.ipynb #7e593b07
 def joinable(
-    datasets: Sequence[object],
+    datasets: Sequence[Dataset],
     prefixes: Sequence[str],  # what each one's keys begin with
 ) -> None:
     "InputError for data sets that cannot be read as one."
@@ -237,7 +238,7 @@ class Joined:
 
     def __init__(
         self,
-        datasets: Iterable[object],  # any data sets of this kit
+        datasets: Iterable[Dataset],
         prefixes: Iterable[str] | None = None,  # put before the keys of each; None: "", "2/", "3/" ...
     ):
         self.datasets = list(datasets)
@@ -254,7 +255,7 @@ class Joined:
     def __len__(self):
         return self.ends[-1]
 
-    def place(self, i: int) -> tuple:  # (data set, index in it, prefix)
+    def place(self, i: int) -> tuple[Dataset, int, str]:  # data set, index in it, prefix
         "Where sample i comes from."
         if not 0 <= i < len(self):
             raise IndexError(f"sample {i} of {len(self)}")
@@ -286,7 +287,8 @@ def __getitem__(self: Joined, i: int) -> Sample:
     if not self.labelled:
         return Sample(self.image(i), None, self.key(i))
     dataset, index, _ = self.place(i)
-    return Sample(*dataset[index][:2], self.key(i))
+    image, label, _ = dataset[index]
+    return Sample(image, label, self.key(i))
 
 # %% ../../nbs/data/45_translated.ipynb #3e89b8a5
 @patch
@@ -304,7 +306,7 @@ def settings(self: Joined) -> dict:  # JSON-able
 
 # %% ../../nbs/data/45_translated.ipynb #6b511fc9
 def with_twins(
-    source: object,  # a data set
+    source: Dataset,
     root: str | os.PathLike,  # the folder of its twins
 ) -> Joined:
     "A source and its translated twins as one data set; the twins' keys begin with 'twin/'."

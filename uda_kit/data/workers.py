@@ -13,7 +13,7 @@ import pickle
 import signal
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Sized
 from io import BytesIO
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -66,12 +66,12 @@ def _send(connection: Connection, value: object) -> None:
         _write(connection, m)
 
 # %% ../../nbs/data/58_workers.ipynb #bc9718a4
-def _receive(connection: Connection) -> object:
+def _receive(connection: Connection) -> Any:
     "Read a value from a pipe. `EOFError` or `OSError` where the other side is gone."
     message, sizes = connection.recv()
     memory = [np.empty(size, np.uint8) for size in sizes]
     for m in memory:
-        _read(connection, memoryview(m))
+        _read(connection, m.data)
     return pickle.loads(message, buffers=memory)
 
 # %% ../../nbs/data/58_workers.ipynb #5d6bb2b4
@@ -191,7 +191,7 @@ def read_in_order(
     items: Any,  # anything indexable by number; workers get a copy each
     chosen: Iterable[int],  # the numbers wanted, in this order; may be endless
     workers: int = 0,  # processes that read; 0: this one
-) -> Iterator:
+) -> Generator:
     "The items of these numbers, in order. `InputError` as an item raised it, and in one line where a worker dies."
     if not workers:
         yield from map(items.__getitem__, chosen)

@@ -8,6 +8,7 @@ __all__ = ['BuildContext', 'TermsConfig', 'TransformConfig']
 # %% ../../nbs/training/12_configs.ipynb #c0f16003
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -21,7 +22,7 @@ class BuildContext:
 
     seed: int = 0  # of the run
     space: LabelSpace | None = None  # of the source's labels
-    modes: object = None  # PatchModes of the source's labels, where the stage asks for them
+    modes: Any = None  # PatchModes of the source's labels, where the stage asks for them
     segmenter: nn.Module | None = None  # trained by an earlier stage, where there is one
 
 

@@ -12,12 +12,16 @@ import logging
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.distributed import leave_group
 from ..core.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # %% ../../nbs/training/35_devices.ipynb #2233bc71
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Launch:
     @property
     def several(self) -> bool:
         "Is there more than one process, or may there be?"
-        return self.devices == "auto" or self.devices * self.nodes > 1
+        return isinstance(self.devices, str) or self.devices * self.nodes > 1
 
 
 def launch_of(devices: int | str = 1, nodes: int = 1) -> Launch:
@@ -95,7 +99,7 @@ def make_strategy(name: str, launch: Launch):  # what Fabric takes as `strategy`
     return DDPStrategy(timeout=LONGEST_WAIT, find_unused_parameters=True, gradient_as_bucket_view=True, **no_buffers())
 
 
-def no_buffers() -> dict[str, bool]:
+def no_buffers() -> dict[str, Any]:
     "The option that keeps buffers from being sent before every forward pass, as this version of PyTorch calls it."
     options = inspect.signature(DistributedDataParallel.__init__).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers": False}
@@ -106,8 +110,8 @@ def start_fabric(
     devices: int | str = 1,  # on each machine
     nodes: int = 1,  # machines
     strategy: str = "auto",  # one of `strategies`
-    precision: str = "32-true",  # or "bf16-mixed"
-):  # a lightning_fabric.Fabric
+    precision: Any = "32-true",  # or "bf16-mixed"
+) -> "Fabric":
     "Lightning Fabric with its processes started. `InputError` where the machine does not have what is asked for."
     for name in ("rank_zero", "distributed"):  # no word for every run that it uses bf16, or how many processes
         logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)

@@ -16,9 +16,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fastcore.basics import patch
@@ -28,8 +31,9 @@ from ..core.distributed import gather_objects, leave_group, several_processes, s
 from ..core.errors import InputError, nearest, printable
 from ..core.files import writing
 from ..core.records import write_json
+from ..data.dataset import Dataset
 from ..data.sampling import RareClasses, RareClassSampling, class_counts
-from ..data.streams import Stream, generator_at
+from ..data.streams import LoadedBatch, Stream, generator_at
 from ..data.transforms import JointTransform
 from ..models.pyramid_segmenters import sync_batch_norms
 from .devices import launch_of, start_fabric, strategies
@@ -45,19 +49,22 @@ from uda_kit.training.runs import (
     saying_how_to_resume,
 )
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 # %% ../../nbs/training/40_fit.ipynb #31fe9a5f
 @dataclass(frozen=True)
 class LoaderConfig:
     "How one domain is read: data set, batch size, joint transform, worker processes, cache."
 
-    dataset: object
+    dataset: Dataset
     batch_size: int = 1
     transform: JointTransform = JointTransform()
     labelled: bool | None = None  # False: labels are never opened
     workers: int = 0  # worker processes
     cache_mb: int = 0  # bound of the cache of decoded, resized samples
     rare: RareClassSampling | None = None  # images that hold rare classes more often; None: each image once an epoch
-    counts: object = None  # folder where class counts are kept; None: counted anew
+    counts: str | Path | None = None  # folder where class counts are kept; None: counted anew
 
     def sampler(self) -> RareClasses | None:
         "What draws the images; counts the classes of the data set the first time."
@@ -108,10 +115,10 @@ class Stage:
     validate: Callable | None = None  # net -> mIoU, for the log only
     fix_backbone: bool = False  # only the heads learn
 
-    def prepare(self, run: object) -> None:
+    def prepare(self, run: Any) -> None:
         "What comes before training where the stage is one of a run's several; nothing here."
 
-    def finish(self, run: object) -> None:
+    def finish(self, run: Any) -> None:
         "What comes after training where the stage is one of a run's several; nothing here."
 
 # %% ../../nbs/training/40_fit.ipynb #280ed2d0
@@ -156,7 +163,7 @@ class Interrupted(Exception):
 
 def stop_signals() -> list[int]:
     "The signals that ask a run to stop; SIGHUP only where the system has it and `nohup` has not switched it off."
-    numbers = [signal.SIGTERM, signal.SIGINT]
+    numbers: list[int] = [signal.SIGTERM, signal.SIGINT]
     hang_up = getattr(signal, "SIGHUP", None)
     if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
         numbers.append(hang_up)
@@ -177,7 +184,7 @@ class StopRequest:
                 pass  # not the main thread
         return self
 
-    def note(self, number: int, frame: object) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
         "Handle a signal: note the first one, raise KeyboardInterrupt at the second."
         if self.number is not None:
             raise KeyboardInterrupt
@@ -234,7 +241,7 @@ def load_stage_state(stage: Stage, optimizer: torch.optim.Optimizer, state: dict
 
 # %% ../../nbs/training/40_fit.ipynb #87790425
 def make_batch(
-    batch: object,  # of a stream: `image` [B,3,H,W] and `label` [B,H,W] as bytes
+    batch: LoadedBatch,  # of a stream: `image` [B,3,H,W] and `label` [B,H,W] as bytes
     net: torch.nn.Module,
     device: torch.device | str,
     channels_last: bool = True,
@@ -249,7 +256,7 @@ def make_batch(
 
 def sides_read(stage: Stage) -> set:
     "The domains, 'source' and 'target', that any term or transform looks at. Of the others no image is opened."
-    readers = (*stage.transforms, *_active_terms(stage))
+    readers: list[Term | BatchTransform] = [*stage.transforms, *_active_terms(stage)]
     return {side for reader in readers for side in reader.reads}
 
 # %% ../../nbs/training/40_fit.ipynb #a82494e6
@@ -308,7 +315,7 @@ def check_options(options: RunOptions) -> None:
         summary_writer()
 
 
-def make_fabric(options: RunOptions):
+def make_fabric(options: RunOptions) -> "Fabric":
     "Lightning Fabric for the options, its processes started where there are several. Raises as `check_options` does."
     check_options(options)
     return start_fabric(options.accelerator, options.devices, options.nodes, options.strategy, options.precision)
@@ -319,21 +326,22 @@ class Training:
     "A stage set up on a device: what the loop works on."
 
     stage: Stage
-    fabric: object
-    objective: object
-    optimizer: object
+    fabric: "Fabric"
+    objective: torch.nn.Module  # an `Objective` as Fabric wraps it
+    optimizer: Any  # as Fabric wraps it; its `optimizer` is PyTorch's
     options: RunOptions
 
     @classmethod
-    def setup(cls, stage: Stage, options: RunOptions, fabric: object = None) -> "Training":
+    def setup(cls, stage: Stage, options: RunOptions, fabric: "Fabric | None" = None) -> "Training":
         "Move the stage to the device and wrap it; all processes start from the first one's weights and statistics."
         fabric = fabric or make_fabric(options)
-        if hasattr(stage.net, "fix_backbone"):
-            sync_batch_norms(stage.net.fix_backbone(stage.fix_backbone), fabric.device)
+        fix_backbone = getattr(stage.net, "fix_backbone", None)
+        if fix_backbone is not None:
+            sync_batch_norms(fix_backbone(stage.fix_backbone), fabric.device)
         move_stage(stage, fabric.device, options.channels_last)
-        objective = Objective(stage.net, stage.terms)
-        share_state(objective)
-        objective, optimizer = fabric.setup(objective, stage_optimizer(stage), move_to_device=False)
+        bare = Objective(stage.net, stage.terms)
+        share_state(bare)
+        objective, optimizer = fabric.setup(bare, stage_optimizer(stage), move_to_device=False)
         if fabric.global_rank:
             seed_process(stage.name, options.seed, fabric.global_rank)
         return cls(stage, fabric, objective, optimizer, options)
@@ -343,7 +351,7 @@ def move_stage(stage: Stage, device: torch.device, channels_last: bool) -> None:
     "Move network and terms to `device`, in training mode, without old gradients."
     stage.net.zero_grad()  # an earlier stage may have left gradients of parts that are fixed now
     memory_format = torch.channels_last if channels_last else torch.preserve_format
-    stage.net.to(device, memory_format=memory_format).train()
+    stage.net.to(device).to(memory_format=memory_format).train()
     for term in stage.terms.values():
         term.to(device).train()
 
@@ -355,7 +363,7 @@ def seed_process(stage_name: str, seed: int, rank: int) -> None:
 
 # %% ../../nbs/training/40_fit.ipynb #928271e9
 @patch
-def step(self: Training, step: int, source: object, target: object) -> dict:
+def step(self: Training, step: int, source: LoadedBatch | None, target: LoadedBatch | None) -> dict:
     "Take step number `step` (from 0) on two batches of bytes (None: not read); returns logged values as tensors."
     stage, options, fabric = self.stage, self.options, self.fabric
     optimizers = [self.optimizer.optimizer]
@@ -389,10 +397,14 @@ def agree(self: Training, number: int | None, error: InputError | None = None) -
             raise error
         return asked
     mine = FIRST_ERROR + self.fabric.global_rank if error is not None else asked
-    highest = int(self.fabric.all_reduce(torch.tensor(float(mine), device=self.fabric.device), reduce_op="max"))
+    number_here = torch.tensor(float(mine), device=self.fabric.device)
+    largest: Any = self.fabric.all_reduce(number_here, reduce_op="max")
+    highest = int(largest)
     if highest < FIRST_ERROR:
         return highest
-    raise self.fabric.broadcast(error, src=highest - FIRST_ERROR)
+    first_error = self.fabric.broadcast(error, src=highest - FIRST_ERROR)
+    assert first_error is not None, "the process that met an error sends it"
+    raise first_error
 
 # %% ../../nbs/training/40_fit.ipynb #5c9c0025
 def peak_gib() -> float:
@@ -461,10 +473,12 @@ def check_classes(stage: Stage, labels: bool = True) -> None:
 def read_steps(stage: Stage, options: RunOptions, start: int, rank: int = 0, world: int = 1):
     "Endless pairs of batches from step `start` on; a domain that nothing looks at is None."
     reads = sides_read(stage)
-    streams = []
-    for offset, (side, feed) in enumerate((("source", stage.source), ("target", stage.target))):
-        stream = feed.stream(options.seed + offset, start, rank, world) if side in reads else None
-        streams.append(iter(stream) if stream is not None else None)
+    streams: list[Generator[LoadedBatch] | None] = []
+    for offset, (side, loader) in enumerate((("source", stage.source), ("target", stage.target))):
+        if loader is None or side not in reads:
+            streams.append(None)
+        else:
+            streams.append(iter(loader.stream(options.seed + offset, start, rank, world)))
     try:
         while True:
             yield tuple(next(stream) if stream else None for stream in streams)
@@ -475,11 +489,11 @@ def read_steps(stage: Stage, options: RunOptions, start: int, rank: int = 0, wor
 # %% ../../nbs/training/40_fit.ipynb #79e53c15
 def fit(
     stage: Stage,
-    run_path: str | os.PathLike,
+    run_path: str | Path,
     options: RunOptions = RunOptions(),
     config: dict | None = None,
     resume: bool = False,
-    fabric: object = None,
+    fabric: "Fabric | None" = None,
 ) -> dict:
     """Run a stage in a run directory and return the last logged record.
 
@@ -519,8 +533,9 @@ def run_loop(training: Training, run: RunDirectory, resume: bool, board: "Board"
         finally:
             batches.close()
             board.close()
-            if stage.fix_backbone:
-                stage.net.fix_backbone(False)
+            release = getattr(stage.net, "fix_backbone", None)
+            if stage.fix_backbone and release is not None:
+                release(False)
     return progress.record or last_record(run, stage.name)
 
 
@@ -628,7 +643,7 @@ def restore(training: Training, run: RunDirectory) -> tuple[int, int, float]:
             print(message, file=sys.stderr)
 
     newest = newest_checkpoint(run, stage.name, say)
-    info = newest.info if newest else {"step": 0}
+    info: dict[str, Any] = newest.info if newest else {"step": 0}
     if newest:
         if info.get("torch", torch.__version__) != torch.__version__:
             versions = f"was written by torch {info['torch']}, this is {torch.__version__}"
@@ -662,7 +677,7 @@ def tell(message: object) -> None:
 
 # %% ../../nbs/training/40_fit.ipynb #68f5b695
 @contextmanager
-def leaving_together(fabric: object) -> Iterator[None]:
+def leaving_together(fabric: "Fabric") -> Iterator[None]:
     """Context that all processes of a run leave together, with one line from the first.
 
     Where one was killed, the others raise an `InputError` that says so.
@@ -694,11 +709,11 @@ def _process_is_gone(process: str) -> InputError:
     return InputError(process, "another process of this run has ended", advice)
 
 # %% ../../nbs/training/40_fit.ipynb #2efc3071
-def end_others(fabric: object, patience: float) -> None:
+def end_others(fabric: "Fabric", patience: float) -> None:
     "Kill the processes that this one started and that have not ended after `patience` seconds."
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
-            thread._child_processes = []  # it would kill this process, too, before it can say why
+            vars(thread)["_child_processes"] = []  # it would kill this process, too, before it can say why
     children = getattr(getattr(fabric.strategy, "launcher", None), "procs", [])
     deadline = time.time() + patience
     while time.time() < deadline and any(child.poll() is None for child in children):
@@ -738,7 +753,7 @@ class Board:
             with writing(self.folder):
                 self.writer = summary_writer()(str(self.folder))
 
-    def quiet(self, args: object) -> None:
+    def quiet(self, args: threading.ExceptHookArgs) -> None:
         "The writer's thread keeps an error for the next call; Python need not print it as well."
         if not isinstance(args.exc_value, OSError):
             self.hook(args)

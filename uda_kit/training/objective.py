@@ -7,9 +7,10 @@ __all__ = ['AVERAGES', 'Batch', 'Term', 'Plain', 'train_step', 'weighted_cross_e
            'backward_groups', 'Objective', 'NonFiniteError', 'check_losses', 'check_gradients', 'critic_step']
 
 # %% ../../nbs/training/10_objective.ipynb #0c22a9fd
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +28,13 @@ class Batch:
 
     image: Tensor  # [B,3,H,W] float in [0,1], RGB
     label: Tensor | None = None  # [B,H,W] class ids, 255 = ignore; None where there are none
-    net: Callable | None = None  # image -> Outputs
+    net: Callable[[Tensor], Outputs] | None = None
     keys: list[str] = field(default_factory=list)  # names of the samples
     weight: Tensor | None = None  # [B,H,W] how much a pixel's label counts; None: all alike
     counts: dict[str, Tensor] = field(default_factory=dict)  # pixels of each class [C], by kind, for the log
     _cache: dict = field(default_factory=dict, repr=False)
 
-    def cached(self, key: object, compute: Callable[[], object]) -> object:
+    def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
         "What `compute` returns, computed once for this batch."
         if key not in self._cache:
             self._cache[key] = compute()
@@ -42,7 +43,9 @@ class Batch:
     @property
     def out(self) -> Outputs:
         "Outputs of the network for `image`, at its own resolution."
-        return self.cached("out", lambda: self.net(self.image))
+        net = self.net
+        assert net is not None, "a batch without a network has no outputs"
+        return self.cached("out", lambda: net(self.image))
 
 # %% ../../nbs/training/10_objective.ipynb #b95ba098
 class Term(nn.Module):
@@ -62,7 +65,7 @@ class Term(nn.Module):
         self.weight, self.start = float(weight), int(start)
         self.age = 0  # steps this term has been part of, counted by `train_step` and kept in checkpoints
 
-    def forward(self, *batches: Batch) -> Tensor:
+    def forward(self, *batches: Any) -> Tensor:  # a `Batch` for each name in `reads`
         "Unweighted scalar loss for the segmentation network."
         raise TypeError(f"{type(self).__name__} defines no loss")
 
@@ -94,11 +97,11 @@ def train_step(
     objective: nn.Module,  # an `Objective`, or what wraps it on several devices
     optimizer: torch.optim.Optimizer,  # of the network and of the terms' joint parameters
     batches: dict[str, Batch],  # by name; their `net` is the network
-    engine: object = Plain(),  # Lightning Fabric, or `Plain`
+    engine: Any = Plain(),  # Lightning Fabric, or `Plain`
 ) -> dict[str, Tensor]:  # detached values by name: loss/<term>, <term>/<value>, gradient
     """One step of any method: update the network on the weighted sum of its terms,
     then let each term update what it owns."""
-    inner = getattr(objective, "module", objective)  # Fabric wraps it
+    inner = cast(Objective, getattr(objective, "module", objective))  # Fabric wraps it
     inner.batches = batches
     terms = {name: term for name, term in inner.terms.items() if term.active}
     groups, log = backward_groups(terms), {}
@@ -150,7 +153,7 @@ def detach(self: Batch) -> Batch:
     return replace(self, _cache={key: _cut(value) for key, value in self._cache.items()})
 
 
-def _cut(value):
+def _cut(value: Any) -> Any:
     "A tensor, or a tuple or `Outputs` of such, without its graph; None stays None."
     if value is None:
         return None
@@ -283,7 +286,7 @@ def _makers_of(name: str) -> list[str]:
     return sorted(transform.__name__ for transform in _subclasses(BatchTransform) if name in transform.makes)
 
 
-def _subclasses(parent: type) -> set[type]:
+def _subclasses(parent: type[BatchTransform]) -> set[type[BatchTransform]]:
     "A class and all that inherit from it."
     return {parent}.union(*map(_subclasses, parent.__subclasses__()))
 
@@ -330,14 +333,16 @@ class Objective(nn.Module):
 
     def __init__(self, net: nn.Module, terms: dict[str, Term]):
         super().__init__()
-        self.net, self.terms = net, nn.ModuleDict(terms)
+        self.net = net
+        self.terms = cast(Mapping[str, Term], nn.ModuleDict(terms))  # a module in which each part is a term
         # the batches of the step: set before the forward pass, because wrappers would copy an argument
         self.batches: dict[str, Batch] = {}
 
     def forward(self, names: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
         "Weighted sum of the losses of the named terms, and each loss without its weight."
-        losses = {name: self.terms[name].loss(self.batches) for name in names}
-        total = sum(self.terms[name].weight * loss for name, loss in losses.items())
+        terms = {name: self.terms[name] for name in names}
+        losses = {name: term.loss(self.batches) for name, term in terms.items()}
+        total = sum((term.weight * losses[name] for name, term in terms.items()), torch.zeros(()))
         if not total.requires_grad:  # nothing to learn from in this process; the others wait for its part all the same
             total = total + 0 * next(p for p in self.parameters() if p.requires_grad).sum()
         return total, losses
@@ -377,14 +382,14 @@ def check_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> Tensor:
     """Norm of all gradients, which are averaged over processes before.
 
     Raises `NonFiniteError` naming the first parameters whose gradient is NaN or infinite."""
-    named = [(name, parameter) for name, parameter in named if parameter.grad is not None]
-    if not named:
+    gradients = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+    if not gradients:
         return torch.zeros(())
-    norms = torch._foreach_norm([parameter.grad for _, parameter in named])
+    norms = torch._foreach_norm(list(gradients.values()))
     norm = torch.linalg.vector_norm(torch.stack(norms).float())
     if torch.isfinite(norm):
         return norm
-    bad = [name for name, parameter in named if not torch.isfinite(parameter.grad).all()]
+    bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     raise NonFiniteError("gradient is not finite: " + ", ".join(bad[:3]) + more)
 
@@ -398,13 +403,13 @@ def critic_step(
     "One step of a discriminator on the sum of `losses`; its parameters require gradients only inside this call."
     critic.requires_grad_(True)
     optimizer.zero_grad(set_to_none=True)
-    total = 0
+    total = torch.zeros(())
     for loss in losses:
         with autocast():
             value = loss()
         check_losses({"critic": value.detach()})
         value.backward()
-        total += value.detach()
+        total = total + value.detach()
     average_gradients(critic.parameters())
     check_gradients(critic.named_parameters())
     optimizer.step()

@@ -8,6 +8,7 @@ __all__ = ['WARMUP_RATIO', 'poly_lr', 'warmup_lr', 'SGD', 'AdamW', 'check_schedu
 # %% ../../nbs/training/15_optim.ipynb #6fa20705
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -135,7 +136,7 @@ def check_rates(where: str, config: SGD | AdamW, names: Iterable[str]) -> None:
 # %% ../../nbs/training/15_optim.ipynb #40535aa0
 def make_optimizer(
     config: SGD | AdamW,
-    net: nn.Module,  # with `backbone_parameters` and `head_parameters`
+    net: Any,  # a network with `backbone_parameters` and `head_parameters`, such as a `Segmenter`
     joint: Iterable[nn.Parameter] = (),  # what terms train jointly with it
     where: str = "optimizer",  # for messages
 ) -> torch.optim.Optimizer:

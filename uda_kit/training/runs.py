@@ -156,7 +156,7 @@ def split_tensors(
     return tree
 
 # %% ../../nbs/training/20_runs.ipynb #805baf30
-def join_tensors(tree: object, tensors: dict[str, torch.Tensor]) -> object:
+def join_tensors(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
     "Inverse of `split_tensors` (tuples come back as lists)."
     if isinstance(tree, list):
         return [join_tensors(v, tensors) for v in tree]
@@ -351,7 +351,7 @@ def changes(
     return differing
 
 # %% ../../nbs/training/20_runs.ipynb #ec4ec902
-def _pairs(old: object, new: object) -> list[tuple] | None:
+def _pairs(old: Any, new: Any) -> list[tuple] | None:
     "What two values hold, side by side: (key, old, new); None where they are compared as they are."
     if isinstance(old, dict) and isinstance(new, dict):
         keys = list(dict.fromkeys([*old, *new]))
@@ -509,7 +509,7 @@ def stage_checkpoints(run: RunDirectory, stage: str) -> list[Path]:
         match = named.fullmatch(folder.name)
         if match:
             steps[folder] = int(match[1])
-    return sorted(steps, key=steps.get)
+    return sorted(steps, key=lambda folder: steps[folder])
 
 # %% ../../nbs/training/20_runs.ipynb #948daad8
 def newest_checkpoint(
