@@ -32,11 +32,13 @@ from ..core.errors import InputError, printable
 from ..core.files import beside, clear_leftovers, writing
 from ..core.records import check_json, json_able, read_json, write_json
 from ..core.tables import Table, percent
+from ..data.dataset import Dataset
 from ..data.images import SUFFIXES, image_files, read_image
 from ..data.labels import LabelSpace, colorize, label_space, protocols, translate
 from ..data.transforms import JointTransform
 from ..data.workers import read_in_order
 from .metrics import MISSING, ConfusionMatrix, nan_mean, subset_iou
+from ..models.segmenters import Segmenter
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #71140425
 def strips(
@@ -300,9 +302,8 @@ def conditions(self: Evaluation) -> str:
     seen = "its own size" if self.size is None else f"{self.size[0]}x{self.size[1]}"
     text = f"{name}: {self.images} images, network sees {seen}, scored at the labels' full size; "
     text += f"trained with {self.width} classes ({self.trained}); {self.mapping}"
-    narrower = list(self.protocol_sets())[1:]
+    narrower = " and ".join(list(self.protocol_sets())[1:])
     if narrower:
-        narrower = " and ".join(narrower)
         text += f"; means over {narrower} count pixels of other classes as errors, unless marked: others dropped"
     return printable(text)
 
@@ -443,15 +444,21 @@ def load_evaluation(
         trained=data["trained"],
         width=data["width"],
         mapping=data["mapping"],
-        size=None if data["size"] is None else tuple(map(int, data["size"])),
+        size=None if data["size"] is None else _height_and_width(map(int, data["size"])),
         images=data["images"],
         seconds=data["seconds"],
     )
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #cfc8a7be
+def _height_and_width(size: Iterable[int]) -> tuple[int, int]:
+    "A size of two numbers as a tuple."
+    height, width = size
+    return height, width
+
+
 def _saved_space(data: _Space, where: object) -> LabelSpace:
     "The label space of a saved evaluation. `InputError` where it is none."
-    fields = {name: data[name] for name in ("name", "classes", "palette", "ignore") if name in data}
+    fields: dict[str, Any] = {name: data[name] for name in ("name", "classes", "palette", "ignore") if name in data}
     try:
         return LabelSpace(**fields)
     except InputError as error:
@@ -493,7 +500,7 @@ def evaluation_mode(net: nn.Module) -> Iterator[nn.Module]:
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #7368479d
 def space_of(
-    net: nn.Module,  # network with `num_classes`
+    net: Segmenter,
     space: LabelSpace | str | None = None,  # None: the network's own, else `fallback`
     fallback: LabelSpace | None = None,  # space to assume where the number of classes agrees
 ) -> LabelSpace:
@@ -553,7 +560,7 @@ def _too_small(where: object, x: torch.Tensor, error: RuntimeError) -> InputErro
 class _Items:
     "Images at the network's size, labels as they are: what workers prepare."
 
-    def __init__(self, dataset, size: tuple[int, int] | None):
+    def __init__(self, dataset: Dataset, size: tuple[int, int] | None):
         self.dataset, self.size = dataset, size
 
     def __len__(self):
@@ -587,18 +594,18 @@ def spread_out(
     return [(2 * k + 1) * n // (2 * count) for k in range(count)]
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #8b9eaa4f
-def _name_of(dataset) -> str:
+def _name_of(dataset: Dataset) -> str:
     "Data set and split, for messages."
     return f"{dataset.name} {dataset.split}".strip()
 
 
-def _unlabelled(dataset) -> InputError:
+def _unlabelled(dataset: Dataset) -> InputError:
     "The error for data without labels."
     remedy = "give a labelled split, or use `predict`"
     return InputError(_name_of(dataset), "has no labels to score against", remedy)
 
 
-def _check_labelled(dataset) -> None:
+def _check_labelled(dataset: Dataset) -> None:
     "`InputError` where a data set is empty or says that it has no labels."
     if not len(dataset):
         raise InputError(dataset.name, "is empty", "check the folder and the split")
@@ -649,8 +656,8 @@ class _Counting:
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #2711fbf7
 def evaluate(
-    net: nn.Module,  # Segmenter; comes back in the mode it was in
-    dataset: Any,  # labelled data set (see `data.datasets`)
+    net: Segmenter,  # comes back in the mode it was in
+    dataset: Dataset,  # labelled
     size: tuple[int, int] | None = None,  # (h, w) the network sees; None: each image's own size
     space: LabelSpace | str | None = None,  # the network was trained in; None: the network's own, or the data set's
     precision: str = "32-true",  # or "bf16-mixed"
@@ -680,7 +687,7 @@ def evaluate(
         trained=trained.name,
         width=len(trained),
         mapping=comparison.mapping + _id_table_of(dataset),
-        size=None if size is None else tuple(size),
+        size=None if size is None else _height_and_width(size),
         images=len(dataset),
         seconds=time.perf_counter() - start,
         samples=_merged(samples for _, samples in parts),
@@ -695,7 +702,7 @@ def _merged(parts: Iterable[dict[int, np.ndarray]]) -> dict[int, np.ndarray]:
     return dict(sorted(merged.items()))
 
 
-def _id_table_of(dataset) -> str:
+def _id_table_of(dataset: Dataset) -> str:
     "How raw ids became classes, in words, for data sets with more than one id table; nothing for others."
     inner = getattr(dataset, "dataset", None)  # a data set seen in another label space
     table = getattr(dataset, "mapping", getattr(inner, "mapping", None))
@@ -777,6 +784,7 @@ def image_source(
     """Images by name. Keys are paths without suffix, relative to the folder.
 
     `InputError` when there are none, or two would share a name."""
+    images: list[tuple[str, Callable[[], torch.Tensor]]]
     if hasattr(source, "space"):
         images = [(source.key(i), partial(source.image, i)) for i in range(len(source))]
     else:
@@ -861,7 +869,7 @@ def _move_files(stage: Path, out: Path) -> None:
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #bd3d7fef
 def predict(
-    net: nn.Module,  # Segmenter; comes back in the mode it was in
+    net: Segmenter,  # comes back in the mode it was in
     source: Any,  # data set, folder, image file, or list of image files
     out: str | Path,  # folder for the results
     size: tuple[int, int] | None = None,  # (h, w) the network sees; None: each image's own size
@@ -890,14 +898,14 @@ def predict(
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #5731bd4c
 def naming_space(
-    net: nn.Module,
+    net: Segmenter,
     space: LabelSpace | str | None = None,
     fallback: LabelSpace | None = None,  # space to assume where the number of classes agrees
 ) -> LabelSpace:
     "The label space to paint and list predictions in. Classes that nobody named are called by their numbers."
     nameless = space is None and getattr(net, "space", None) is None
     if nameless and (fallback is None or len(fallback) != net.num_classes):
-        return LabelSpace(f"unnamed{net.num_classes}", [f"class {c}" for c in range(net.num_classes)])
+        return LabelSpace(f"unnamed{net.num_classes}", tuple(f"class {c}" for c in range(net.num_classes)))
     return space_of(net, space, fallback)
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #cd5c92c5
@@ -909,11 +917,11 @@ def _pictures(
     opacity: float,  # of the colours in the overlay
 ) -> dict[str, np.ndarray]:  # kind -> uint8 [H,W] or [H,W,3]
     "One prediction as pictures, one for each of `PREDICTION_FOLDERS`."
-    ids = ids.cpu().numpy()
+    labels = ids.cpu().numpy()
     confidence = (probability * 255 + 0.5).to(torch.uint8).cpu().numpy()
-    colors = colorize(ids, space)
+    colors = colorize(labels, space)
     blended = overlay(image, colors, opacity)
-    return {"colour": colors, "overlay": blended, "confidence": confidence, "labels": ids}
+    return {"colour": colors, "overlay": blended, "confidence": confidence, "labels": labels}
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #3eb078be
 def _save_pictures(pictures: dict[str, np.ndarray], folder: Path, name: str) -> None:

@@ -23,11 +23,13 @@ from torch import nn
 from ..core.errors import InputError
 from ..core.files import file_hash
 from ..core.settings import Seed, check_value, describe
+from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
 from ..evaluation.evaluate import class_scores, evaluate, evaluation_mode, reconcile, spread_out
 from ..methods.patch_alignment import ModePrediction
 from ..methods.patch_modes import PatchModes, patch_grid
+from ..models.segmenters import Segmenter
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_own, open_data, own_space, with_translated, without_place
 from ..recipes.stages import RecipeStage
@@ -51,7 +53,7 @@ LABELS_LOOKED_AT = 50
 
 
 def check_pixels(
-    dataset: Any,  # labelled data set
+    dataset: Dataset,  # labelled
     wanted: np.ndarray,  # bool [256]: does this id count?
     name: str,  # of the data set, for the message
     which: str,  # which pixels count, for the message
@@ -67,7 +69,7 @@ def check_pixels(
     raise InputError(name, problem, "see which ids they hold with `uda-kit check-data`, and correct the description")
 
 # %% ../../nbs/experiments/10_build.ipynb #ec7ff499
-def open_scored(data: Data, space: str | LabelSpace, roots: dict[str, str] | None = None):  # a data set
+def open_scored(data: Data, space: str | LabelSpace, roots: dict[str, str] | None = None) -> Dataset:
     """Open the labelled images that a network of `space` is scored on.
 
     Their labels are in `space` where they have all of its classes, else in their own. `InputError` where they share no
@@ -104,11 +106,17 @@ class Run:
         "Where artifacts are kept: the run's own folder, then the shared one."
         return [Path(folder) for folder in (self.out, self.shared) if folder]
 
+    @property
+    def folder(self) -> Path:
+        "The run's own folder."
+        assert self.out is not None, "a run that writes has a folder"
+        return Path(self.out)
+
     def place(self, name: str, key: str) -> Path:
         "Folder of an artifact: in the folder that runs share, with its key, if there is one; else in the run's own."
-        return Path(self.shared) / f"{name}-{key}" if self.shared else Path(self.out) / name
+        return Path(self.shared) / f"{name}-{key}" if self.shared else self.folder / name
 
-    def open(self, data: Data, labelled: bool):  # a data set
+    def open(self, data: Data, labelled: bool) -> Dataset:
         "Open an entry's data, with the images that an earlier stage has translated, if it has ended."
         dataset = open_data(data, self.recipe.space, self.roots, labelled)
         folder = self.artifacts.get(data.translated_by)
@@ -149,17 +157,17 @@ def validator(run: Run) -> Callable | None:
     """A function network -> mIoU on the recipe's validation images, or None where no curve is wanted.
 
     `InputError` where the recipe has no validation images."""
-    recipe, options = run.recipe, run.options
+    recipe, options, entry = run.recipe, run.options, run.recipe.val
     if not options.validate_every:
         return None
-    if recipe.val is None:
+    if entry is None:
         problem = f"{recipe.name} has no validation images with the classes that are trained"
         raise InputError(f"--validate-every {options.validate_every}", problem, "leave the option out")
     space = label_space(recipe.space)
-    val = open_scored(recipe.val, space, run.roots)
+    val = open_scored(entry, space, run.roots)
 
-    def miou(net: nn.Module) -> float:
-        return evaluate(net, val, recipe.val.resize, space, options.precision, keep=0, progress=False).miou
+    def miou(net: Segmenter) -> float:
+        return evaluate(net, val, entry.resize, space, options.precision, keep=0, progress=False).miou
 
     return miou
 
@@ -185,7 +193,8 @@ def build_stages(run: Run) -> list[RecipeStage]:
 # %% ../../nbs/experiments/10_build.ipynb #563f67d0
 def assemble(run: Run) -> list[RecipeStage]:
     "Build each stage on the one that trained the network it finds."
-    run.stages, before = [], None
+    run.stages = []
+    before: RecipeStage | None = None
     for index, config in enumerate(run.recipe.stages):
         stage = config.stage.build(run, index, before)
         check_patches(config, stage.terms)
@@ -248,19 +257,19 @@ def check_labelled(stage: RecipeStage) -> None:
 SMALL = 64  # pixels a side: from here on networks, critics and transforms have room
 
 
-def trained_size(data: Data, dataset: Any) -> tuple[int, int]:  # (height, width)
+def trained_size(data: Data, dataset: Dataset) -> tuple[int, int]:  # (height, width)
     """Size of the images a stage trains on. That of the first image where nothing else decides.
 
     `InputError` where the crop does not fit into it."""
-    whole = data.size
-    if whole is None and (data.crop is None or data.scale is None):
-        whole = tuple(dataset.image(0).shape[1:])
-    if data.crop is None:
-        factor = min(data.scale[0], 1) if data.scale else 1
-        return tuple(max(1, round(side * factor)) for side in whole)
     crop = data.crop
-    if data.scale is None and (crop[0] > whole[0] or crop[1] > whole[1]):
-        problem = f"a crop of {crop[0]}x{crop[1]} is larger than an image of {whole[0]}x{whole[1]}"
+    if crop is not None and data.scale is not None:
+        return crop
+    height, width = data.size or dataset.image(0).shape[1:]
+    if crop is None:
+        factor = min(data.scale[0], 1) if data.scale else 1
+        return max(1, round(height * factor)), max(1, round(width * factor))
+    if crop[0] > height or crop[1] > width:
+        problem = f"a crop of {crop[0]}x{crop[1]} is larger than an image of {height}x{width}"
         raise InputError(str(data), problem, "give a crop that fits, or a larger size")
     return crop
 
@@ -288,8 +297,9 @@ def trial_of(stage: RecipeStage) -> RecipeStage:
 # %% ../../nbs/experiments/10_build.ipynb #f852282e
 def try_step(stage: RecipeStage, sizes: dict[str, tuple[int, int]]) -> None:
     "Take a step of a stage on copies of its parts, with made-up batches of these sizes (height, width)."
-    trial = trial_of(stage)
-    entries = {"source": stage.config.source, "target": stage.config.target}
+    trial, config = trial_of(stage), stage.config
+    sides = (("source", config.source), ("target", config.target))
+    entries = {side: data for side, data in sides if data is not None}
     classes = trial.net.num_classes
     batches = {side: made_up(entries[side], size, classes, trial.net) for side, size in sizes.items()}
     with torch.random.fork_rng(devices=[]):
@@ -303,7 +313,11 @@ def small_sizes(stage: RecipeStage) -> dict[str, tuple[int, int]]:
     config = stage.config
     feeds = {"source": (config.source, stage.source), "target": (config.target, stage.target)}
     read = sides_read(stage)
-    sizes = {side: trained_size(data, feed.dataset) for side, (data, feed) in feeds.items() if data and side in read}
+    sizes = {
+        side: trained_size(data, feed.dataset)
+        for side, (data, feed) in feeds.items()
+        if data is not None and feed is not None and side in read
+    }
     smallest = min((min(size) for size in sizes.values()), default=SMALL)
     return {} if config.translates or smallest >= SMALL else sizes
 
@@ -346,8 +360,8 @@ def check_test_size(recipe: Recipe, stage: Stage) -> None:
 # %% ../../nbs/experiments/10_build.ipynb #0e5233f4
 def check_patches(config: StageConfig, terms: dict[str, Term]) -> None:
     "`InputError` where patches of a stage's terms do not fit its images: before training, not when the terms begin."
-    spaces = [term.space for term in terms.values() if hasattr(getattr(term, "space", None), "patch")]
-    for space in spaces:
+    spaces: list[Any] = [getattr(term, "space", None) for term in terms.values()]
+    for space in (space for space in spaces if hasattr(space, "patch")):
         for side, data in (("source", config.source), ("target", config.target)):
             if data and data.size:
                 patch_grid(data.size, space.patch[side], space.cells)
@@ -364,8 +378,9 @@ def stage_modes(
 ) -> PatchModes:
     "Patch modes of a stage's source labels, from one of the folders or found now."
     clustering, name = config.modes, modes_file(config, source)
+    assert clustering is not None, "only asked where the stage's losses need modes"
     dataset = source.dataset
-    size = config.source.size or tuple(dataset.label(0).shape)
+    size = config.source.size or _label_size(dataset)
     for folder in folders:
         file = Path(folder) / name
         if file.exists():
@@ -377,6 +392,14 @@ def stage_modes(
         note = f"{skipped} label maps without a single label were skipped in clustering"
         print(f"{dataset.name}: {note}", file=sys.stderr)
     return modes
+
+
+def _label_size(dataset: Dataset) -> tuple[int, int]:
+    "(height, width) of the first label of a labelled data set."
+    label = dataset.label(0)
+    assert label is not None, "patch modes are those of labels"
+    height, width = label.shape
+    return height, width
 
 # %% ../../nbs/experiments/10_build.ipynb #fc7d1602
 def keep_modes(run: Run) -> None:
@@ -393,7 +416,7 @@ def keep_modes(run: Run) -> None:
 # %% ../../nbs/experiments/10_build.ipynb #94c3b642
 def stage_keys(run: Run) -> list[str]:
     "For each stage a name of all that decides what it and those before it become. To be asked before any begins."
-    chain = [run.options.deciding(), file_hash(run.weights) if run.weights else "", current_commit()]
+    chain: list[Any] = [run.options.deciding(), file_hash(run.weights) if run.weights else "", current_commit()]
     keys = []
     for stage in run.stages:
         chain += [describe(stage.config), stage.source.settings(), stage.target.settings() if stage.target else None]

@@ -21,7 +21,7 @@ from ..evaluation.report import write_report
 from .dry_run import capped
 from .running import run_recipe
 from ..recipes.catalogue import find_recipe
-from ..recipes.config import Recipe
+from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, open_data
 from ..training.fit import RunOptions, check_options, peak_gib
 
@@ -36,11 +36,14 @@ CACHE_MB = 100  # holds the training scenes of one domain
 def with_scenes(recipe: Recipe, train: int, test: int) -> Recipe:
     "A recipe of street scenes with fewer of them, in each data set that trains and in those that judge."
 
-    def fewer(data: Data | None, n: int) -> Data | None:
-        return None if data is None else replace(data, n=n)
+    def fewer(data: Data, n: int) -> Data:
+        return replace(data, n=n)
 
-    stages = tuple(replace(s, source=fewer(s.source, train), target=fewer(s.target, train)) for s in recipe.stages)
-    return replace(recipe, stages=stages, val=fewer(recipe.val, test), test=fewer(recipe.test, test))
+    def of_stage(stage: StageConfig) -> StageConfig:
+        return replace(stage, source=fewer(stage.source, train), target=stage.target and fewer(stage.target, train))
+
+    val = recipe.val and fewer(recipe.val, test)
+    return replace(recipe, stages=tuple(map(of_stage, recipe.stages)), val=val, test=fewer(recipe.test, test))
 
 # %% ../../nbs/experiments/50_demo.ipynb #594bde24
 def demo_recipe(name: str, steps: int | None = None) -> Recipe:

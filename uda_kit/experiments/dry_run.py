@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import InputError
+from ..data.dataset import Dataset
 from ..data.datasets import Relabelled
 from ..data.labels import LabelSpace
 from ..data.streets.dataset import StreetScenes
@@ -37,9 +39,8 @@ def capped(recipe: Recipe, steps: int | None) -> Recipe:
 def stand_in(data: Data, space: str | LabelSpace, labelled: bool) -> Relabelled:
     """Street scenes of the size of a data set's images: rendered ones where labels are read, camera-like ones where
     they are not."""
-    size = data.size or tuple(
-        map(max, data.crop or (0, 0), (128, 256))
-    )  # images of unknown size: at least as large as what is cut out of them
+    height, width = data.crop or (0, 0)
+    size = data.size or (max(height, 128), max(width, 256))  # of unknown size: at least as large as the crop
     scenes = StreetScenes(RENDERED if labelled else CAMERA, n=8, size=size)
     return Relabelled(scenes, data.split, space, labelled)
 
@@ -49,7 +50,7 @@ def open_or_stand_in(
     space: str | LabelSpace,
     labelled: bool,
     roots: dict[str, str] | None = None,
-):  # a data set
+) -> Dataset:
     """The data set, or street scenes of its size. Translated images are left out where they are not there: they cost
     no more than their sources."""
     if not is_given(data, roots):
@@ -72,7 +73,7 @@ class DryRun(Run):
             return self.feed(config.source, True)
         return self.read(config.source, True, stand_in(config.source, self.recipe.space, True))
 
-    def read(self, data: Data, labelled: bool, dataset) -> LoaderConfig:
+    def read(self, data: Data, labelled: bool, dataset: Dataset) -> LoaderConfig:
         "How an open data set is read."
         return LoaderConfig(dataset, data.batch_size, data.transform, labelled, self.workers, self.cache_mb)
 
@@ -81,7 +82,8 @@ def cheaper(stage: StageConfig) -> StageConfig:
     """The stage without what a dry run need not wait for: ImageNet weights, and patch modes of many patches. A step
     costs the same."""
     if getattr(stage.net, "weights", None) == "imagenet":
-        stage = replace(stage, net=replace(stage.net, weights=None))
+        without: dict[str, Any] = {"weights": None}  # which only settings of segmentation networks have
+        stage = replace(stage, net=replace(stage.net, **without))
     if stage.modes is not None:
         stage = replace(stage, modes=replace(stage.modes, patches=min(stage.modes.patches, 2000)))
     return stage

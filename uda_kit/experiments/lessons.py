@@ -10,17 +10,16 @@ __all__ = ['STEPS_VARIABLE', 'FOLDER', 'FEW_SCENES', 'ANEW', 'step_limit', 'less
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from ..core.errors import InputError, whole_number
 from ..core.records import parse_json, read_json, to_json
 from ..core.settings import describe
+from ..data.dataset import Dataset
 from .demo import CACHE_MB, TEST_SCENES, demo_recipe, good_precision, with_scenes
 from .dry_run import capped
 from .running import run_recipe
 from ..models.checkpoints import load_weights
+from ..models.segmenters import Segmenter
 from ..recipes.config import Recipe
 from ..recipes.data import Data, open_data
 from ..training.fit import RunOptions
@@ -108,7 +107,7 @@ def lesson_network(
     seed: int = 0,  # decides weights and order of images
     steps: int | None = None,  # at most so many in each stage
     progress: bool = True,  # show progress bars
-) -> tuple[nn.Module, Path]:  # the network, in evaluation mode, and the folder of its run
+) -> tuple[Segmenter, Path]:  # the network, in evaluation mode, and the folder of its run
     """Train a shortened recipe, or find the network that an earlier lesson trained.
 
     Steps and scenes are the benchmark's, shortened as the demo shortens them. Stages that recipes have in common (the
@@ -122,17 +121,15 @@ def lesson_network(
     if trained_before:
         check_same(run, shortened)
     else:
-        habits = {"log_every": 5, "save_every": 100, "progress": progress}
-        options = RunOptions(seed=seed, precision=good_precision(), **habits)
-        place = {"resume": run.exists(), "shared": base / "shared"}
-        run_recipe(shortened, run, options, cache_mb=CACHE_MB, **place)
+        options = RunOptions(seed=seed, precision=good_precision(), log_every=5, save_every=100, progress=progress)
+        run_recipe(shortened, run, options, cache_mb=CACHE_MB, resume=run.exists(), shared=base / "shared")
     print(report_line(shortened, run, trained_before))
     return load_weights(weights).eval(), run
 
 # %% ../../nbs/experiments/60_lessons.ipynb #774456f0
 def lesson_data(
     n: int = TEST_SCENES,  # scenes of each domain
-) -> tuple[Any, Any]:  # source and target data set
+) -> tuple[Dataset, Dataset]:  # source and target
     """Held-out scenes of both domains, with labels: the target's serve for scoring and looking only.
 
     `InputError` for less than one scene."""
@@ -141,7 +138,9 @@ def lesson_data(
     recipe = lesson_recipe("scenes/single-level")
     number = n if step_limit() is None else min(n, FEW_SCENES)
 
-    def chosen(data: Data) -> Any:
+    def chosen(data: Data) -> Dataset:
         return open_data(replace(data, split="test", n=number), recipe.space, labelled=True)
 
-    return chosen(recipe.stages[-1].source), chosen(recipe.stages[-1].target)
+    last = recipe.stages[-1]
+    assert last.target is not None, "the recipe adapts to a target"
+    return chosen(last.source), chosen(last.target)

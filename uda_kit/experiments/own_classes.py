@@ -58,14 +58,14 @@ def brings_classes(data: Data, trained: LabelSpace, roots: dict[str, str] | None
 # %% ../../nbs/experiments/20_own_classes.ipynb #d57aa1a1
 def check_one_space(
     sources: dict[str, Data],  # by where they stand
-    brought: dict[str, LabelSpace | None],  # what each of them brings along
+    brought: dict[str, LabelSpace],  # of those that bring classes along
     place: str,  # of the source that decides
     roots: dict[str, str] | None,
 ) -> None:
     "`InputError` for a source with other classes than the one that decides, or without a class of it."
     space = brought[place]
     for path, data in sources.items():
-        theirs, own = own_space(data, roots), brought[path]
+        theirs, own = own_space(data, roots), brought.get(path)
         fits = own.classes == space.classes if own is not None else not without_place(theirs, space)
         if not fits:
             classes = f"{listed(theirs.classes)} here, {listed(space.classes)} there"
@@ -91,10 +91,11 @@ def in_own_classes(
     trained = label_space(recipe.space)
     sources = {path: data for path, data in labelled_sources(recipe).items() if not dry or is_given(data, roots)}
     check_sources(sources, roots)
-    brought = {path: brings_classes(data, trained, roots) for path, data in sources.items()}
-    place = next((path for path, space in brought.items() if space is not None), None)
-    if place is None:
+    wanted = {path: brings_classes(data, trained, roots) for path, data in sources.items()}
+    brought = {path: own for path, own in wanted.items() if own is not None}
+    if not brought:
         return recipe
+    place = next(iter(brought))
     check_one_space(sources, brought, place, roots)
     space = brought[place]
     classes = f"the {len(space)} classes of this source ({listed(space.classes)})"

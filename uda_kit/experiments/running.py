@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ..core.distributed import gather_objects, in_first_process, several_processes
 from ..core.errors import InputError
 from ..core.files import FULL_DISK, locked, write_error
 from ..core.records import read_json, to_json, write_json
 from ..core.settings import describe
+from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
 from ..evaluation.evaluate import Evaluation, evaluate
@@ -33,12 +33,13 @@ from .build import Run, build_stages, keep_modes, open_scored, stage_keys
 from .own_classes import settle, tell
 from ..methods.teacher import Teacher, precision_and_coverage, teacher_quality
 from ..models.checkpoints import save_weights
+from ..models.segmenters import Segmenter
 from ..recipes.catalogue import find_recipe, table_protocol
 from ..recipes.config import Recipe
 from ..recipes.data import open_data
 from ..recipes.stages import RecipeStage
 from ..results.tables import append_csv, append_result, current_commit, measured, results_folder
-from ..training.fit import RunOptions, Stage, fit, leaving_together, make_fabric, peak_gib
+from ..training.fit import RunOptions, fit, leaving_together, make_fabric, peak_gib
 from uda_kit.training.runs import (
     LabelRecord,
     RunDirectory,
@@ -78,7 +79,7 @@ def train_stage(run: Run, stage: RecipeStage, config: dict[str, Any], fabric: "F
     began = time.time()
     stage.prepare(run)
     seconds = time.time() - began
-    last = fit(stage, run.out, run.options, config, resume=True, fabric=fabric)
+    last = fit(stage, run.folder, run.options, config, resume=True, fabric=fabric)
     seconds += last.get("seconds") or 0.0
     began = time.time()
     stage.finish(run)
@@ -90,6 +91,7 @@ def train_stage(run: Run, stage: RecipeStage, config: dict[str, Any], fabric: "F
 # %% ../../nbs/experiments/30_running.ipynb #234a069b
 def kept_file(run: Run, stage: RecipeStage) -> Path:
     "Where a stage's network is kept for the other runs of a table."
+    assert run.shared is not None, "only asked where runs share a folder"
     return Path(run.shared) / f"{stage.name}-{stage.key}.safetensors"
 
 
@@ -104,7 +106,8 @@ def trained_by_another(run: Run, stage: RecipeStage, fabric: "Fabric") -> bool:
 @contextmanager
 def only_maker(run: Run, stage: RecipeStage) -> Iterator[None]:
     "Context in which no other process makes a shared stage; waits for one that does."
-    if not run.shared:
+    shared = run.shared
+    if not shared:
         yield
         return
     name = f"{stage.name}-{stage.key}"
@@ -112,10 +115,10 @@ def only_maker(run: Run, stage: RecipeStage) -> Iterator[None]:
 
     def take_turn() -> None:
         try:
-            held.enter_context(locked(run.shared, lock))
+            held.enter_context(locked(shared, lock))
         except InputError:
             print(f"{name}: another process is making this stage; waiting for it", file=sys.stderr)
-            held.enter_context(locked(run.shared, lock, wait=-1))
+            held.enter_context(locked(shared, lock, wait=-1))
 
     with ExitStack() as held:
         in_first_process(take_turn)
@@ -215,16 +218,17 @@ def run_record(run: Run, after: Evaluation, before: list[Evaluation], commit: st
 
 # %% ../../nbs/experiments/30_running.ipynb #6b1d7a12
 def train_and_score(
-    run: Run, directory: RunDirectory, test: Any, config: dict[str, Any], fabric: "Fabric", report: bool
+    run: Run, directory: RunDirectory, test: Dataset, config: dict[str, Any], fabric: "Fabric", report: bool
 ) -> tuple[Evaluation, dict[str, Any]]:
     "The body of `run_recipe`, once the folder is its own."
     recipe, options, commit = run.recipe, run.options, current_commit()
-    net, space, before = run.stages[-1].net, label_space(recipe.space), []
+    net, space = run.stages[-1].net, label_space(recipe.space)
+    before: list[Evaluation] = []
 
-    def score(net: nn.Module) -> Evaluation:
+    def score(net: Segmenter) -> Evaluation:
         return evaluate(net, test, recipe.test.resize, space, options.precision, progress=options.progress)
 
-    def score_before(net: nn.Module) -> None:
+    def score_before(net: Segmenter) -> None:
         before.append(score(net))
 
     seconds = run_stages(run, config, fabric, score_before if report else None)
@@ -242,7 +246,7 @@ LABEL_MEASURES = ("precision", "coverage", "labelled")
 
 
 def judge_labels(
-    recipe: Recipe, stage: Stage, roots: dict[str, str] | None = None
+    recipe: Recipe, stage: RecipeStage, roots: dict[str, str] | None = None
 ) -> dict[str, dict[str, dict[str, float]]] | None:
     """Precision and coverage of the last teacher's labels on the validation images, by kind of label and class.
 
@@ -251,6 +255,7 @@ def judge_labels(
     if teacher is None or recipe.val is None:
         return None
     say_without(stage, teacher)
+    assert stage.target is not None, "a teacher labels the target"
     val = open_data(recipe.val, recipe.space, roots, True)
     if recipe.val.resize:
         val = Resized(val, recipe.val.resize)
@@ -265,7 +270,7 @@ def _by_class(quality: dict[str, Any], classes: tuple[str, ...]) -> dict[str, di
     return {name: dict(zip(LABEL_MEASURES, map(float, values), strict=False)) for name, values in rows}
 
 # %% ../../nbs/experiments/30_running.ipynb #3938503d
-def say_without(stage: Stage, teacher: Teacher) -> None:
+def say_without(stage: RecipeStage, teacher: Teacher) -> None:
     "Name the classes that had no confident pixel in most of a stage's steps."
     without = torch.as_tensor(teacher.without).expand(stage.net.num_classes)
     steps_without = zip(stage.source.dataset.space.classes, without.tolist(), strict=False)
@@ -276,9 +281,9 @@ def say_without(stage: Stage, teacher: Teacher) -> None:
 # %% ../../nbs/experiments/30_running.ipynb #4d959d11
 def keep(
     run: RunDirectory,
-    net: nn.Module,
+    net: Segmenter,
     space: LabelSpace,
-    test: Any,
+    test: Dataset,
     after: Evaluation,
     record: dict[str, Any],
     before: list[Evaluation] | None,
@@ -435,8 +440,8 @@ def run_table(
             if is_measured(key, results):
                 continue
             folder = Path(out) / benchmark / f"{row}-seed{seed}"
-            place = {"resume": folder.exists(), "shared": Path(out) / "shared"}
-            scores, record = run_recipe(recipe, folder, replace(options, seed=seed), **place, **data)
+            own, resume, shared = replace(options, seed=seed), folder.exists(), Path(out) / "shared"
+            scores, record = run_recipe(recipe, folder, own, resume=resume, shared=shared, **data)
             append_run(RunDirectory(folder), scores, record, key, results)
             score = f"mIoU {100 * record['miou']:.1f} in {record['seconds']:.0f} s"
             print(f"{recipe.name} seed {seed}: {score}", flush=True)

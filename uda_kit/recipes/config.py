@@ -48,7 +48,7 @@ class StageConfig:
     transforms: tuple[TransformConfig, ...] = ()
     fix_backbone: bool = False  # only the heads learn
 
-    stage: ClassVar[type] = RecipeStage
+    stage: ClassVar[type[RecipeStage]] = RecipeStage
     labels_given: ClassVar[bool] = True  # are the source's labels there before the run?
     translates: ClassVar[bool] = False  # does it leave translated source images?
 
@@ -63,7 +63,7 @@ class TranslationConfig(StageConfig):
     optimizer: SGD | AdamW = CYCLEGAN_ADAM
     name: str = "translate"
 
-    stage: ClassVar[type] = TranslationStage
+    stage: ClassVar[type[RecipeStage]] = TranslationStage
     translates: ClassVar[bool] = True
 
 
@@ -73,7 +73,7 @@ class PseudoLabelConfig(StageConfig):
 
     rule: str = "median"  # confidence rule that says which pixels count
 
-    stage: ClassVar[type] = PseudoLabelStage
+    stage: ClassVar[type[RecipeStage]] = PseudoLabelStage
     labels_given: ClassVar[bool] = False
 
 # %% ../../nbs/recipes/20_config.ipynb #c0f26008

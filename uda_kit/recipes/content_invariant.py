@@ -9,6 +9,7 @@ __all__ = ['ANCILLARY', 'CIRN_STEPS', 'TRANSLATION_STEPS', 'CROP', 'MEDIAN', 'K_
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #e9ba35d2
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..methods.ancillary_classifier import CIRNTerms
 from ..methods.cyclegan import CycleGANTerms
@@ -33,7 +34,7 @@ from ..training.optim import SGD, AdamW
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #f25b124f
 ANCILLARY = replace(RESNET_SINGLE, ancillary=2)
-CIRN_STEPS = {"optimizer": SGD(), "steps": 100_000}
+CIRN_STEPS: dict[str, Any] = {"optimizer": SGD(), "steps": 100_000}
 TRANSLATION_STEPS = 200_000
 CROP = (452, 452)
 MEDIAN = "median"
@@ -55,7 +56,7 @@ def as_intermediate(source: Data) -> Data:
 # %% ../../nbs/recipes/50_content_invariant.ipynb #0fcefea3
 def cirn_stages(source: Data, target: Data, row: Row, net: DeepLabV2 = ANCILLARY) -> tuple[StageConfig, ...]:
     "Stages of a row at full size."
-    stages = []
+    stages: list[StageConfig] = []
     net = net if row.ass else RESNET_SINGLE
     if row.cir:
         cropped = replace(source, crop=CROP, flip=True), replace(target, crop=CROP, flip=True)
@@ -87,7 +88,7 @@ class Variation:
     "A row with the intermediate domain and without self-training, that differs inside stage 2."
 
     k: int  # attention modules of the ancillary classifier
-    settings: dict[str, float]  # of `CIRNTerms`
+    settings: dict[str, Any]  # of `CIRNTerms`
     places: list[str]  # in the paper
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #bc097322
@@ -103,10 +104,10 @@ def variations() -> dict[str, Variation]:
             place = f"{analysis}lambda_cos = {x}, eps = 0.4"
             rows[f"cir-ass-cos{x}"] = Variation(3, {"lambda_cos": float(x)}, [place])
     rows["cir-ass-cos10"].places.append(f"{analysis}eps = 0.4, lambda_cos = 10")
-    for x in EPS_SWEEP:
-        if x != 0.4:
-            place = f"{analysis}eps = {x:g}, lambda_cos = 10"
-            rows[f"cir-ass-eps{x:g}"] = Variation(3, {"lambda_cos": 10.0, "eps": x}, [place])
+    for eps in EPS_SWEEP:
+        if eps != 0.4:
+            place = f"{analysis}eps = {eps:g}, lambda_cos = 10"
+            rows[f"cir-ass-eps{eps:g}"] = Variation(3, {"lambda_cos": 10.0, "eps": eps}, [place])
     return rows
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #fa9f2fb9

@@ -8,6 +8,7 @@ __all__ = ['CONDITIONS', 'SWEEPS', 'CROP_713', 'TURNED', 'NETWORKS', 'IMAGES', '
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #58e67c65
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fastcore.basics import patch
 
@@ -54,10 +55,10 @@ class Row:
 
     transfer: bool = True  # supervision on translated source images
     pretrain: bool = True  # the contrastive stage and the head's
-    terms: dict[str, object] | None = field(
+    terms: dict[str, Any] | None = field(
         default_factory=dict
     )  # settings of self-training's losses that differ; None: no self-training
-    teacher: dict[str, object] = field(default_factory=dict)  # settings of the teacher that differ
+    teacher: dict[str, Any] = field(default_factory=dict)  # settings of the teacher that differ
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #93154ac6
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def contrast(self: ContrastiveTask) -> StageConfig:
 @patch
 def self_training(self: ContrastiveTask, row: Row) -> StageConfig:
     "Self-training on both domains."
+    assert row.terms is not None, "the row has self-training"
     terms, teacher = replace(self.scale.terms, **row.terms), replace(self.scale.teacher, **row.teacher)
     transforms = (teacher, SourceAugmentation(teacher.augmentation))
     size = (self.scale.self_train.optimizer, self.scale.self_train.steps)
@@ -104,7 +106,8 @@ def self_training(self: ContrastiveTask, row: Row) -> StageConfig:
 @patch
 def stages(self: ContrastiveTask, row: Row) -> tuple[StageConfig, ...]:
     "Stages of a row."
-    scale, stages = self.scale, []
+    scale = self.scale
+    stages: list[StageConfig] = []
     if row.transfer and not isinstance(self.how, str):
         stages.append(self.how)
     stages.append(self.supervision("supervised", scale.supervised, row.transfer))
@@ -136,7 +139,9 @@ SWEEPS = {  # row: (name in Table 7, row)
 
 def parts(scale: ContrastiveScale) -> dict[str, Row]:
     "Parts of the method, and a control whose target terms do not count."
-    common = replace(scale.teacher.expansion, common_limit=True, quantile=0.7)
+    expansion = scale.teacher.expansion
+    assert expansion is not None, "the whole method expands labels"
+    common = replace(expansion, common_limit=True, quantile=0.7)
     return {
         "contrastive-in-domain": Row(terms={"cross": None}),
         "contrastive-statistics": Row(terms={"alpha": 0.0, "pseudo": 1e-9}),
@@ -178,7 +183,7 @@ def full_scale(source: str) -> ContrastiveScale:
 def full_task(source: str, net: str = "", target: str = "cityscapes") -> ContrastiveTask:
     "GTA5 or SYNTHIA to Cityscapes or Mapillary Vistas, translated by a stage of CycleGAN."
     data, images = Data(source, "all", None, 2, crop=CROP_713), FULL_TARGETS[target][0]
-    smaller = {"crop": CROP, "flip": True, "batch_size": 1}
+    smaller: dict[str, Any] = {"crop": CROP, "flip": True, "batch_size": 1}
     translation = TranslationConfig(
         replace(data, **smaller), target=replace(images, **smaller), steps=TRANSLATION_STEPS
     )
@@ -272,10 +277,10 @@ def small_contrastive_recipes(b: SmallBenchmark) -> list[Recipe]:
     rows = {name: row for name, (_, _, row) in CONDITIONS.items()} | parts(task.scale)
     rows |= {name: row for name, (_, row) in SWEEPS.items()}
     recipes = [recipe(name, row) for name, row in rows.items()]
-    translators = {"cyclegan": small_translation(b), "fourier": "fourier"}
+    translators: dict[str, str | TranslationConfig] = {"cyclegan": small_translation(b), "fourier": "fourier"}
     for name, translator in translators.items():
         recipes.append(recipe(f"contrastive-{name}", task=replace(task, how=translator)))
-    networks = {"pspnet": PSPNet("tiny"), "deeplab-v3": DeepLabV3("tiny")}
+    networks: dict[str, NetworkConfig] = {"pspnet": PSPNet("tiny"), "deeplab-v3": DeepLabV3("tiny")}
     for name, net in networks.items():
         recipes.append(recipe(f"contrastive-{name}", task=replace(task, net=net)))
     return recipes

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 
 from ..core.errors import InputError
 from ..core.settings import Count, Scale, Seed, Size, Steps
+from ..data.dataset import Dataset
 from ..data.datasets import open_named, parse_spec, read_options
 from ..data.labels import LabelSpace, translate
 from ..data.sampling import RareClassSampling
@@ -74,7 +75,7 @@ def transform(self: Data) -> JointTransform:
 
 # %% ../../nbs/recipes/10_data.ipynb #bc3c9858
 @patch
-def options(self: Data) -> dict[str, object]:
+def options(self: Data) -> dict[str, Any]:
     "Options of the loader, as far as they are set."
     options = {name: getattr(self, name) for name in LOADER_FIELDS}
     if self.name == "scenes":
@@ -114,19 +115,21 @@ def from_text(cls: Data, text: str) -> Data:
 # %% ../../nbs/recipes/10_data.ipynb #da7a0007
 def data_from(
     text: str,  # NAME:ROOT?option=value
-    **fields: object,  # further fields
+    **fields: Any,  # further fields
 ) -> Data:
     "A data set's entry from one line. `InputError` where the line names none."
     name, root, options = parse_spec(text)
-    places = {option: options.pop(option) for option in ("split", "space") if option in options}
+    places: dict[str, str] = {option: options.pop(option) for option in ("split", "space") if option in options}
     where = {"style": root} if name == "scenes" else {"root": root}
-    return Data(name, **{"split": None, **where, **places, **read_options(name, options, text), **fields})
+    settings: dict[str, Any] = {"split": None, **where, **places, **read_options(name, options, text), **fields}
+    return Data(name, **settings)
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a000a
 def find_root(name: str, roots: dict[str, str] | None = None) -> str | None:
     "The folder of a data set, None where nobody said."
-    if (roots or {}).get(name):
-        return roots[name]
+    given = (roots or {}).get(name)
+    if given:
+        return given
     folder = os.environ.get("UDA_KIT_DATA")
     return os.path.join(folder, name) if folder else None
 
@@ -153,7 +156,7 @@ def open_images(
     space: str | LabelSpace | None,  # of the labels; None: the entry's own, or the data set's
     roots: dict[str, str] | None = None,  # folders by name
     labelled: bool | None = None,  # None: as published, True: needs labels, False: never touches labels
-):  # a data set
+) -> Dataset:
     "Open the data set that an entry names, without translated images. `InputError` where its folder is not known."
     place = data.style if data.name == "scenes" else data.root or need_root(data.name, roots)
     return open_named(
@@ -163,17 +166,17 @@ def open_images(
 # %% ../../nbs/recipes/10_data.ipynb #b540106d
 def open_data(
     data: Data, space: str | LabelSpace | None, roots: dict[str, str] | None = None, labelled: bool | None = None
-):  # a data set
+) -> Dataset:
     "`open_images`, with or instead of them the images of the folder `twins`."
     dataset = open_images(data, space, roots, labelled)
     return with_translated(dataset, need_root(data.twins, roots), data.originals) if data.twins else dataset
 
 
 def with_translated(
-    dataset: Any,
+    dataset: Dataset,
     folder: str | Path,  # of its translated images
     originals: bool,  # False: they replace the originals
-):  # a data set
+) -> Dataset:
     "A data set with its translated images."
     return with_twins(dataset, folder) if originals else Twins(dataset, folder)
 

@@ -10,6 +10,7 @@ __all__ = ['RESNET', 'RESNET_SINGLE', 'VGG', 'FULL', 'SIZES', 'CITYSCAPES', 'CIT
 
 # %% ../../nbs/recipes/30_output_space.ipynb #0c2321fe
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..methods.output_space import MinEntropyTerms, OutputSpaceTerms, SupervisedTerms
 from ..models.configs import DeepLabV2, NetworkConfig
@@ -25,7 +26,7 @@ VGG = DeepLabV2(
     "vgg16", multi_level=False, aspp_branches=2, weights="imagenet"
 )  # the released classifier sums two branches, too
 
-FULL = {"optimizer": SGD(), "steps": 150_000, "schedule": 250_000}
+FULL: dict[str, Any] = {"optimizer": SGD(), "steps": 150_000, "schedule": 250_000}
 SIZES = {
     "gta5": (720, 1280),
     "synthia": (760, 1280),

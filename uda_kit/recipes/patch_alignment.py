@@ -8,6 +8,7 @@ __all__ = ['PARTNERS', 'NAMES', 'PATCH', 'K_SWEEP', 'FULL_FUSION', 'FusionTerms'
 
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #8f0b0d3a
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -84,10 +85,9 @@ class Cell:
 
     def terms(self, everything: FusionTerms) -> FusionTerms:
         "The losses of the cell, out of those of all partners."
-        absent = {name: None for name in ("ou", "ps") if name not in self.partners}
-        if not self.patch:
-            absent["patch"] = None
-        return replace(everything, **absent)
+        ou = everything.ou if "ou" in self.partners else None
+        ps = everything.ps if "ps" in self.partners else None
+        return replace(everything, ou=ou, ps=ps, patch=everything.patch if self.patch else None)
 
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #514fa304
 def cells() -> list[Cell]:
@@ -168,7 +168,9 @@ def fusion_recipes(source: str, table: int, whole: int) -> list[Recipe]:
     return [*rows, one_rate(vgg)]
 
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #cd08dae8
-ABLATIONS = {  # row: settings of patch alignment, its partners, where the paper has it
+ABLATIONS: dict[
+    str, tuple[dict[str, Any], tuple[str, ...], str]
+] = {  # row: settings of patch alignment, its partners, where the paper has it
     "discriminative": ({"adv": 0.0}, (), "Table 1: Discriminative Feature"),
     "patch-without-clustering": ({"discriminative": 0.0}, (), "section 4.2: without L_d"),
     "patch-histogram": ({"space": "histogram"}, (), "supplement 3: histograms without module H"),
@@ -176,8 +178,9 @@ ABLATIONS = {  # row: settings of patch alignment, its partners, where the paper
 }
 
 
-def with_patch(terms: FusionTerms, settings: dict[str, object]) -> FusionTerms:
+def with_patch(terms: FusionTerms, settings: dict[str, Any]) -> FusionTerms:
     "The losses with other settings of patch alignment."
+    assert terms.patch is not None, "settings of patch alignment are for losses that have it"
     return replace(terms, patch=replace(terms.patch, **settings))
 
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #383b3ac7
@@ -218,16 +221,20 @@ def small_fusion(scale: SmallScale) -> FusionTerms:
     """All partners' losses: the papers' weights, the target's adversarial ones times the benchmark's factor.
 
     Patch alignment's weights are as chosen."""
-    discriminator = {"width": scale.critic_width, "lr": scale.critic_lr}
     ou = scale.terms(OutputSpaceTerms(adv_aux=0.0))
     ps = SemiSupervisedTerms(
-        adv_source=0.01, adv_target=1e-3 * scale.adv_scale, self_start=SELF_START, fakes="both", **discriminator
+        adv_source=0.01,
+        adv_target=1e-3 * scale.adv_scale,
+        self_start=SELF_START,
+        fakes="both",
+        width=scale.critic_width,
+        lr=scale.critic_lr,
     )
     patch = PatchTerms(discriminative=SMALL_WEIGHT, adv=SMALL_WEIGHT, start=0, lr=scale.critic_lr)
     return FusionTerms(ou, ps, patch, seg_aux=0.1)
 
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #322efa21
-def small_row(b: SmallBenchmark, cell: Cell, k: int = 50, settings: dict[str, object] | None = None) -> Recipe:
+def small_row(b: SmallBenchmark, cell: Cell, k: int = 50, settings: dict[str, Any] | None = None) -> Recipe:
     "A row on a small benchmark; `settings`: of patch alignment, where they differ."
     terms = cell.terms(with_patch(small_fusion(b.scale), settings or {}))
     twins = f"{b.name}-twins" if "pi" in cell.partners else ""

@@ -9,9 +9,9 @@ __all__ = ['RecipeStage', 'TranslationStage', 'PseudoLabelStage']
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from fastcore.basics import patch
@@ -19,11 +19,13 @@ from torch import nn
 
 from ..core.distributed import in_first_process, share_state
 from ..core.errors import InputError
+from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
 from ..methods.pseudo_labels import PseudoLabelled, confidence_rule, make_pseudo_labels
 from ..methods.translation import CycleGAN, write_twins
 from ..models.checkpoints import load_weights, read_header, save_weights
+from ..models.segmenters import Segmenter
 from ..models.translators import load_translator, save_translator, translator_header
 from ..training.configs import BuildContext
 from ..training.fit import LoaderConfig, Stage, check_stage
@@ -31,7 +33,7 @@ from ..training.objective import BatchTransform, Term
 
 if TYPE_CHECKING:
     from uda_kit.experiments.build import Run  # which imports this module
-    from uda_kit.recipes.config import StageConfig
+    from uda_kit.recipes.config import PseudoLabelConfig, StageConfig
 
 # %% ../../nbs/recipes/15_stages.ipynb #57a60005
 @contextmanager
@@ -51,7 +53,7 @@ def building(stage: str, part: str) -> Iterator[None]:
         ) from error
 
 # %% ../../nbs/recipes/15_stages.ipynb #57a60006
-def start_from(net: nn.Module, weights: str | Path, space: LabelSpace) -> None:
+def start_from(net: Segmenter, weights: str | Path, space: LabelSpace) -> None:
     "Fill a network from a file. `InputError` where the file's classes are not those of `space`, in their order."
     load_weights(weights, net=net)
     theirs = read_header(weights)["space"]
@@ -75,13 +77,13 @@ def take_over(net: nn.Module, before: nn.Module) -> None:
     net.load_state_dict(before.state_dict(), strict=False)
 
 # %% ../../nbs/recipes/15_stages.ipynb #57a60009
-def _build_net(run, config, before: "RecipeStage | None") -> nn.Module:
+def _build_net(run: "Run", config: "StageConfig", before: "RecipeStage | None") -> Segmenter:
     "The network of the stage before where the settings are the same, else one of its own."
     if before is not None and not config.fresh and before.config.net == config.net:
         return before.net
     torch.manual_seed(run.options.seed)
     with building(config.name, "network"):
-        net = config.net.build(len(label_space(run.recipe.space)))
+        net: Any = config.net.build(len(label_space(run.recipe.space)))  # of this kind of stage a `Segmenter`
     if before is None and run.weights:
         start_from(net, run.weights, label_space(run.recipe.space))
     if before is not None and not config.fresh:
@@ -89,19 +91,19 @@ def _build_net(run, config, before: "RecipeStage | None") -> nn.Module:
     return net
 
 # %% ../../nbs/recipes/15_stages.ipynb #42e48c22
-def _build_transforms(config, net: nn.Module, context: BuildContext) -> list[BatchTransform]:
+def _build_transforms(config: "StageConfig", net: nn.Module, context: BuildContext) -> list[BatchTransform]:
     "Batch transforms of a stage on its network, in their order."
     with building(config.name, "transforms"):
         return [transform.build(net, context) for transform in config.transforms]
 
 
-def _training_settings(config: "StageConfig") -> dict[str, object]:
+def _training_settings(config: "StageConfig") -> dict[str, Any]:
     "Settings of a stage that its training takes as they are."
     names = ("steps", "schedule", "optimizer", "fix_backbone")
     return {name: getattr(config, name) for name in names}
 
 
-def _build_terms(config, index: int, net: nn.Module, context: BuildContext) -> dict[str, Term]:
+def _build_terms(config: "StageConfig", index: int, net: nn.Module, context: BuildContext) -> dict[str, Term]:
     "Losses of stage number `index`, from a random state of their own."
     torch.manual_seed(context.seed * 1009 + index + 1)
     with building(config.name, "terms"):
@@ -112,13 +114,14 @@ def _build_terms(config, index: int, net: nn.Module, context: BuildContext) -> d
 class RecipeStage(Stage):
     "A stage of a recipe, and what comes before and after its training."
 
-    config: object = None  # the StageConfig that it is built from
+    net: Any  # a `Segmenter`; of a translation a `CycleTranslator`
+    config: "StageConfig" = field(kw_only=True)  # that it is built from
     before: "RecipeStage | None" = None  # the stage that trains the segmentation network it finds
     index: int = 0  # of the recipe's stages
     key: str = ""  # made of all that decides what the stage becomes; "": no other run shares it
 
     @classmethod
-    def build(cls, run: "Run", index: int, before: "RecipeStage | None") -> "RecipeStage":
+    def build(cls, run: "Run", index: int, before: "RecipeStage | None") -> Self:
         """Stage number `index` of a run's recipe, with the data there are so far.
 
         `InputError` for settings that do not fit."""
@@ -130,7 +133,7 @@ class RecipeStage(Stage):
         context = BuildContext(run.options.seed, label_space(run.recipe.space), modes)
         terms = _build_terms(config, index, net, context)
         transforms = _build_transforms(config, net, context)
-        parts = {"transforms": transforms, "validate": run.validate, **_training_settings(config)}
+        parts: dict[str, Any] = {"transforms": transforms, "validate": run.validate, **_training_settings(config)}
         return cls(config.name, net, terms, source, target, **parts, config=config, before=before, index=index)
 
     @property
@@ -138,19 +141,23 @@ class RecipeStage(Stage):
         "The stage that trains the segmentation network which the next stage finds."
         return self
 
-    def prepare(self, run: "Run") -> None:
-        "Take over the weights of the network before, and open the images that an earlier stage has translated."
-        if self.before is not None:
-            share_state(self.before.net)  # statistics of batches differ between processes
-        if self.before is not None and self.before.net is not self.net and not self.config.fresh:
-            take_over(self.net, self.before.net)
-        self.open_translated(run)
+# %% ../../nbs/recipes/15_stages.ipynb #57a6001a
+@patch
+def prepare(self: RecipeStage, run: "Run") -> None:
+    "Take over the weights of the network before, and open the images that an earlier stage has translated."
+    if self.before is not None:
+        share_state(self.before.net)  # statistics of batches differ between processes
+    if self.before is not None and self.before.net is not self.net and not self.config.fresh:
+        take_over(self.net, self.before.net)
+    self.open_translated(run)
 
-    def open_translated(self, run: "Run") -> None:
-        "Open the source again where an earlier stage has translated it."
-        if self.config.source.translated_by:
-            self.source = run.source(self.config)
-            check_stage(self)
+
+@patch
+def open_translated(self: RecipeStage, run: "Run") -> None:
+    "Open the source again where an earlier stage has translated it."
+    if self.config.source.translated_by:
+        self.source = run.source(self.config)
+        check_stage(self)
 
 # %% ../../nbs/recipes/15_stages.ipynb #57a6000c
 @patch
@@ -186,7 +193,7 @@ class TranslationStage(RecipeStage):
     "A stage that trains a translator, and then translates the source images."
 
     @classmethod
-    def build(cls, run: "Run", index: int, before: RecipeStage | None) -> "TranslationStage":
+    def build(cls, run: "Run", index: int, before: RecipeStage | None) -> Self:
         "As `RecipeStage.build`; its network is a translator of its own."
         config = run.recipe.stages[index]
         torch.manual_seed(run.options.seed)
@@ -196,7 +203,7 @@ class TranslationStage(RecipeStage):
         target = run.feed(config.target, False) if config.target else None
         check_judged(config, source)
         transforms = _build_transforms(config, net, BuildContext(run.options.seed, label_space(run.recipe.space)))
-        parts = {"transforms": transforms, **_training_settings(config)}
+        parts: dict[str, Any] = {"transforms": transforms, **_training_settings(config)}
         stage = cls(config.name, net, {}, source, target, **parts, config=config, before=before, index=index)
         stage.build_losses(run)
         return stage
@@ -225,14 +232,15 @@ def prepare(self: TranslationStage, run: "Run") -> None:
 @patch
 def finish(self: TranslationStage, run: "Run") -> None:
     "Write the translator, and the translated source images or what is missing of them."
-    config, file = self.config, Path(run.out) / f"{self.name}.safetensors"
+    config, file = self.config, run.folder / f"{self.name}.safetensors"
+    assert config.target is not None, "a translation has a target"
 
     def write_translator() -> None:
         if not file.exists():
             save_translator(self.net, file)
 
     in_first_process(write_translator)
-    source = run.open(replace(config.source, twins="", translated_by=""), True)
+    source: Dataset = run.open(replace(config.source, twins="", translated_by=""), True)
     target = run.open(replace(config.target, twins="", translated_by=""), False)
     if config.source.resize:
         source = Resized(source, config.source.resize)
@@ -259,10 +267,12 @@ def load(self: TranslationStage, path: str | Path, device: torch.device | str = 
 class PseudoLabelStage(RecipeStage):
     "A stage that learns from images which the network before it has labelled."
 
+    config: "PseudoLabelConfig" = field(kw_only=True)
+
     @classmethod
-    def build(cls, run: "Run", index: int, before: RecipeStage | None) -> "PseudoLabelStage":
+    def build(cls, run: "Run", index: int, before: RecipeStage | None) -> Self:
         "As `RecipeStage.build`; the source has no labels yet."
-        config = run.recipe.stages[index]
+        config = cast("PseudoLabelConfig", run.recipe.stages[index])  # which names this class
         if before is None:
             remedy = "put a stage before it that trains one"
             raise InputError(config.name, "wants pseudo-labels, and no network is trained before it", remedy)
@@ -272,7 +282,7 @@ class PseudoLabelStage(RecipeStage):
     def prepare(self, run: "Run") -> None:
         "Take over the weights, and make or finish the pseudo-labels."
         super().prepare(run)
-        folder = Path(run.out) / f"labels-{self.name}"
+        folder = run.folder / f"labels-{self.name}"
         self.label(run, folder)
         dataset = PseudoLabelled(run.open(self.config.source, False), folder)
         self.source = replace(self.source, dataset=dataset)
@@ -281,6 +291,7 @@ class PseudoLabelStage(RecipeStage):
     def label(self, run: "Run", folder: Path) -> None:
         "Write the pseudo-labels of the source images into a folder."
         config, options = self.config, run.options
+        assert self.before is not None, "`build` refuses a stage without one before it"
 
         def say(text: str) -> None:
             print(f"{self.name}: {text}", file=sys.stderr)

@@ -14,6 +14,7 @@ from ..data.datasets import DATASETS, LOADER_OPTIONS
 from ..data.labels import label_space, protocols
 from .config import Recipe, StageConfig
 from .data import LOADER_FIELDS, Data
+from ..training.optim import SGD
 
 # %% ../../nbs/recipes/25_values.ipynb #973fb35a
 STAGE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a part of file names
@@ -46,7 +47,7 @@ def check_stage_values(stage: StageConfig, path: str) -> None:
     if not STAGE_NAME.fullmatch(stage.name):
         remedy = "give 1 to 64 letters, digits, - and _: it becomes a file's name"
         raise InputError(f"{path}.name", f"cannot be {brief(stage.name)}", remedy)
-    if getattr(stage.optimizer, "nesterov", False) and not stage.optimizer.momentum:
+    if isinstance(stage.optimizer, SGD) and stage.optimizer.nesterov and not stage.optimizer.momentum:
         remedy = f"set {path}.optimizer.momentum above 0, or nesterov to False"
         raise InputError(f"{path}.optimizer.nesterov", "needs momentum", remedy)
     check_data(stage.source, f"{path}.source")

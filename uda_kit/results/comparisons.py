@@ -10,9 +10,13 @@ import os
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.tables import Table
 from .tables import read_csv, read_number, results_folder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # %% ../../nbs/results/20_comparisons.ipynb #695e940a
 def read_results(
@@ -106,7 +110,7 @@ GREY = ("source-only", "statistics-only", "oracle")
 
 
 def bars(
-    ax: object,  # Matplotlib axes
+    ax: "Axes",
     benchmark: str,
     paper: str,
     rows: Sequence[str],  # from the baseline on

@@ -19,7 +19,7 @@ import subprocess
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -155,16 +155,14 @@ def _rows(
 ) -> list[PublishedRow]:
     """Rows from lines: class scores, then the mean, then what `extra` names; a cell that is a dash is left out of the
     row."""
-    rows, names = [], (*classes, None, *extra)  # None: the mean
+    rows, mean_at = [], len(classes)
     for line in text.strip().splitlines():
         row, backbone, recipe, numbers = (part.strip() for part in line.split(";"))
         values = [math.nan if number == "–" else float(number) for number in numbers.split()]
-        if len(values) != len(names):
+        if len(values) != mean_at + 1 + len(extra):
             raise ValueError(f"Table {table}, {row}: {len(values)} numbers")
-        scores = _printed(names[: len(classes)], values[: len(classes)])
-        miou = values[len(classes)]
-        others = _printed(extra, values[len(classes) + 1 :])
-        rows.append(PublishedRow(paper, table, row, task, backbone, recipe, miou, scores, others))
+        scores, others = _printed(classes, values[:mean_at]), _printed(extra, values[mean_at + 1 :])
+        rows.append(PublishedRow(paper, table, row, task, backbone, recipe, values[mean_at], scores, others))
     return rows
 
 # %% ../../nbs/results/10_tables.ipynb #ec347032
@@ -225,16 +223,16 @@ _PATCH_TEXT = _table_text("patch_text")
 def _patch_alignment() -> list[PublishedRow]:
     'Tables 1-5, "S2" and "text" of the patch-alignment paper.'
     gta, syn, delta = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", ("base", "delta")
-    tables = (
-        (_PATCH_1, 1, gta, ()),
-        (_PATCH_2, 2, gta, (), delta),
-        (_PATCH_3, 3, syn, (), delta),
-        (_PATCH_4, 4, gta, CLASSES19),
-        (_PATCH_5, 5, syn, CLASSES16, ("miou13",)),
-        (_PATCH_S2, "S2", "Cityscapes → Oxford RobotCar", CLASSES9),
-        (_PATCH_TEXT, "text", gta, (), delta),
-    )
-    return [row for table in tables for row in _rows(*table, paper="patch_alignment")]
+    rows = partial(_rows, paper="patch_alignment")
+    return [
+        *rows(_PATCH_1, 1, gta, ()),
+        *rows(_PATCH_2, 2, gta, (), delta),
+        *rows(_PATCH_3, 3, syn, (), delta),
+        *rows(_PATCH_4, 4, gta, CLASSES19),
+        *rows(_PATCH_5, 5, syn, CLASSES16, ("miou13",)),
+        *rows(_PATCH_S2, "S2", "Cityscapes → Oxford RobotCar", CLASSES9),
+        *rows(_PATCH_TEXT, "text", gta, (), delta),
+    ]
 
 # %% ../../nbs/results/10_tables.ipynb #49471cc4
 _CONTENT_1 = _table_text("content_1")
@@ -283,16 +281,16 @@ _CONTRASTIVE_7 = _table_text("contrastive_7")
 def _contrastive() -> list[PublishedRow]:
     "Tables 1-4 and 6-8 of the contrastive paper."
     gta, syn, swept = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", ("alpha", "lambda", "tau_0")
-    tables = (
-        (_CONTRASTIVE_1, 1, gta, CLASSES19),
-        (_CONTRASTIVE_2, 2, syn, CLASSES16, ("miou13",)),
-        (_CONTRASTIVE_3, 3, gta, ()),
-        (_CONTRASTIVE_4, 4, gta, HARD_CLASSES, ("gain_percent",)),
-        (_CONTRASTIVE_6, 6, "GTA5 → Mapillary Vistas", ()),
-        (_CONTRASTIVE_7, 7, gta, (), swept),
-        (_CONTRASTIVE_8, 8, gta, ()),
-    )
-    return [row for table in tables for row in _rows(*table, paper="contrastive")]
+    rows = partial(_rows, paper="contrastive")
+    return [
+        *rows(_CONTRASTIVE_1, 1, gta, CLASSES19),
+        *rows(_CONTRASTIVE_2, 2, syn, CLASSES16, ("miou13",)),
+        *rows(_CONTRASTIVE_3, 3, gta, ()),
+        *rows(_CONTRASTIVE_4, 4, gta, HARD_CLASSES, ("gain_percent",)),
+        *rows(_CONTRASTIVE_6, 6, "GTA5 → Mapillary Vistas", ()),
+        *rows(_CONTRASTIVE_7, 7, gta, (), swept),
+        *rows(_CONTRASTIVE_8, 8, gta, ()),
+    ]
 
 # %% ../../nbs/results/10_tables.ipynb #bff76c41
 PUBLISHED = {
@@ -459,7 +457,7 @@ def results_folder() -> Path:  # the checkout's results/, or ./results where the
 
 # %% ../../nbs/results/10_tables.ipynb #649744af
 def read_csv(
-    path: str | os.PathLike,  # CSV file, or one that does not exist yet
+    path: str | Path,  # CSV file, or one that does not exist yet
     columns: Sequence[str] | None = None,  # the header it must have; None: any
 ) -> list[dict]:  # by column; empty for a missing file
     "Lines of a results file. InputError naming the line where the header or a line does not fit."
@@ -482,7 +480,7 @@ def read_csv(
 # %% ../../nbs/results/10_tables.ipynb #c6ac5dbe
 def read_number(
     text: str,  # a cell
-    path: str | os.PathLike,  # of the file, for the message
+    path: str | Path,  # of the file, for the message
     line: int,  # counted from 1, for the message
     kind: type = float,  # or int
     least: float = 0,
@@ -504,7 +502,7 @@ PATIENCE = 120  # seconds to wait for another process that appends a line
 
 
 def append_csv(
-    path: str | os.PathLike,  # CSV file, made with a header when missing
+    path: str | Path,  # CSV file, made with a header when missing
     columns: Sequence[str],  # its header
     values: Sequence[object],  # the new line, one value per column
 ) -> Path:
