@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError
-from ..methods.output_space import OutputSpaceTerms, paper_step
+from ..methods.by_hand.output_space import paper_step
+from ..methods.output_space import OutputSpaceTerms
 from ..models.segmenters import deeplab_v2
 from ..results.tables import append_timing
 from ..training.fit import SGD, Stage, peak_gib, stage_optimizer

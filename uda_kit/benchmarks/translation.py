@@ -23,7 +23,8 @@ from .patch_alignment import extra_gib
 from .training_step import autocast_on, check_case, fresh, pair_of, same_losses
 from ..data.transforms import Resized
 from ..data.translated import Twins
-from ..methods.cyclegan import CYCLEGAN_ADAM, CycleGANImages, CycleGANNets, CycleGANTerms, cyclegan_step
+from ..methods.by_hand.cyclegan import CycleGANImages, CycleGANNets, cyclegan_step
+from ..methods.cyclegan import CYCLEGAN_ADAM, CycleGANTerms
 from ..methods.translation_quality import TranslationQuality, translation_quality
 from ..models.ancillary import AncillaryClassifier
 from ..models.checkpoints import load_weights
