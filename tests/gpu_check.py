@@ -113,7 +113,8 @@ def check_recipe(small, family):
 
 def check_plain_step(small):
     "The output-space paper's step by hand in fp32, and the kit's in bf16."
-    from uda_kit.benchmarks.training_step import same_losses, time_steps
+    from uda_kit.benchmarks.timing import same_losses
+    from uda_kit.benchmarks.training_step import time_steps
 
     name = "tiny-smoke" if small else "resnet101-full"
     fast, plain = time_steps("fast", name, 5), time_steps("plain", name, 5)

@@ -8,13 +8,13 @@ __all__ = ['FIGURES', 'bench_explorers', 'bench_embedding']
 # %% ../../nbs/benchmarks/60_explorers.ipynb #18231012
 import os
 import tempfile
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from .timing import once, one_thread
 from ..core.errors import InputError
 from ..results.tables import append_csv, current_commit, machine_name, results_folder
 from ..visual import explorers
@@ -63,9 +63,7 @@ def time_moves(explorer: object, moves: int = 200, seed: int = 0) -> np.ndarray:
     view, rng, seconds = explorer.make_view(), np.random.default_rng(seed), []
     for _ in range(moves):
         name, value = random_move(explorer, rng)
-        began = time.perf_counter()
-        view.refresh(**{name: value})
-        seconds.append(time.perf_counter() - began)
+        seconds.append(once(partial(view.refresh, **{name: value}))[0])
         if "Error:" in view.message.value:
             raise RuntimeError(f"{explorer.title}, {name}={value!r}: {view.message.value}")
     return np.array(seconds)
@@ -82,9 +80,8 @@ def bench_explorers(
     root: Path | None = None,  # results folder; None: the checkout's
 ) -> dict[str, dict[str, float]]:  # name -> {"median_ms", "p95_ms", "worst_ms"}
     "Time all explorers, or those named, on one thread; with `record`, lines in results/bench_explorers.csv."
-    threads, measured = torch.get_num_threads(), {}
-    torch.set_num_threads(1)
-    try:
+    measured = {}
+    with one_thread():
         for name in names or explorers.NAMES:
             with tempfile.TemporaryDirectory() as folder:
                 ms = 1000 * time_moves(make_explorer(name, size, folder), moves)
@@ -93,8 +90,6 @@ def bench_explorers(
                 numbers = [f"{value:.1f}" for value in measured[name].values()]
                 line = (name, moves, *numbers, current_commit(), machine_name())
                 append_csv((root or results_folder()) / "bench_explorers.csv", FIGURES, line)
-    finally:
-        torch.set_num_threads(threads)
     return measured
 
 
@@ -131,9 +126,7 @@ def bench_embedding(
     features, seconds = clouds(count), {}
     columns = ("method", "points", "channels", "seconds", "commit", "machine")
     for method in methods:
-        began = time.perf_counter()
-        embed(features, method, progress=True)
-        seconds[method] = time.perf_counter() - began
+        seconds[method], _ = once(partial(embed, features, method, progress=True))
         if record:
             line = (method, count, features.shape[1], f"{seconds[method]:.1f}", current_commit(), machine_name())
             append_csv((root or results_folder()) / "bench_embedding.csv", columns, line)

@@ -8,7 +8,6 @@ __all__ = ['SEAL', 'REMEDY', 'json_able', 'to_json', 'seal_of', 'sealed', 'write
 
 # %% ../../nbs/core/30_records.ipynb #9c56b966
 import codecs
-import hashlib
 import json
 import math
 import os
@@ -20,7 +19,7 @@ from typing import Any
 import msgspec
 
 from .errors import InputError
-from .files import write_text, writing
+from .files import digest, write_text, writing
 
 # %% ../../nbs/core/30_records.ipynb #8f03b388
 def json_able(value: Any) -> Any:
@@ -54,7 +53,7 @@ def seal_of(value: dict) -> str:  # 64 hexadecimal digits
     "SHA-256 of a JSON object without its seal, however it is laid out."
     unsealed = {k: v for k, v in value.items() if k != SEAL}
     text = json.dumps(json_able(unsealed), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return digest(text)
 
 
 def sealed(value: dict) -> dict:

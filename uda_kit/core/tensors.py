@@ -6,9 +6,8 @@
 __all__ = ['ABOUT', 'AGAIN', 'tensor_digest', 'save_tensors', 'check_file', 'read_about', 'load_tensors']
 
 # %% ../../nbs/core/40_tensors.ipynb #60002d21
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .errors import InputError
-from .files import atomic_write
+from .files import atomic_write, digest
 from .records import SEAL, check_json, json_able, parse_json
 
 # %% ../../nbs/core/40_tensors.ipynb #0a53582d
@@ -28,15 +27,16 @@ def tensor_digest(
     about: dict,  # what else the file says, JSON-able
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of names, types, shapes and values of tensors, and of what is said about them."
-    digest = hashlib.sha256()
+
+    def parts() -> Iterator[str | bytes]:
+        for name in sorted(tensors):
+            tensor = tensors[name]
+            yield f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|"
+            if tensor.numel():
+                yield tensor.contiguous().flatten().view(torch.uint8).numpy()
+
     unsealed = {k: v for k, v in about.items() if k != SEAL}
-    digest.update(json.dumps(json_able(unsealed), sort_keys=True).encode("utf-8", "surrogatepass"))
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode("utf-8", "surrogatepass"))
-        if tensor.numel():
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest(json.dumps(json_able(unsealed), sort_keys=True), parts())
 
 # %% ../../nbs/core/40_tensors.ipynb #d1bcf877
 def save_tensors(

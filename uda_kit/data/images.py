@@ -26,6 +26,7 @@ import torch
 from PIL import Image, ImageFile
 
 from ..core.errors import InputError
+from ..core.files import digest
 
 # %% ../../nbs/data/30_images.ipynb #3f58ad58
 # larger images are refused before decoding: no driving data set comes near, and a "decompression bomb" fills the memory
@@ -511,5 +512,5 @@ def is_whole(
     except OSError:
         return False
     if sha256:
-        return hashlib.sha256(data).hexdigest() == sha256
+        return digest(data) == sha256
     return whole_png(data)

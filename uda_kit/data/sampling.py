@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.errors import InputError
+from ..core.files import fingerprint
 from ..core.tensors import load_tensors, save_tensors
 from .dataset import Dataset
-from .datasets import fingerprint
 from .streams import generator_at
 
 # %% ../../nbs/data/65_sampling.ipynb #72528f78

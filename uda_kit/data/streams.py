@@ -6,7 +6,6 @@
 __all__ = ['generator_at', 'LoadedBatch', 'Stream']
 
 # %% ../../nbs/data/60_streams.ipynb #f607cda8
-import hashlib
 import itertools
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.errors import InputError
+from ..core.files import fingerprint
 from .dataset import Dataset
 from .transforms import JointTransform
 from .workers import read_in_order
@@ -27,8 +27,8 @@ def generator_at(
     *address: int | str,  # numbers or words
 ) -> torch.Generator:
     "A fresh CPU generator whose numbers depend on the address alone."
-    digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    number = int.from_bytes(bytes.fromhex(fingerprint(*address)), "little")
+    return torch.Generator().manual_seed(number >> 1)
 
 # %% ../../nbs/data/60_streams.ipynb #ab0ccaea
 @lru_cache(maxsize=8)

@@ -19,9 +19,9 @@ import torch
 from fastcore.basics import patch
 
 from ..core.errors import InputError
+from ..core.files import and_more, fingerprint
 from ..core.records import SEAL, read_json
 from .dataset import Dataset, Sample
-from .datasets import fingerprint
 from .images import image_files, image_size, read_image
 
 ABOUT = "twins.json"  # beside the twins: what they were made of, and how
@@ -52,18 +52,13 @@ def match_twins(
     bare = [repr(key) for key in keys if key not in files]
     stray = [repr(key) for key in files if key not in known]
     if bare:
-        problem = f"holds no twin of {bare[0]}{_and_more(bare)}"
+        problem = f"holds no twin of {bare[0]}{and_more(bare)}"
         finish = "finish translating (`uda-kit translate` goes on where it stopped)"
         raise InputError(root, problem, f"{finish}, or open the split that was translated")
     if stray:
-        problem = f"holds {stray[0]}, which is the twin of no source image{_and_more(stray)}"
+        problem = f"holds {stray[0]}, which is the twin of no source image{and_more(stray)}"
         raise InputError(root, problem, "move it elsewhere, or open the split that was translated")
     return [files[key] for key in keys]
-
-# %% ../../nbs/data/45_translated.ipynb #bed74821
-def _and_more(names: list[str]) -> str:
-    "How many names there are besides the first, for a message."
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 # %% ../../nbs/data/45_translated.ipynb #6db479da
 class TwinsJson(TypedDict, total=False):

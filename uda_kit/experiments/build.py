@@ -7,8 +7,6 @@ __all__ = ['open_scored', 'Run', 'build_stages', 'assemble', 'check_recipe', 'ch
 
 # %% ../../nbs/experiments/10_build.ipynb #70551e5f
 import copy
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +19,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core.errors import InputError
-from ..core.files import file_hash
+from ..core.files import file_hash, settings_digest
 from ..core.settings import Seed, check_value, describe
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
@@ -369,8 +367,7 @@ def check_patches(config: StageConfig, terms: dict[str, Term]) -> None:
 # %% ../../nbs/experiments/10_build.ipynb #1cb7a02d
 def modes_file(config: StageConfig, source: LoaderConfig) -> str:
     "Name of the file of a stage's patch modes, with a key made of what decides them."
-    deciding = json.dumps([describe(config.modes), source.settings()], sort_keys=True)
-    return f"modes-{hashlib.sha256(deciding.encode()).hexdigest()[:16]}.safetensors"
+    return f"modes-{settings_digest([describe(config.modes), source.settings()])}.safetensors"
 
 # %% ../../nbs/experiments/10_build.ipynb #99f93e5f
 def stage_modes(
@@ -420,5 +417,5 @@ def stage_keys(run: Run) -> list[str]:
     keys = []
     for stage in run.stages:
         chain += [describe(stage.config), stage.source.settings(), stage.target.settings() if stage.target else None]
-        keys.append(hashlib.sha256(json.dumps(chain, sort_keys=True).encode()).hexdigest()[:16])
+        keys.append(settings_digest(chain))
     return keys

@@ -6,14 +6,13 @@
 
 # %% auto #0
 __all__ = ['CYCLEGAN_ADAM', 'CycleAdversarial', 'CycleConsistency', 'Identity', 'SemanticConsistency', 'CycleGANTerms',
-           'CycleGANNets', 'CycleGANImages', 'CycleGANNumbers', 'cyclegan_step', 'TranslateSource', 'SourceTranslation']
+           'TranslateSource', 'SourceTranslation']
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #69640e93
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -287,109 +286,6 @@ class CycleGANTerms(TermsConfig):
         if context.segmenter is not None and self.semantic:
             terms["semantic"] = SemanticConsistency(context.segmenter, context.space, self.semantic)
         return terms
-
-# %% ../../nbs/methods/70_cyclegan.ipynb #6faf8272
-def shown_to_critic(
-    pool: list[Tensor],  # images so far
-    fake: Tensor,  # [1,3,H,W]
-    generator: torch.Generator,
-    size: int,
-) -> Tensor:  # [1,3,H,W]
-    "An image pool by hand: a list, and one image at a time."
-    if len(pool) < size:
-        pool.append(fake)
-        return fake
-    if torch.rand((), generator=generator) >= 0.5:
-        return fake
-    k = int(torch.randint(size, (), generator=generator))
-    old, pool[k] = pool[k], fake
-    return old
-
-
-def _l1(a: Tensor, b: Tensor) -> Tensor:
-    "Mean absolute difference of two images of [0, 1], brought to [-1, 1]."
-    return ((2 * a - 1) - (2 * b - 1)).abs().mean()
-
-
-def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, shown: Tensor) -> Tensor:
-    "A discriminator's step: originals to 1, translations to 0; its loss."
-    for q in D.parameters():
-        q.requires_grad = True
-    optimizer.zero_grad()
-    L_D = (((D(real) - 1) ** 2).mean() + (D(shown) ** 2).mean()) / 2
-    L_D.backward()
-    optimizer.step()
-    for q in D.parameters():
-        q.requires_grad = False
-    return L_D.detach()
-
-# %% ../../nbs/methods/70_cyclegan.ipynb #b4b373da
-class CycleGANNets(NamedTuple):
-    "Networks of the hand-written step."
-
-    G: nn.Module  # source style to target style
-    F: nn.Module  # and back
-    D_S: nn.Module  # judges source style
-    D_T: nn.Module  # judges target style
-    P_S: nn.Module | None = None  # frozen segmenter of the source
-
-
-class CycleGANImages(NamedTuple):
-    "Batches of one, values in [0, 1]."
-
-    x_s: Tensor  # [1,3,H,W]
-    x_t: Tensor  # [1,3,H,W]
-    y_s: Tensor | None = None  # [1,H,W] labels, for P_S
-
-
-class CycleGANNumbers(NamedTuple):
-    "Weights of the losses, and the pools' size and seed."
-
-    cycle: float = 10.0
-    identity: float = 0.0
-    semantic: float = 1.0
-    size: int = 50
-    seed: int = 0
-
-# %% ../../nbs/methods/70_cyclegan.ipynb #2e9d5860
-def generators_by_hand(
-    nets: CycleGANNets, images: CycleGANImages, identity: float
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:  # losses by name, G(x_s), F(x_t)
-    "Losses of the generators; the identity loss is left out where it has no weight."
-    G, F_, D_S, D_T, P_S = nets
-    x_s, x_t, y_s = images
-    fake_t, fake_s = G(x_s), F_(x_t)
-    L_adv = ((D_T(fake_t) - 1) ** 2).mean() + ((D_S(fake_s) - 1) ** 2).mean()  # CycleGAN, section 4
-    L_cyc = _l1(F_(fake_t), x_s) + _l1(G(fake_s), x_t)  # Eq. 3
-    L_id = _l1(G(x_t), x_t) + _l1(F_(x_s), x_s) if identity else torch.zeros(())
-    L_sem = torch.zeros(())
-    if P_S is not None:
-        L_sem = F.cross_entropy(upsample(P_S(fake_t).logits, x_s.shape[-2:]), y_s, ignore_index=255)  # Eq. 4
-    return {"adv": L_adv, "cycle": L_cyc, "identity": L_id, "semantic": L_sem}, fake_t, fake_s
-
-# %% ../../nbs/methods/70_cyclegan.ipynb #d52505ee
-def cyclegan_step(
-    nets: CycleGANNets,
-    optimizer: torch.optim.Optimizer,  # of G and F
-    critic_optimizers: dict[str, torch.optim.Optimizer],  # by side
-    pools: dict[str, list],  # by side
-    images: CycleGANImages,
-    step: int,  # counts from 0
-    numbers: CycleGANNumbers | None = None,
-) -> dict[str, Tensor]:
-    "One step of CycleGAN with least squares by hand, for batches of one. The oracle of `train_step`."
-    cycle, identity, semantic, size, seed = numbers or CycleGANNumbers()
-    optimizer.zero_grad()
-    for q in (*nets.D_S.parameters(), *nets.D_T.parameters()):
-        q.requires_grad = False
-    L, fake_t, fake_s = generators_by_hand(nets, images, identity)
-    (L["adv"] + cycle * L["cycle"] + identity * L["identity"] + semantic * L["semantic"]).backward()  # Eq. 5
-    optimizer.step()
-    log = {name: loss.detach() for name, loss in L.items()}
-    for side, D, x, fake in (("source", nets.D_S, images.x_s, fake_s), ("target", nets.D_T, images.x_t, fake_t)):
-        shown = shown_to_critic(pools[side], fake.detach(), generator_at("pool", side, seed, step), size)
-        log[f"critic_{side}"] = _critic_by_hand(D, critic_optimizers[side], x, shown)
-    return log
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #b60fc91e
 def _translator_record(translate: Callable) -> dict:

@@ -5,11 +5,11 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'GAN_KINDS', 'Supervised', 'domain_loss', 'OutputAdversarial', 'SupervisedTerms', 'OutputSpaceTerms',
-           'paper_step', 'normalized_entropy', 'EntropyMinimization', 'MinEntropyTerms']
+           'normalized_entropy', 'EntropyMinimization', 'MinEntropyTerms']
 
 # %% ../../nbs/methods/10_output_space.ipynb #8e07c82f
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Real
@@ -202,64 +202,6 @@ class OutputSpaceTerms(TermsConfig):
         channels = net.channels["features" if self.align == "feature" else level]
         critic = {"lr": self.lr, "betas": self.betas, "width": self.width, "upsample_scores": self.upsample_scores}
         return OutputAdversarial(channels, level, self.align, self.kind, weight, **critic)
-
-# %% ../../nbs/methods/10_output_space.ipynb #d7c50701
-def _bce(score: Tensor, z: float) -> Tensor:
-    "Binary cross-entropy with one answer everywhere: 1 for source, 0 for target."
-    return F.binary_cross_entropy_with_logits(score, torch.full_like(score, z))
-
-
-def _level_by_hand(D: nn.Module, S: Tensor, T: Tensor, y_s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "Losses and softmax maps of one level, from scores at the images' sizes: L_seg, L_adv, P_s, P_t."
-    L_seg = F.cross_entropy(S, y_s.long(), ignore_index=255)  # Eq. 3
-    P_s, P_t = S.softmax(1), T.softmax(1)
-    D.requires_grad_(False)
-    L_adv = _bce(D(P_t), 1.0)  # Eq. 4
-    return L_seg, L_adv, P_s, P_t
-
-
-def _weighted(weights: tuple, losses: tuple) -> Tensor:
-    "Sum of the levels' losses."
-    return sum(weight * loss for weight, loss in zip(weights, losses, strict=False))
-
-
-def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, P_s: Tensor, P_t: Tensor) -> Tensor:
-    "A discriminator's step (Eq. 2); its loss."
-    D.requires_grad_(True)
-    optimizer.zero_grad()
-    L_d = (_bce(D(P_s.detach()), 1.0) + _bce(D(P_t.detach()), 0.0)) / 2  # Eq. 2
-    L_d.backward()
-    optimizer.step()
-    return L_d.detach()
-
-# %% ../../nbs/methods/10_output_space.ipynb #7399e68c
-def paper_step(
-    net: nn.Module,
-    critics: Sequence[nn.Module],  # of the main level and the auxiliary level
-    optimizer: torch.optim.Optimizer,
-    critic_optimizers: Sequence[torch.optim.Optimizer],
-    x_s: Tensor,  # [B,3,H,W]
-    y_s: Tensor,  # [B,H,W]
-    x_t: Tensor,  # [B,3,h,w]
-    lambda_seg: tuple = (1.0, 0.1),  # of the main level and the auxiliary level
-    lambda_adv: tuple = (1e-3, 2e-4),
-) -> dict[str, Tensor]:
-    """One multi-level step of the output-space paper by hand, in the precision of its inputs.
-
-    Section 5, Eq. 2 to 5. The oracle of `train_step`."""
-    optimizer.zero_grad()
-    out_s, out_t = net(x_s), net(x_t)
-    scores = ((out_s.logits, out_t.logits), (out_s.aux, out_t.aux))  # of the main level and the auxiliary level
-    levels = []
-    for D, (s, t) in zip(critics, scores, strict=False):
-        S, T = upsample(s, x_s.shape[-2:]), upsample(t, x_t.shape[-2:])
-        levels.append(_level_by_hand(D, S, T, y_s))
-    L_seg, L_adv, P_s, P_t = zip(*levels, strict=False)
-    (_weighted(lambda_seg, L_seg) + _weighted(lambda_adv, L_adv)).backward()  # Eq. 5
-    optimizer.step()
-    L_d = [_critic_by_hand(*level) for level in zip(critics, critic_optimizers, P_s, P_t, strict=False)]
-    names = ("seg", "seg_aux", "adv", "adv_aux", "critic", "critic_aux")
-    return {name: loss.detach() for name, loss in zip(names, (*L_seg, *L_adv, *L_d), strict=False)}
 
 # %% ../../nbs/methods/10_output_space.ipynb #10273024
 def normalized_entropy(

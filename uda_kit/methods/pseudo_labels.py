@@ -8,7 +8,6 @@ __all__ = ['IGNORE', 'RULES', 'ConfidenceRule', 'confidence_rule', 'keep_confide
            'PseudoLabelled', 'pseudo_label_quality']
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #f0fd04fc
-import hashlib
 import io
 import itertools
 import json
@@ -28,15 +27,16 @@ from tqdm.auto import tqdm
 
 from ..core.distributed import in_first_process, my_share, rank, share_state, together
 from ..core.errors import InputError
-from ..core.files import atomic_write, clear_leftovers, file_hash
+from ..core.files import and_more, atomic_write, claim_folder, clear_leftovers, file_hash, fingerprint
 from ..core.records import SEAL, check_json, parse_json, read_json, write_json
-from ..data.datasets import Sample, fingerprint, nearest
+from ..data.datasets import Sample, nearest
 from ..data.images import image_files, image_size, is_whole, opened, visible
 from ..data.labels import LabelSpace
 from ..data.translated import image_settings
 from ..data.workers import read_in_order
 from ..evaluation.evaluate import best_classes, evaluation_mode, image_source, resized, space_of
 from ..evaluation.metrics import ConfusionMatrix, divide
+from ..models.checkpoints import state_digest
 
 IGNORE = 255
 
@@ -159,11 +159,7 @@ def network_hash(net: nn.Module) -> str:
     config = getattr(net, "config", {})
     options = {name: value for name, value in config.items() if name not in no_part_in_prediction}
     kind = json.dumps([type(net).__name__, options], sort_keys=True, default=str)
-    digest = hashlib.sha256(kind.encode())
-    for name, tensor in sorted(net.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return state_digest(net, kind)
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #03fab844
 def about_labels(
@@ -320,11 +316,6 @@ def label_files(folder: Path) -> set[str]:  # names below the folder, '/' betwee
     "Every image file below a folder; hidden ones, such as a killed process leaves, do not count."
     return {path.relative_to(folder).as_posix() for path in image_files(folder)}
 
-
-def _and_more(names: list) -> str:
-    "How many names a message leaves out that gives only the first."
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #4cd4b08f
 def clear_folder(folder: Path) -> None:
     """Delete the pseudo-labels of this kit in a folder, and their summary.
@@ -337,7 +328,7 @@ def clear_folder(folder: Path) -> None:
         ours.add(folder / SUMMARY)
     other = sorted(set(files) - ours)
     if other:
-        problem = "is no pseudo-label, and would be in the way" + _and_more(other)
+        problem = "is no pseudo-label, and would be in the way" + and_more(other)
         raise InputError(other[0], problem, "move it elsewhere, or name another folder")
     for path in labels:
         path.unlink()
@@ -362,18 +353,14 @@ def start_folder(
     names: set[str],  # of all labels
 ) -> dict:  # summary so far
     "Claim a folder, or check that it was claimed for the same labels. InputError, with nothing written, if it was not."
-    if folder.exists() and not folder.is_dir():
-        raise InputError(folder, "is a file", "name a folder")
+    claim_folder(folder, (), "labels", "")
     summary = _claim(folder, about)
     if summary["about"] != about:
         other = ", ".join(f"another {word}" for k, word in DECIDES.items() if summary["about"].get(k) != about[k])
         problem = f"belongs to other pseudo-labels ({other})"
         remedy = "give the settings it was started with, name another folder, or allow overwriting"
         raise InputError(folder / SUMMARY, problem, remedy)
-    stray = sorted(label_files(folder) - names)
-    if stray:
-        problem = "is not one of the labels to be written" + _and_more(stray)
-        raise InputError(folder / stray[0], problem, "move it elsewhere, or name another folder")
+    claim_folder(folder, label_files(folder) - names, "labels", "move it elsewhere, or name another folder")
     return summary
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #f154f3d2
@@ -744,10 +731,10 @@ def _check_files(root: Path, files: list[str]) -> None:
     missing = [name for name in files if name not in there]
     if missing:
         remedy = "start the same `uda-kit pseudo-label` again, which writes what is missing"
-        raise InputError(root / missing[0], "is missing" + _and_more(missing), remedy)
+        raise InputError(root / missing[0], "is missing" + and_more(missing), remedy)
     stray = sorted(there - set(files))
     if stray:
-        problem = "is the label of no image" + _and_more(stray)
+        problem = "is the label of no image" + and_more(stray)
         raise InputError(root / stray[0], problem, "move it elsewhere, or open the split that was labelled")
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #49f79e8d

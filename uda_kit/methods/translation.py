@@ -8,7 +8,6 @@ __all__ = ['OPPONENT', 'QUANTUM', 'match_statistics', 'window_size', 'swap_ampli
            'translator', 'about_translator', 'write_twins']
 
 # %% ../../nbs/methods/50_translation.ipynb #9aef9975
-import hashlib
 import inspect
 import io
 import json
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from ..core.distributed import in_first_process, my_share, rank, together
 from ..core.errors import InputError
-from ..core.files import atomic_write, clear_leftovers
+from ..core.files import atomic_write, claim_folder, clear_leftovers, digest
 from ..core.records import write_json
 from ..data.datasets import nearest
 from ..data.images import is_whole
@@ -265,7 +264,7 @@ def reference_index(
 
 def entry_of(data: bytes) -> list:  # bytes, SHA-256
     "What twins.json says of one file."
-    return [len(data), hashlib.sha256(data).hexdigest()]
+    return [len(data), digest(data)]
 
 
 def png(image: Tensor) -> bytes:  # uint8 [3,H,W]
@@ -290,19 +289,15 @@ def check_folder(
     names: set[str],  # of all twins
 ) -> dict:  # what twins.json says
     "InputError where a folder of twins is, or belongs to, something else."
-    if folder.exists() and not folder.is_dir():
-        raise InputError(folder, "is a file", "name a folder")
+    claim_folder(folder, (), "twins", "")
     there = set()
     if folder.exists():
         there = {Path(path).relative_to(folder).as_posix() for path in twin_files(folder).values()}
     written = read_twins_json(folder)
     if written:
         _check_same_twins(folder, written, about)
-    stray = sorted(there - names if written else there)
-    if stray:
-        more = f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""
-        remedy = "give an empty folder, or one that this translation was started in"
-        raise InputError(folder / stray[0], "is not one of the twins to be written" + more, remedy)
+    remedy = "give an empty folder, or one that this translation was started in"
+    claim_folder(folder, there - names if written else there, "twins", remedy)
     return written
 
 # %% ../../nbs/methods/50_translation.ipynb #459851b0

@@ -63,10 +63,10 @@ class DeepLabV2(NetworkConfig):
         "The network, from `deeplab_v2`."
         return deeplab_v2(num_classes, **_options(self))
 
-# %% ../../nbs/models/60_configs.ipynb #9e750006
+# %% ../../nbs/models/60_configs.ipynb #c3000012
 @dataclass(frozen=True)
-class PSPNet(NetworkConfig):
-    "Options of `pspnet`."
+class PyramidOptions:
+    "What `pspnet` and `deeplab_v3` have in common: the backbone's options, and the channels of the features."
 
     backbone: str = "resnet50"
     multi_level: bool = True
@@ -76,6 +76,12 @@ class PSPNet(NetworkConfig):
     normalise: str = "imagenet"
     recompute: str = "norms"
     width: Count | None = None
+
+# %% ../../nbs/models/60_configs.ipynb #9e750006
+@dataclass(frozen=True)
+class PSPNet(PyramidOptions, NetworkConfig):
+    "Options of `pspnet`."
+
     bins: tuple[FewCount, ...] = (1, 2, 3, 6)
     dropout: BelowOne = 0.1
     ceil_pool: bool | None = None
@@ -88,17 +94,9 @@ class PSPNet(NetworkConfig):
 
 # %% ../../nbs/models/60_configs.ipynb #9e750007
 @dataclass(frozen=True)
-class DeepLabV3(NetworkConfig):
+class DeepLabV3(PyramidOptions, NetworkConfig):
     "Options of `deeplab_v3`."
 
-    backbone: str = "resnet50"
-    multi_level: bool = True
-    bn: str = "train"
-    stride_in_1x1: bool = False
-    weights: str | None = None
-    normalise: str = "imagenet"
-    recompute: str = "norms"
-    width: Count | None = None
     rates: tuple[FewCount, ...] | None = None
     dropout: BelowOne = 0.1
     ceil_pool: bool | None = None

@@ -8,7 +8,6 @@ __all__ = ['SMALL', 'TRANSLATOR', 'OLD_TRANSLATORS', 'Generator', 'ImageDiscrimi
            'save_translator', 'translator_header', 'load_translator']
 
 # %% ../../nbs/models/50_translators.ipynb #028c6b20
-import hashlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -23,7 +22,7 @@ from ..core.errors import InputError
 from ..core.records import check_json
 from ..core.tensors import load_tensors, read_about
 from .backbones import check_count, check_flag, fill
-from .checkpoints import save_net
+from .checkpoints import save_net, state_digest
 
 # %% ../../nbs/models/50_translators.ipynb #5aa9850b
 def instance_norm(
@@ -215,11 +214,7 @@ OLD_TRANSLATORS = ("uda_kit.translator.1",)  # without a checksum
 
 def fingerprint(net: nn.Module) -> str:
     "First 16 digits of the SHA-256 over names and values of a network's state, in any device or memory layout."
-    digest = hashlib.sha256()
-    for name, t in sorted(net.state_dict().items()):
-        digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return state_digest(net)[:16]
 
 
 def save_translator(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CLASSES19', 'CLASSES16', 'CLASSES13', 'CLASSES9', 'SHORT', 'HARD_CLASSES', 'PUBLISHED', 'RESULT_COLUMNS',
            'TIMING_COLUMNS', 'ONE_THREAD', 'PATIENCE', 'PublishedRow', 'published', 'discrepancies', 'published_table',
-           'current_commit', 'machine_name', 'results_folder', 'read_csv', 'read_number', 'append_csv', 'Provenance',
-           'append_result', 'MeasuredRow', 'measured', 'side_by_side', 'append_timing', 'timings']
+           'current_commit', 'usable_cores', 'machine_name', 'results_folder', 'read_csv', 'read_number', 'append_csv',
+           'Provenance', 'append_result', 'MeasuredRow', 'measured', 'side_by_side', 'append_timing', 'timings']
 
 # %% ../../nbs/results/10_tables.ipynb #d5c6d3c8
 import csv
@@ -426,16 +426,20 @@ def current_commit() -> str:  # "0982868abcde", "0982868abcde+changes", or "v0.1
     return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
 
 # %% ../../nbs/results/10_tables.ipynb #7a654fb4
+def usable_cores() -> int:
+    "How many processor cores this process may run on."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine_name() -> str:  # "Xeon ..., 2 cores, torch 2.15.0, avx512_bf16, no amx"
     """The hardware that times and rounding depend on, without a host name.
 
     Accelerator if there is one, processor, cores in use, torch, instructions for bfloat16."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     cpu = " ".join(_processor().replace(",", " ").split())
-    return ", ".join([*gpu, cpu, f"{cores} cores", f"torch {torch.__version__}", instructions()])
+    return ", ".join([*gpu, cpu, f"{usable_cores()} cores", f"torch {torch.__version__}", instructions()])
 
 
 def _processor() -> str:

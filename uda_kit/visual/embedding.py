@@ -8,7 +8,6 @@ __all__ = ['COLUMNS', 'METHODS', 'DEUTERANOPIA', 'SIDES', 'MARKERS', 'BARS', 'Fe
            'coloured', 'plot_embedding', 'plot_embeddings', 'plot_prototype_distances']
 
 # %% ../../nbs/visual/20_embedding.ipynb #70985f54
-import hashlib
 import io
 import json
 import math
@@ -24,7 +23,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from ..core.errors import InputError, whole_number
-from ..core.files import atomic_write, file_hash
+from ..core.files import atomic_write, digest, file_hash
 from ..core.records import SEAL, read_json, write_json
 from ..data.labels import LabelSpace, translate
 from ..evaluation.evaluate import evaluation_mode, resized, space_of
@@ -144,13 +143,14 @@ def join(*tables: FeatureTable) -> FeatureTable:
 # %% ../../nbs/visual/20_embedding.ipynb #1289d9ee
 def _content_of(*parts: object) -> str:  # 32 hexadecimal digits
     "A short stand-in for arrays, and for whatever JSON can hold: the same on every machine."
-    content = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            content.update(_array_bytes(np.ascontiguousarray(part)))
-        else:
-            content.update(json.dumps(part, sort_keys=True).encode())
-    return content.hexdigest()[:32]
+    return digest("", map(_part_bytes, parts))[:32]
+
+
+def _part_bytes(part: object) -> str | bytes:
+    "A part as text or bytes: an array with its kind and shape, anything else as JSON."
+    if isinstance(part, np.ndarray):
+        return _array_bytes(np.ascontiguousarray(part))
+    return json.dumps(part, sort_keys=True)
 
 
 def _array_bytes(array: np.ndarray) -> bytes:
