@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['short', 'checked_size', 'checked_patch', 'check_dataset', 'check_network', 'checked_numbers', 'check_precision',
-           'taking']
+           'array_of', 'taking']
 
 # %% ../../nbs/visual/30_checks.ipynb #70812e92
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 from ..core.errors import InputError, whole_number
 
@@ -102,6 +103,27 @@ def check_precision(
     "`InputError` for a precision that pictures are not made in."
     if not isinstance(precision, str) or precision not in ("32-true", "bf16-mixed"):
         raise InputError(where, f"precision={short(precision)} is unknown", "choose 32-true or bf16-mixed")
+
+# %% ../../nbs/visual/30_checks.ipynb #af3f949a
+def array_of(x: object) -> np.ndarray:
+    "A tensor of any device and kind, an array or lists, as an array. `InputError` for what holds no numbers."
+    try:
+        if isinstance(x, torch.Tensor):
+            x = _numpy_of(x)
+        array = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError("array", f"holds no numbers ({error!s:.80})", "give an array or a tensor of numbers") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError("array", f"holds {array.dtype}, no numbers", "give an array or a tensor of numbers")
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+# %% ../../nbs/visual/30_checks.ipynb #adae481a
+def _numpy_of(tensor: torch.Tensor) -> np.ndarray:
+    "A tensor as an array; half precision, which NumPy has not or cannot square, as float32."
+    tensor = tensor.detach().cpu()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    return tensor.numpy()
 
 # %% ../../nbs/visual/30_checks.ipynb #c78fb69a
 @contextmanager

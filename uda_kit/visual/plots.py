@@ -13,12 +13,11 @@ import numpy as np
 
 from ..core.errors import InputError, whole_number
 from ..data.labels import LabelSpace
+from ..evaluation.curves import draw_line, healthy_band, is_record, is_value, running_mean
 from ..evaluation.metrics import ConfusionMatrix
-from ..evaluation.report import healthy_band, is_record, is_value, running_mean
 from ..methods.teacher import precision_and_coverage
-from .checks import checked_numbers, short
-from .embedding import BARS, array_of
-from .style import axes_or_new, drawn_name, drawn_text, line_styles, needs, new_figure, tidy
+from .checks import array_of, checked_numbers, short
+from .style import axes_or_new, draw_bars, drawn_name, drawn_text, line_styles, needs, new_figure, tidy
 
 if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.axes import Axes
@@ -387,7 +386,7 @@ def adversarial_curves(
     for (key, points), style in zip(logged.items(), line_styles(len(logged)), strict=True):
         steps, values = zip(*points, strict=True)
         style |= dict(markevery=max(1, len(steps) // 8), markersize=4)
-        ax.plot(steps, running_mean(values, window), label=drawn_text(names[key]), linewidth=1.4, **style)
+        draw_line(ax, drawn_text(names[key]), (steps, running_mean(values, window)), style)
     healthy_band(ax, kind)
     ax.set_ylim(bottom=0)
     axes = CurveAxes(name="step", score="loss", title=title, legend=legend)
@@ -456,24 +455,14 @@ def _class_bars(
     score: str,  # name of the axis
 ) -> None:
     "Bars by class, series side by side, with the spread over seeds; a class without a number has no bar."
-    x, width = np.arange(len(names)), 0.84 / len(table)
-    for k, (name, values) in enumerate(table.items()):
-        colour, hatch = BARS[k % len(BARS)]
+    series, spreads = [], []
+    for name, values in table.items():
         seeds = [_seeds_of(values.get(c, np.nan)) for c in names]
         mean = 100 * np.array([float(s.mean()) for s in seeds])
         spread = 100 * np.array([_spread_of(s) for s in seeds])
-        ax.bar(
-            x + (k - (len(table) - 1) / 2) * width,
-            np.nan_to_num(mean),
-            width,
-            yerr=spread if np.isfinite(spread).any() else None,
-            error_kw=dict(elinewidth=0.7, ecolor=".25"),
-            color=colour,
-            hatch=hatch,
-            edgecolor="white",
-            linewidth=0.4,
-            label=drawn_text(name),
-        )
+        series.append((drawn_text(name), np.nan_to_num(mean)))
+        spreads.append(spread if np.isfinite(spread).any() else None)
+    draw_bars(ax, series, 0.84, spreads=spreads)
     tidy(ax)
     ax.set_ylabel(score, fontsize=9)
     ax.set(xlim=(-0.6, len(names) - 0.4), ylim=(0, 105))

@@ -21,18 +21,9 @@ from ...core.tables import html_text
 from ...data.labels import LabelSpace, colorize, translate
 from ...evaluation.evaluate import evaluation_mode, resized, space_of
 from ...models.segmenters import Segmenter, upsample
+from ..alignment import alignment_scores, prototype_distances
 from ..checks import check_dataset, check_network, checked_size, short, taking
-from uda_kit.visual.embedding import (
-    FeatureTable,
-    alignment_scores,
-    coloured,
-    embed,
-    ink,
-    join,
-    plot_embeddings,
-    prototype_distances,
-    sample_features,
-)
+from ..embedding import coloured, embed, ink, plot_embeddings
 from uda_kit.visual.explorers.view import (
     Choice,
     Explorer,
@@ -45,6 +36,7 @@ from uda_kit.visual.explorers.view import (
     swatch,
     word_for,
 )
+from ..features import FeatureTable, join, sample_features
 
 if TYPE_CHECKING:
     from ipywidgets import Widget

@@ -26,7 +26,7 @@ from ...evaluation.evaluate import evaluation_mode, overlay, space_of, spread_ou
 from ...methods.ancillary_classifier import cosine_distance_map
 from ...models.segmenters import Outputs, Segmenter, upsample
 from ..checks import check_dataset, check_network, checked_size, short, taking
-from .patch_clusters import chosen_images, picture_and_label
+from .images import chosen_images, picture_and_label
 from uda_kit.visual.explorers.view import (
     Choice,
     Explorer,

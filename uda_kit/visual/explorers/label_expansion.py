@@ -35,7 +35,7 @@ from uda_kit.visual.checks import (
     short,
     taking,
 )
-from .patch_clusters import chosen_images, picture_and_label
+from .images import chosen_images, picture_and_label
 from uda_kit.visual.explorers.view import (
     Choice,
     Explorer,
