@@ -13,7 +13,14 @@ import numpy as np
 
 from ..core.errors import InputError, whole_number
 from ..data.labels import LabelSpace
-from ..evaluation.curves import draw_line, healthy_band, is_record, is_value, running_mean
+from uda_kit.evaluation.curves import (
+    draw_line,
+    game_names,
+    healthy_band,
+    logged_points,
+    running_mean,
+    stage_records,
+)
 from ..evaluation.metrics import ConfusionMatrix
 from ..methods.teacher import precision_and_coverage
 from .checks import array_of, checked_numbers, short
@@ -315,43 +322,6 @@ def _label_matrix(ax: Axes) -> None:
     ax.set_xlabel("predicted", fontsize=9)
     ax.set_ylabel("true", fontsize=9)
 
-# %% ../../nbs/visual/90_plots.ipynb #dbba36f0
-def game_names(records: list[dict]) -> dict[str, str]:  # key of the log -> name
-    "Critics first, then the losses of the terms that have one, then segmentation."
-    keys = list(dict.fromkeys(key for record in records for key in record))
-    names, owners = {}, set()
-    for key in keys:
-        if "/critic" in key:
-            owner = key.partition("/")[0]
-            side = key.partition("/critic")[2]
-            names[key] = f"critic {owner} {side.strip('_')}".strip()
-            owners.add(owner)
-    for owner in sorted(owners):
-        if f"loss/{owner}" in keys:
-            names[f"loss/{owner}"] = f"adversarial {owner}"
-    if "loss/seg" in keys:
-        names["loss/seg"] = "segmentation (source)"
-    return names
-
-# %% ../../nbs/visual/90_plots.ipynb #8d13dd30
-def _stage_records(
-    records: object,  # dicts of log.jsonl
-    stage: str | None,  # None: all
-) -> list[dict]:
-    "The records of one stage."
-    if not hasattr(records, "__iter__"):
-        return []
-    records = [r for r in records if is_record(r)]
-    return [r for r in records if stage is None or stage == r.get("stage")]
-
-
-def _logged_points(records: list[dict], names: Iterable[str]) -> dict:  # key -> [(step, value)]
-    "What was logged under each name, in order."
-    points = {}
-    for name in names:
-        points[name] = [(r["step"], r[name]) for r in records if is_value(r.get(name))]
-    return points
-
 # %% ../../nbs/visual/90_plots.ipynb #d2686905
 def _check_game(points: dict, stage: str | None) -> None:
     "`InputError` where nothing was logged."
@@ -372,14 +342,14 @@ def adversarial_curves(
 ) -> Axes:  # `.figure` is the figure
     """Critics, adversarial and source losses of one stage, with the band in which a critic is of use
     (output-space paper, Eq. 2 and 4). `InputError` where none of it was logged."""
-    records = _stage_records(records, stage)
+    records = stage_records(records, stage)
     window = whole_number(window, "adversarial_curves: window", 1)
     if names is None:
         names = game_names(records)
     if not isinstance(names, Mapping):
         problem = f"names={short(names)} are none"
         raise InputError("adversarial_curves", problem, "give key of the log: name in the legend")
-    points_of = _logged_points(records, names)
+    points_of = logged_points(records, names)
     _check_game(points_of, stage)
     ax = tidy(axes_or_new(ax, 5.2, 2.8))
     logged = {key: points for key, points in points_of.items() if points}

@@ -24,6 +24,7 @@ from ...models.segmenters import Segmenter, upsample
 from ..alignment import alignment_scores, prototype_distances
 from ..checks import check_dataset, check_network, checked_size, short, taking
 from ..embedding import coloured, embed, ink, plot_embeddings
+from .images import classes_at
 from uda_kit.visual.explorers.view import (
     Choice,
     Explorer,
@@ -145,14 +146,11 @@ def _network_output(
         problem = "the network's features or scores are not finite"
         raise InputError(dataset.key(index), problem, "check the checkpoint, or use 32-bit precision")
     features = output.features[0].float().cpu().numpy()
-    return _NetworkOutput(features, _classes_at(output, features.shape[-2:]), _classes_at(output, image.shape[-2:]))
+    return _NetworkOutput(
+        features, classes_at(output.logits, features.shape[-2:]), classes_at(output.logits, image.shape[-2:])
+    )
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #2cdbc70f
-def _classes_at(output: object, size: Sequence[int]) -> np.ndarray:  # of a segmenter -> uint8 [h,w]
-    "Predicted classes at a size."
-    return upsample(output.logits, size)[0].argmax(0).to(torch.uint8).cpu().numpy()
-
-
 def _check_space(space: LabelSpace, table: FeatureTable) -> None:
     if space.classes != table.space.classes:
         problem = f"the network tells {space.name} apart, the cells are of {table.space.name}"

@@ -26,7 +26,7 @@ from ...evaluation.evaluate import evaluation_mode, overlay, space_of, spread_ou
 from ...methods.ancillary_classifier import cosine_distance_map
 from ...models.segmenters import Outputs, Segmenter, upsample
 from ..checks import check_dataset, check_network, checked_size, short, taking
-from .images import chosen_images, picture_and_label
+from .images import chosen_images, classes_at, picture_and_label
 from uda_kit.visual.explorers.view import (
     Choice,
     Explorer,
@@ -98,11 +98,6 @@ class ImageAnswers:
         right = self.label == self.predicted["C + C'"]
         return np.where(self.label == 255, 255, right).astype(np.uint8)
 
-
-def _classes_at(scores: Tensor, size: tuple) -> np.ndarray:  # [1,C,h,w] -> uint8 [H,W]
-    "Most probable classes at a size."
-    return upsample(scores, size)[0].argmax(0).to(torch.uint8).cpu().numpy()
-
 # %% ../../../nbs/visual/explorers/60_attention.ipynb #93631d1e
 def _attention_at(attention: Tensor | None, size: tuple) -> np.ndarray:  # [1,K,h,w] -> float32 [K,H,W]
     "Attention maps at a size; none of them for a network without."
@@ -140,7 +135,7 @@ def look_closely(
         image=picture,
         grey=_grey(picture),
         label=None if label is None else label.numpy(),
-        predicted={name: _classes_at(some, size) for name, some in scores.items()},
+        predicted={name: classes_at(some, size) for name, some in scores.items()},
         maps=_attention_at(output.attention, size).astype(np.float16),
         R=R,
     )
