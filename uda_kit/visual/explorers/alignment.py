@@ -20,7 +20,7 @@ from ...core.errors import InputError, whole_number
 from ...core.tables import html_text
 from ...data.labels import LabelSpace, colorize, translate
 from ...evaluation.evaluate import evaluation_mode, resized, space_of
-from ...models.segmenters import Segmenter, upsample
+from ...models.segmenters import Segmenter
 from ..alignment import alignment_scores, prototype_distances
 from ..checks import check_dataset, check_network, checked_size, short, taking
 from ..embedding import coloured, embed, ink, plot_embeddings
