@@ -60,7 +60,7 @@ from uda_kit.training.runs import (
     stage_checkpoints,
     write_checkpoint,
 )
-from uda_kit.visual.embedding import COLUMNS, FeatureTable
+from uda_kit.visual.features import COLUMNS, FeatureTable
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs the limits and signals of POSIX")
 

@@ -18,12 +18,13 @@ from uda_kit.core.tables import Table, html_text, markdown_text
 from uda_kit.data.labels import LabelSpace
 from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import CAMERA, RENDERED
+from uda_kit.evaluation import curves
 from uda_kit.evaluation import report as reports
 from uda_kit.evaluation.evaluate import Evaluation
 from uda_kit.models.segmenters import deeplab_v2
-from uda_kit.visual import embedding, panels, plots, style
+from uda_kit.visual import embedding, mode_panels, panels, plots, style
 from uda_kit.visual.drawing import Drawing
-from uda_kit.visual.embedding import FeatureTable, embed
+from uda_kit.visual.embedding import embed
 from uda_kit.visual.explorers import (
     AlignmentExplorer,
     AttentionExplorer,
@@ -32,6 +33,7 @@ from uda_kit.visual.explorers import (
     SceneExplorer,
     TrainingExplorer,
 )
+from uda_kit.visual.features import FeatureTable
 
 HOSTILE = (
     r"$\frac{$",
@@ -117,14 +119,14 @@ def test_every_figure_of_the_kit_is_its_own_picture(tmp_path):
     figures = [
         scene.figure(),
         reports.class_figure(evaluation(), evaluation(1)),
-        reports.curve_figure([{"step": 1, "loss/seg": 1.0}]),
+        curves.curve_figure([{"step": 1, "loss/seg": 1.0}]),
         panels.picture_grid([{"x": np.zeros((3, 8, 8), np.uint8)}]),
         plots.label_quality_bars(quality),
         panels.prediction_grid([np.zeros((3, 8, 8), np.uint8)], {"net": ids}, SPACE),
         embedding.plot_embeddings({"a": (embed(t, "pca"), t)}),
     ]
     charts = [
-        panels.mode_shares(modes),
+        mode_panels.mode_shares(modes),
         plots.value_curve({"a": {1: 2.0}}),
         plots.confusion_plot(np.eye(3), "abc"),
         embedding.plot_embedding(embed(t, "pca"), t),
@@ -353,16 +355,16 @@ def test_logs_of_other_shapes_are_drawn_as_far_as_they_hold_numbers():
         {"stage": "a", "step": 1, "loss/seg": math.nan, "lr": 10**400},
         {"stage": "a", "step": 2, "loss/seg": 0.5, "loss/x": "y"},
     ]
-    panels_of, stages = reports.log_series(lines + good)
+    panels_of, stages = curves.log_series(lines + good)
     assert panels_of == {"loss": {"seg": ([2], [0.5])}} and stages == [(0, "a")]
-    reports.curve_figure(lines + [{"step": 0, "loss/seg": 1.0}])
+    curves.curve_figure(lines + [{"step": 0, "loss/seg": 1.0}])
     for config in (
         [],
         {"recipe": {"stages": 5}},
         {"recipe": {"stages": [3, {"name": "a", "terms": {"kind": "hinge"}}]}},
         {"terms": [1]},
     ):
-        assert reports.critic_kinds(config) == {}
+        assert curves.critic_kinds(config) == {}
 
 
 # Pictures of other shapes
@@ -393,12 +395,12 @@ def test_panels_and_charts_refuse_in_one_line():
         lambda: panels.attention_panels(photo, ids, ids),
         lambda: panels.Field(np.full((2, 2), np.nan)),
         lambda: panels.Field(5),
-        lambda: panels.mode_shares({}),
-        lambda: panels.mode_shares({"a": []}),
-        lambda: panels.mode_shares({"a": [0.5]}, chosen=[-1]),
-        lambda: panels.mode_shares({"a": [0.5]}, chosen=["x"]),
-        lambda: panels.mode_shares({"a": [0.5]}, ax="axes"),
-        lambda: panels.mode_shares(5),
+        lambda: mode_panels.mode_shares({}),
+        lambda: mode_panels.mode_shares({"a": []}),
+        lambda: mode_panels.mode_shares({"a": [0.5]}, chosen=[-1]),
+        lambda: mode_panels.mode_shares({"a": [0.5]}, chosen=["x"]),
+        lambda: mode_panels.mode_shares({"a": [0.5]}, ax="axes"),
+        lambda: mode_panels.mode_shares(5),
         lambda: plots.value_curve({"a": {1: "x"}}),
         lambda: plots.value_curve({"a": {"x": 1}}),
         lambda: plots.value_curve({"a": 5}),

@@ -17,7 +17,8 @@ from ..core.tables import Table
 from ..models.checkpoints import load_weights
 from ..results.tables import append_csv, current_commit, read_csv, read_number, results_folder
 from ..training.runs import ResultRecord
-from ..visual.embedding import alignment_scores, join, sample_features
+from ..visual.alignment import alignment_scores
+from ..visual.features import join, sample_features
 
 # %% ../../nbs/benchmarks/50_feature_alignment.ipynb #aa8a3a09
 SCORES = ("prototype distance", "domain silhouette", "class silhouette", "mixing")

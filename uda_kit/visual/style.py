@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
 from itertools import cycle, islice
@@ -21,7 +22,8 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.font_manager import FontEntry
 
 # %% auto #0
-__all__ = ['LINES', 'line_styles', 'new_figure', 'axes_or_new', 'tidy', 'drawn_name', 'drawn_text', 'needs']
+__all__ = ['LINES', 'BARS', 'SIDES', 'MARKERS', 'line_styles', 'new_figure', 'axes_or_new', 'tidy', 'drawn_name', 'drawn_text',
+           'draw_bars', 'needs']
 
 # %% ../../nbs/visual/10_style.ipynb #f18f41ff
 LINES = (  # colour, stroke and marker of series, in their order
@@ -222,6 +224,44 @@ def _are_formulas(lines: list[str]) -> bool:
     except (ValueError, RuntimeError):
         return False
     return True
+
+# %% ../../nbs/visual/10_style.ipynb #54965565
+BARS = (  # colour and hatching of series, in their order
+    ("#a8b5bd", ""),
+    ("#2a6f97", "///"),
+    ("#e09f3e", "..."),
+    ("#6a994e", "\\\\\\"),
+    ("#9d4edd", "xx"),
+    ("#c8553d", "++"),
+)
+SIDES = {"source": "#2a6f97", "target": "#c8553d"}  # colours of domains
+MARKERS = ("o", "x", "^", "+")  # of domains, in their order
+
+# %% ../../nbs/visual/10_style.ipynb #e5b3c7a9
+def draw_bars(
+    ax: Axes,
+    series: Sequence[tuple[str, Sequence[float]]],  # (name in the legend, heights at 0, 1, 2 ...)
+    width: float = 0.8,  # of the bars at one place together
+    looks: Sequence[tuple[str, str]] = BARS,  # colour and hatching of the series, in their order
+    spreads: Sequence | None = None,  # for each series half the length of its error bars, or None
+) -> None:
+    "Bars of several series side by side, different in colour and hatching."
+    each = width / len(series)
+    for k, (label, heights) in enumerate(series):
+        colour, hatch = looks[k % len(looks)]
+        shift = (k - (len(series) - 1) / 2) * each
+        ax.bar(
+            [place + shift for place in range(len(heights))],
+            heights,
+            each,
+            yerr=spreads[k] if spreads else None,
+            error_kw=dict(elinewidth=0.7, ecolor=".25"),
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.4,
+            label=label,
+        )
 
 # %% ../../nbs/visual/10_style.ipynb #46896c0f
 def needs(
