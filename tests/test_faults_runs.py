@@ -708,7 +708,7 @@ def test_a_difference_names_exactly_the_settings():
 PROGRAM = """
 import os, signal, sys
 import torch
-from uda_kit.cli import status_of
+from uda_kit.cli.status import status_of
 from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
 from uda_kit.core.errors import InputError
 from uda_kit.methods.output_space import OutputSpaceTerms

@@ -16,8 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-import uda_kit.cli as cli
 from uda_kit.cli import main
+from uda_kit.cli.check import CheckData
+from uda_kit.cli.options import read_precision
+from uda_kit.cli.output import finish, never_fail, show
+from uda_kit.cli.recipes import recipe_list
+from uda_kit.cli.signals import Interrupts, Terminated, terminable
+from uda_kit.cli.train import Train
 from uda_kit.core.errors import expect_error
 from uda_kit.core.files import WriteError
 from uda_kit.core.settings import describe, override
@@ -333,7 +338,7 @@ def test_options_of_other_commands():
 
 def fails(monkeypatch, error):
     "Let a command raise `error`; its status and its line."
-    monkeypatch.setattr(cli.CheckData, "run", lambda self: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(CheckData, "run", lambda self: (_ for _ in ()).throw(error))
     status, _, err = run("check-data", "scenes:camera")
     assert err.count("\n") == 1
     return status, err
@@ -349,8 +354,8 @@ def test_what_stops_a_command_is_one_line(monkeypatch):
         'pip install "uda_kit[notebooks]"' in fails(monkeypatch, ModuleNotFoundError("no", name="sklearn.cluster"))[1]
     )
     assert (
-        fails(monkeypatch, cli.Terminated(signal.SIGHUP))[0] == 129
-        and fails(monkeypatch, cli.Terminated(signal.SIGTERM))[0] == 143
+        fails(monkeypatch, Terminated(signal.SIGHUP))[0] == 129
+        and fails(monkeypatch, Terminated(signal.SIGTERM))[0] == 143
     )
     status, err = fails(monkeypatch, KeyboardInterrupt())
     assert status == 130 and "start it again" in err
@@ -375,7 +380,7 @@ def test_missing_optional_packages_are_named(monkeypatch):
 
 
 def test_resume_is_only_advised_where_it_is_accepted():
-    train = cli.Train("scenes/source-only", out="run")
+    train = Train("scenes/source-only", out="run")
     assert "--resume" not in train.again(["train", "scenes/source-only", "--out", "run"])
     Path("run").mkdir()
     Path("run/config.json").write_text("{", encoding="utf-8")
@@ -385,13 +390,13 @@ def test_resume_is_only_advised_where_it_is_accepted():
 
 
 def test_signals_outside_training():
-    with cli.terminable(cli.Interrupts()):
-        with pytest.raises(cli.Terminated) as caught:
+    with terminable(Interrupts()):
+        with pytest.raises(Terminated) as caught:
             signal.raise_signal(signal.SIGHUP)
     assert caught.value.status == 129
     old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with cli.terminable(cli.Interrupts()):
+        with terminable(Interrupts()):
             signal.raise_signal(signal.SIGHUP)  # nohup
     finally:
         signal.signal(signal.SIGHUP, old)
@@ -403,9 +408,9 @@ def test_any_terminal_takes_what_is_printed(tmp_path, monkeypatch):
         raw = io.BytesIO()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
-            cli.never_fail(sys.stdout)
-            cli.show(f"{strange} \udcff")
-            cli.finish({"name": strange, "nan": float("nan")})
+            never_fail(sys.stdout)
+            show(f"{strange} \udcff")
+            finish({"name": strange, "nan": float("nan")})
             sys.stdout.flush()
             text = raw.getvalue().decode(encoding)
         assert "\x1b" not in text and json.loads(text.splitlines()[-1]) == {"name": strange, "nan": None}, encoding
@@ -420,7 +425,7 @@ def test_any_terminal_takes_what_is_printed(tmp_path, monkeypatch):
 
 
 def test_list_of_recipes_is_in_step():
-    assert cli.recipe_list() == listed(), "run python -m uda_kit.recipes.catalogue"
+    assert recipe_list() == listed(), "run python -m uda_kit.recipes.catalogue"
 
 
 def test_precision_says_what_this_machine_has(monkeypatch, capsys):
@@ -430,11 +435,11 @@ def test_precision_says_what_this_machine_has(monkeypatch, capsys):
     for there in (False, True):
         monkeypatch.setattr(doctor, "bf16_instructions", lambda: {"amx_tile": False, "avx512_bf16": there})
         assert (
-            cli.read_precision("auto") == ("bf16-mixed" if there else "32-true")
+            read_precision("auto") == ("bf16-mixed" if there else "32-true")
             and doctor.instructions() == ("" if there else "no ") + "avx512_bf16, no amx"
         )
         capsys.readouterr()
-        assert cli.read_precision("bf16-mixed") == "bf16-mixed" and ("emulated" in capsys.readouterr().err) is not there
+        assert read_precision("bf16-mixed") == "bf16-mixed" and ("emulated" in capsys.readouterr().err) is not there
     from uda_kit.results.tables import machine_name
 
     assert machine_name().endswith("avx512_bf16, no amx")
@@ -456,7 +461,7 @@ def test_explorer_of_a_run_in_ones_own_classes():
 
 def test_two_ways_of_naming_the_test_data(capsys):
     assert (
-        cli.main(
+        main(
             ["train", "scenes/source-only", "--test", "scenes:camera?n=2", "--set", "test=scenes:rendered", "--dry-run"]
         )
         == 2
@@ -479,7 +484,7 @@ def test_images_too_small_for_a_network_are_named(tmp_path, capsys):
     save_weights(deeplab_v2(3, "vgg16"), tmp_path / "vgg.safetensors")
     Image.fromarray(np.zeros((3, 50, 3), np.uint8)).save(tmp_path / "thin.png")
     assert (
-        cli.main(
+        main(
             [
                 "predict",
                 str(tmp_path / "vgg.safetensors"),
