@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
-from uda_kit.core.errors import InputError
 from uda_kit.data.check import check_data
 from uda_kit.data.datasets import FolderDataset, open_dataset
 from uda_kit.data.samples import png
@@ -24,17 +24,6 @@ def picture(path, shape=(H, W, 3), value=None, kind=np.uint8):
     noise = np.random.default_rng(0).integers(0, 255, shape) if value is None else np.full(shape, value)
     path.write_bytes(png(noise.astype(kind)))
     return path
-
-
-def refused(function, *parts, **kwargs):
-    "Call, and check the InputError: one line, three parts, holding every word in `parts`."
-    with pytest.raises(InputError) as caught:
-        function(**kwargs)
-    message = str(caught.value)
-    assert "\n" not in message and caught.value.where and caught.value.problem and caught.value.remedy
-    for part in parts:
-        assert str(part) in message, f"{part!r} not in {message!r}"
-    return message
 
 
 def read_all(spec, split=None, **kwargs):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from refusals import one_line
 from resuming import StopAt
 
 from uda_kit.benchmarks.feature_alignment import run_of
@@ -134,13 +135,6 @@ def flips(data, places):
         changed = bytearray(data)
         changed[place // 8] ^= 1 << place % 8
         yield bytes(changed)
-
-
-def one_line(error, *parts):
-    text = str(error)
-    assert "\n" not in text and len(text) < 600, text
-    for part in parts:
-        assert str(part) in text, (part, text)
 
 
 # ---- checkpoints
@@ -709,7 +703,7 @@ def test_a_difference_names_exactly_the_settings():
 PROGRAM = """
 import os, signal, sys
 import torch
-from uda_kit.cli import status_of
+from uda_kit.cli.status import status_of
 from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.core.errors import InputError

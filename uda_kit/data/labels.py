@@ -12,13 +12,12 @@ __all__ = ['CITYSCAPES19', 'SYNTHIA16', 'SYNTHIA13', 'CROSSCITY13', 'ROBOTCAR9',
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from fastcore.basics import patch
 
-from ..core.errors import InputError, printable
+from ..core.errors import InputError, closest, printable
 
 # %% ../../nbs/data/10_labels.ipynb #c31f1cfa
 SYNONYMS = {
@@ -141,7 +140,7 @@ class LabelSpace:
         names = [canonical(own) for own in self.classes]
         if canonical(name) in names:
             return names.index(canonical(name))
-        near = get_close_matches(canonical(name), names, 1) or names[:1]
+        near = closest(canonical(name), names, cutoff=0.6) or names[:1]
         raise InputError(self.name, f"has no class {name!r}", f"did you mean {near[0]!r}?")
 
 # %% ../../nbs/data/10_labels.ipynb #f4a86d3d
@@ -210,6 +209,10 @@ CAMVID11 = LabelSpace(
 SPACES = {space.name: space for space in (CITYSCAPES19, SYNTHIA16, SYNTHIA13, CROSSCITY13, ROBOTCAR9, CAMVID11)}
 
 # %% ../../nbs/data/10_labels.ipynb #9ebd6690
+@overload
+def label_space(space: LabelSpace | str) -> LabelSpace: ...
+@overload
+def label_space(space: None) -> None: ...
 def label_space(
     space: LabelSpace | str | None,  # a LabelSpace, the name of one ("synthia16"), or None
 ) -> LabelSpace | None:
@@ -218,7 +221,7 @@ def label_space(
         return space
     if isinstance(space, str) and space in SPACES:
         return SPACES[space]
-    near = get_close_matches(str(space), SPACES, 1, 0.3) or ["cityscapes19"]
+    near = closest(space, SPACES, cutoff=0.3) or ["cityscapes19"]
     raise InputError(space, "is no label space", f"did you mean {near[0]!r}? known: {', '.join(SPACES)}")
 
 # %% ../../nbs/data/10_labels.ipynb #abc0c4a0

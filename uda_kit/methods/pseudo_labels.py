@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..core.distributed import in_first_process, my_share, rank, share_state, together
-from ..core.errors import InputError
+from ..core.errors import InputError, nearest_listed
 from ..core.files import and_more, atomic_write, claim_folder, clear_leftovers, file_hash, fingerprint
 from ..core.records import SEAL, check_json, parse_json, read_json, write_json
-from ..data.datasets import Sample, nearest
+from ..data.datasets import Sample
 from ..data.images import image_files, image_size, is_whole, opened, visible
 from ..data.labels import LabelSpace
 from ..data.translated import image_settings
@@ -81,7 +81,7 @@ def confidence_rule(
         return text
     kind, colon, number = str(text).partition(":")
     if kind not in _DEFAULT_NUMBER:
-        raise InputError(text or "rule", "is no confidence rule", nearest(kind, RULES))
+        raise InputError(text or "rule", "is no confidence rule", nearest_listed(kind, RULES))
     value = _rule_number(text, kind, number if colon else _DEFAULT_NUMBER[kind])
     share_and_cap = {"median": (0.5, value), "fixed": (None, value), "top": (value, 1.0)}
     return ConfidenceRule(f"{kind}:{value:g}", *share_and_cap[kind])

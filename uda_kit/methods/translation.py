@@ -23,10 +23,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.distributed import in_first_process, my_share, rank, together
-from ..core.errors import InputError
+from ..core.errors import InputError, nearest_listed
 from ..core.files import atomic_write, claim_folder, clear_leftovers, digest
 from ..core.records import write_json
-from ..data.datasets import nearest
 from ..data.images import is_whole
 from ..data.streams import generator_at
 from ..data.transforms import resize_pair
@@ -207,7 +206,7 @@ def translator(
             raise InputError(name, "names no weights", "write the translator's file as cyclegan:WEIGHTS.safetensors")
         return CycleGAN(value)
     if kind not in ("statistics", "fourier"):
-        raise InputError(name or "translator", "is no translator", nearest(kind, TRANSLATORS))
+        raise InputError(name or "translator", "is no translator", nearest_listed(kind, TRANSLATORS))
     if kind == "fourier":
         return fourier_translator(name) if colon else fourier_transfer
     if colon:

@@ -6,10 +6,9 @@
 __all__ = ['LIST', 'recipes', 'find_recipe', 'table_rows', 'table_protocol', 'listed', 'write_list']
 
 # %% ../../nbs/recipes/80_catalogue.ipynb #15098e4c
-import difflib
 from pathlib import Path
 
-from ..core.errors import InputError
+from ..core.errors import InputError, nearest
 from ..core.files import write_text
 from ..core.records import to_json
 from .config import Recipe
@@ -33,8 +32,7 @@ def find_recipe(name: str) -> Recipe:
     known = recipes()
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    remedy = f"did you mean {' or '.join(near)}?" if near else "`uda-kit recipes` lists them"
+    remedy = nearest(name, known, most=3, cutoff=0.4, otherwise="`uda-kit recipes` lists them")
     raise InputError(name, "is not a recipe", remedy)
 
 # %% ../../nbs/recipes/80_catalogue.ipynb #a51444b8
