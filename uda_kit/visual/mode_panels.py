@@ -15,11 +15,20 @@ import torch
 
 from ..core.errors import InputError, whole_number
 from ..data.labels import LabelSpace, colorize
-from ..evaluation.report import class_handles, legend_columns
 from ..methods.patch_modes import PatchModes, patch_histograms
 from .checks import array_of, checked_numbers, short
 from .panels import Images, Maps
-from .style import BARS, SIDES, axes_or_new, draw_bars, drawn_name, new_figure, tidy
+from uda_kit.visual.style import (
+    BARS,
+    SIDES,
+    axes_or_new,
+    class_handles,
+    draw_bars,
+    drawn_name,
+    legend_columns,
+    new_figure,
+    tidy,
+)
 
 if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.axes import Axes

@@ -26,7 +26,6 @@ from ...data.labels import LabelSpace, colorize, label_space, translate
 from ...data.scenes import CAMERA, RENDERED, StreetScenes
 from ...evaluation.curves import critic_kinds, is_record, is_value
 from ...evaluation.evaluate import class_scores, evaluation_mode, space_of, spread_out
-from ...evaluation.report import shrink
 from ...models.backbones import fill, read_tensors
 from ...models.checkpoints import ARCHITECTURES, build, load_weights
 from ...models.configs import architecture_of
@@ -35,7 +34,7 @@ from ..checks import check_dataset, checked_size, short
 from .images import picture_and_label
 from .live_curves import PANELS, SPANS, Curves, LogReader, draw_curves, panel_svg, span_names
 from .view import Choice, Explorer, ImageDataset, Number, bars, caption
-from ..style import drawn_name, new_figure
+from ..style import drawn_name, new_figure, shrink
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
