@@ -72,7 +72,7 @@ def run_rows(args: BenchTable) -> dict[str, Any]:
     record = {"benchmark": args.benchmark, "paper": paper, "rows": scores_by_row(args, rows, paper)}
     return {**record, "seconds": round(time.time() - began, 1), "peak_gib": round(peak_gib(), 3)}
 
-
+# %% ../../nbs/cli/70_bench_table.ipynb #f92a232b
 def scores_by_row(args: BenchTable, rows: list[str], paper: str) -> dict[str, dict[str, Any]]:
     "mIoU (a fraction), its standard deviation over seeds (None for one seed) and seeds, by row."
     from uda_kit.results.tables import measured

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Text', 'Count', 'Precision', 'ForwardPrecision', 'TrainingPrecision', 'one_of', 'short', 'exists', 'read_size',
-           'given_roots', 'read_out', 'nearest_existing', 'at_least', 'check_number', 'once', 'read_devices',
-           'device_count', 'read_precision', 'command_line']
+           'given_roots', 'read_out', 'at_least', 'once', 'read_devices', 'read_precision', 'command_line']
 
 # %% ../../nbs/cli/10_options.ipynb #c110000b
 import os
@@ -83,7 +82,7 @@ def read_roots(texts: Iterable[str], recipes: Iterable["Recipe"] = ()) -> dict[s
         roots[name] = folder
     return roots
 
-
+# %% ../../nbs/cli/10_options.ipynb #b3169464
 def check_root(text: str, known: list[str], roots: dict[str, str]) -> None:
     "`InputError` where NAME=FOLDER has no folder, an unknown or repeated name, or a folder that is not there."
     name, _, folder = text.partition("=")
@@ -123,7 +122,7 @@ def read_out(text: str | None, option: str = "--out") -> Path | None:
         raise InputError(path, f"cannot be written: {above} does not allow it", "name a folder that you may write to")
     return path
 
-
+# %% ../../nbs/cli/10_options.ipynb #2b9afac5
 def nearest_existing(path: Path) -> Path:
     "The path itself, or the first above it that is there."
     while not path.exists() and path != path.parent:
@@ -154,7 +153,7 @@ def at_least(least: int, **options: int | None) -> None:
         if value is not None:
             check_number(name, value, least)
 
-
+# %% ../../nbs/cli/10_options.ipynb #495b5fd2
 def check_number(name: str, value: int, least: int) -> None:
     "`InputError` where the option `name` is below `least`, or above what can be meant."
     digits = short(value) if abs(value) < 10**100 else "of that many digits"
@@ -188,7 +187,7 @@ def read_devices(text: str, accelerator: str = "auto") -> int | str:
         raise InputError(f"--devices {text}", problem, "give fewer, or auto")
     return int(text)
 
-
+# %% ../../nbs/cli/10_options.ipynb #f1bacdac
 def device_count(accelerator: str) -> int:
     "How many processes can share the work: one for each GPU, or for each core of the processor (at least two)."
     import torch
