@@ -34,7 +34,7 @@ TRANSLATE = [
     "--target",
     "scenes:camera?n=4&size=64x96",
     "--out",
-    "twins",
+    "translated",
     "--no-progress",
 ]
 
@@ -110,14 +110,14 @@ def program(*argv, **kwargs):
             ["bench", "table", "scenes", "--rows", "fu-patch", "--paper", "output_space"],
             ["fu-patch", "patch_alignment"],
         ),
-        (["train", "scenes/pi", "--steps", "1", "--out", "run"], ["scenes-twins", "--roots scenes-twins="]),
-        (["train", "scenes/pi", "--roots", "scenes-twin=."], ["did you mean scenes-twins?"]),
+        (["train", "scenes/pi", "--steps", "1", "--out", "run"], ["scenes-translated", "--roots scenes-translated="]),
+        (["train", "scenes/pi", "--roots", "scenes-translate=."], ["did you mean scenes-translated?"]),
         ([*TRANSLATE, "--how", "statistic"], ["statistic", "did you mean 'statistics'?"]),
         ([*TRANSLATE, "--how", "fourier:2"], ["fourier:2", "0.5"]),
         ([*TRANSLATE, "--seed", "-1"], ["--seed -1"]),
         ([*TRANSLATE, "--source-split", "evening"], ["evening", "train"]),
-        (["translate", "--source", "gta5:none", "--target", "scenes:camera", "--out", "twins"], ["none"]),
-        (["translate", "--source", "scenes:rendered", "--out", "twins"], ["--target"]),
+        (["translate", "--source", "gta5:none", "--target", "scenes:camera", "--out", "translated"], ["none"]),
+        (["translate", "--source", "scenes:rendered", "--out", "translated"], ["--target"]),
     ],
     ids=lambda v: (
         " ".join(v)
@@ -235,18 +235,18 @@ def test_train_then_use_the_weights(capsys, tmp_path):
 
 def test_translate_goes_on_and_guards_its_folder(capsys, tmp_path):
     record = json.loads(run(capsys, *TRANSLATE)[-1])
-    assert (record["written"], record["twins"]) == (4, 4) and {"seconds", "peak_gib"} <= record.keys()
-    files = {p.name: p.read_bytes() for p in (tmp_path / "twins").iterdir()}
-    assert sorted(files) == [*(f"seed0-{i:06d}.png" for i in range(4)), "twins.json"]
-    (tmp_path / "twins/seed0-000002.png").unlink()
+    assert (record["written"], record["translated"]) == (4, 4) and {"seconds", "peak_gib"} <= record.keys()
+    files = {p.name: p.read_bytes() for p in (tmp_path / "translated").iterdir()}
+    assert sorted(files) == [*(f"seed0-{i:06d}.png" for i in range(4)), "translated.json"]
+    (tmp_path / "translated/seed0-000002.png").unlink()
     assert json.loads(run(capsys, *TRANSLATE, "--how", "statistics")[-1])["written"] == 1
     for more in (["--how", "fourier:0.05"], ["--seed", 1], ["--source-split", "val"]):
-        refused_command([*TRANSLATE, *more], "twins.json", "other twins")
-    assert {p.name: p.read_bytes() for p in (tmp_path / "twins").iterdir()} == files
+        refused_command([*TRANSLATE, *more], "translated.json", "other translated images")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "translated").iterdir()} == files
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/me.jpg").touch()
-    refused_command(["photos" if word == "twins" else word for word in TRANSLATE], "me.jpg")
-    refused_command(["photos/me.jpg" if word == "twins" else word for word in TRANSLATE], "is a file")
+    refused_command(["photos" if word == "translated" else word for word in TRANSLATE], "me.jpg")
+    refused_command(["photos/me.jpg" if word == "translated" else word for word in TRANSLATE], "is a file")
     assert [p.name for p in (tmp_path / "photos").iterdir()] == ["me.jpg"]
 
 

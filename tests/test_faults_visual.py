@@ -211,8 +211,8 @@ def test_legend_and_card_of_the_alignment_explorer_hold_no_markup():
     t = table(domains=("<script>x</script>", "target"))
     data = {d: StreetScenes(CAMERA, 1, (32, 64)) for d in t.domains}
     explorer = AlignmentExplorer({"<img src=x>": t}, data, methods=("pca",), radius=2, progress=False)
-    for colour in ("class", "domain", "predicted", "correct"):
-        parts = explorer.set(colour=colour).parts()
+    for color in ("class", "domain", "predicted", "correct"):
+        parts = explorer.set(color=color).parts()
         for name in ("legend", "about", "scores"):
             assert "<script" not in parts[name] and "<img src=x" not in parts[name] and "\x1b" not in parts[name]
     assert len(explorer.visible()) == len(t)  # a class called "all" is not all of them
@@ -365,7 +365,7 @@ def test_logs_of_other_shapes_are_drawn_as_far_as_they_hold_numbers():
         {"recipe": {"stages": [3, {"name": "a", "terms": {"kind": "hinge"}}]}},
         {"terms": [1]},
     ):
-        assert curves.critic_kinds(config) == {}
+        assert curves.discriminator_kinds(config) == {}
 
 
 # Pictures of other shapes

@@ -58,7 +58,7 @@ def command(weights, out, *more):
     return [str(a) for a in ("pseudo-label", weights, SCENES, "--out", out, *batch, "--no-progress", *more)]
 
 
-class Colours(nn.Module):
+class Colors(nn.Module):
     "Sees class c where channel c is strongest; knows one class more, which it never predicts."
 
     num_classes, space = 4, None
@@ -226,7 +226,7 @@ def test_a_tiny_case_against_everything_kept(tmp_path):
         def settings(self):
             return {"name": self.name, "samples": 3}
 
-    data, net, said = Noise(), Colours(), []
+    data, net, said = Noise(), Colors(), []
     made = make_pseudo_labels(net, data, tmp_path / "out", progress=False, say=said.append)
     assert (
         made["without_confident_pixel"] == ["none"]
@@ -248,7 +248,7 @@ def test_a_tiny_case_against_everything_kept(tmp_path):
             )
     assert (tmp_path / "out/city/2.png").is_file()
     with pytest.raises(InputError, match="city/0.*not finite"):
-        make_pseudo_labels(Colours(float("nan")), data, tmp_path / "nan", progress=False)
+        make_pseudo_labels(Colors(float("nan")), data, tmp_path / "nan", progress=False)
 
 
 def test_ids_are_those_of_predict(weights, tmp_path):

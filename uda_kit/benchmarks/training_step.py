@@ -65,7 +65,7 @@ def plain_stepper(name: str, device: str = "cpu") -> Callable[[], dict]:
     "A function that takes the hand-written fp32 step of a case and returns its losses."
     net, terms, optimizer, x_s, y_s, x_t = make_case(name, device)
     adversarial = [terms["adv"], terms["adv_aux"]]
-    discriminators = [term.critic for term in adversarial]
+    discriminators = [term.discriminator for term in adversarial]
     optimizers = [term.optimizer for term in adversarial]
 
     def step() -> dict:
@@ -80,8 +80,8 @@ PLAIN_NAMES = {  # the kit's name of a loss -> the hand-written step's
     "loss/seg_aux": "seg_aux",
     "loss/adv": "adv",
     "loss/adv_aux": "adv_aux",
-    "adv/critic": "critic",
-    "adv_aux/critic": "critic_aux",
+    "adv/discriminator": "discriminator",
+    "adv_aux/discriminator": "discriminator_aux",
 }
 
 

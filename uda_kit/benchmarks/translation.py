@@ -29,7 +29,7 @@ from uda_kit.benchmarks.timing import (
 )
 from .training_step import autocast_on, check_case, pair_of
 from ..data.transforms import Resized
-from ..data.translated import Twins
+from ..data.translated import TranslatedImages
 from ..methods.by_hand.cyclegan import CycleGANImages, CycleGANNets, cyclegan_step
 from ..methods.cyclegan import CYCLEGAN_ADAM, CycleGANTerms
 from ..methods.translation_quality import TranslationQuality, translation_quality
@@ -192,7 +192,9 @@ def plain_stepper(name: str, device: str = "cpu") -> Callable[[], dict]:
     "A function that takes the hand-written fp32 step of a case and returns its losses."
     case = translation_case(name, device)
     net, adversarial, segmenter = case.net, case.terms["adv"], case.terms["semantic"].segmenter
-    nets = CycleGANNets(net.G, net.F, adversarial.critics["source"], adversarial.critics["target"], segmenter)
+    nets = CycleGANNets(
+        net.G, net.F, adversarial.discriminators["source"], adversarial.discriminators["target"], segmenter
+    )
     images = CycleGANImages(case.x_s, case.x_t, case.y_s)
     pools, steps = {"source": [], "target": []}, count()
 
@@ -257,7 +259,7 @@ def bench_cyclegan(name: str = "cyclegan", steps: int = 20, repeats: int = 1, re
 def bench_quality(
     weights: str | os.PathLike,  # file of a segmenter trained on the target
     source: object,  # data set
-    twins: str | os.PathLike,  # folder of its translated images
+    translated: str | os.PathLike,  # folder of its translated images
     target: object,  # data set
     size: tuple[int, int] | None = None,  # (height, width) all images are resized to, as a recipe's translation does
     precision: str = "32-true",
@@ -267,7 +269,9 @@ def bench_quality(
     if size:
         source, target = Resized(source, size), Resized(target, size)
     judge = load_weights(weights)
-    return translation_quality(judge, source, Twins(source, twins), target, precision=precision, progress=progress)
+    return translation_quality(
+        judge, source, TranslatedImages(source, translated), target, precision=precision, progress=progress
+    )
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #cfe2ba23
 QUALITY_COLUMNS = (

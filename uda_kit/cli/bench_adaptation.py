@@ -17,12 +17,12 @@ from ..core.errors import InputError
 # %% ../../nbs/cli/75_bench_adaptation.ipynb #b19ca85a
 @dataclass(frozen=True)
 class BenchQuality(Measurement):
-    """Judge translated source images (twins) by a segmenter that was trained on labelled target images: its mIoU on
+    """Judge translated source images by a segmenter that was trained on labelled target images: its mIoU on
     them, and a Frechet distance on its features."""
 
     weights: Positional[str]  # weight file of the target-trained segmenter
     source: str  # NAME:ROOT of the labelled source images
-    twins: str  # folder of their twins
+    translated: str  # folder of their translated images
     target: str  # NAME:ROOT of labelled target images the segmenter has not seen
     source_split: Text = None  # split of the source (default: the data set's first)
     target_split: Text = None  # split of the target (default: the data set's first)
@@ -44,7 +44,7 @@ class BenchQuality(Measurement):
         target = open_dataset(self.target, self.target_split)
         precision, progress = read_precision(self.precision), not self.no_progress
         size, name = read_size(self.size), read_translation_name(self.record)
-        quality = bench_quality(self.weights, source, self.twins, target, size, precision, progress)
+        quality = bench_quality(self.weights, source, self.translated, target, size, precision, progress)
         if name:
             append_quality(*name, quality)
         return [quality.table()], quality.record()

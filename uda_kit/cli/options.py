@@ -64,18 +64,18 @@ def read_size(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 # %% ../../nbs/cli/10_options.ipynb #4db45541
-def twin_names(recipes: Iterable["Recipe"]) -> list[str]:
-    "Names of the folders of translated images (twins) that recipes read."
+def translated_names(recipes: Iterable["Recipe"]) -> list[str]:
+    "Names of the folders of translated images that recipes read."
     stages = [stage for recipe in recipes for stage in recipe.stages]
     entries = [data for stage in stages for data in (stage.source, stage.target) if data]
-    return list(dict.fromkeys(data.twins for data in entries if data.twins))
+    return list(dict.fromkeys(data.translated for data in entries if data.translated))
 
 
 def read_roots(texts: Iterable[str], recipes: Iterable["Recipe"] = ()) -> dict[str, str]:
-    "Folders of data sets, and of the recipes' twins, from NAME=FOLDER."
+    "Folders of data sets, and of the recipes' translated images, from NAME=FOLDER."
     from uda_kit.data.datasets import DATASETS
 
-    known, roots = [*DATASETS, *twin_names(recipes)], {}
+    known, roots = [*DATASETS, *translated_names(recipes)], {}
     for text in texts:
         name, _, folder = text.partition("=")
         check_root(text, known, roots)

@@ -26,11 +26,11 @@ from .output import finish, show
 # %% ../../nbs/cli/50_training_data.ipynb #b3dd145b
 @dataclass(frozen=True)
 class Translate:
-    "Write source images in the target's look (twins) into a folder, or go on with it."
+    "Write source images in the target's look into a folder, or go on with it."
 
     source: str  # NAME:ROOT of the images to translate
     target: str  # NAME:ROOT of the images whose look is wanted
-    out: str  # folder for the twins
+    out: str  # folder for the translated images
     how: str = "statistics"  # statistics, fourier, fourier:BETA, fourier:BETA:square, or cyclegan:WEIGHTS
     seed: int = 0  # decides which target image goes with which source image
     source_split: Text = None  # split of the source (default: the data set's first)
@@ -42,14 +42,14 @@ class Translate:
         read_out(self.out)
         began = time.time()
         from uda_kit.data.datasets import open_dataset
-        from uda_kit.methods.translation import translator, write_twins
+        from uda_kit.methods.translation import translator, write_translated
 
         translate = translator(self.how)
         source = open_dataset(self.source, self.source_split, labelled=False)
         target = open_dataset(self.target, self.target_split, labelled=False)
-        written = write_twins(source, target, self.out, translate, self.seed, not self.no_progress)
-        show(f"{len(source)} twins in {Path(self.out)}, {written} of them new")
-        finish({"written": written, "twins": len(source), **cost_since(began)})
+        written = write_translated(source, target, self.out, translate, self.seed, not self.no_progress)
+        show(f"{len(source)} translated images in {Path(self.out)}, {written} of them new")
+        finish({"written": written, "translated": len(source), **cost_since(began)})
         return 0
 
     def again(self, argv: list[str]) -> str:

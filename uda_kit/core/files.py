@@ -284,7 +284,7 @@ def and_more(items: Sequence) -> str:
 def claim_folder(
     folder: Path,  # may not exist yet
     stray: Iterable[str],  # names of files that are there and not of those to be written
-    what: str,  # the files to be written: "twins", "labels"
+    what: str,  # the files to be written: "translated images", "labels"
     remedy: str,  # what to do about a stray file
 ) -> None:
     "`InputError` where a folder is a file, or holds files that a command would not write."

@@ -129,7 +129,7 @@ class LabelSpace:
         palette = self.palette
         left_out = hasattr(palette, "__len__") and not isinstance(palette, str) and len(palette) == 0
         if left_out:
-            return tuple(map(colour_of, self.classes))
+            return tuple(map(color_of, self.classes))
         return _check_palette(palette, len(self.classes), self.name)
 
     def __len__(self):
@@ -144,7 +144,7 @@ class LabelSpace:
         raise InputError(self.name, f"has no class {name!r}", f"did you mean {near[0]!r}?")
 
 # %% ../../nbs/data/10_labels.ipynb #f4a86d3d
-CITYSCAPES_COLOURS = {
+CITYSCAPES_COLORS = {
     "road": (128, 64, 128),
     "sidewalk": (244, 35, 232),
     "building": (70, 70, 70),
@@ -165,17 +165,17 @@ CITYSCAPES_COLOURS = {
     "motorcycle": (0, 0, 230),
     "bicycle": (119, 11, 32),
 }
-BORROWED_COLOURS = {"automobile": "car", "two-wheel": "bicycle", "bicyclist": "rider"}
+BORROWED_COLORS = {"automobile": "car", "two-wheel": "bicycle", "bicyclist": "rider"}
 
 # %% ../../nbs/data/10_labels.ipynb #64471c42
-def colour_of(
+def color_of(
     name: str,  # class name
 ) -> tuple:  # (r, g, b), 0-255
     "Cityscapes' colour of a class, or a fixed one computed from the name."
     name = canonical(name)
-    name = BORROWED_COLOURS.get(name, name)
-    if name in CITYSCAPES_COLOURS:
-        return CITYSCAPES_COLOURS[name]
+    name = BORROWED_COLORS.get(name, name)
+    if name in CITYSCAPES_COLORS:
+        return CITYSCAPES_COLORS[name]
     letters = sum(map(ord, name))
     return tuple((letters * k) % 200 + 40 for k in (37, 101, 173))
 
@@ -190,7 +190,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(", "))
 
 
-CITYSCAPES19 = LabelSpace("cityscapes19", tuple(CITYSCAPES_COLOURS))
+CITYSCAPES19 = LabelSpace("cityscapes19", tuple(CITYSCAPES_COLORS))
 SYNTHIA16 = LabelSpace("synthia16", _without(CITYSCAPES19, "terrain", "truck", "train"))
 SYNTHIA13 = LabelSpace("synthia13", _without(SYNTHIA16, "wall", "fence", "pole"))
 

@@ -24,7 +24,7 @@ class StrongAugmentation:
     `jitter` holds the largest change of brightness, contrast, saturation (factors about 1) and hue (turns)."""
 
     jitter: tuple = (0.4, 0.4, 0.4, 0.1)
-    grey: float = 0.2  # probability of a grey image
+    gray: float = 0.2  # probability of a grey image
     cutout: tuple = (0, 40)  # side of the one square hole, in pixels of the crop; (0, 0): none
     scale: tuple = (0.4, 2.5)  # size of the scene: above 1 is nearer
     rotation: tuple = (-45.0, 45.0)  # degrees, counter-clockwise
@@ -49,9 +49,9 @@ def _check_strength(augmentation: StrongAugmentation) -> None:
     if len(jitter) != 4 or not all(0 <= change <= 1 for change in jitter):
         remedy = "give four numbers from 0 to 1: brightness, contrast, saturation, hue"
         raise InputError(where, f"jitter {jitter}", remedy)
-    grey, flip = augmentation.grey, augmentation.flip
-    if not 0 <= grey <= 1 or not 0 <= flip <= 1:
-        raise InputError(where, f"probabilities grey {grey}, flip {flip}", "give numbers from 0 to 1")
+    gray, flip = augmentation.gray, augmentation.flip
+    if not 0 <= gray <= 1 or not 0 <= flip <= 1:
+        raise InputError(where, f"probabilities grey {gray}, flip {flip}", "give numbers from 0 to 1")
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #9b7a6f22
 NOTHING = StrongAugmentation((0.0, 0.0, 0.0, 0.0), 0.0, (0, 0), (1.0, 1.0), (0.0, 0.0), 0.0)
@@ -92,18 +92,18 @@ def hue_matrix(
     return TO_YIQ.inverse() @ turn @ TO_YIQ
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #558948ae
-def toward_grey(
-    colour: Tensor,  # [B] 1 leaves the colours, 0 leaves none
+def toward_gray(
+    color: Tensor,  # [B] 1 leaves the colours, 0 leaves none
 ) -> Tensor:  # [B,3,3]
     "Blend a pixel with its own grey."
     eye = torch.eye(3, dtype=torch.float64)
     luma = torch.tensor(LUMA, dtype=torch.float64).expand(3, 3)
-    return colour[:, None, None] * eye + (1 - colour)[:, None, None] * luma
+    return color[:, None, None] * eye + (1 - color)[:, None, None] * luma
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #48aa5f3a
-def colour_maps(
+def color_maps(
     factors: Tensor,  # [B,4] of brightness, contrast, saturation; hue in turns
-    grey: Tensor,  # [B] bool
+    gray: Tensor,  # [B] bool
     order: list[int],  # the four steps in some order, 0 brightness to 3 hue; grey comes last
 ) -> list:  # (matrix [B,3,3], share of the mean grey [B] or None) by step, float64
     "The steps of a colour change, each c -> A c + share * mean grey."
@@ -112,15 +112,15 @@ def colour_maps(
     steps = [
         (brightness[:, None, None] * eye, None),
         (contrast[:, None, None] * eye, 1 - contrast),
-        (toward_grey(saturation), None),
+        (toward_gray(saturation), None),
         (hue_matrix(turns), None),
     ]
-    return [steps[k] for k in order] + [(toward_grey(1 - grey.double()), None)]
+    return [steps[k] for k in order] + [(toward_gray(1 - gray.double()), None)]
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #774187b9
-def change_colours(
+def change_colors(
     image: Tensor,  # [B,3,H,W] RGB in [0, 1]
-    maps: list,  # from `colour_maps`
+    maps: list,  # from `color_maps`
 ) -> Tensor:  # [B,3,H,W]
     "All steps as one affine map per image, clipped to [0, 1] once."
     device, dtype = image.device, image.dtype
@@ -132,8 +132,8 @@ def change_colours(
         step = step.to(device)
         offset = 0
         if share is not None:
-            mean_grey = luma @ (A @ mean + b)  # [B,1], after the steps before
-            offset = share.to(device)[:, None, None] * mean_grey[:, None]
+            mean_gray = luma @ (A @ mean + b)  # [B,1], after the steps before
+            offset = share.to(device)[:, None, None] * mean_gray[:, None]
         A, b = step @ A, step @ b + offset
     changed = torch.baddbmm(b.to(dtype), A.to(dtype), image.flatten(2))
     return changed.view_as(image).clamp_(0, 1)
@@ -149,7 +149,7 @@ class Augmentation:
     matrix: Tensor  # [B,2,3] from `sampling_matrix`
     shape: tuple  # (H, W) it was drawn for
     crop: tuple  # (h, w) it makes
-    colours: list  # from `colour_maps`
+    colors: list  # from `color_maps`
     hole: Tensor  # [B,4] int64: top, left, bottom, right in the crop; empty where bottom = top
     cut_label: bool = False
 
@@ -194,7 +194,7 @@ def image(
 ) -> Tensor:  # [B,3,h,w], FILL outside and in the hole
     "Images in other colours, moved."
     fill = torch.tensor(FILL, dtype=x.dtype, device=x.device)[:, None, None]
-    moved = self.move(change_colours(x, self.colours) - fill, "bilinear")
+    moved = self.move(change_colors(x, self.colors) - fill, "bilinear")
     return moved.masked_fill_(self.in_hole(x.device)[:, None], 0).add_(fill)
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #43e4f777
@@ -270,12 +270,12 @@ def draw_augmentation(
     u = torch.rand(count, 12, generator=generator, dtype=torch.float64)
     v = torch.rand(count, 2, generator=generator, dtype=torch.float64)
     order = torch.randperm(4, generator=generator).tolist()
-    grey = u[:, 9] < how.grey
+    gray = u[:, 9] < how.gray
     return Augmentation(
         matrix=_draw_geometry(u, size, crop, how).float(),
         shape=size,
         crop=crop,
-        colours=colour_maps(_draw_factors(u, how), grey, order),
+        colors=color_maps(_draw_factors(u, how), gray, order),
         hole=_draw_hole(u, v, crop, how),
         cut_label=how.cut_label,
     )

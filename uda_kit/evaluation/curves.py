@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHANCE', 'HEALTHY', 'PANEL_TITLES', 'is_record', 'is_value', 'log_series', 'stage_spans', 'logged_in', 'game_names',
-           'stage_records', 'logged_points', 'healthy_band', 'draw_bands', 'critic_kinds', 'running_mean', 'draw_line',
-           'mark_stages', 'curve_figure']
+           'stage_records', 'logged_points', 'healthy_band', 'draw_bands', 'discriminator_kinds', 'running_mean',
+           'draw_line', 'mark_stages', 'curve_figure']
 
 # %% ../../nbs/evaluation/30_curves.ipynb #2c90e7b5
 import math
@@ -38,10 +38,10 @@ def is_value(value: object) -> bool:
 # %% ../../nbs/evaluation/30_curves.ipynb #b92e4331
 def _panel_of(key: str) -> tuple[str | None, str]:  # panel, name of the curve
     'Where a value of the log belongs, by its name; (None, "") for what no panel shows.'
-    head, _, tail = key.partition("/")
-    if "critic" in (head, tail.partition("_")[0]):
-        owner = f"{head} {tail.removeprefix('critic').strip('_')}".strip()
-        return "critic", tail if head == "critic" and tail else owner
+    head, _, tail = key.replace("critic", "discriminator").partition("/")  # version 0.1 wrote critic
+    if "discriminator" in (head, tail.partition("_")[0]):
+        owner = f"{head} {tail.removeprefix('discriminator').strip('_')}".strip()
+        return "discriminator", tail if head == "discriminator" and tail else owner
     if head == "loss":
         return "loss", tail or head
     return (key, head) if key in ("miou", "lr") else (None, "")
@@ -87,14 +87,14 @@ def logged_in(
 
 # %% ../../nbs/evaluation/30_curves.ipynb #dbba36f0
 def game_names(records: list[dict]) -> dict[str, str]:  # key of the log -> name
-    "Critics first, then the losses of the terms that have one, then segmentation."
+    "Discriminators first, then the losses of the terms that have one, then segmentation."
     keys = list(dict.fromkeys(key for record in records for key in record))
     names, owners = {}, set()
     for key in keys:
-        if "/critic" in key:
+        if "/discriminator" in key:
             owner = key.partition("/")[0]
-            side = key.partition("/critic")[2]
-            names[key] = f"critic {owner} {side.strip('_')}".strip()
+            side = key.partition("/discriminator")[2]
+            names[key] = f"discriminator {owner} {side.strip('_')}".strip()
             owners.add(owner)
     for owner in sorted(owners):
         if f"loss/{owner}" in keys:
@@ -123,17 +123,17 @@ def logged_points(records: list[dict], names: Iterable[str]) -> dict:  # key -> 
     return points
 
 # %% ../../nbs/evaluation/30_curves.ipynb #196292d3
-CHANCE = {"vanilla": math.log(2), "least_squares": 0.25}  # loss of a critic that cannot tell its two sides apart
+CHANCE = {"vanilla": math.log(2), "least_squares": 0.25}  # loss of a discriminator that cannot tell its two sides apart
 HEALTHY = {"vanilla": (0.3, 0.6), "least_squares": tuple((1 - math.exp(-x)) ** 2 for x in (0.3, 0.6))}
 
 
 def healthy_band(
-    axes: "Axes",  # with the loss of a critic
+    axes: "Axes",  # with the loss of a discriminator
     kind: str = "vanilla",  # or "least_squares"
     first: float | None = None,  # step at which it begins; None: as wide as the axes
     last: float | None = None,  # step at which it ends
 ) -> None:
-    """Where a critic is of use (shaded), and where it cannot tell the domains apart (dotted).
+    """Where a discriminator is of use (shaded), and where it cannot tell the domains apart (dotted).
     `InputError` for an unknown objective."""
     if not isinstance(kind, str) or kind not in CHANCE:
         raise InputError(f"objective {kind!r:.60}", "is unknown", f"choose one of {', '.join(CHANCE)}")
@@ -150,11 +150,11 @@ def healthy_band(
 # %% ../../nbs/evaluation/30_curves.ipynb #ccff5188
 def draw_bands(
     axes: "Axes",
-    curves: Mapping,  # of critics: name -> (steps, values)
+    curves: Mapping,  # of discriminators: name -> (steps, values)
     spans: Sequence[tuple[str, float, float]],  # stages, of `stage_spans`
     kinds: Mapping[str, str],  # stage name -> objective; those not named get no band
 ) -> None:
-    "A band for each stage whose critics' objective is known and that has logged their losses."
+    "A band for each stage whose discriminators' objective is known and that has logged their losses."
     for name, first, last in spans:
         if kinds.get(name) and logged_in(curves, first, last):
             healthy_band(axes, kinds[name], first, last)
@@ -186,10 +186,13 @@ def _plain_kinds(config: dict) -> dict[str, str]:  # stage name -> objective
     return {str(config.get("stage", "")): kind} if kind in CHANCE else {}
 
 # %% ../../nbs/evaluation/30_curves.ipynb #c0c9cfe7
-def critic_kinds(
+def discriminator_kinds(
     config: object,  # dict of a run's config.json
-) -> dict[str, str]:  # stage name -> "vanilla" or "least_squares"; without stages whose critics nothing is known of
-    """Objectives of the critics of a run's stages. A recipe's are as it says, else least squares for CycleGAN and
+) -> dict[
+    str, str
+]:  # stage name -> "vanilla" or "least_squares"; without stages whose discriminators nothing is known of
+    """Objectives of the discriminators of a run's stages. A recipe's are as it says, else least squares for CycleGAN
+    and
     vanilla for all others. Those of a plain stage are known only where its terms' settings agree."""
     if not isinstance(config, dict):
         return {}
@@ -236,7 +239,7 @@ def mark_stages(
 # %% ../../nbs/evaluation/30_curves.ipynb #839ad0d3
 PANEL_TITLES = {
     "loss": "losses of the network",
-    "critic": "losses of the critics",
+    "discriminator": "losses of the discriminators",
     "miou": "mIoU in percent",
     "lr": "learning rate",
 }
@@ -271,9 +274,10 @@ def _last_step(panels: dict) -> float:
 # %% ../../nbs/evaluation/30_curves.ipynb #a1cf52fc
 def curve_figure(
     records: Iterable,  # dicts of log.jsonl, in order
-    critics: Mapping[str, str] | None = None,  # stage name -> objective of its critics; those not named get no band
+    discriminators: Mapping[str, str]
+    | None = None,  # stage name -> objective of its discriminators; those not named get no band
 ) -> "Figure | None":  # None when nothing was logged
-    """Losses, critics (with the band in which they are of use), mIoU (where measured more than once)
+    """Losses, discriminators (with the band in which they are of use), mIoU (where measured more than once)
     and learning rate against the step."""
     panels, stages = log_series(records)
     shown = _shown_panels(panels)
@@ -283,15 +287,15 @@ def curve_figure(
     for panel, axes in zip(shown, np.atleast_1d(figure.subplots(1, len(shown))), strict=True):
         _draw_curves(axes, panels[panel], smooth=panel != "lr")
         axes.set_xlim(0, _last_step(panels))
-        if panel == "critic":
-            draw_bands(axes, panels[panel], stage_spans(stages, _last_step(panels)), critics or {})
+        if panel == "discriminator":
+            draw_bands(axes, panels[panel], stage_spans(stages, _last_step(panels)), discriminators or {})
         _decorate(axes, panel, stages, len(panels[panel]))
     return figure
 
 # %% ../../nbs/evaluation/30_curves.ipynb #5616703e
 def _decorate(axes: "Axes", panel: str, stages: list, curves: int) -> None:
     "Title, guide lines, stage borders and legend of a panel with so many curves."
-    is_loss = panel in ("loss", "critic")
+    is_loss = panel in ("loss", "discriminator")
     if is_loss:
         axes.set_ylim(bottom=0)
     if len(stages) > 1:

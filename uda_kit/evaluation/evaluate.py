@@ -813,13 +813,13 @@ def _image_key(name: str, where: object) -> str:
 # %% ../../nbs/evaluation/20_evaluate.ipynb #ae48b222
 def overlay(
     image: torch.Tensor | np.ndarray,  # uint8 [3,H,W] or [H,W,3] RGB
-    colours: np.ndarray,  # uint8 [H,W,3] painted classes
+    colors: np.ndarray,  # uint8 [H,W,3] painted classes
     opacity: float = 0.5,  # of the colours
 ) -> np.ndarray:  # uint8 [H,W,3]
     "Painted classes over the image they belong to."
     image = np.asarray(image)
     image = image.transpose(1, 2, 0) if image.shape[0] == 3 and image.shape[-1] != 3 else image
-    return ((1 - opacity) * image + opacity * colours + 0.5).astype(np.uint8)
+    return ((1 - opacity) * image + opacity * colors + 0.5).astype(np.uint8)
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #3ac2979b
 def check_output(

@@ -20,7 +20,7 @@ from ..core.files import atomic_write, write_text, writing
 from ..core.records import read_json, to_json, write_json
 from ..core.tables import Table, markdown_text, percent
 from ..data.labels import LabelSpace, colorize, translate
-from .curves import critic_kinds, curve_figure
+from .curves import curve_figure, discriminator_kinds
 from .evaluate import Evaluation, load_evaluation, spread_out
 from ..training.runs import RunDirectory, read_log
 from ..visual.style import add_legend, drawn_name, legend_columns, new_figure, shrink
@@ -34,14 +34,14 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
 def figure_png(
     figure: "Figure",
     dpi: int = 80,  # pixels per inch
-    colours: int | None = 256,  # of the palette; None: all
+    colors: int | None = 256,  # of the palette; None: all
 ) -> bytes:
     "A figure as the bytes of a small PNG file."
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=dpi, facecolor="white")
-    if colours is None:
+    if colors is None:
         return full.getvalue()
-    image = Image.open(full).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    image = Image.open(full).convert("RGB").quantize(colors, dither=Image.Dither.NONE)
     image.save(small, format="png", optimize=True)
     return small.getvalue()
 
@@ -161,7 +161,7 @@ def _iou_percent(evaluation: Evaluation | None, classes: list[str]) -> np.ndarra
     return np.array([100 * iou.get(name, np.nan) for name in classes])
 
 
-def _gain_colour(gain: float) -> str:  # in points
+def _gain_color(gain: float) -> str:  # in points
     "Green for a gain, red for a loss, grey for neither."
     if gain > 0.05:
         return "#1a7a2e"
@@ -173,7 +173,7 @@ def _write_gains(axes: "Axes", gains: np.ndarray) -> None:  # points of the clas
     for row, gain in enumerate(gains):
         if not np.isnan(gain):
             text = percent(gain / 100, sign=True)
-            axes.text(103, row, text, va="center", fontsize=8, color=_gain_colour(gain))
+            axes.text(103, row, text, va="center", fontsize=8, color=_gain_color(gain))
 
 # %% ../../nbs/evaluation/40_report.ipynb #414597b2
 def _class_names(classes: list[str], is_absent: np.ndarray) -> list[str]:
@@ -354,7 +354,7 @@ CLASSES = Picture("Class by class", "classes.png")
 CURVES = Picture(
     "Training",
     "curves.png",
-    "Critics: dotted, the loss of one that cannot tell the domains apart (ln 2, or 0.25 for least squares); "
+    "Discriminators: dotted, the loss of one that cannot tell the domains apart (ln 2, or 0.25 for least squares); "
     "shaded, where it is of use.",
 )
 
@@ -376,7 +376,7 @@ def _write_figures(
     figure = class_figure(before, drawable[main], drawable.get("oracle"), names=("before", main, "oracle"))
     _save_png(figure, folder / CLASSES.file)
     written.append(CLASSES)
-    figure = curve_figure(read_log(RunDirectory(run_dir)), critic_kinds(_config(run_dir)))
+    figure = curve_figure(read_log(RunDirectory(run_dir)), discriminator_kinds(_config(run_dir)))
     if figure is not None:
         _save_png(figure, folder / CURVES.file)
         written.append(CURVES)

@@ -225,8 +225,8 @@ def check_translated(stage: str, data: Data, makers: dict[str, Data]) -> None:
     maker = data.translated_by
     if not maker:
         return
-    if data.twins:
-        problem = f"wants translated images of {data.twins} and of stage {maker!r}"
+    if data.translated:
+        problem = f"wants translated images of {data.translated} and of stage {maker!r}"
         raise InputError(stage, problem, "leave one of the two out")
     if maker not in makers:
         problem = f"stage {stage!r} wants its translated images, and no translation of that name comes before it"
@@ -252,7 +252,7 @@ def check_labelled(stage: RecipeStage) -> None:
         check_pixels(dataset, ids, str(stage.config.source), " to learn from", LABELS_LOOKED_AT)
 
 # %% ../../nbs/experiments/10_build.ipynb #5c982c64
-SMALL = 64  # pixels a side: from here on networks, critics and transforms have room
+SMALL = 64  # pixels a side: from here on networks, discriminators and transforms have room
 
 
 def trained_size(data: Data, dataset: Dataset) -> tuple[int, int]:  # (height, width)

@@ -55,8 +55,8 @@ def open_or_stand_in(
     no more than their sources."""
     if not is_given(data, roots):
         return stand_in(data, space, labelled)
-    twins = data.twins if is_given(Data(data.twins), roots) else ""
-    return open_data(replace(data, twins=twins), space, roots, labelled)
+    translated = data.translated if is_given(Data(data.translated), roots) else ""
+    return open_data(replace(data, translated=translated), space, roots, labelled)
 
 # %% ../../nbs/experiments/40_dry_run.ipynb #d47ef6e5
 @dataclass

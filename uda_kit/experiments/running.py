@@ -328,7 +328,7 @@ def append_classes(
 
 # %% ../../nbs/experiments/30_running.ipynb #8fe4f5b3
 def late_losses(log: list[dict[str, Any]], stage: str) -> Iterator[tuple[str, float, float]]:
-    "Each critic's term with its mean loss, weighted and plain, over the second half of a stage's log lines."
+    "Each discriminator's term with its mean loss, weighted and plain, over the second half of a stage's log lines."
     lines = [line for line in log if line["stage"] == stage]
     half = lines[len(lines) // 2 :]
 
@@ -336,15 +336,15 @@ def late_losses(log: list[dict[str, Any]], stage: str) -> Iterator[tuple[str, fl
         values = [line[key] for line in half if line.get(key) is not None]  # a term may begin late
         return statistics.fmean(values or [math.nan])
 
-    for term in [key.removesuffix("/critic") for key in half[-1] if key.endswith("/critic")]:
+    for term in [key.removesuffix("/discriminator") for key in half[-1] if key.endswith("/discriminator")]:
         has_plain = f"{term}/plain" in half[-1]
-        yield term, mean(f"{term}/critic"), mean(f"{term}/plain" if has_plain else f"{term}/critic")
+        yield term, mean(f"{term}/discriminator"), mean(f"{term}/plain" if has_plain else f"{term}/discriminator")
 
 # %% ../../nbs/experiments/30_running.ipynb #e1bef8a4
-CRITIC_COLUMNS = ("benchmark", "recipe", "seed", "steps", "stage", "term", "loss", "plain", "commit")
+DISCRIMINATOR_COLUMNS = ("benchmark", "recipe", "seed", "steps", "stage", "term", "loss", "plain", "commit")
 
 
-def append_critics(
+def append_discriminators(
     benchmark: str,
     paper: str,
     recipe: str,  # its row
@@ -354,14 +354,15 @@ def append_critics(
     commit: str,
     root: str | Path | None = None,  # folder of results
 ) -> None:
-    """Record critics' losses in results/<benchmark>_<paper>_critics.csv: means over the second half of each stage.
+    """Record discriminators' losses in results/<benchmark>_<paper>_discriminators.csv: means over the second half of
+    each stage.
 
     `plain`: without the weights of pixels, where a term has such. Stages that were loaded have no log."""
-    path = Path(root or results_folder()) / f"{benchmark}_{paper}_critics.csv"
+    path = Path(root or results_folder()) / f"{benchmark}_{paper}_discriminators.csv"
     for stage in dict.fromkeys(line["stage"] for line in log):
         for term, loss, plain in late_losses(log, stage):
             row = (benchmark, recipe, seed, steps, stage, term, f"{loss:.4f}", f"{plain:.4f}", commit)
-            append_csv(path, CRITIC_COLUMNS, row)
+            append_csv(path, DISCRIMINATOR_COLUMNS, row)
 
 # %% ../../nbs/experiments/30_running.ipynb #b838e865
 LABEL_COLUMNS = ("benchmark", "recipe", "seed", "steps", "labels", "class", *LABEL_MEASURES, "commit")
@@ -406,7 +407,7 @@ def append_run(
     "Append a finished run to the tables of results."
     commit = record["commit"]
     append_classes(*key, scores.iou(), commit, root=root)
-    append_critics(*key, read_log(run), commit, root=root)
+    append_discriminators(*key, read_log(run), commit, root=root)
     append_labels(*key, run, commit, root=root)
     append_result(*key, record["miou"], record["seconds"], root=root, commit=commit)
 
@@ -430,7 +431,8 @@ def run_table(
 ) -> None:
     """Run the rows of a benchmark for all seeds, except those that results hold already.
 
-    Appends to results/<benchmark>_<paper>.csv, ..._classes.csv (IoU by class), ..._critics.csv and ..._labels.csv."""
+    Appends to results/<benchmark>_<paper>.csv, ..._classes.csv (IoU by class), ..._discriminators.csv and
+    ..._labels.csv."""
     for seed in seeds:
         for row in rows:
             recipe = find_recipe(f"{benchmark}/{row}")

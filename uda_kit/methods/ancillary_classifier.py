@@ -23,7 +23,7 @@ from .output_space import SupervisedTerms, domain_loss
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample
 from ..training.configs import BuildContext, TermsConfig
-from ..training.objective import Batch, Term, critic_step
+from ..training.objective import Batch, Term, discriminator_step
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #e98cc8fd
 def cosine_distance_map(
@@ -93,8 +93,8 @@ class CosineWeightedAdversarial(Term):
         damping: bool = False,  # network's loss times 1 - age / total (CLAN)
         total: int | None = None,  # steps of the stage, for damping
         lr: float = 1e-4,
-        betas: tuple = (0.9, 0.99),  # of the critic's Adam
-        width: int = 64,  # channels of the critic's first layer
+        betas: tuple = (0.9, 0.99),  # of the discriminator's Adam
+        width: int = 64,  # channels of the discriminator's first layer
         start: int = 0,  # steps during which the whole term is silent
     ):
         super().__init__(weight, start)
@@ -103,15 +103,15 @@ class CosineWeightedAdversarial(Term):
         self.grad_through_distance = bool(grad_through_distance)
         self.warmup, self.damping, self.total = warmup, damping, total
         self.lr, self.betas, self.width = lr, list(betas), width
-        self.critic = OutputDiscriminator(channels, width=width, upsample=True).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
+        self.discriminator = OutputDiscriminator(channels, width=width, upsample=True).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=betas)
 
     def forward(self, tgt: Batch) -> Tensor:
         fade = max(0.0, 1 - self.age / self.total) if self.damping else 1.0
-        return fade * weighted_domain_loss(self.critic(tgt.probabilities()), True, self.pixel_weight(tgt))
+        return fade * weighted_domain_loss(self.discriminator(tgt.probabilities()), True, self.pixel_weight(tgt))
 
     def optimizers(self) -> dict:
-        return {"critic": self.optimizer}
+        return {"discriminator": self.optimizer}
 
     def settings(self) -> dict:
         return super().settings() | {k: getattr(self, k) for k in WEIGHTED_SETTINGS}
@@ -131,19 +131,21 @@ def pixel_weight(self: CosineWeightedAdversarial, tgt: Batch) -> Tensor | float:
 def update(
     self: CosineWeightedAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext
 ) -> dict[str, Tensor]:
-    "One step of the critic; its loss, and its loss as it would be without weights."
+    "One step of the discriminator; its loss, and its loss as it would be without weights."
     src, tgt = batches["source"], batches["target"]
     plain = []
 
     def half(domain: Batch, source: bool) -> Tensor:
         with torch.no_grad():
             seen, weight = domain.probabilities(), 1.0 if source else self.pixel_weight(tgt)
-        score = self.critic(seen)
+        score = self.discriminator(seen)
         plain.append(domain_loss(score.detach(), source) / 2)
         return weighted_domain_loss(score, source, weight) / 2
 
-    loss = critic_step(self.critic, self.optimizer, (lambda: half(src, True), lambda: half(tgt, False)), autocast)
-    return {"critic": loss, "plain": sum(plain)}
+    loss = discriminator_step(
+        self.discriminator, self.optimizer, (lambda: half(src, True), lambda: half(tgt, False)), autocast
+    )
+    return {"discriminator": loss, "plain": sum(plain)}
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #cc90df82
 WEIGHTED_SETTINGS = (

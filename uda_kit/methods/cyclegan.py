@@ -28,7 +28,7 @@ from .translation import about_translator, translator
 from ..models.segmenters import upsample
 from ..models.translators import CycleTranslator, ImageDiscriminator, fingerprint
 from ..training.configs import BuildContext, TermsConfig, TransformConfig
-from ..training.objective import Batch, BatchTransform, Term, critic_step, weighted_cross_entropy
+from ..training.objective import Batch, BatchTransform, Term, discriminator_step, weighted_cross_entropy
 from ..training.optim import AdamW
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #d570b5b2
@@ -53,9 +53,10 @@ def cycled_target(tgt: Batch) -> Tensor:  # -> G(F(x_t))
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #0cdfc1e3
 class ImagePool(nn.Module):
-    "The last translations shown to a critic (CycleGAN, section 4): `images` [size,3,H,W], of which `count` are filled."
+    """The last translations shown to a discriminator (CycleGAN, section 4): `images` [size,3,H,W], of which `count`
+    are filled."""
 
-    def __init__(self, size: int = 50):  # images kept; 0: none, the critic sees the newest only
+    def __init__(self, size: int = 50):  # images kept; 0: none, the discriminator sees the newest only
         super().__init__()
         self.size, self.count = int(size), 0
         self.register_buffer("images", torch.empty(0, 3, 0, 0))
@@ -77,7 +78,7 @@ def exchange(
     self: ImagePool,
     fakes: Tensor,  # [B,3,H,W] new translations, without gradient
     generator: torch.Generator,  # decides
-) -> Tensor:  # [B,3,H,W] what the critic is shown
+) -> Tensor:  # [B,3,H,W] what the discriminator is shown
     "Take in new images and hand out as many, new or old. InputError for images of another size than those before."
     if not self.size:
         return fakes
@@ -97,7 +98,7 @@ def exchange(
     return shown
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #16e5a213
-def _check_critics(width: int, pool: int, kind: str) -> None:
+def _check_discriminators(width: int, pool: int, kind: str) -> None:
     "`InputError` for settings of `CycleAdversarial` that make no discriminator, pool or loss."
     for name, value, least in (("width", width, 1), ("pool", pool, 0)):
         if value < least:
@@ -111,30 +112,32 @@ def _check_critics(width: int, pool: int, kind: str) -> None:
 class CycleAdversarial(Term):
     """Translations of both directions shall pass for originals (content-invariant paper, Eq. 1 and 2).
 
-    CycleGAN, section 3.1. Owns the critics D_S and D_T and their pools."""
+    CycleGAN, section 3.1. Owns the discriminators D_S and D_T and their pools."""
 
     def __init__(
         self,
         weight: float = 1.0,
         kind: str = "least_squares",  # or 'vanilla', the papers' logarithms
         lr: float = 2e-4,
-        betas: tuple = (0.5, 0.999),  # of the critics' Adams
-        width: int = 64,  # channels of the critics' first layer
-        pool: int = 50,  # translations remembered, for each critic
+        betas: tuple = (0.5, 0.999),  # of the discriminators' Adams
+        width: int = 64,  # channels of the discriminators' first layer
+        pool: int = 50,  # translations remembered, for each discriminator
         seed: int = 0,  # of the pools' draws
         start: int = 0,
     ):
         super().__init__(weight, start)
-        _check_critics(width, pool, kind)
+        _check_discriminators(width, pool, kind)
         self.kind, self.lr, self.betas = kind, lr, list(betas)
         self.width, self.pool, self.seed = width, pool, seed
         sides = ("source", "target")
-        self.critics = nn.ModuleDict({side: ImageDiscriminator(width) for side in sides}).requires_grad_(False)
+        self.discriminators = nn.ModuleDict({side: ImageDiscriminator(width) for side in sides}).requires_grad_(False)
         self.pools = nn.ModuleDict({side: ImagePool(pool) for side in sides})
-        self.adams = {side: torch.optim.Adam(D.parameters(), lr=lr, betas=betas) for side, D in self.critics.items()}
+        self.adams = {
+            side: torch.optim.Adam(D.parameters(), lr=lr, betas=betas) for side, D in self.discriminators.items()
+        }
 
     def forward(self, src: Batch, tgt: Batch) -> Tensor:
-        D_S, D_T = self.critics["source"], self.critics["target"]
+        D_S, D_T = self.discriminators["source"], self.discriminators["target"]
         fake_target, fake_source = D_T(translated_source(src)), D_S(translated_target(tgt))
         loss_T = domain_loss(fake_target, True, self.kind)  # true: an original
         return loss_T + domain_loss(fake_source, True, self.kind)
@@ -149,19 +152,19 @@ class CycleAdversarial(Term):
 # %% ../../nbs/methods/70_cyclegan.ipynb #6e0b5db0
 @patch
 def update(self: CycleAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
-    "One step of both critics; their losses."
+    "One step of both discriminators; their losses."
     src, tgt = batches["source"], batches["target"]
     with torch.no_grad():
         pairs = {"source": (src.image, translated_target(tgt)), "target": (tgt.image, translated_source(src))}
     log = {}
     for side, (real, fake) in pairs.items():
-        D = self.critics[side]
+        D = self.discriminators[side]
         shown = self.pools[side].exchange(fake, generator_at("pool", side, self.seed, self.age))
         halves = [
             lambda D=D, real=real: domain_loss(D(real), True, self.kind) / 2,
             lambda D=D, shown=shown: domain_loss(D(shown), False, self.kind) / 2,
         ]
-        log[f"critic_{side}"] = critic_step(D, self.adams[side], halves, autocast)
+        log[f"discriminator_{side}"] = discriminator_step(D, self.adams[side], halves, autocast)
     return log
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #1aeed401

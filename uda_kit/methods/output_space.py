@@ -25,7 +25,7 @@ from ..models.backbones import check_choice
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import upsample
 from ..training.configs import BuildContext, TermsConfig
-from ..training.objective import Batch, Term, critic_step, weighted_cross_entropy
+from ..training.objective import Batch, Term, discriminator_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/10_output_space.ipynb #83148111
 LEVELS = ("main", "aux")
@@ -117,9 +117,9 @@ class OutputAdversarial(Term):
         align: str = "output",  # 'output', 'feature' or 'entropy'
         kind: str = "vanilla",  # 'vanilla' or 'least_squares'
         weight: float = 1e-3,  # lambda_adv of the level
-        lr: float = 1e-4,  # of the critic's Adam
+        lr: float = 1e-4,  # of the discriminator's Adam
         betas: tuple = (0.9, 0.99),
-        width: int = 64,  # channels of the critic's first layer
+        width: int = 64,  # channels of the discriminator's first layer
         upsample_scores: bool = False,  # to the image, as in the paper's text; the released code does not
     ):
         super().__init__(weight)
@@ -127,14 +127,14 @@ class OutputAdversarial(Term):
         check_adam("OutputAdversarial", lr, betas)
         self.level, self.align, self.kind, self.channels = level, align, kind, channels
         self.lr, self.betas, self.width, self.upsample_scores = lr, list(betas), width, upsample_scores
-        self.critic = OutputDiscriminator(channels, width=width, upsample=upsample_scores).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
+        self.discriminator = OutputDiscriminator(channels, width=width, upsample=upsample_scores).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=betas)
 
     def forward(self, tgt: Batch) -> Tensor:
-        return domain_loss(self.critic(alignment_map(tgt, self.align, self.level)), True, self.kind)
+        return domain_loss(self.discriminator(alignment_map(tgt, self.align, self.level)), True, self.kind)
 
     def optimizers(self) -> dict:
-        return {"critic": self.optimizer}
+        return {"discriminator": self.optimizer}
 
     def settings(self) -> dict:
         names = ("level", "align", "kind", "channels", "lr", "betas", "width", "upsample_scores")
@@ -143,18 +143,18 @@ class OutputAdversarial(Term):
 # %% ../../nbs/methods/10_output_space.ipynb #05ac893b
 @patch
 def _half(self: OutputAdversarial, domain: Batch, source: bool) -> Tensor:
-    "Half of the critic's loss, on one side."
+    "Half of the discriminator's loss, on one side."
     with torch.no_grad():
         seen = alignment_map(domain, self.align, self.level)
-    return domain_loss(self.critic(seen), source, self.kind) / 2
+    return domain_loss(self.discriminator(seen), source, self.kind) / 2
 
 
 @patch
 def update(self: OutputAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
-    "One step of the critic; its loss."
+    "One step of the discriminator; its loss."
     src, tgt = batches["source"], batches["target"]
     halves = (lambda: self._half(src, True), lambda: self._half(tgt, False))
-    return {"critic": critic_step(self.critic, self.optimizer, halves, autocast)}
+    return {"discriminator": discriminator_step(self.discriminator, self.optimizer, halves, autocast)}
 
 # %% ../../nbs/methods/10_output_space.ipynb #934ce618
 @dataclass(frozen=True)
@@ -200,8 +200,13 @@ class OutputSpaceTerms(TermsConfig):
     def adversarial(self, net: nn.Module, level: str, weight: float) -> OutputAdversarial:
         "The adversarial loss of one level."
         channels = net.channels["features" if self.align == "feature" else level]
-        critic = {"lr": self.lr, "betas": self.betas, "width": self.width, "upsample_scores": self.upsample_scores}
-        return OutputAdversarial(channels, level, self.align, self.kind, weight, **critic)
+        discriminator = {
+            "lr": self.lr,
+            "betas": self.betas,
+            "width": self.width,
+            "upsample_scores": self.upsample_scores,
+        }
+        return OutputAdversarial(channels, level, self.align, self.kind, weight, **discriminator)
 
 # %% ../../nbs/methods/10_output_space.ipynb #10273024
 def normalized_entropy(

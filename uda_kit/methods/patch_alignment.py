@@ -22,7 +22,7 @@ from .output_space import domain_loss
 from .patch_modes import PatchModes, patch_grid
 from ..models.discriminators import PatchDiscriminator
 from ..training.configs import BuildContext, TermsConfig
-from ..training.objective import Batch, Term, critic_step, weighted_cross_entropy
+from ..training.objective import Batch, Term, discriminator_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #fc278769
 class Patches(nn.Module):
@@ -155,25 +155,25 @@ class PatchAdversarial(Term):
         space: Patches,
         weight: float = 5e-4,  # lambda_adv
         lr: float = 1e-4,
-        betas: tuple = (0.9, 0.99),  # of the critic's Adam
+        betas: tuple = (0.9, 0.99),  # of the discriminator's Adam
         widths: tuple = (256, 512),
         start: int = 0,
     ):
         super().__init__(weight, start)
         self.space = space
         self.lr, self.betas, self.widths = lr, list(betas), tuple(widths)
-        self.critic = PatchDiscriminator(space.channels, widths).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
+        self.discriminator = PatchDiscriminator(space.channels, widths).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=betas)
 
     def forward(self, tgt: Batch) -> Tensor:
-        return domain_loss(self.critic(self.space(tgt, "target")), True)
+        return domain_loss(self.discriminator(self.space(tgt, "target")), True)
 
     def joint_parameters(self) -> Iterable[nn.Parameter]:
         "Module H, where the space has one, is trained with the network."
         return self.space.parameters()
 
     def optimizers(self) -> dict:
-        return {"critic": self.optimizer}
+        return {"discriminator": self.optimizer}
 
     def settings(self) -> dict:
         own = {"lr": self.lr, "betas": self.betas, "widths": self.widths}
@@ -182,13 +182,16 @@ class PatchAdversarial(Term):
 # %% ../../nbs/methods/30_patch_alignment.ipynb #9581db77
 @basics.patch
 def update(self: PatchAdversarial, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
-    "One step of the critic, F_s -> 1 and F_t -> 0 (Eq. 4); its loss."
+    "One step of the discriminator, F_s -> 1 and F_t -> 0 (Eq. 4); its loss."
     src, tgt = batches["source"], batches["target"]
     # F_s is the one that L_d looked at; without L_d nobody has asked for it yet, and H has taken its step already
     with torch.no_grad(), autocast():
         F_s, F_t = self.space(src, "source"), self.space(tgt, "target")
-    losses = [lambda: domain_loss(self.critic(F_s), True) / 2, lambda: domain_loss(self.critic(F_t), False) / 2]
-    return {"critic": critic_step(self.critic, self.optimizer, losses, autocast)}
+    losses = [
+        lambda: domain_loss(self.discriminator(F_s), True) / 2,
+        lambda: domain_loss(self.discriminator(F_t), False) / 2,
+    ]
+    return {"discriminator": discriminator_step(self.discriminator, self.optimizer, losses, autocast)}
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #c4864947
 class PatchEntropy(Term):

@@ -21,7 +21,7 @@ from ..core.errors import InputError
 from ..core.settings import Amount, Betas, Count, Delay, Fraction
 from ..models.discriminators import OutputDiscriminator
 from ..training.configs import BuildContext, TermsConfig
-from ..training.objective import Batch, Term, critic_step, weighted_cross_entropy
+from ..training.objective import Batch, Term, discriminator_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #fc8adde4
 def one_hot(
@@ -36,11 +36,11 @@ def one_hot(
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #40925707
 def realism_loss(
-    score: Tensor,  # [B,1,H,W] raw scores of the critic
+    score: Tensor,  # [B,1,H,W] raw scores of the discriminator
     real: bool,  # what they should say: ground truth (1) or prediction (0)
     label: Tensor | None = None,  # [B,H,W] whose ignored pixels are left out; None: none is
 ) -> Tensor:  # mean over the pixels that count; 0, with a zero gradient, where there are none
-    "Binary cross-entropy of a critic's pixel scores (Hung et al. 2018, the losses of D and L_adv)."
+    "Binary cross-entropy of a discriminator's pixel scores (Hung et al. 2018, the losses of D and L_adv)."
     z = torch.full_like(score, float(real), dtype=torch.float32)
     counts = torch.ones_like(z) if label is None else (label != 255)[:, None].float()
     total = F.binary_cross_entropy_with_logits(score.float(), z, weight=counts, reduction="sum")
@@ -50,7 +50,7 @@ def realism_loss(
 def confidence(
     score: Tensor,  # [B,1,H,W] raw scores
 ) -> Tensor:  # [B,H,W] in [0,1], without gradient
-    "How real the critic finds each pixel: sigma(D(p))."
+    "How real the discriminator finds each pixel: sigma(D(p))."
     return score.detach().float().sigmoid()[:, 0]
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #3c7841ca
@@ -91,9 +91,9 @@ def check_options(where: str, threshold: float = 0.5, fakes: str = "source", **w
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #89d87db6
 class SemiSupervised(Term):
-    """Unlabelled half of Hung et al. 2018. Owns the critic.
+    """Unlabelled half of Hung et al. 2018. Owns the discriminator.
 
-    Predictions shall look real to a critic of label maps and, later, learn from the pixels that do."""
+    Predictions shall look real to a discriminator of label maps and, later, learn from the pixels that do."""
 
     reads = ("target",)
 
@@ -106,11 +106,11 @@ class SemiSupervised(Term):
         self_training: float = 0.1,  # lambda_st
         threshold: float = 0.2,  # T
         self_start: int = 5000,  # steps before self-training begins
-        fakes: str = "source",  # predictions the critic learns from: 'source' (paper) or 'both'
-        lr: float = 1e-4,  # of the critic's Adam
+        fakes: str = "source",  # predictions the discriminator learns from: 'source' (paper) or 'both'
+        lr: float = 1e-4,  # of the discriminator's Adam
         betas: tuple = (0.9, 0.99),
-        width: int = 64,  # channels of the critic's first layer
-        start: int = 0,  # steps during which term and critic wait
+        width: int = 64,  # channels of the discriminator's first layer
+        start: int = 0,  # steps during which term and discriminator wait
     ):
         weights = {"weight": weight, "adv": adv, "self_training": self_training, "self_start": self_start}
         check_options("SemiSupervised", threshold, fakes, **weights)
@@ -119,11 +119,11 @@ class SemiSupervised(Term):
         self.adv, self.self_training = adv, self_training
         self.threshold, self.self_start = threshold, self_start
         self.lr, self.betas, self.width = lr, list(betas), width
-        self.critic = OutputDiscriminator(channels, width=width, upsample=True).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=betas)
+        self.discriminator = OutputDiscriminator(channels, width=width, upsample=True).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=betas)
 
     def optimizers(self) -> dict:
-        return {"critic": self.optimizer}
+        return {"discriminator": self.optimizer}
 
     def settings(self) -> dict:
         return super().settings() | {name: getattr(self, name) for name in SETTINGS}
@@ -131,7 +131,7 @@ class SemiSupervised(Term):
 # %% ../../nbs/methods/40_semi_supervised.ipynb #38dfc237
 @patch
 def forward(self: SemiSupervised, tgt: Batch) -> Tensor:
-    score = self.critic(tgt.probabilities(self.level))
+    score = self.discriminator(tgt.probabilities(self.level))
     sure, loss = confidence(score), self.adv * realism_loss(score, True)
     self.chosen = (sure > self.threshold).float().mean()
     if self.age < self.self_start:
@@ -143,24 +143,24 @@ def forward(self: SemiSupervised, tgt: Batch) -> Tensor:
 
 @patch
 def update(self: SemiSupervised, batches: dict[str, Batch], autocast: Callable = nullcontext) -> dict[str, Tensor]:
-    "One step of the critic; its loss, and the fraction of pixels that were chosen."
-    losses = critic_losses(self, batches["source"], batches["target"])
-    log = {"critic": critic_step(self.critic, self.optimizer, losses, autocast)}
+    "One step of the discriminator; its loss, and the fraction of pixels that were chosen."
+    losses = discriminator_losses(self, batches["source"], batches["target"])
+    log = {"discriminator": discriminator_step(self.discriminator, self.optimizer, losses, autocast)}
     if hasattr(self, "chosen"):
         log["chosen"] = self.chosen
     return log
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #eadee912
-def critic_losses(term: SemiSupervised, src: Batch, tgt: Batch) -> list[Callable]:
-    "The parts of the critic's loss, each computed when called: real and fake, a half each."
+def discriminator_losses(term: SemiSupervised, src: Batch, tgt: Batch) -> list[Callable]:
+    "The parts of the discriminator's loss, each computed when called: real and fake, a half each."
 
     def scores(domain: Batch) -> Tensor:
         with torch.no_grad():
             p = domain.probabilities(term.level)
-        return term.critic(p)
+        return term.discriminator(p)
 
     def real() -> Tensor:
-        return realism_loss(term.critic(one_hot(src.label, term.channels)), True, src.label) / 2
+        return realism_loss(term.discriminator(one_hot(src.label, term.channels)), True, src.label) / 2
 
     parts = 2 if term.fakes == "source" else 4
     fakes = [lambda: realism_loss(scores(src), False, src.label) / parts]
@@ -170,15 +170,16 @@ def critic_losses(term: SemiSupervised, src: Batch, tgt: Batch) -> list[Callable
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #b8688cf2
 class SourceRealism(Term):
-    """Make source predictions look real to the critic of a `SemiSupervised` term.
+    """Make source predictions look real to the discriminator of a `SemiSupervised` term.
 
-    Hung et al. 2018, L_adv on labelled images. Without that term in the objective the critic stays as it was made."""
+    Hung et al. 2018, L_adv on labelled images. Without that term in the objective the discriminator stays as it was
+    made."""
 
     reads = ("source",)
 
     def __init__(
         self,
-        partner: SemiSupervised,  # owns and trains the critic
+        partner: SemiSupervised,  # owns and trains the discriminator
         weight: float = 0.01,  # lambda_adv of the source
         start: int = 0,  # steps during which the term keeps silent
     ):
@@ -191,7 +192,7 @@ class SourceRealism(Term):
         return self._partner[0]
 
     def forward(self, src: Batch) -> Tensor:
-        score = self.partner.critic(src.probabilities(self.partner.level))
+        score = self.partner.discriminator(src.probabilities(self.partner.level))
         return realism_loss(score, True, src.label)
 
     def settings(self):

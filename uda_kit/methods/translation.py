@@ -5,7 +5,7 @@
 
 # %% auto #0
 __all__ = ['OPPONENT', 'QUANTUM', 'match_statistics', 'window_size', 'swap_amplitude', 'fourier_transfer', 'CycleGAN',
-           'translator', 'about_translator', 'write_twins']
+           'translator', 'about_translator', 'write_translated']
 
 # %% ../../nbs/methods/50_translation.ipynb #9aef9975
 import inspect
@@ -29,7 +29,7 @@ from ..core.records import write_json
 from ..data.images import is_whole
 from ..data.streams import generator_at
 from ..data.transforms import resize_pair
-from ..data.translated import ABOUT, image_settings, read_twins_json, twin_files
+from ..data.translated import ABOUT, image_settings, read_translation, translated_files
 from ..models.translators import fingerprint, load_translator
 
 # %% ../../nbs/methods/50_translation.ipynb #2e5d032a
@@ -166,7 +166,7 @@ class CycleGAN:
         return from_unit(self.net.translate(to_unit(image).to(self.device)), image).to(image.device)
 
     def settings(self) -> dict:
-        "For a run's config, and for `twins.json`."
+        "For a run's config, and for `translated.json`."
         return {"weights": self.fingerprint}
 
 # %% ../../nbs/methods/50_translation.ipynb #6ba6dc58
@@ -262,7 +262,7 @@ def reference_index(
 
 
 def entry_of(data: bytes) -> list:  # bytes, SHA-256
-    "What twins.json says of one file."
+    "What translated.json says of one file."
     return [len(data), digest(data)]
 
 
@@ -273,39 +273,39 @@ def png(image: Tensor) -> bytes:  # uint8 [3,H,W]
     return buffer.getvalue()
 
 # %% ../../nbs/methods/50_translation.ipynb #5f2167b0
-def _check_same_twins(folder: Path, written: dict, about: dict) -> None:
-    "InputError where a folder's `twins.json` describes other twins."
+def _check_same_translation(folder: Path, written: dict, about: dict) -> None:
+    "InputError where a folder's `translated.json` describes other translated images."
     fields = (written.keys() | about.keys()) - {"files"}
     differing = sorted(k for k in fields if written.get(k) != about.get(k))
     if differing:
-        problem = f"describes other twins ({', '.join(differing)} differs)"
+        problem = f"describes other translated images ({', '.join(differing)} differs)"
         raise InputError(folder / ABOUT, problem, "give the settings it was started with, or another folder")
 
 # %% ../../nbs/methods/50_translation.ipynb #95fb7731
 def check_folder(
-    folder: Path,  # where twins go
-    about: dict,  # what twins.json shall say
-    names: set[str],  # of all twins
-) -> dict:  # what twins.json says
-    "InputError where a folder of twins is, or belongs to, something else."
-    claim_folder(folder, (), "twins", "")
+    folder: Path,  # where translated images go
+    about: dict,  # what translated.json shall say
+    names: set[str],  # of all translated images
+) -> dict:  # what translated.json says
+    "InputError where a folder of translated images is, or belongs to, something else."
+    claim_folder(folder, (), "translated", "")
     there = set()
     if folder.exists():
-        there = {Path(path).relative_to(folder).as_posix() for path in twin_files(folder).values()}
-    written = read_twins_json(folder)
+        there = {Path(path).relative_to(folder).as_posix() for path in translated_files(folder).values()}
+    written = read_translation(folder)
     if written:
-        _check_same_twins(folder, written, about)
+        _check_same_translation(folder, written, about)
     remedy = "give an empty folder, or one that this translation was started in"
-    claim_folder(folder, there - names if written else there, "twins", remedy)
+    claim_folder(folder, there - names if written else there, "translated", remedy)
     return written
 
 # %% ../../nbs/methods/50_translation.ipynb #459851b0
 def start_folder(
-    folder: Path,  # where twins go
-    about: dict,  # what twins.json shall say
-    names: list[str],  # of all twins
+    folder: Path,  # where translated images go
+    about: dict,  # what translated.json shall say
+    names: list[str],  # of all translated images
 ) -> dict[str, list]:  # name -> (bytes, SHA-256) of those that are whole
-    """Make a folder of twins, or check that it holds the same ones and which of them are whole.
+    """Make a folder of translated images, or check that it holds the same ones and which of them are whole.
 
     InputError where it does not, and nothing is written then."""
     written = check_folder(folder, about, set(names))
@@ -336,34 +336,34 @@ class _Translation:
     def name(self, i: int) -> str:
         return f"{self.source.key(i)}.png"
 
-    def twin(self, i: int) -> Tensor:  # uint8 [3,H,W]
+    def translated_image(self, i: int) -> Tensor:  # uint8 [3,H,W]
         "The i-th image, translated. InputError where its size has changed."
         image, reference = self.source.image(i), None
         if getattr(self.translate, "reads_reference", True):
             reference = self.target.image(reference_index(self.seed, i, len(self.target)))
-        twin = self.translate(image, reference)
-        if twin.shape != image.shape:
-            problem = f"was {tuple(image.shape)} and became {tuple(twin.shape)}"
+        translated_image = self.translate(image, reference)
+        if translated_image.shape != image.shape:
+            problem = f"was {tuple(image.shape)} and became {tuple(translated_image.shape)}"
             raise InputError(self.source.key(i), problem, "use a translator that keeps an image's size")
-        return twin
+        return translated_image
 
     def write(self, chosen: list[int], progress: bool) -> dict[str, list]:
-        "Translate this process's part of the chosen images; what twins.json says of their files."
+        "Translate this process's part of the chosen images; what translated.json says of their files."
         entries, title = {}, f"{self.source.name} -> {self.target.name}"
         hidden = not progress or rank() > 0
         from tqdm.auto import tqdm
 
         for i in tqdm(my_share(chosen), desc=title, disable=hidden, leave=False):
-            data = png(self.twin(i))
+            data = png(self.translated_image(i))
             atomic_write(self.folder / self.name(i), data)
             entries[self.name(i)] = entry_of(data)
         return entries
 
 # %% ../../nbs/methods/50_translation.ipynb #68534108
-def write_twins(
+def write_translated(
     source: Any,  # data set to translate
     target: Any,  # data set whose look is wanted; its labels are not read
-    folder: str | Path,  # where the twins go: KEY.png for each sample of the source, and twins.json
+    folder: str | Path,  # where the translated images go: KEY.png for each sample of the source, and translated.json
     translate: Callable | str,  # function (image, reference) -> image, uint8 [3,H,W]; or a name `translator` knows
     seed: int = 0,  # decides which target image goes with which source image
     progress: bool = True,  # show a progress bar
@@ -397,6 +397,6 @@ def _write_together(job: _Translation, about: dict, progress: bool) -> int:
     for written in together(lambda: job.write(missing, progress)):
         entries |= written
     whole = about | {"files": {name: entries[name] for name in names}}
-    if missing or "files" not in read_twins_json(folder):
+    if missing or "files" not in read_translation(folder):
         in_first_process(lambda: write_json(folder / ABOUT, whole, seal=True))
     return len(missing)

@@ -131,10 +131,10 @@ class TranslationQuality:
     Scores are fractions, distances squared units of its features."""
 
     before: Evaluation  # on source images
-    after: Evaluation  # on their twins
+    after: Evaluation  # on their translated images
     ceiling: Evaluation  # on target images
     distance_before: float  # source to target
-    distance_after: float  # twins to target
+    distance_after: float  # translated images to target
     distance_floor: float  # target to target, another half
     images: int  # on either side of each distance
     points: int  # of each of those images
@@ -146,7 +146,7 @@ class TranslationQuality:
         return (self.after.miou - self.before.miou) / gap if gap > 0 else float("nan")
 
     def record(self) -> dict:
-        "JSON-able: mIoU of twins, source and target, share of the gap, Fréchet distances, and the sets."
+        "JSON-able: mIoU of translated images, source and target, share of the gap, Fréchet distances, and the sets."
         numbers = {
             "miou": self.after.miou,
             "miou_before": self.before.miou,
@@ -160,7 +160,7 @@ class TranslationQuality:
             "frechet_images": self.images,
             "frechet_points": self.images * self.points,
             "source": self.before.dataset,
-            "twins": self.after.dataset,
+            "translated": self.after.dataset,
             "target": self.ceiling.dataset,
             "seconds": round(sum(e.seconds for e in (self.before, self.after, self.ceiling)), 2),
         }
@@ -169,10 +169,10 @@ class TranslationQuality:
 # %% ../../nbs/methods/55_translation_quality.ipynb #319b2274
 @patch
 def table(self: TranslationQuality) -> Table:
-    "Source, twins and target: mIoU in percent and Fréchet distance to the target."
+    "Source, translated images and target: mIoU in percent and Fréchet distance to the target."
     rows = [
         ("source", self.before, self.distance_before),
-        ("twins", self.after, self.distance_after),
+        ("translated", self.after, self.distance_after),
         ("target (ceiling, floor)", self.ceiling, self.distance_floor),
     ]
     cells = [(name, percent(evaluation.miou), f"{distance:.4g}") for name, evaluation, distance in rows]
@@ -198,33 +198,37 @@ def _check_set(name: str, dataset: Any, space: LabelSpace, least: int) -> None:
         raise InputError(where, "has no labels to score against", remedy)
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #9d080fe7
-def _check_twins(source: Any, twins: Any) -> None:
-    "`InputError` where twins are not those of the source, key by key."
-    pairs = range(min(len(source), len(twins)))
-    stranger = next((i for i in pairs if source.key(i) != twins.key(i)), None)
-    if len(source) == len(twins) and stranger is None:
+def _check_translated(source: Any, translated: Any) -> None:
+    "`InputError` where translated images are not those of the source, key by key."
+    pairs = range(min(len(source), len(translated)))
+    stranger = next((i for i in pairs if source.key(i) != translated.key(i)), None)
+    if len(source) == len(translated) and stranger is None:
         return
     if stranger is None:
-        problem = f"are {len(twins)} for {len(source)} source images"
+        problem = f"are {len(translated)} for {len(source)} source images"
     else:
-        problem = f"have {twins.key(stranger)!r} where the source has {source.key(stranger)!r}"
-    raise InputError(f"twins ({twins.name})", problem, "give the twins of this very source, in its order")
+        problem = f"have {translated.key(stranger)!r} where the source has {source.key(stranger)!r}"
+    raise InputError(
+        f"translated images ({translated.name})",
+        problem,
+        "give the translated images of this very source, in its order",
+    )
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #9b9e5f67
 def check_sets(
-    segmenter: nn.Module, source: Any, twins: Any, target: Any, space: LabelSpace | str | None = None
+    segmenter: nn.Module, source: Any, translated: Any, target: Any, space: LabelSpace | str | None = None
 ) -> None:
     "`InputError` where a translation cannot be judged on these sets."
     space = space_of(segmenter, space, target.space)
-    for name, dataset in (("source", source), ("twins", twins), ("target", target)):
+    for name, dataset in (("source", source), ("translated", translated), ("target", target)):
         _check_set(name, dataset, space, least=2 if dataset is target else 1)
-    _check_twins(source, twins)
+    _check_translated(source, translated)
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #c1c43a2b
 def translation_quality(
     segmenter: nn.Module,  # trained on target labels; comes back in the mode it was in
     source: Any,  # labelled source images
-    twins: Any,  # their translations (`data.twins.Twins`)
+    translated: Any,  # their translations (`data.translated.TranslatedImages`)
     target: Any,  # labelled target images the segmenter has not seen
     n: int | None = None,  # images on either side of a distance; None: all, but at most half of the target's
     seed: int = 0,  # decides which
@@ -237,10 +241,11 @@ def translation_quality(
     """Judge translated images with a segmenter trained on the target.
 
     An examiner's tool: it reads target labels, and is never part of adaptation. InputError for empty or unlabelled
-    sets, other label spaces and strangers among the twins."""
-    check_sets(segmenter, source, twins, target, space)
+    sets, other label spaces and strangers among the translated images."""
+    check_sets(segmenter, source, translated, target, space)
     scores = [
-        evaluate(segmenter, dataset, size, space, precision, progress=progress) for dataset in (source, twins, target)
+        evaluate(segmenter, dataset, size, space, precision, progress=progress)
+        for dataset in (source, translated, target)
     ]
     n = min(n or len(source), len(source), len(target) // 2)
 
@@ -249,6 +254,6 @@ def translation_quality(
 
     of_source, of_target = drawn(len(source), n, seed), drawn(len(target), 2 * n, seed)
     half = cloud(target, of_target[:n])
-    samples = ((source, of_source), (twins, of_source), (target, of_target[n:]))
+    samples = ((source, of_source), (translated, of_source), (target, of_target[n:]))
     distances = [frechet_distance(cloud(dataset, indices), half) for dataset, indices in samples]
     return TranslationQuality(*scores, *distances, n, half.count // n)

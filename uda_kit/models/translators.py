@@ -149,7 +149,7 @@ class ImageDiscriminator(nn.Module):
         H, W = image.shape[-2:]
         if min(H, W) < 24:
             remedy = f"give {max(H, 24)}x{max(W, 24)} or more; its patches have 70x70"
-            raise InputError(f"image of {H}x{W}", "is too small for a critic of patches", remedy)
+            raise InputError(f"image of {H}x{W}", "is too small for a discriminator of patches", remedy)
         x = F.leaky_relu(self.convs[0](2 * image - 1), 0.2)
         for conv in self.convs[1:-1]:
             x = F.leaky_relu(instance_norm(conv(x)), 0.2)

@@ -147,7 +147,7 @@ def full_content_recipes(source: str, table: int) -> list[Recipe]:
     return recipes
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #1d83337d
-SMALL_CIRN = "warm-up on the source, then this row's stages; tiny network, narrow critics, small generators"
+SMALL_CIRN = "warm-up on the source, then this row's stages; tiny network, narrow discriminators, small generators"
 SMALL_TRANSLATION = {"scenes": (1000, 1), "camvid": (800, 1)}  # steps, and images in each
 
 
@@ -157,7 +157,7 @@ class SmallRow(Row):
 
     k: int = 2  # attention modules of the ancillary classifier
     longer: int = 1  # factor on the steps of stage 2
-    twins: str = ""  # a folder of translated images, instead of a translation
+    translated: str = ""  # a folder of translated images, instead of a translation
 
 
 def small_translation(b: SmallBenchmark) -> TranslationConfig:
@@ -173,8 +173,8 @@ def small_content_stages(b: SmallBenchmark, row: SmallRow) -> tuple[StageConfig,
     net = replace(TINY, ancillary=row.k) if row.ass else TINY
     stages = [StageConfig(b.source, plain, TINY, None, AdamW(scale.warmup_lr), scale.warmup, name="warmup")]
     source, adam = b.source, AdamW(scale.lr)
-    if row.cir and row.twins:
-        source = replace(source, twins=row.twins, originals=False)
+    if row.cir and row.translated:
+        source = replace(source, translated=row.translated, originals=False)
     elif row.cir:
         stages.append(small_translation(b))
         source = as_intermediate(source)
@@ -188,19 +188,21 @@ def small_content_stages(b: SmallBenchmark, row: SmallRow) -> tuple[StageConfig,
 # %% ../../nbs/recipes/50_content_invariant.ipynb #1d83337e
 def small_cirn_terms(scale: SmallScale, **settings) -> CIRNTerms:
     "Losses of stage 2 with the paper's weights, the adversarial one scaled, and a small discriminator."
-    small = CIRNTerms(adv=1e-3 * scale.adv_scale, seg_aux=0.1, lr=scale.critic_lr, width=scale.critic_width)
+    small = CIRNTerms(
+        adv=1e-3 * scale.adv_scale, seg_aux=0.1, lr=scale.discriminator_lr, width=scale.discriminator_width
+    )
     return replace(small, **settings)
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #1c50f063
 def small_content_recipes(b: SmallBenchmark) -> list[Recipe]:
     "Table 4 and its controls, the values of K and the sweeps on a small benchmark."
-    terms, folder = small_cirn_terms(b.scale), f"{b.name}-twins"
+    terms, folder = small_cirn_terms(b.scale), f"{b.name}-translated"
     rows = {name: SmallRow(cir, terms if ass else None, st) for name, (_, cir, ass, st) in TABLE_4.items()}
     rows |= {
         "cir-statistics": SmallRow(True, replace(terms, adv=1e-9)),
         "cir-ass-longer": SmallRow(True, terms, longer=2),
-        "cir-colours": SmallRow(True, None, twins=folder),
-        "cir-ass-colours": SmallRow(True, terms, twins=folder),
+        "cir-colours": SmallRow(True, None, translated=folder),
+        "cir-ass-colours": SmallRow(True, terms, translated=folder),
     }
     for name, variation in variations().items():
         rows[name] = SmallRow(True, replace(terms, **variation.settings), k=variation.k)

@@ -21,7 +21,7 @@ from ..data.datasets import open_named, parse_spec, read_options
 from ..data.labels import LabelSpace, translate
 from ..data.sampling import RareClassSampling
 from ..data.transforms import JointTransform
-from ..data.translated import Twins, with_twins
+from ..data.translated import TranslatedImages, join_translated
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a0005
 LOADER_FIELDS = (
@@ -45,7 +45,7 @@ class Data:
     flip: bool = False
     scale: tuple[Scale, Scale] | None = None  # (low, high) of a random factor before the crop
     crop: Size | None = None  # (height, width) of a random window
-    twins: str = ""  # name of a folder of translated images, located like a data set
+    translated: str = ""  # name of a folder of translated images, located like a data set
     translated_by: str = ""  # name of an earlier stage that translates the images
     originals: bool = True  # False: translated images replace the originals instead of joining them
     rare: RareClassSampling | None = (
@@ -96,7 +96,7 @@ def __str__(self: Data) -> str:
 def with_images(self: Data, other: Data) -> Data:
     "The entry with another one's images; batch size, crop and the like stay."
     size = None if "scenes" in (self.name, other.name) else self.size
-    keep = ("batch_size", "flip", "scale", "crop", "twins", "translated_by", "originals", "rare")
+    keep = ("batch_size", "flip", "scale", "crop", "translated", "translated_by", "originals", "rare")
     fields = {name: getattr(self, name) for name in keep}
     return replace(other, split=other.split or self.split, size=other.size or size, **fields)
 
@@ -167,9 +167,9 @@ def open_images(
 def open_data(
     data: Data, space: str | LabelSpace | None, roots: dict[str, str] | None = None, labelled: bool | None = None
 ) -> Dataset:
-    "`open_images`, with or instead of them the images of the folder `twins`."
+    "`open_images`, with or instead of them the images of the folder `translated`."
     dataset = open_images(data, space, roots, labelled)
-    return with_translated(dataset, need_root(data.twins, roots), data.originals) if data.twins else dataset
+    return with_translated(dataset, need_root(data.translated, roots), data.originals) if data.translated else dataset
 
 
 def with_translated(
@@ -178,7 +178,7 @@ def with_translated(
     originals: bool,  # False: they replace the originals
 ) -> Dataset:
     "A data set with its translated images."
-    return with_twins(dataset, folder) if originals else Twins(dataset, folder)
+    return join_translated(dataset, folder) if originals else TranslatedImages(dataset, folder)
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a000e
 def is_own(data: Data) -> bool:

@@ -174,7 +174,7 @@ def synscapes_recipes() -> list[Recipe]:
 
 # %% ../../nbs/recipes/30_output_space.ipynb #f731a603
 TINY = DeepLabV2("tiny", multi_level=True, bn="train")
-SMALL = "two stages: warm-up on the source, then this row's objective; tiny network, narrow critic"
+SMALL = "two stages: warm-up on the source, then this row's objective; tiny network, narrow discriminator"
 
 
 @dataclass(frozen=True)
@@ -188,25 +188,25 @@ class SmallScale:
     warmup_lr: float = 2e-3
     lr: float = 1e-3
     adv_scale: float = 10.0
-    critic_width: int = 16
-    critic_lr: float = 1e-3
+    discriminator_width: int = 16
+    discriminator_lr: float = 1e-3
 
     def terms(self, paper: OutputSpaceTerms) -> OutputSpaceTerms:
         "Losses with the paper's weights, the adversarial ones scaled, and a small discriminator."
         adv, adv_aux = paper.adv * self.adv_scale, paper.adv_aux * self.adv_scale
-        return replace(paper, adv=adv, adv_aux=adv_aux, width=self.critic_width, lr=self.critic_lr)
+        return replace(paper, adv=adv, adv_aux=adv_aux, width=self.discriminator_width, lr=self.discriminator_lr)
 
     def stages(
         self,
         terms: TermsConfig,
         source: Data,
         target: Data | None,
-        twins: str = "",
+        translated: str = "",
         modes: Clustering | None = None,
     ) -> tuple[StageConfig, StageConfig]:
         "Warm-up on the source, then `terms`; translated images and patch modes are the second stage's."
         warmup = StageConfig(source, SupervisedTerms(), TINY, None, AdamW(self.warmup_lr), self.warmup, name="warmup")
-        source = replace(source, twins=twins)
+        source = replace(source, translated=translated)
         adapt = StageConfig(source, terms, TINY, target, AdamW(self.lr), self.steps, name="adapt", modes=modes)
         return warmup, adapt
 

@@ -115,7 +115,7 @@ class PatchTask:
 
     source: Data
     clustering: Clustering
-    twins: str  # folder of translated source images
+    translated: str  # folder of translated source images
     target: Data = CITYSCAPES
     test: Data = CITYSCAPES_VAL
     space: str = "cityscapes19"
@@ -131,7 +131,7 @@ class PatchTask:
         adapts: bool = True,  # False: no target is read
     ) -> Recipe:
         "A recipe of the patch paper at full size."
-        source = replace(self.source, twins=self.twins if "pi" in cell.partners else "")
+        source = replace(self.source, translated=self.translated if "pi" in cell.partners else "")
         target, modes = self.target if adapts else None, self.clustering if cell.patch else None
         stage = StageConfig(source, cell.terms(self.terms), net, target, **FULL, modes=modes)
         return Recipe(name, (stage,), self.test, self.space, None, ("patch_alignment",), tuple(rows), self.protocol)
@@ -212,7 +212,9 @@ def robotcar_recipes() -> list[Recipe]:
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #3a688a52
 POSE, LANE = scenes_benchmark("pose", "lorry"), scenes_benchmark("lane", "van")
 SMALL_PATCH = {"scenes": (12, 24), "pose": (12, 24), "lane": (12, 24), "camvid": (18, 24)}
-SMALL_FUSION = "two stages: warm-up on the source, then this row's objective; tiny network, narrow output critics"
+SMALL_FUSION = (
+    "two stages: warm-up on the source, then this row's objective; tiny network, narrow output discriminators"
+)
 SMALL_WEIGHT = 0.3
 SELF_START = 100  # of the second stage's 300 steps: pseudo-labels after a third of them
 
@@ -227,19 +229,19 @@ def small_fusion(scale: SmallScale) -> FusionTerms:
         adv_target=1e-3 * scale.adv_scale,
         self_start=SELF_START,
         fakes="both",
-        width=scale.critic_width,
-        lr=scale.critic_lr,
+        width=scale.discriminator_width,
+        lr=scale.discriminator_lr,
     )
-    patch = PatchTerms(discriminative=SMALL_WEIGHT, adv=SMALL_WEIGHT, start=0, lr=scale.critic_lr)
+    patch = PatchTerms(discriminative=SMALL_WEIGHT, adv=SMALL_WEIGHT, start=0, lr=scale.discriminator_lr)
     return FusionTerms(ou, ps, patch, seg_aux=0.1)
 
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #322efa21
 def small_row(b: SmallBenchmark, cell: Cell, k: int = 50, settings: dict[str, Any] | None = None) -> Recipe:
     "A row on a small benchmark; `settings`: of patch alignment, where they differ."
     terms = cell.terms(with_patch(small_fusion(b.scale), settings or {}))
-    twins = f"{b.name}-twins" if "pi" in cell.partners else ""
+    translated = f"{b.name}-translated" if "pi" in cell.partners else ""
     modes = Clustering(SMALL_PATCH[b.name], k, 20_000) if cell.patch else None
-    stages = b.scale.stages(terms, b.source, b.target, twins, modes)
+    stages = b.scale.stages(terms, b.source, b.target, translated, modes)
     return b.recipe(cell.name, stages, ("patch_alignment",), SMALL_FUSION)
 
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #3a688a53

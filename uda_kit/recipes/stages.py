@@ -23,7 +23,7 @@ from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
 from ..methods.pseudo_labels import PseudoLabelled, confidence_rule, make_pseudo_labels
-from ..methods.translation import CycleGAN, write_twins
+from ..methods.translation import CycleGAN, write_translated
 from ..models.checkpoints import load_weights, read_header, save_weights
 from ..models.segmenters import Segmenter
 from ..models.translators import load_translator, save_translator, translator_header
@@ -184,7 +184,7 @@ def check_judged(config: "StageConfig", source: LoaderConfig) -> None:
     height, width = config.source.crop or config.source.size or source.dataset.image(0).shape[1:]
     if min(height, width) < SMALLEST_JUDGED:
         enough = f"{max(height, SMALLEST_JUDGED)}x{max(width, SMALLEST_JUDGED)}"
-        problem = f"looks at images of {height}x{width}, too small for a critic of patches"
+        problem = f"looks at images of {height}x{width}, too small for a discriminator of patches"
         raise InputError(config.name, problem, f"give {enough} or more")
 
 # %% ../../nbs/recipes/15_stages.ipynb #57a6000f
@@ -240,12 +240,12 @@ def finish(self: TranslationStage, run: "Run") -> None:
             save_translator(self.net, file)
 
     in_first_process(write_translator)
-    source: Dataset = run.open(replace(config.source, twins="", translated_by=""), True)
-    target = run.open(replace(config.target, twins="", translated_by=""), False)
+    source: Dataset = run.open(replace(config.source, translated="", translated_by=""), True)
+    target = run.open(replace(config.target, translated="", translated_by=""), False)
     if config.source.resize:
         source = Resized(source, config.source.resize)
-    folder = run.place(f"twins-{self.name}", self.key)
-    write_twins(source, target, folder, CycleGAN(file, run.device), run.options.seed, run.options.progress)
+    folder = run.place(f"translated-{self.name}", self.key)
+    write_translated(source, target, folder, CycleGAN(file, run.device), run.options.seed, run.options.progress)
     run.artifacts[self.name] = folder
 
 # %% ../../nbs/recipes/15_stages.ipynb #57a60010

@@ -55,7 +55,7 @@ def check_stage_values(stage: StageConfig, path: str) -> None:
     if stage.source.rare and not stage.labels_given:
         remedy = "leave it out: which classes the pseudo-labels hold is not known before the run"
         raise InputError(f"{path}.source.rare", "draws images by the classes of their labels", remedy)
-    for name in ("rare", "translated_by", "twins"):
+    for name in ("rare", "translated_by", "translated"):
         if stage.target and getattr(stage.target, name):
             raise InputError(f"{path}.target.{name}", "is for labelled source images", "leave it out")
 
@@ -81,6 +81,6 @@ def check_data(data: Data | None, path: str) -> None:
 
 def check_judge(data: Data | None, path: str) -> None:
     "`InputError` where images that judge a network have what only training images have; None passes."
-    for name in ("rare", "translated_by", "twins"):
+    for name in ("rare", "translated_by", "translated"):
         if data and getattr(data, name):
             raise InputError(f"{path}.{name}", "is for images that train", "leave it out")

@@ -223,7 +223,7 @@ def stage_state(
         "optimizer": optimizer.state_dict(),
         "random": random,
         "terms": {name: term.state_dict() for name, term in stage.terms.items()},
-        "critics": discriminators,
+        "discriminators": discriminators,
         "transforms": [transform.state_dict() for transform in stage.transforms],
     }
 
@@ -234,7 +234,7 @@ def load_stage_state(stage: Stage, optimizer: torch.optim.Optimizer, state: dict
     for name, term in stage.terms.items():
         term.load_state_dict(state["terms"][name])
         for part, own in term.optimizers().items():
-            own.load_state_dict(state["critics"][name][part])
+            own.load_state_dict(state["discriminators"][name][part])
     for transform, saved in zip(stage.transforms, state["transforms"], strict=False):
         transform.load_state_dict(saved)
     set_random_state(state["random"][rank])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLAIN', 'AVERAGES', 'Batch', 'Term', 'Plain', 'train_step', 'weighted_cross_entropy', 'BatchTransform',
            'check_batches', 'backward_groups', 'Objective', 'NonFiniteError', 'check_losses', 'check_gradients',
-           'critic_step']
+           'discriminator_step']
 
 # %% ../../nbs/training/10_objective.ipynb #0c22a9fd
 from collections.abc import Callable, Iterable, Mapping
@@ -398,26 +398,26 @@ def check_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> Tensor:
     raise NonFiniteError("gradient is not finite: " + ", ".join(bad[:3]) + more)
 
 # %% ../../nbs/training/10_objective.ipynb #514405f3
-def critic_step(
-    critic: nn.Module,
+def discriminator_step(
+    discriminator: nn.Module,
     optimizer: torch.optim.Optimizer,
     losses: Iterable[Callable[[], Tensor]],  # differentiated one after the other
     autocast: Callable = nullcontext,  # precision of the forward passes
 ) -> Tensor:  # sum of the losses, detached
     "One step of a discriminator on the sum of `losses`; its parameters require gradients only inside this call."
-    critic.requires_grad_(True)
+    discriminator.requires_grad_(True)
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros(())
     for loss in losses:
         with autocast():
             value = loss()
-        check_losses({"critic": value.detach()})
+        check_losses({"discriminator": value.detach()})
         value.backward()
         total = total + value.detach()
-    average_gradients(critic.parameters())
-    check_gradients(critic.named_parameters())
+    average_gradients(discriminator.parameters())
+    check_gradients(discriminator.named_parameters())
     optimizer.step()
-    critic.requires_grad_(False)
+    discriminator.requires_grad_(False)
     return total
 
 # %% ../../nbs/training/10_objective.ipynb #e4ac4987

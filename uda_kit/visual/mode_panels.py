@@ -310,9 +310,9 @@ def _cell_names(cells: int) -> tuple:  # cells x cells of them
     return CELLS.get(cells) or tuple(names)
 
 
-def _ink_on(colour: np.ndarray) -> str:  # "black" or "white"
+def _ink_on(color: np.ndarray) -> str:  # "black" or "white"
     "The colour of letters that can be read on a colour [3], in fractions."
-    luminance = colour @ (0.2126, 0.7152, 0.0722)
+    luminance = color @ (0.2126, 0.7152, 0.0722)
     return "black" if luminance > 0.45 else "white"
 
 # %% ../../nbs/visual/80_mode_panels.ipynb #9a38b7a1
@@ -327,10 +327,10 @@ def _draw_histogram(
     cells = np.arange(len(histogram))
     left = np.zeros(len(histogram))
     for c in shown:
-        colour = np.array(space.palette[c]) / 255
+        color = np.array(space.palette[c]) / 255
         length = histogram[:, c]
-        ax.barh(cells, length, 0.86, left, color=colour, edgecolor="white", linewidth=0.5)
-        letters = dict(ha="center", va="center", fontsize=6.5, color=_ink_on(colour))
+        ax.barh(cells, length, 0.86, left, color=color, edgecolor="white", linewidth=0.5)
+        letters = dict(ha="center", va="center", fontsize=6.5, color=_ink_on(color))
         for cell in np.flatnonzero(length > named):
             ax.text(left[cell] + length[cell] / 2, cell, drawn_name(space.classes[c], 16), **letters)
         left += length

@@ -45,12 +45,12 @@ class Field:
     values: object  # array or tensor [H,W]
     low: float = 0.0  # the darkest colour
     high: float = 1.0  # the brightest colour
-    colours: str = "viridis"
+    colors: str = "viridis"
 
     def __post_init__(self):
         _check_values(array_of(self.values))
         _check_scale(self.low, self.high)
-        _check_colours(self.colours)
+        _check_colors(self.colors)
 
 # %% ../../nbs/visual/70_panels.ipynb #0135b436
 def _check_values(values: np.ndarray) -> None:
@@ -68,12 +68,12 @@ def _check_scale(low: object, high: object) -> None:
         raise InputError("field", f"runs from {short(low)} to {short(high)}", "give low < high")
 
 # %% ../../nbs/visual/70_panels.ipynb #da9d3f07
-def _check_colours(colours: object) -> None:
+def _check_colors(colors: object) -> None:
     "`InputError` for a name that is none of Matplotlib's colour maps."
     from matplotlib import colormaps
 
-    if not isinstance(colours, str) or colours not in colormaps:
-        problem = f"colours={short(colours)} are unknown"
+    if not isinstance(colors, str) or colors not in colormaps:
+        problem = f"colours={short(colors)} are unknown"
         raise InputError("field", problem, "choose one of Matplotlib's, such as viridis")
 
 # %% ../../nbs/visual/70_panels.ipynb #dd381bea
@@ -178,8 +178,8 @@ def _draw_panel(
     pixels = as_picture(picture, space)
     if isinstance(picture, Field):
         step = math.ceil(pixels.shape[1] / wide)
-        colours = dict(cmap=scale.colours, vmin=scale.low, vmax=scale.high)
-        ax.imshow(pixels[::step, ::step], **colours, interpolation="nearest", aspect="auto")
+        colors = dict(cmap=scale.colors, vmin=scale.low, vmax=scale.high)
+        ax.imshow(pixels[::step, ::step], **colors, interpolation="nearest", aspect="auto")
     else:
         smooth = array_of(picture).ndim == 3
         ax.imshow(shrink(pixels, wide, smooth), interpolation="antialiased" if smooth else "nearest", aspect="auto")
@@ -287,7 +287,7 @@ def _draw_rows(
             if c == 0 and names:
                 _name_row(ax, names[r])
             if title in scales and r == len(rows) - 1:
-                _add_colour_bar(figure, ax, layout.legend / total, layout.bars / total)
+                _add_color_bar(figure, ax, layout.legend / total, layout.bars / total)
 
 # %% ../../nbs/visual/70_panels.ipynb #fbe44dc2
 def picture_grid(
@@ -314,7 +314,7 @@ def picture_grid(
     return figure
 
 # %% ../../nbs/visual/70_panels.ipynb #1af23404
-def _add_colour_bar(
+def _add_color_bar(
     figure: Figure,
     ax: Axes,  # with the picture
     bottom: float,  # of the strip, fraction of the figure

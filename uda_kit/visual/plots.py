@@ -314,11 +314,11 @@ def confusion_plot(
 # %% ../../nbs/visual/90_plots.ipynb #7ae6a0b6
 def _label_matrix(ax: Axes) -> None:
     "Names of the axes, and letters of fitting size."
-    colour_bar = ax.collections[0].colorbar.ax
+    color_bar = ax.collections[0].colorbar.ax
     ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor", fontsize=8)
-    for axes in (ax, colour_bar):
+    for axes in (ax, color_bar):
         axes.tick_params(labelsize=8, length=0)
-    colour_bar.yaxis.label.set_size(9)
+    color_bar.yaxis.label.set_size(9)
     ax.set_xlabel("predicted", fontsize=9)
     ax.set_ylabel("true", fontsize=9)
 
@@ -327,7 +327,7 @@ def _check_game(points: dict, stage: str | None) -> None:
     "`InputError` where nothing was logged."
     if not any(points.values()):
         problem = "no loss of this stage was logged" if stage else "no loss was logged"
-        raise InputError("adversarial_curves", problem, "choose a stage that has critics")
+        raise InputError("adversarial_curves", problem, "choose a stage that has discriminators")
 
 # %% ../../nbs/visual/90_plots.ipynb #936a7a4e
 def adversarial_curves(
@@ -335,12 +335,12 @@ def adversarial_curves(
     ax: Axes | None = None,  # None: a new figure
     stage: str | None = None,  # name of the stage; None: all records
     names: Mapping[str, str] | None = None,  # key of the log -> name in the legend, in this order; None: all losses
-    kind: str = "vanilla",  # objective of the critics, or "least_squares"
+    kind: str = "vanilla",  # objective of the discriminators, or "least_squares"
     window: int = 1,  # steps logged that are averaged
     title: str | None = None,
     legend: bool | str = True,  # on the axes; "outside": at their right
 ) -> Axes:  # `.figure` is the figure
-    """Critics, adversarial and source losses of one stage, with the band in which a critic is of use
+    """Discriminators, adversarial and source losses of one stage, with the band in which a discriminator is of use
     (output-space paper, Eq. 2 and 4). `InputError` where none of it was logged."""
     records = stage_records(records, stage)
     window = whole_number(window, "adversarial_curves: window", 1)

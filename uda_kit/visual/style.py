@@ -253,7 +253,7 @@ def draw_bars(
     "Bars of several series side by side, different in colour and hatching."
     each = width / len(series)
     for k, (label, heights) in enumerate(series):
-        colour, hatch = looks[k % len(looks)]
+        color, hatch = looks[k % len(looks)]
         shift = (k - (len(series) - 1) / 2) * each
         ax.bar(
             [place + shift for place in range(len(heights))],
@@ -261,7 +261,7 @@ def draw_bars(
             each,
             yerr=spreads[k] if spreads else None,
             error_kw=dict(elinewidth=0.7, ecolor=".25"),
-            color=colour,
+            color=color,
             hatch=hatch,
             edgecolor="white",
             linewidth=0.4,

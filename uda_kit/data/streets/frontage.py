@@ -6,7 +6,7 @@
 __all__ = ['frontage', 'plant']
 
 # %% ../../../nbs/data/streets/45_frontage.ipynb #f0070006
-from .materials import Color, colour, darker, plain, tiled
+from .materials import Color, color, darker, plain, tiled
 from .roadside import block, tree
 from .street import BAND, Shade, Spot, Street, Thing, chance, pick
 from .style import Draws, SceneStyle
@@ -48,7 +48,7 @@ def _fence(style: SceneStyle, u: Draws) -> tuple:
     bar_distance = 0.32 if u[4] < 0.6 else 0.7
     bars = u[5] < 0.5
     period = (bar_distance, 9.0 if bars else 0.45)
-    return tiled(colour(style, "gap", u[3]), colour(style, "rail", u[2]), period, (0.5, 1.0 if bars else 0.45), 0.1)
+    return tiled(color(style, "gap", u[3]), color(style, "rail", u[2]), period, (0.5, 1.0 if bars else 0.45), 0.1)
 
 # %% ../../../nbs/data/streets/45_frontage.ipynb #e9bc2ce1
 def barrier(style: SceneStyle, kind: str, spot: Spot, u: Draws) -> Thing:
@@ -56,14 +56,14 @@ def barrier(style: SceneStyle, kind: str, spot: Spot, u: Draws) -> Thing:
     shape, thick = "flat", 0.15
     if kind == "wall":
         height = 2.0 + 1.6 * u[1]
-        brick = colour(style, "masonry", u[2])
+        brick = color(style, "masonry", u[2])
         coat = tiled(darker(brick, 0.8), brick, (0.9, 0.42), (0.93, 0.88), 0.25)
     elif kind == "fence":
         height = 1.5 + 1.2 * u[1]
         coat = _fence(style, u)
     else:
         height = 1.2 + 2.2 * u[1]
-        coat = plain(colour(style, "leaves", u[2]), 1.6, 9.0)
+        coat = plain(color(style, "leaves", u[2]), 1.6, 9.0)
         shape, thick = "row", 0.9
     top = plain([1.1 * value for value in coat[3:6]])
     shade = Shade(0.2, BAND / 2, height, BAND / 2)
@@ -74,17 +74,17 @@ def barrier(style: SceneStyle, kind: str, spot: Spot, u: Draws) -> Thing:
 def _ground_floor(style: SceneStyle, wall: Color, u: Draws) -> tuple:
     "Material row of a shop's windows, or of a wall with doors."
     if u[10] < 0.5:
-        window = colour(style, "pane", u[9])
-        return tiled(colour(style, "shop", u[8]), window, (3.1, 9.0), (0.8, 0.27), 0.6)
-    door = colour(style, "trim", u[9])
+        window = color(style, "pane", u[9])
+        return tiled(color(style, "shop", u[8]), window, (3.1, 9.0), (0.8, 0.27), 0.6)
+    door = color(style, "trim", u[9])
     return tiled(darker(wall, 0.85), door, (3.9, 9.0), (0.3, 0.26), 0.3)
 
 # %% ../../../nbs/data/streets/45_frontage.ipynb #1f050f9f
 def house(style: SceneStyle, street: Street, spot: Spot, u: Draws) -> list[Thing]:
     "A house front of one band: body with windows and roof, then the ground floor."
     tall = max(4.0, street.tall * (0.7 + 0.6 * u[1]))
-    wall, roof = colour(style, "plaster", u[3]), plain(colour(style, "roof", u[7]))
-    pane = colour(style, "pane", u[4])
+    wall, roof = color(style, "plaster", u[3]), plain(color(style, "roof", u[7]))
+    pane = color(style, "pane", u[4])
     window_distance, window_width = 1.6 + 1.8 * u[5], 0.4 + 0.3 * u[6]
     body = tiled(wall, pane, (window_distance, 3.0), (window_width, 0.5), 0.9)
     floor = _ground_floor(style, wall, u)
@@ -100,8 +100,8 @@ def house(style: SceneStyle, street: Street, spot: Spot, u: Draws) -> list[Thing
 # %% ../../../nbs/data/streets/45_frontage.ipynb #5029ec8e
 def plant(style: SceneStyle, spot: Spot, size: float, u: Draws) -> Thing:
     "A tree of `size` times six metres."
-    leaves = colour(style, "leaves", u[0])
-    coats = [plain(colour(style, "bark", u[1]))]
+    leaves = color(style, "leaves", u[0])
+    coats = [plain(color(style, "bark", u[1]))]
     coats += [plain(darker(leaves, factor), 1.6, 8.0) for factor in (0.72, 0.95, 1.18)]
     scale = (size * spot.sign, size, size)
     shade = Shade(1.2 * size, 1.2 * size, 5 * size)

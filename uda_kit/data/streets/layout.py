@@ -9,7 +9,7 @@ __all__ = ['populate', 'ground']
 import numpy as np
 
 from .frontage import frontage
-from .materials import colour, darker, plain, tiled
+from .materials import color, darker, plain, tiled
 from .pavement import furniture
 from .shapes import Face, card, rect, solid
 from .street import BAND, BANDS, Street, Thing
@@ -60,8 +60,8 @@ def backdrop(style: SceneStyle, u: Draws) -> list[Thing]:
     "Sky, open terrain and skyline."
     dome = [(-4000, -400, 2000), (4000, -400, 2000), (4000, 2500, 2000), (-4000, 2500, 2000)]
     meadow = [(-900, 0, -5), (-900, 0, 900), (900, 0, 900), (900, 0, -5)]
-    sky = plain(colour(style, "sky", u[5]), 0.35, 0.02, 0.0)
-    grass = plain(colour(style, "grass", u[6]), 1.3, 7.0)
+    sky = plain(color(style, "sky", u[5]), 0.35, 0.02, 0.0)
+    grass = plain(color(style, "grass", u[6]), 1.3, 7.0)
     return [
         lay(sky, [Face("sky", 0, dome)]),
         lay(grass, [Face("terrain", 0, meadow)]),
@@ -72,7 +72,7 @@ def backdrop(style: SceneStyle, u: Draws) -> list[Thing]:
 def ground(style: SceneStyle, street: Street, u: Draws) -> list[Thing]:
     "Backdrop, pavement, road and markings as things, in the order they cover each other; `u` is 16 random numbers."
     left, right = street.kerb
-    paving = colour(style, "paving", u[2])
+    paving = color(style, "paving", u[2])
     walk = plain(paving, 0.9, 18.0)
     if u[3] < 0.75:
         walk = tiled(darker(paving, 0.8), paving, (1.2, 0.8), (0.95, 0.94), 0.12, 0.6, 18.0)
@@ -80,9 +80,9 @@ def ground(style: SceneStyle, street: Street, u: Draws) -> list[Thing]:
     for span in SPANS:
         walks += [strip("sidewalk", street.walk[0], left, *span), strip("sidewalk", right, street.walk[1], *span)]
         kerbs += [strip("sidewalk", x - 0.12, x + 0.12, *span) for x in (left, right)]
-    asphalt = plain(colour(style, "asphalt", u[0]), 1.0, 18.0)
-    kerbstone = plain(colour(style, "kerb", u[4]), 0.4)
-    paint = plain(colour(style, "paint", u[1]), 0.5, 18.0)
+    asphalt = plain(color(style, "asphalt", u[0]), 1.0, 18.0)
+    kerbstone = plain(color(style, "kerb", u[4]), 0.4)
+    paint = plain(color(style, "paint", u[1]), 0.5, 18.0)
     return backdrop(style, u) + [
         lay(walk, walks),
         lay(asphalt, [strip("road", left, right, *span) for span in SPANS]),
@@ -116,14 +116,14 @@ def skyline(style: SceneStyle, u: Draws) -> list[Thing]:
         return (u[10] * k * factor) % 1
 
     hills = [(-400, 0)] + [(-400 + 40 * k, 3 + 10 * some(k + 3, 7.3)) for k in range(21)] + [(400, 0)]
-    leaves = plain(colour(style, "leaves", u[9]), 1.0, 0.5)
+    leaves = plain(color(style, "leaves", u[9]), 1.0, 0.5)
     things = [Thing(solid([card("vegetation", 0, hills)]), [leaves], 0.0, 150.0)]
     towers = []
     for k, x in enumerate(range(-170, 160, 24)):
         if some(k + 5, 3.9) < 0.55:
             towers.append(card("building", 0, rect(x, 0, x + 22, 8 + 22 * some(k + 2, 5.7))))
     if towers:
-        pane = colour(style, "pane", u[12])
-        front = tiled(colour(style, "plaster", u[11]), pane, (3.0, 3.5), (0.5, 0.5), 0.6)
+        pane = color(style, "pane", u[12])
+        front = tiled(color(style, "plaster", u[11]), pane, (3.0, 3.5), (0.5, 0.5), 0.6)
         things.append(Thing(solid(towers), [front], 0.0, 140.0))
     return things

@@ -75,7 +75,7 @@ def signposts(style: SceneStyle, spot: Spot, rows: list[Draws]) -> list[Thing]:
         if u[0] >= chance(style, "traffic sign"):
             continue
         kind = choose(style.signs, u[1])
-        coats = [hardware(style, "metal", u[2])] + sign_colours(style, kind, u[3])
+        coats = [hardware(style, "metal", u[2])] + sign_colors(style, kind, u[3])
         sign, x, z = spot.moved(0.5 + 0.8 * u[4], 9 * u[5])
         mirrored = sign if kind == "arrow" else 1  # arrows point to the road's side
         scale = (1.35 * mirrored, 1.15, 1.0)
@@ -83,7 +83,7 @@ def signposts(style: SceneStyle, spot: Spot, rows: list[Draws]) -> list[Thing]:
     return things
 
 # %% ../../../nbs/data/streets/55_pavement.ipynb #960745cb
-SIGN_COLOURS = {  # kind: rim, face, mark
+SIGN_COLORS = {  # kind: rim, face, mark
     "circle": ("red", "white", "black"),
     "triangle": ("red", "white", "black"),
     "octagon": ("white", "red", "white"),
@@ -92,7 +92,7 @@ SIGN_COLOURS = {  # kind: rim, face, mark
     "arrow": ("white", "blue", "white"),
     "board": ("white", "green", "white"),
 }
-SECOND_SIGN_COLOURS = {  # of kinds that come in two
+SECOND_SIGN_COLORS = {  # of kinds that come in two
     "circle": ("white", "blue", "white"),
     "rectangle": ("black", "white", "black"),
     "arrow": ("black", "yellow", "black"),
@@ -100,9 +100,9 @@ SECOND_SIGN_COLOURS = {  # of kinds that come in two
 }
 
 
-def sign_colours(style: SceneStyle, kind: str, u: float) -> list[tuple]:
+def sign_colors(style: SceneStyle, kind: str, u: float) -> list[tuple]:
     "Material rows of a traffic sign's rim, face and mark."
-    names = SIGN_COLOURS[kind] if u < 0.5 else SECOND_SIGN_COLOURS.get(kind, SIGN_COLOURS[kind])
+    names = SIGN_COLORS[kind] if u < 0.5 else SECOND_SIGN_COLORS.get(kind, SIGN_COLORS[kind])
     return [hardware(style, name, u) for name in names]
 
 # %% ../../../nbs/data/streets/55_pavement.ipynb #0d9078dd

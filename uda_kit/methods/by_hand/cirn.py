@@ -42,7 +42,9 @@ def _discrepancy_by_hand(net: nn.Module) -> Tensor:
     return w @ w_ / (w.norm() * w_.norm()) + 1
 
 # %% ../../../nbs/methods/by_hand/40_cirn.ipynb #7cabb60e
-def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, P_I: Tensor, P_T: Tensor, weight: Tensor) -> Tensor:
+def _discriminator_by_hand(
+    D: nn.Module, optimizer: torch.optim.Optimizer, P_I: Tensor, P_T: Tensor, weight: Tensor
+) -> Tensor:
     "The discriminator's step: Eq. 7 as it sees it."
     D.requires_grad_(True)
     optimizer.zero_grad()
@@ -57,7 +59,7 @@ def cirn_step(
     net: nn.Module,
     D: nn.Module,  # answers at the image's size
     optimizer: torch.optim.Optimizer,
-    critic_optimizer: torch.optim.Optimizer,
+    discriminator_optimizer: torch.optim.Optimizer,
     x_i: Tensor,  # [B,3,H,W] intermediate domain
     y_i: Tensor,  # [B,H,W]
     x_t: Tensor,  # [B,3,H,W]
@@ -78,5 +80,5 @@ def cirn_step(
     L_wd = _discrepancy_by_hand(net)
     (L_seg + adv * L_adv + discrepancy * L_wd).backward()  # Eq. 8
     optimizer.step()
-    L_D = _critic_by_hand(D, critic_optimizer, P_I, P_T, weight)
-    return {"seg": L_seg.detach(), "adv": L_adv.detach(), "discrepancy": L_wd.detach(), "critic": L_D}
+    L_D = _discriminator_by_hand(D, discriminator_optimizer, P_I, P_T, weight)
+    return {"seg": L_seg.detach(), "adv": L_adv.detach(), "discrepancy": L_wd.detach(), "discriminator": L_D}

@@ -17,7 +17,7 @@ from ...data.streams import generator_at
 from ...models.segmenters import upsample
 
 # %% ../../../nbs/methods/by_hand/50_cyclegan.ipynb #6faf8272
-def shown_to_critic(
+def shown_to_discriminator(
     pool: list[Tensor],  # images so far
     fake: Tensor,  # [1,3,H,W]
     generator: torch.Generator,
@@ -39,7 +39,7 @@ def _l1(a: Tensor, b: Tensor) -> Tensor:
     return ((2 * a - 1) - (2 * b - 1)).abs().mean()
 
 
-def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, shown: Tensor) -> Tensor:
+def _discriminator_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, shown: Tensor) -> Tensor:
     "A discriminator's step: originals to 1, translations to 0; its loss."
     for q in D.parameters():
         q.requires_grad = True
@@ -99,7 +99,7 @@ def generators_by_hand(
 def cyclegan_step(
     nets: CycleGANNets,
     optimizer: torch.optim.Optimizer,  # of G and F
-    critic_optimizers: dict[str, torch.optim.Optimizer],  # by side
+    discriminator_optimizers: dict[str, torch.optim.Optimizer],  # by side
     pools: dict[str, list],  # by side
     images: CycleGANImages,
     step: int,  # counts from 0
@@ -115,6 +115,6 @@ def cyclegan_step(
     optimizer.step()
     log = {name: loss.detach() for name, loss in L.items()}
     for side, D, x, fake in (("source", nets.D_S, images.x_s, fake_s), ("target", nets.D_T, images.x_t, fake_t)):
-        shown = shown_to_critic(pools[side], fake.detach(), generator_at("pool", side, seed, step), size)
-        log[f"critic_{side}"] = _critic_by_hand(D, critic_optimizers[side], x, shown)
+        shown = shown_to_discriminator(pools[side], fake.detach(), generator_at("pool", side, seed, step), size)
+        log[f"discriminator_{side}"] = _discriminator_by_hand(D, discriminator_optimizers[side], x, shown)
     return log

@@ -35,7 +35,7 @@ def _weighted(weights: tuple, losses: tuple) -> Tensor:
     return sum(weight * loss for weight, loss in zip(weights, losses, strict=False))
 
 
-def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, P_s: Tensor, P_t: Tensor) -> Tensor:
+def _discriminator_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, P_s: Tensor, P_t: Tensor) -> Tensor:
     "A discriminator's step (Eq. 2); its loss."
     D.requires_grad_(True)
     optimizer.zero_grad()
@@ -47,9 +47,9 @@ def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, P_s: Tensor,
 # %% ../../../nbs/methods/by_hand/10_output_space.ipynb #7399e68c
 def paper_step(
     net: nn.Module,
-    critics: Sequence[nn.Module],  # of the main level and the auxiliary level
+    discriminators: Sequence[nn.Module],  # of the main level and the auxiliary level
     optimizer: torch.optim.Optimizer,
-    critic_optimizers: Sequence[torch.optim.Optimizer],
+    discriminator_optimizers: Sequence[torch.optim.Optimizer],
     x_s: Tensor,  # [B,3,H,W]
     y_s: Tensor,  # [B,H,W]
     x_t: Tensor,  # [B,3,h,w]
@@ -63,12 +63,15 @@ def paper_step(
     out_s, out_t = net(x_s), net(x_t)
     scores = ((out_s.logits, out_t.logits), (out_s.aux, out_t.aux))  # of the main level and the auxiliary level
     levels = []
-    for D, (s, t) in zip(critics, scores, strict=False):
+    for D, (s, t) in zip(discriminators, scores, strict=False):
         S, T = upsample(s, x_s.shape[-2:]), upsample(t, x_t.shape[-2:])
         levels.append(_level_by_hand(D, S, T, y_s))
     L_seg, L_adv, P_s, P_t = zip(*levels, strict=False)
     (_weighted(lambda_seg, L_seg) + _weighted(lambda_adv, L_adv)).backward()  # Eq. 5
     optimizer.step()
-    L_d = [_critic_by_hand(*level) for level in zip(critics, critic_optimizers, P_s, P_t, strict=False)]
-    names = ("seg", "seg_aux", "adv", "adv_aux", "critic", "critic_aux")
+    L_d = [
+        _discriminator_by_hand(*level)
+        for level in zip(discriminators, discriminator_optimizers, P_s, P_t, strict=False)
+    ]
+    names = ("seg", "seg_aux", "adv", "adv_aux", "discriminator", "discriminator_aux")
     return {name: loss.detach() for name, loss in zip(names, (*L_seg, *L_adv, *L_d), strict=False)}

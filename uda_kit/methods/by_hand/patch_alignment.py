@@ -69,4 +69,4 @@ def patch_step(
     L_D = (_bce(D(F_s.detach()), 1) + _bce(D(F_t.detach()), 0)) / 2  # Eq. 4
     L_D.backward()
     d_optimizer.step()
-    return {"seg": L_s.detach(), "patch_d": L_d.detach(), "patch_adv": L_adv.detach(), "critic": L_D.detach()}
+    return {"seg": L_s.detach(), "patch_d": L_d.detach(), "patch_adv": L_adv.detach(), "discriminator": L_D.detach()}

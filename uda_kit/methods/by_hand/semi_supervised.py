@@ -22,7 +22,7 @@ class SemiSupervisedNets(NamedTuple):
     net: nn.Module
     D: nn.Module
     optimizer: torch.optim.Optimizer  # of `net`
-    critic_optimizer: torch.optim.Optimizer  # of `D`
+    discriminator_optimizer: torch.optim.Optimizer  # of `D`
 
 
 class SemiSupervisedNumbers(NamedTuple):
@@ -47,7 +47,7 @@ def _self_training_by_hand(T: Tensor, believed: Tensor) -> Tensor:
     return F.cross_entropy(T, T.detach().argmax(1), reduction="none")[believed].mean()
 
 # %% ../../../nbs/methods/by_hand/30_semi_supervised.ipynb #46862212
-def _critic_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, p_s: Tensor, y_s: Tensor) -> Tensor:
+def _discriminator_by_hand(D: nn.Module, optimizer: torch.optim.Optimizer, p_s: Tensor, y_s: Tensor) -> Tensor:
     "The discriminator's step: label maps are real, predictions are not."
     D.requires_grad_(True)
     optimizer.zero_grad()
@@ -72,7 +72,7 @@ def semi_supervised_step(
     """One step of Hung et al. 2018 by hand, in the precision of its inputs, main level.
 
     The oracle of `train_step`."""
-    net, D, optimizer, critic_optimizer = nets
+    net, D, optimizer, discriminator_optimizer = nets
     adv_source, adv_target, self_training, threshold, self_start = numbers or SemiSupervisedNumbers()
     optimizer.zero_grad()
     D.requires_grad_(False)
@@ -84,12 +84,12 @@ def semi_supervised_step(
     L_st = _self_training_by_hand(T, believed) if step >= self_start else T.sum() * 0
     (L_ce + adv_source * L_adv_s + adv_target * L_adv_t + self_training * L_st).backward()
     optimizer.step()
-    L_D = _critic_by_hand(D, critic_optimizer, p_s, y_s)
+    L_D = _discriminator_by_hand(D, discriminator_optimizer, p_s, y_s)
     L_ps = adv_target * L_adv_t + self_training * L_st
     return {
         "seg": L_ce.detach(),
         "ps_source": L_adv_s.detach(),
         "ps": L_ps.detach(),
-        "critic": L_D,
+        "discriminator": L_D,
         "chosen": believed.float().mean(),
     }

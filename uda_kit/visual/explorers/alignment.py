@@ -23,7 +23,7 @@ from ...evaluation.evaluate import evaluation_mode, resized, space_of
 from ...models.segmenters import Segmenter
 from ..alignment import alignment_scores, prototype_distances
 from ..checks import check_dataset, check_network, checked_size, short, taking
-from ..embedding import coloured, embed, ink, plot_embeddings
+from ..embedding import colored, embed, ink, plot_embeddings
 from .images import classes_at
 from uda_kit.visual.explorers.view import (
     Choice,
@@ -71,11 +71,11 @@ def squares_of(
     return np.ascontiguousarray(windows)
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #4a094ee8
-def id_colours(ids: np.ndarray, space: LabelSpace) -> np.ndarray:  # uint8 [s,s] -> uint8 [s,s,3]
+def id_colors(ids: np.ndarray, space: LabelSpace) -> np.ndarray:  # uint8 [s,s] -> uint8 [s,s,3]
     "A square of classes in their colours; grey beyond the image."
     outside = ids == OUTSIDE
-    colours = colorize(np.where(outside, 255, ids).astype(np.uint8), space)
-    return np.where(outside[..., None], np.uint8(190), colours)
+    colors = colorize(np.where(outside, 255, ids).astype(np.uint8), space)
+    return np.where(outside[..., None], np.uint8(190), colors)
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #1e42dab3
 def enlarged(square: np.ndarray, scale: int) -> np.ndarray:  # [s,s,...] -> [s scale,s scale,...]
@@ -88,11 +88,11 @@ def cross(square: np.ndarray) -> np.ndarray:  # uint8 [s,s,3]
     square, middle = square.copy(), len(square) // 2
     gap, arm = max(2, middle // 16), max(5, middle // 5)
     arms = ((middle - arm, middle - gap), (middle + gap, middle + arm))
-    for width, colour in ((2, 0), (0, 255)):  # a white line on a broader black one
+    for width, color in ((2, 0), (0, 255)):  # a white line on a broader black one
         across = slice(middle - width // 2 - 1, middle + width // 2 + 1)
         for first, last in arms:
-            square[first:last, across] = colour
-            square[across, first:last] = colour
+            square[first:last, across] = color
+            square[across, first:last] = color
     return square
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #631dbe80
@@ -433,20 +433,20 @@ def _controls(self: AlignmentExplorer) -> dict:
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #f57226c9
 @patch
-def colours(
+def colors(
     self: AlignmentExplorer, checkpoint: str
 ) -> tuple:  # code of each point [N]; [(name, "#rrggbb")] of the codes
     "What colour means just now."
     from matplotlib.colors import to_hex
 
-    table, by = self.tables[checkpoint], self.values.colour
+    table, by = self.tables[checkpoint], self.values.color
     if by in ("class", "predicted"):
-        names = [(name, to_hex(colour)) for name, colour in zip(table.space.classes, ink(table.space), strict=True)]
+        names = [(name, to_hex(color)) for name, color in zip(table.space.classes, ink(table.space), strict=True)]
         classes = table.ids if by == "class" else table.predicted
         return np.minimum(classes, len(names)), [*names, ("unknown", "#cccccc")]
-    rgb, legend = coloured(table, by)
-    differences = np.array([np.abs(rgb - colour).sum(1) for colour in legend.values()])
-    return differences.argmin(0), [(name, to_hex(colour)) for name, colour in legend.items()]
+    rgb, legend = colored(table, by)
+    differences = np.array([np.abs(rgb - color).sum(1) for color in legend.values()])
+    return differences.argmin(0), [(name, to_hex(color)) for name, color in legend.items()]
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #85523e2c
 @patch
@@ -467,7 +467,7 @@ def select(self: AlignmentExplorer, points: Sequence[int]) -> None:  # of a lass
     self.selected = [number.check(point) for point in points][:500]
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #9f78c452
-GREY = (190, 190, 190)  # of points without a known class
+GRAY = (190, 190, 190)  # of points without a known class
 
 
 @patch
@@ -475,7 +475,7 @@ def card(self: AlignmentExplorer, point: int) -> np.ndarray:  # uint8 [s,w,3]
     "Image, labels and the checkpoints' predictions around a point."
     ids = [self.labels[point]] if self.labelled[point] else []
     ids += [self.predictions[name][point] for name in self.checkpoints if name in self.predictions]
-    squares = [self.patches[point], *(id_colours(square, self.first.space) for square in ids)]
+    squares = [self.patches[point], *(id_colors(square, self.first.space) for square in ids)]
     scale = max(1, round(150 / (2 * self.radius + 1)))
     return beside([cross(enlarged(square, scale)) for square in squares])
 
@@ -494,7 +494,7 @@ def gallery(self: AlignmentExplorer, points: Sequence[int], most: int = 12) -> n
     for point in np.asarray(points)[_evenly(len(points), most)]:
         square = enlarged(self.patches[point], scale)
         side, label = len(square) + 8, self.first.ids[point]
-        framed = np.full((side, side, 3), palette[label] if label < len(palette) else GREY, np.uint8)
+        framed = np.full((side, side, 3), palette[label] if label < len(palette) else GRAY, np.uint8)
         framed[4:-4, 4:-4] = square
         squares.append(framed)
     return beside(squares, 4)
@@ -551,19 +551,19 @@ def score_table(self: AlignmentExplorer) -> str:  # HTML
     return bars(("all classes", *scores), rows) + missing
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #f53f6184
-def _rgb(colour: str) -> tuple[int, int, int]:  # "#rrggbb"
-    red, green, blue = colour[1:3], colour[3:5], colour[5:7]
+def _rgb(color: str) -> tuple[int, int, int]:  # "#rrggbb"
+    red, green, blue = color[1:3], color[3:5], color[5:7]
     return int(red, 16), int(green, 16), int(blue, 16)
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #28be947e
 @patch
 def legend(self: AlignmentExplorer) -> str:  # HTML
     "The colours of the points shown, and which domain has the large ones."
-    codes, names = self.colours(self.values.checkpoint)
+    codes, names = self.colors(self.values.checkpoint)
     entries = ""
     for code in np.unique(codes[self.visible()]):
-        name, colour = names[code]
-        entry = swatch(_rgb(colour)) + html_text(name)
+        name, color = names[code]
+        entry = swatch(_rgb(color)) + html_text(name)
         entries += f'<span style="display:inline-block;margin-right:12px">{entry}</span>'
     sizes = ""
     if not self.drawn_map:
@@ -615,8 +615,8 @@ def _draw_map(
     self: AlignmentExplorer, checkpoint: str, order: np.ndarray, side: int
 ) -> np.ndarray:  # uint8 [side,side,3]
     "The map of one checkpoint; the points in this order."
-    codes, names = self.colours(checkpoint)
-    palette = np.array([_rgb(colour) for _, colour in names], np.uint8)
+    codes, names = self.colors(checkpoint)
+    palette = np.array([_rgb(color) for _, color in names], np.uint8)
     domain = np.array([self.first.domains.index(name) for name in self.first.domain])
     pixels = _pixels(self.maps[self.values.method][checkpoint], side)
     picture = np.full((side, side, 3), 255, np.uint8)
@@ -642,7 +642,7 @@ def figure(self: AlignmentExplorer) -> "Figure":
     places = self.maps[self.values.method]
     maps = {name: (places[name], self.tables[name]) for name in self.checkpoints}
     scores = {name: self.scores[name] for name in self.checkpoints if not isinstance(self.scores[name], str)}
-    return plot_embeddings(maps, classes, self.values.colour, scores, joint=True)
+    return plot_embeddings(maps, classes, self.values.color, scores, joint=True)
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #ba541b76
 class SomeImages:
@@ -885,17 +885,17 @@ def make_maps(self: AlignmentView, explorer: AlignmentExplorer) -> list["Widget"
 def place(self: AlignmentView) -> None:
     "Move, colour and filter the points as the controls say; only where something changed."
     explorer, values = self.explorer, self.explorer.values
-    state = (values.method, tuple(explorer.checkpoints), values.colour, values.shown)
+    state = (values.method, tuple(explorer.checkpoints), values.color, values.shown)
     if state == self.placed:
         return
     shown = zip(self.scatters, self.titles, explorer.checkpoints, strict=False)  # there may be one checkpoint alone
     for scatter, title, name in shown:
         title.value = f'<div style="text-align:center;font-weight:600">{html_text(name)}</div>'
-        codes, names = explorer.colours(name)
+        codes, names = explorer.colors(name)
         used = np.unique(codes)
-        colours = [names[code][1] for code in used]
+        colors = [names[code][1] for code in used]
         scatter.xy(f"{values.method} {name} x", f"{values.method} {name} y", animate=self.placed is not None)
-        scatter.color(by=np.searchsorted(used, codes).astype(float), map=colours, norm=(0, max(1, len(used) - 1)))
+        scatter.color(by=np.searchsorted(used, codes).astype(float), map=colors, norm=(0, max(1, len(used) - 1)))
         scatter.filter(None if values.shown == explorer.all else explorer.visible())
     self.row.children = self.columns[: len(explorer.checkpoints)]
     self.placed = state

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 # %% ../../../nbs/visual/explorers/60_attention.ipynb #e39baf8c
 @lru_cache(None)
-def colours_of(name: str) -> np.ndarray:  # uint8 [256,3]
+def colors_of(name: str) -> np.ndarray:  # uint8 [256,3]
     "A Matplotlib colour map as a table."
     from matplotlib import colormaps
 
@@ -56,7 +56,7 @@ def colours_of(name: str) -> np.ndarray:  # uint8 [256,3]
 def shaded(values: np.ndarray, high: float, name: str = "viridis") -> np.ndarray:  # float [H,W] -> uint8 [H,W,3]
     "Numbers from 0 to `high` as colours; what is beyond takes the last one."
     codes = np.clip(values * np.float32(255 / high), 0, 255).astype(np.uint8)
-    return colours_of(name)[codes]
+    return colors_of(name)[codes]
 
 # %% ../../../nbs/visual/explorers/60_attention.ipynb #49f09bc2
 @lru_cache(64)
@@ -68,7 +68,7 @@ def scale_strip(width: int, high: float, name: str, height: int = 16) -> np.ndar
     pen, font, text = ImageDraw.Draw(strip), ImageFont.load_default(11), f"{high:.3g}"
     left = 12
     right = width - 6 - int(pen.textlength(text, font))
-    ramp = colours_of(name)[np.linspace(0, 255, max(1, right - left - 4)).astype(int)]
+    ramp = colors_of(name)[np.linspace(0, 255, max(1, right - left - 4)).astype(int)]
     rows = np.broadcast_to(ramp, (height - 7, *ramp.shape))
     strip.paste(Image.fromarray(np.ascontiguousarray(rows)), (left, 4))
     pen.text((2, 1), "0", "black", font)
@@ -87,7 +87,7 @@ class ImageAnswers:
 
     key: str
     image: np.ndarray  # uint8 [H,W,3]
-    grey: np.ndarray  # uint8 [H,W,3]
+    gray: np.ndarray  # uint8 [H,W,3]
     label: np.ndarray | None  # uint8 [H,W] in the network's classes
     predicted: dict  # name of the classifiers -> uint8 [H,W]
     maps: np.ndarray  # float16 [K,H,W] attention
@@ -107,7 +107,7 @@ def _attention_at(attention: Tensor | None, size: tuple) -> np.ndarray:  # [1,K,
     return upsample(attention, size)[0].clamp(0, 1).cpu().numpy()
 
 
-def _grey(image: np.ndarray) -> np.ndarray:  # uint8 [H,W,3]
+def _gray(image: np.ndarray) -> np.ndarray:  # uint8 [H,W,3]
     return (image @ np.float32([0.3, 0.59, 0.11])).astype(np.uint8)[..., None].repeat(3, 2)
 
 # %% ../../../nbs/visual/explorers/60_attention.ipynb #d95318c4
@@ -134,7 +134,7 @@ def look_closely(
     return ImageAnswers(
         key=key,
         image=picture,
-        grey=_grey(picture),
+        gray=_gray(picture),
         label=None if label is None else label.numpy(),
         predicted={name: classes_at(some, size) for name, some in scores.items()},
         maps=_attention_at(output.attention, size).astype(np.float16),
@@ -385,10 +385,10 @@ def _about(self: AttentionExplorer, weight: np.ndarray) -> str:
 @patch
 def _map(self: AttentionExplorer, numbers: np.ndarray, high: float, name: str) -> np.ndarray:  # uint8 [H+16,W,3]
     "A map of numbers in colours, on the grey image if asked to, over its scale."
-    colours = shaded(numbers, high, name)
+    colors = shaded(numbers, high, name)
     if self.values.overlay:
-        colours = overlay(self.answers.grey, colours, 0.65)
-    return with_scale(colours, high, name)
+        colors = overlay(self.answers.gray, colors, 0.65)
+    return with_scale(colors, high, name)
 
 # %% ../../../nbs/visual/explorers/60_attention.ipynb #02fdec61
 @patch

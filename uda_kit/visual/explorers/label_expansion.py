@@ -340,14 +340,14 @@ def hatched(size: tuple) -> np.ndarray:  # (H, W) -> uint8 [H,W,3]
     return np.where(lines, 170, 240).astype(np.uint8)[..., None].repeat(3, -1)
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #1ce09669
-def _label_colours(space: LabelSpace, only: int | None) -> np.ndarray:  # uint8 [256,3]
+def _label_colors(space: LabelSpace, only: int | None) -> np.ndarray:  # uint8 [256,3]
     "Colours of class ids; with `only` those of the others are pale."
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(space)] = space.palette
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(space)] = space.palette
     if only is None:
-        return colours
-    pale = 205 + colours @ np.array([0.299, 0.587, 0.114]) * 0.12
-    return np.where(np.arange(256)[:, None] == only, colours, pale[:, None]).astype(np.uint8)
+        return colors
+    pale = 205 + colors @ np.array([0.299, 0.587, 0.114]) * 0.12
+    return np.where(np.arange(256)[:, None] == only, colors, pale[:, None]).astype(np.uint8)
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #3f4c1d58
 def painted(
@@ -357,7 +357,7 @@ def painted(
 ) -> np.ndarray:  # uint8 [H,W,3]
     "Labels in colours, hatched where there are none; with `only` one class in its colour and the others pale."
     labels = np.asarray(labels).astype(np.uint8)
-    picture = np.take(_label_colours(space, only), labels, 0)
+    picture = np.take(_label_colors(space, only), labels, 0)
     unlabelled = labels == IGNORE
     if unlabelled.any():
         np.copyto(picture, hatched(labels.shape), where=unlabelled[..., None])
@@ -395,9 +395,9 @@ def additions(
     added = after != before
     if only is not None:
         added &= after == only
-    grey = 170 + (image[..., 1] >> 2) + (image[..., 0] >> 4)
+    gray = 170 + (image[..., 1] >> 2) + (image[..., 0] >> 4)
     marks = np.take(MARKS, _addition_codes(added, after, truth), 0)
-    return np.where(added[..., None], marks, grey[..., None])
+    return np.where(added[..., None], marks, gray[..., None])
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #e8158d88
 class SliderStart(TypedDict, total=False):
@@ -642,11 +642,11 @@ def distance_map(self: LabelExpansionExplorer) -> np.ndarray | str:  # uint8 [H,
         return caption(f"No prototype{of_class}: none of its pixels is confident.")
     from matplotlib import colormaps
 
-    colours = colormaps["viridis"](distance.numpy() / 2)[..., :3]
-    return enlarged((colours * 255).astype(np.uint8), self.display.initial.shape[1:])
+    colors = colormaps["viridis"](distance.numpy() / 2)[..., :3]
+    return enlarged((colors * 255).astype(np.uint8), self.display.initial.shape[1:])
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #9096b53a
-COLOURS = {"initial": "#8d99a6", "confident": "#2a6f97", "expanded": "#c8553d"}
+COLORS = {"initial": "#8d99a6", "confident": "#2a6f97", "expanded": "#c8553d"}
 MEASURES = ("precision", "coverage")  # the first two of "overall"
 
 
@@ -671,8 +671,8 @@ def _quality_bars(self: LabelExpansionExplorer, c: int | None) -> list[tuple]:  
         return quality[name]["overall"][k] if c is None else quality[name][MEASURES[k]][c]
 
     if self.predictions.truth is None:
-        return [(float(share_labelled(name)), COLOURS[name], 46) for name in self.MAPS]
-    return [(float(value(name, k)), COLOURS[name], 46) for k in range(len(MEASURES)) for name in self.MAPS]
+        return [(float(share_labelled(name)), COLORS[name], 46) for name in self.MAPS]
+    return [(float(value(name, k)), COLORS[name], 46) for k in range(len(MEASURES)) for name in self.MAPS]
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #21d5909a
 @patch

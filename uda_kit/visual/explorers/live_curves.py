@@ -147,7 +147,7 @@ def add(self: Curves, records: Sequence[Mapping]) -> None:  # new dicts of log.j
 # %% ../../../nbs/visual/explorers/80_live_curves.ipynb #96414cd0
 PANELS = {  # what to call them -> the name that `log_series` gives
     "loss": "loss",
-    "critic": "critic",
+    "discriminator": "discriminator",
     "mIoU": "miou",
     "learning rate": "lr",
 }
@@ -205,16 +205,16 @@ def draw_curves(
     panel: str,
     window: int,  # values to average over
     span: tuple,  # first and last step
-    kinds: Mapping,  # of the critics, by stage
+    kinds: Mapping,  # of the discriminators, by stage
 ) -> None:
-    "One panel of a log, from step to step; critics of a known kind with the band in which they are of use."
+    "One panel of a log, from step to step; discriminators of a known kind with the band in which they are of use."
     lines = curves.panels.get(PANELS[panel], {})
     for (name, series), style in zip(lines.items(), styles_for(len(lines)), strict=True):
         _plot_line(ax, name, line_data(*series, window, span), style, window)
-    if panel in ("loss", "critic"):
+    if panel in ("loss", "discriminator"):
         ax.set_ylim(bottom=0)
     stages = stages_in(curves, span)
-    if panel == "critic":
+    if panel == "discriminator":
         draw_bands(ax, lines, stages, kinds)
     mark_stages(ax, [(first, name) for name, first, _ in stages], span[0])
     ax.set(xlim=span if span[0] < span[1] else None, xlabel="step")
@@ -305,7 +305,7 @@ def _value_range(values: np.ndarray, panel: str) -> tuple[float, float]:
     if len(values):
         from_zero = panel != "mIoU" and values.min() >= 0
         low, high = 0.0 if from_zero else float(values.min()), float(values.max())
-    if panel == "critic":
+    if panel == "discriminator":
         high = max(high, 0.75)
     elif high <= low:
         high = low + 1
@@ -338,12 +338,12 @@ def svg_band(x0: float, x1: float, y_of: Callable, kind: str) -> str:  # pixels;
 
 # %% ../../../nbs/visual/explorers/80_live_curves.ipynb #e726705f
 def _svg_stages(frame: Frame, curves: Curves, panel: str, kinds: Mapping) -> list[str]:
-    "Where each stage begins, with its name; of critics the band in which they are of use."
+    "Where each stage begins, with its name; of discriminators the band in which they are of use."
     lines = curves.panels.get(PANELS[panel], {})
     marks = []
     for name, first, last in stages_in(curves, frame.span):
         x = frame.x(first)
-        if panel == "critic" and name in kinds and logged_in(lines, first, last):
+        if panel == "discriminator" and name in kinds and logged_in(lines, first, last):
             marks.append(svg_band(x, frame.x(last), frame.y, kinds[name]))
         if first > frame.span[0]:
             ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{frame.bottom}"'
@@ -367,7 +367,7 @@ def panel_svg(
     panel: str,
     window: int,  # values to average over
     span: tuple,  # first and last step
-    kinds: Mapping,  # of the critics, by stage
+    kinds: Mapping,  # of the discriminators, by stage
     width: int = 560,  # pixels
     height: int = 240,
 ) -> str:  # HTML

@@ -541,8 +541,8 @@ def places(self: PatchClusterExplorer, tall: int = 80, gap: int = 8) -> np.ndarr
     h, w = max(1, round(tall / U)), max(1, round(tall * width / height / V))
     maps = []
     for frequency in frequencies:
-        colours = colormaps["cividis"](frequency / top)[..., :3]
-        maps.append((colours * 255).astype(np.uint8).repeat(h, 0).repeat(w, 1))
+        colors = colormaps["cividis"](frequency / top)[..., :3]
+        maps.append((colors * 255).astype(np.uint8).repeat(h, 0).repeat(w, 1))
     white = np.full((U * h, gap, 3), 255, np.uint8)
     return np.concatenate((maps[0], white, maps[1]), 1)
 
@@ -550,14 +550,14 @@ def places(self: PatchClusterExplorer, tall: int = 80, gap: int = 8) -> np.ndarr
 def share_bar(
     value: float,  # fraction of all patches
     top: float,  # the fraction of a full bar
-    colour: str,
+    color: str,
     width: int = 80,  # pixels
 ) -> Markup:
     "A share as a bar with its number in percent."
     filled = width * value / max(top, 1e-9)
     return Markup(
         f'<span style="display:inline-block;width:{width}px;margin-right:6px">'
-        f'<span style="display:block;width:{filled:.0f}px;height:9px;background:{colour}"></span></span>'
+        f'<span style="display:block;width:{filled:.0f}px;height:9px;background:{color}"></span></span>'
         f"{100 * value:.1f}%"
     )
 

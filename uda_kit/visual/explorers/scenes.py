@@ -258,8 +258,8 @@ def parts(self: SceneExplorer) -> dict[str, np.ndarray | str]:
     difference = np.abs(image.astype(np.int16) - first)
     parts = {"image": image, "the same street in the start style": first, "label": colorize(label, CITYSCAPES19)}
     if self.values.difference:
-        grey = np.minimum(difference.sum(2), 255).astype(np.uint8)  # the mean of the channels, 3 times
-        parts["difference from the start, 3 times"] = grey[..., None].repeat(3, 2)
+        gray = np.minimum(difference.sum(2), 255).astype(np.uint8)  # the mean of the channels, 3 times
+        parts["difference from the start, 3 times"] = gray[..., None].repeat(3, 2)
     text = (
         f"Start: {start.name}. Colours differ by {difference.mean():.1f} of 255 on average; "
         f"{100 * (label != before).mean():.1f} % of the pixels have another class."

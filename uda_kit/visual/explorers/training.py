@@ -25,7 +25,7 @@ from ...data.datasets import Sample
 from ...data.labels import LabelSpace, colorize, label_space, translate
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
-from ...evaluation.curves import critic_kinds, is_record, is_value
+from ...evaluation.curves import discriminator_kinds, is_record, is_value
 from ...evaluation.evaluate import class_scores, evaluation_mode, space_of, spread_out
 from ...models.backbones import fill, read_tensors
 from ...models.checkpoints import ARCHITECTURES, build, load_weights
@@ -324,7 +324,7 @@ class TrainingExplorer(Explorer):
         self.reader, self.curves = LogReader(self.path / "log.jsonl"), Curves()
         self.predictions = {}  # by name of the checkpoint, oldest first
         self.net = None  # of the last checkpoint; filled anew for the next
-        self.kinds = {}  # of the critics, by stage
+        self.kinds = {}  # of the discriminators, by stage
         self.troubles = []  # what is wrong with the run's files
         super().__init__(**self._controls())
         self.look()
@@ -368,7 +368,7 @@ def look(self: TrainingExplorer) -> None:
         self.curves = Curves()
     self.curves.add(records)
     self.troubles = []
-    self.kinds = critic_kinds(read_config(self.path, self.troubles))
+    self.kinds = discriminator_kinds(read_config(self.path, self.troubles))
     broken = self.reader.broken
     if broken:
         lines = "line that is no record" if broken == 1 else "lines that are no records"
@@ -509,7 +509,7 @@ def progress_table(self: TrainingExplorer) -> str:  # HTML
 def drawn(self: TrainingExplorer) -> tuple:  # curves, panel, window, span, kinds
     "What `draw_curves` and `panel_svg` take."
     values = self.values
-    noisy = values.panel in ("loss", "critic")
+    noisy = values.panel in ("loss", "discriminator")
     window = values.smoothing if noisy else 1  # the others have no noise to be taken out
     return self.curves, values.panel, window, self.curves.span(values.span), self.kinds
 

@@ -170,8 +170,8 @@ def is_flat(image: np.ndarray, most: int = 64) -> bool:  # uint8 [H,W,3]
     row_step = max(1, image.shape[0] // 64)
     column_step = max(1, image.shape[1] // 64)
     pixels = image[::row_step, ::column_step].reshape(-1, 3).astype(np.uint32)
-    colour_codes = pixels @ np.uint32([65536, 256, 1])
-    return len(np.unique(colour_codes)) <= most
+    color_codes = pixels @ np.uint32([65536, 256, 1])
+    return len(np.unique(color_codes)) <= most
 
 
 def _is_picture(part: object) -> bool:
@@ -208,7 +208,7 @@ def encoded(
 # %% ../../../nbs/visual/explorers/10_view.ipynb #fee3a6ad
 def bar(
     value: float | None,  # a fraction; None or nan: a dash
-    colour: str = "#2a6f97",
+    color: str = "#2a6f97",
     width: int = 90,  # pixels of the whole
 ) -> str:  # HTML
     "A fraction as a bar with its number in percent; a dash where there is none."
@@ -217,14 +217,14 @@ def bar(
     filled = width * min(1.0, max(0.0, float(value)))
     return (
         f'<span style="display:inline-block;width:{width}px;border:1px solid #9993;margin-right:6px">'
-        f'<span style="display:block;width:{filled:.0f}px;height:9px;background:{colour}"></span></span>'
+        f'<span style="display:block;width:{filled:.0f}px;height:9px;background:{color}"></span></span>'
         f"{100 * value:.1f}"
     )
 
 
-def swatch(colour: Iterable[int]) -> str:  # (r, g, b), 0 to 255 -> HTML
+def swatch(color: Iterable[int]) -> str:  # (r, g, b), 0 to 255 -> HTML
     "A square of a label's colour."
-    rgb = ",".join(str(int(channel)) for channel in colour)
+    rgb = ",".join(str(int(channel)) for channel in color)
     return (
         '<span style="display:inline-block;width:11px;height:11px;margin-right:5px;'
         f'border:1px solid #9996;background:rgb({rgb})"></span>'
