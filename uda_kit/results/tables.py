@@ -103,32 +103,8 @@ _OUTPUT_SPACE_1 = _table_text("output_space_1")
 _OUTPUT_SPACE_4 = _table_text("output_space_4")
 
 # %% ../../nbs/results/10_tables.ipynb #3dad0c82
-_OUTPUT_SPACE_6 = {
-    "Rome": """
-Cross-City [3] ; ; ; 79.5 29.3 84.5 0.0 22.2 80.6 82.8 29.5 13.0 71.7 37.5 25.9 1.0 42.9
-Our Baseline ; ResNet-101 ; source-only ; 83.9 34.3 87.7 13.0 41.9 84.6 92.5 37.7 22.4 80.8 38.1 39.1 5.3 50.9
-Ours (feature) ; ResNet-101 ; feature ; 78.8 28.6 85.5 16.6 40.1 85.3 79.6 42.4 20.7 79.6 58.8 45.5 6.1 51.4
-Ours (output space) ; ResNet-101 ; multi-level ; 83.9 34.2 88.3 18.8 40.2 86.2 93.1 47.8 21.7 80.9 47.8 48.3 8.6 53.8
-""",
-    "Rio": """
-Cross-City [3] ; ; ; 74.2 43.9 79.0 2.4 7.5 77.8 69.5 39.3 10.3 67.9 41.2 27.9 10.9 42.5
-Our Baseline ; ResNet-101 ; source-only ; 76.6 47.3 82.5 12.6 22.5 77.9 86.5 43.0 19.8 74.5 36.8 29.4 16.7 48.2
-Ours (feature) ; ResNet-101 ; feature ; 73.7 44.2 83.0 6.1 18.1 79.6 86.9 51.0 22.1 73.7 31.4 48.3 28.4 49.7
-Ours (output space) ; ResNet-101 ; multi-level ; 76.2 44.7 84.6 9.3 25.5 81.8 87.3 55.3 32.7 74.3 28.9 43.0 27.6 51.6
-""",
-    "Tokyo": """
-Cross-City [3] ; ; ; 83.4 35.4 72.8 12.3 12.7 77.4 64.3 42.7 21.5 64.1 20.8 8.9 40.3 42.8
-Our Baseline ; ResNet-101 ; source-only ; 82.9 31.3 78.7 14.2 24.5 81.6 89.2 48.6 33.3 70.5 7.7 11.5 45.9 47.7
-Ours (feature) ; ResNet-101 ; feature ; 81.5 30.8 76.6 15.3 20.2 82.0 84.0 49.4 33.3 70.5 4.5 24.3 51.6 48.0
-Ours (output space) ; ResNet-101 ; multi-level ; 81.5 26.0 77.8 17.8 26.8 82.7 90.9 55.8 38.0 72.1 4.2 24.5 50.8 49.9
-""",
-    "Taipei": """
-Cross-City [3] ; ; ; 78.6 28.6 80.0 13.1 7.6 68.2 82.1 16.8 9.4 60.4 34.0 26.5 9.9 39.6
-Our Baseline ; ResNet-101 ; source-only ; 83.5 33.4 86.6 12.7 16.4 77.0 92.1 17.6 13.7 70.7 37.7 44.4 18.5 46.5
-Ours (feature) ; ResNet-101 ; feature ; 82.1 31.9 84.1 25.7 13.2 77.2 81.2 28.1 12.0 67.0 35.8 43.5 20.9 46.6
-Ours (output space) ; ResNet-101 ; multi-level ; 81.7 29.5 85.2 26.4 15.6 76.7 91.7 31.0 12.5 71.5 41.1 47.3 27.7 49.1
-""",
-}
+CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
+_OUTPUT_SPACE_6 = {city: _table_text(f"output_space_6_{city.lower()}") for city in CITIES}
 
 # %% ../../nbs/results/10_tables.ipynb #e4dc55d3
 _OUTPUT_SPACE_7 = _table_text("output_space_7")
@@ -357,7 +333,7 @@ def _row_names(rows: list[PublishedRow]) -> list[str]:
 def _tasks(rows: list[PublishedRow]) -> str:  # "GTA5, SYNTHIA → Cityscapes", "Cityscapes → Cross-City"
     "All tasks of a table in one phrase; the four cities of Cross-City go by that name."
     sides = [list(dict.fromkeys(side)) for side in zip(*(row.task.split(" → ") for row in rows), strict=True)]
-    return " → ".join("Cross-City" if set(side) == set(_OUTPUT_SPACE_6) else ", ".join(side) for side in sides)
+    return " → ".join("Cross-City" if set(side) == set(CITIES) else ", ".join(side) for side in sides)
 
 # %% ../../nbs/results/10_tables.ipynb #84f0bea3
 def _title(table: int | str) -> str:  # "Table 2", "supplement Table 2", "in the text"
