@@ -79,7 +79,7 @@ class TranslationRecord(TypedDict, total=False):
 def read_translation(root: str | os.PathLike) -> dict:  # folder of translated images
     """What its `translated.json` says, with the list of files; {} without one. `InputError` in one line where it is
     damaged."""
-    path, old = Path(root) / ABOUT, Path(root) / "twins.json"
+    path, old = Path(root) / ABOUT, Path(root) / "translated.json"
     if not path.exists() and old.exists():
         raise InputError(old, "was written by version 0.1", f"rename it to {ABOUT}")
     if not path.exists():
