@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .errors import InputError
-from .files import atomic_write, digest
+from .files import Part, atomic_write, digest
 from .records import SEAL, check_json, json_able, parse_json
 
 # %% ../../nbs/core/40_tensors.ipynb #0a53582d
@@ -28,12 +28,12 @@ def tensor_digest(
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of names, types, shapes and values of tensors, and of what is said about them."
 
-    def parts() -> Iterator[str | bytes]:
+    def parts() -> Iterator[Part]:
         for name in sorted(tensors):
             tensor = tensors[name]
             yield f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|"
             if tensor.numel():
-                yield tensor.contiguous().flatten().view(torch.uint8).numpy()
+                yield tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
     unsealed = {k: v for k, v in about.items() if k != SEAL}
     return digest(json.dumps(json_able(unsealed), sort_keys=True), parts())
