@@ -91,7 +91,7 @@ def generators_by_hand(
     L_cyc = _l1(F_(fake_t), x_s) + _l1(G(fake_s), x_t)  # Eq. 3
     L_id = _l1(G(x_t), x_t) + _l1(F_(x_s), x_s) if identity else torch.zeros(())
     L_sem = torch.zeros(())
-    if P_S is not None:
+    if P_S is not None and y_s is not None:
         L_sem = F.cross_entropy(upsample(P_S(fake_t).logits, x_s.shape[-2:]), y_s, ignore_index=255)  # Eq. 4
     return {"adv": L_adv, "cycle": L_cyc, "identity": L_id, "semantic": L_sem}, fake_t, fake_s
 
