@@ -181,7 +181,7 @@ class Segmenter(nn.Module):
             norm.requires_grad_(config["bn"] == "train")
         self.train()
 
-    def norms(self) -> list[nn.Module]:
+    def norms(self) -> list[nn.BatchNorm2d | nn.SyncBatchNorm]:
         "Every batch norm of the network."
         return [m for m in self.modules() if isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm))]
 

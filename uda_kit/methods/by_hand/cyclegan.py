@@ -7,6 +7,7 @@
 __all__ = []
 
 # %% ../../../nbs/methods/by_hand/50_cyclegan.ipynb #b5000003
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -99,7 +100,7 @@ def generators_by_hand(
 def cyclegan_step(
     nets: CycleGANNets,
     optimizer: torch.optim.Optimizer,  # of G and F
-    discriminator_optimizers: dict[str, torch.optim.Optimizer],  # by side
+    discriminator_optimizers: Mapping[str, torch.optim.Optimizer],  # by side
     pools: dict[str, list],  # by side
     images: CycleGANImages,
     step: int,  # counts from 0
