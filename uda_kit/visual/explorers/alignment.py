@@ -425,7 +425,7 @@ def _controls(self: AlignmentExplorer) -> dict:
     return {
         "checkpoint": Choice("checkpoint", tuple(names), names[0], slide=several),
         "beside": Choice("beside it", (NONE, *names), names[-1] if several else NONE),
-        "colour": Choice("colour by", BY, "class"),
+        "color": Choice("colour by", BY, "class"),
         "shown": Choice("classes", (self.all, *present), self.all),
         "method": Choice("map", tuple(self.maps), next(iter(self.maps))),
         "point": Number("point", 0, len(self.first) - 1, 1, 0),
