@@ -355,6 +355,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'uda_kit.cli.train.check_reads_target': ('cli/train.html#check_reads_target', 'uda_kit/cli/train.py'),
                                    'uda_kit.cli.train.check_recordable': ('cli/train.html#check_recordable', 'uda_kit/cli/train.py'),
                                    'uda_kit.cli.train.check_resumes': ('cli/train.html#check_resumes', 'uda_kit/cli/train.py'),
+                                   'uda_kit.cli.train.check_set_names': ('cli/train.html#check_set_names', 'uda_kit/cli/train.py'),
                                    'uda_kit.cli.train.chosen_recipe': ('cli/train.html#chosen_recipe', 'uda_kit/cli/train.py'),
                                    'uda_kit.cli.train.dry': ('cli/train.html#dry', 'uda_kit/cli/train.py'),
                                    'uda_kit.cli.train.record_score': ('cli/train.html#record_score', 'uda_kit/cli/train.py'),

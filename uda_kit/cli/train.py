@@ -22,6 +22,7 @@ from uda_kit.cli.options import (
     read_devices,
     read_out,
     read_precision,
+    short,
 )
 from .output import finish, show
 from .recipes import check_recipe_name, in_file
@@ -90,6 +91,15 @@ class Train:
         return f"go on with: {command_line(argv, '--resume')}"
 
 # %% ../../nbs/cli/30_train.ipynb #61b1b409
+def check_set_names(args: Train) -> None:
+    "`InputError` where --set has nothing before its =."
+    for setting in args.set:
+        path, sign, _ = setting.partition("=")
+        if sign and not path.strip():
+            remedy = "write path=value, for example stages.0.optimizer.lr=0.001"
+            raise InputError(f"--set {short(setting)}", "names no setting", remedy)
+
+
 def check_not_set_as_well(args: Train) -> None:
     "`InputError` where a data set is given by an option and by --set: one of the two would be dropped."
     options = {"test": args.test, ".source": args.source, ".target": args.target}
@@ -133,6 +143,7 @@ def chosen_recipe(args: Train) -> "Recipe":
     recipe = find_recipe(args.recipe)
     check_reads_target(recipe, args.target)
     changed = with_training_data(recipe, args)
+    check_set_names(args)
     check_not_set_as_well(args)
     changed = replace(changed, test=with_images(recipe.test, args.test))
     changed = override(changed, list(args.set))

@@ -211,11 +211,11 @@ def draw_curves(
     lines = curves.panels.get(PANELS[panel], {})
     for (name, series), style in zip(lines.items(), styles_for(len(lines)), strict=True):
         _plot_line(ax, name, line_data(*series, window, span), style, window)
-    if panel in ("loss", "discriminator"):
-        ax.set_ylim(bottom=0)
     stages = stages_in(curves, span)
     if panel == "discriminator":
         draw_bands(ax, lines, stages, kinds)
+    if panel in ("loss", "discriminator"):
+        ax.set_ylim(bottom=0)  # the top leaves room for the band
     mark_stages(ax, [(first, name) for name, first, _ in stages], span[0])
     ax.set(xlim=span if span[0] < span[1] else None, xlabel="step")
     if panel == "learning rate":
