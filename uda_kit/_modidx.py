@@ -1684,6 +1684,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'uda_kit/evaluation/report.py'),
                                            'uda_kit.evaluation.report._iou_percent': ( 'evaluation/report.html#_iou_percent',
                                                                                        'uda_kit/evaluation/report.py'),
+                                           'uda_kit.evaluation.report._main_of': ( 'evaluation/report.html#_main_of',
+                                                                                   'uda_kit/evaluation/report.py'),
                                            'uda_kit.evaluation.report._panel_title': ( 'evaluation/report.html#_panel_title',
                                                                                        'uda_kit/evaluation/report.py'),
                                            'uda_kit.evaluation.report._present': ( 'evaluation/report.html#_present',

@@ -24,7 +24,8 @@ try:
     import tyro
     from tyro.conf import Positional, arg, subcommand
 except ImportError:  # `uda-kit doctor` still works, and says that tyro is missing
-    tyro, Positional, arg, subcommand = None, Optional, dict, str
+    if not TYPE_CHECKING:
+        tyro, Positional, arg, subcommand = None, Optional, dict, str
 
 # %% ../../nbs/cli/10_options.ipynb #f50a0ba4
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]

@@ -6,9 +6,10 @@
 __all__ = ['Train']
 
 # %% ../../nbs/cli/30_train.ipynb #c110001e
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal
 
 from uda_kit.cli.options import (
     Count,
@@ -119,9 +120,9 @@ def check_reads_target(recipe: "Recipe", target: str | None) -> None:
         raise InputError(f"--target {target}", f"{recipe.name} reads no target", "leave the option out")
 
 # %% ../../nbs/cli/30_train.ipynb #c1100021
-def with_images(data: Optional["Data"], text: str | None) -> Optional["Data"]:
+def with_images(data: "Data", text: str | None) -> "Data":
     "An entry of a recipe with the images that an option names; as it is where no option does."
-    return data if text is None or data is None else data.with_text(text)
+    return data if text is None else data.with_text(text)
 
 
 def with_training_data(recipe: "Recipe", args: Train) -> "Recipe":
@@ -129,7 +130,8 @@ def with_training_data(recipe: "Recipe", args: Train) -> "Recipe":
     stages = []
     for stage in recipe.stages:  # a stage that learns from pseudo-labels has the target as its source
         source = with_images(stage.source, args.source if stage.labels_given else args.target)
-        stages.append(replace(stage, source=source, target=with_images(stage.target, args.target)))
+        target = stage.target and with_images(stage.target, args.target)
+        stages.append(replace(stage, source=source, target=target))
     return replace(recipe, stages=tuple(stages))
 
 # %% ../../nbs/cli/30_train.ipynb #21243e1b
@@ -155,7 +157,7 @@ def check_accelerator(name: str) -> None:
     "`InputError` where torch cannot use the accelerator on this machine."
     import torch
 
-    checks = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    checks: dict[str, Callable[[], bool]] = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if name in checks and not checks[name]():
         remedy = "leave the option out, or see `uda-kit doctor`"
         raise InputError(f"--accelerator {name}", "there is none that torch can use", remedy)
@@ -246,7 +248,7 @@ def dry(args: Train) -> int:
         raise InputError(f"--devices {args.devices}", "a dry run takes one device", "leave --devices out")
     from uda_kit.experiments.dry_run import dry_run
 
-    given = {"weights": args.weights, "workers": args.workers, "cache_mb": args.cache_mb}
+    given: dict[str, Any] = {"weights": args.weights, "workers": args.workers, "cache_mb": args.cache_mb}
     record = dry_run(recipe, args.steps or 3, options, roots, **given)
     cost = f"{record['seconds_per_step']:.2f} s per step, peak memory {record['peak_gib']:.2f} GiB"
     print(f"{cost}; the whole recipe would take about {record['hours']:.1f} hours here")

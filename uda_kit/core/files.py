@@ -59,7 +59,7 @@ def writing(
 # %% ../../nbs/core/20_files.ipynb #f825f26d
 def digest(
     first: str | bytes,  # a text counts as its UTF-8
-    rest: Iterable[str | bytes] = (),  # what follows, asked for one by one: it may be large
+    rest: Iterable[str | bytes | memoryview] = (),  # what follows, asked for one by one: it may be large
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of parts, one after the other; anything with a buffer counts as its bytes."
     content = hashlib.sha256()
@@ -68,7 +68,7 @@ def digest(
     return content.hexdigest()
 
 
-def _bytes_of(part: str | bytes) -> bytes:
+def _bytes_of(part: str | bytes | memoryview) -> bytes | memoryview:
     "The bytes that a part counts as."
     return part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
 

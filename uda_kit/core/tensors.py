@@ -28,12 +28,12 @@ def tensor_digest(
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of names, types, shapes and values of tensors, and of what is said about them."
 
-    def parts() -> Iterator[str | bytes]:
+    def parts() -> Iterator[str | memoryview]:
         for name in sorted(tensors):
             tensor = tensors[name]
             yield f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|"
             if tensor.numel():
-                yield tensor.contiguous().flatten().view(torch.uint8).numpy()
+                yield tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
     unsealed = {k: v for k, v in about.items() if k != SEAL}
     return digest(json.dumps(json_able(unsealed), sort_keys=True), parts())

@@ -11,7 +11,7 @@ __all__ = ['CHANCE', 'HEALTHY', 'PANEL_TITLES', 'is_record', 'is_value', 'log_se
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -138,9 +138,9 @@ def healthy_band(
     if not isinstance(kind, str) or kind not in CHANCE:
         raise InputError(f"objective {kind!r:.60}", "is unknown", f"choose one of {', '.join(CHANCE)}")
     low, high = HEALTHY[kind]
-    shade = dict(color="#2a6f97", alpha=0.1, linewidth=0, zorder=0)
-    dotted = dict(color="black", linestyle=":", linewidth=1)
-    if first is None:
+    shade: dict[str, Any] = dict(color="#2a6f97", alpha=0.1, linewidth=0, zorder=0)
+    dotted: dict[str, Any] = dict(color="black", linestyle=":", linewidth=1)
+    if first is None or last is None:
         axes.axhspan(low, high, **shade)
         axes.axhline(CHANCE[kind], **dotted)
     else:
@@ -221,7 +221,8 @@ def draw_line(
     "One curve of a log, over the pale values that it is a mean of."
     if pale is not None:
         axes.plot(*pale, color=style["color"], alpha=0.25, linewidth=0.7)
-    axes.plot(*points, label=label, **{"linewidth": 1.4, "markersize": 3} | dict(style))
+    usual: dict[str, Any] = {"linewidth": 1.4, "markersize": 3}
+    axes.plot(*points, label=label, **usual | dict(style))
 
 # %% ../../nbs/evaluation/30_curves.ipynb #3c0b373e
 def mark_stages(
@@ -230,7 +231,7 @@ def mark_stages(
     start: float = 0,  # of the axis: a stage that begins there has no line
 ) -> None:
     "A line where each stage begins, and its name."
-    place = dict(xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points")
+    place: dict[str, Any] = dict(xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points")
     for first, name in stages:
         if first > start:
             axes.axvline(first, color="#999999", linewidth=0.8)
