@@ -11,7 +11,7 @@ __all__ = ['CHANCE', 'HEALTHY', 'PANEL_TITLES', 'is_record', 'is_value', 'log_se
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.figure import Figure
 
 # %% ../../nbs/evaluation/30_curves.ipynb #5e60ac5f
-def is_record(value: object) -> bool:
+def is_record(value: object) -> TypeGuard[dict]:
     "Is what a line of log.jsonl holds a record: an object with a step, and with a stage's name if there is one?"
     if not isinstance(value, dict) or not isinstance(value.get("stage", ""), str):
         return False
@@ -31,7 +31,7 @@ def is_record(value: object) -> bool:
     return isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53
 
 
-def is_value(value: object) -> bool:
+def is_value(value: object) -> TypeGuard[float]:
     "Is it a number that a curve can show?"
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
