@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Patches', 'patches_of', 'members', 'cut', 'common_modes', 'patch_gallery', 'mode_histograms', 'mode_shares']
+__all__ = ['patch_gallery']
 
 # %% ../../nbs/visual/80_mode_panels.ipynb #a6890695
 @dataclass(frozen=True, eq=False)

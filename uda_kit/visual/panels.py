@@ -29,8 +29,7 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.gridspec import GridSpec
 
 # %% auto #0
-__all__ = ['Maps', 'Images', 'RIGHT', 'WRONG', 'UNKNOWN', 'Field', 'as_picture', 'picture_grid', 'prediction_grid', 'verdict',
-           'label_shares', 'expansion_panels', 'attention_of', 'AttentionOptions', 'attention_panels']
+__all__ = ['expansion_panels', 'attention_panels']
 
 # %% ../../nbs/visual/70_panels.ipynb #ff9578a8
 Maps = Sequence | np.ndarray | torch.Tensor  # one map [H,W] for each image

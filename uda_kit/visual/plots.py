@@ -31,8 +31,7 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['MEASURES', 'CurveAxes', 'value_curve', 'k_curve', 'confusion_shares', 'confusion_plot', 'adversarial_curves',
-           'quality_by_class', 'label_quality_bars']
+__all__ = ['adversarial_curves']
 
 # %% ../../nbs/visual/90_plots.ipynb #19c6a898
 def _seeds_of(

@@ -27,8 +27,7 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from uda_kit.data.labels import LabelSpace
 
 # %% auto #0
-__all__ = ['LINES', 'BARS', 'SIDES', 'MARKERS', 'line_styles', 'new_figure', 'axes_or_new', 'tidy', 'drawn_name', 'drawn_text',
-           'draw_bars', 'shrink', 'class_handles', 'legend_columns', 'add_legend', 'needs']
+__all__ = []
 
 # %% ../../nbs/visual/10_style.ipynb #f18f41ff
 LINES: tuple[dict[str, Any], ...] = (  # colour, stroke and marker of series, in their order
