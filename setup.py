@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 settings = ConfigParser()
 settings.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
+urls = (line.split("=", 1) for line in cfg["urls"].splitlines() if line.strip())
 
 setup(
     version=cfg["version"],
@@ -16,8 +17,10 @@ setup(
     keywords=cfg["keywords"].split(),
     author=cfg["author"],
     license=cfg["license"],
+    classifiers=cfg["classifiers"].strip().splitlines(),
+    project_urls={name.strip(): address.strip() for name, address in urls},
     packages=find_packages(include=["uda_kit", "uda_kit.*"]),
-    package_data={"uda_kit": ["*.json", "*/*.json", "*/*/*.csv"]},
+    package_data={"uda_kit": ["py.typed", "*.pyi", "*.json", "*/*.json", "*/*/*.csv"]},
     install_requires=cfg["requirements"].split(),
     extras_require={
         "notebooks": cfg["notebook_requirements"].split(),

@@ -66,6 +66,7 @@ def write_copy():
             copy = COPY / file.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(with_methods(file.read_text(encoding="utf-8")), encoding="utf-8")
+    shutil.copy(ROOT / "uda_kit" / "__init__.pyi", COPY / "uda_kit")
 
 
 def notebooks_of():

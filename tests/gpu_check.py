@@ -113,7 +113,8 @@ def check_recipe(small, family):
 
 def check_plain_step(small):
     "The output-space paper's step by hand in fp32, and the kit's in bf16."
-    from uda_kit.benchmarks.training_step import same_losses, time_steps
+    from uda_kit.benchmarks.timing import same_losses
+    from uda_kit.benchmarks.training_step import time_steps
 
     name = "tiny-smoke" if small else "resnet101-full"
     fast, plain = time_steps("fast", name, 5), time_steps("plain", name, 5)
@@ -225,7 +226,8 @@ def check_resume(small):
     import torch
 
     from uda_kit.core.tensors import load_tensors
-    from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+    from uda_kit.data.streets.dataset import StreetScenes
+    from uda_kit.data.streets.style import CAMERA, RENDERED
     from uda_kit.methods.output_space import OutputSpaceTerms
     from uda_kit.models.segmenters import deeplab_v2
     from uda_kit.training.fit import Interrupted, LoaderConfig, RunOptions, Stage, StopRequest, fit

@@ -91,7 +91,7 @@ def same_stage(a, b, stage, steps):
 
 
 def same(a, b, steps):
-    "Weights, and the last checkpoint of each stage (`steps` by name) with optimizers and critics, bit for bit; and the logs."
+    "Weights, and the last checkpoint of each stage (`steps` by name) with optimizers and discriminators, bit for bit; and the logs."
     runs = RunDirectory(a), RunDirectory(b)
     same_tensors(*(r.path / "weights.safetensors" for r in runs))
     for stage, n in steps.items():

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # tutorial -> explorer, controls to set beforehand (label -> option or times a key is pressed), file
 PICTURES = [
     ("10_gap", "SceneExplorer", {"fog, per m": ("PageUp", 1), "palette, game to camera": ("PageUp", 7)}, "scenes"),
-    ("20_output_space", "TrainingExplorer", {"curves": "critic"}, "training"),
+    ("20_output_space", "TrainingExplorer", {"curves": "discriminator"}, "training"),
     ("20_output_space", "AlignmentExplorer", {"point": ("PageUp", 3)}, "alignment"),
     ("30_patches", "PatchClusterExplorer", {}, "patch_clusters"),
     ("40_translation_attention", "AttentionExplorer", {}, "attention"),

@@ -15,7 +15,7 @@ from uda_kit.core.errors import InputError
 from uda_kit.core.records import write_json
 from uda_kit.core.settings import override
 from uda_kit.data.datasets import open_named
-from uda_kit.data.translated import Twins, read_about
+from uda_kit.data.translated import TranslatedImages, read_about
 from uda_kit.experiments.build import Run, build_stages
 from uda_kit.experiments.dry_run import dry_run
 from uda_kit.experiments.running import run_recipe
@@ -69,7 +69,7 @@ def made(out):
     "The images that a run made, by name."
     return {
         p.relative_to(out).as_posix(): p.read_bytes()
-        for folder in ("twins-translate", "labels-self-train")
+        for folder in ("translated-translate", "labels-self-train")
         for p in Path(out, folder).glob("*.png")
     }
 
@@ -81,7 +81,7 @@ def alone(tmp_path_factory):
 
 
 def test_what_a_run_leaves(alone):
-    assert len(made(alone)) == 12 and read_about(alone / "twins-translate")["translator"]["name"] == "CycleGAN"
+    assert len(made(alone)) == 12 and read_about(alone / "translated-translate")["translator"]["name"] == "CycleGAN"
     about = json.loads((alone / "labels-self-train" / "summary.json").read_text())
     assert about["samples"] == 6 and about["about"]["rule"] == "median:0.9"
     assert "ancillary.maps.weight" in load_file(alone / "weights.safetensors")
@@ -96,7 +96,7 @@ def test_what_a_stage_finds(tmp_path, monkeypatch):
         if "semantic" in stage.terms:
             assert stage.terms["semantic"].fingerprint == fingerprint(stages[0].net)
         if stage.name in ("adapt", "self-train"):
-            assert type(stage.source.dataset) is {"adapt": Twins, "self-train": PseudoLabelled}[stage.name]
+            assert type(stage.source.dataset) is {"adapt": TranslatedImages, "self-train": PseudoLabelled}[stage.name]
         return fit(stage, *args, **options)
 
     monkeypatch.setattr("uda_kit.experiments.running.fit", look)
@@ -127,7 +127,7 @@ def test_killed_at_a_random_step_of_each_stage(alone, tmp_path, stage):
     assert made(tmp_path / "run") == made(alone)
 
 
-@pytest.mark.parametrize("folder", ["twins-translate", "labels-self-train"])
+@pytest.mark.parametrize("folder", ["translated-translate", "labels-self-train"])
 def test_killed_while_images_are_made(alone, tmp_path, folder):
     run = tmp_path / "run"
     interrupted(ARGS, run, signal.SIGKILL, lambda: any(Path(run, folder).glob("*.png")))
@@ -160,7 +160,7 @@ def test_rows_share_their_stages(tmp_path):
     kept = sorted(
         p.name.rsplit("-", 1)[0] for p in (tmp_path / "shared").iterdir() if not p.name.startswith(".")
     )  # and a lock for each
-    assert kept == ["adapt", "translate", "twins-translate", "warmup"]
+    assert kept == ["adapt", "translate", "translated-translate", "warmup"]
     run_recipe(small(), tmp_path / "cirn", OPTIONS, shared=tmp_path / "shared")
     run_recipe(small(), tmp_path / "by-itself", OPTIONS)
     assert [p.name for p in sorted((tmp_path / "cirn" / "checkpoints").iterdir())] == [
@@ -194,16 +194,16 @@ def test_a_commit_in_between(tmp_path, monkeypatch):
     )
 
 
-def test_folder_with_other_twins(tmp_path):
-    "A run whose folder of twins was exchanged is refused."
+def test_folder_with_other_translated(tmp_path):
+    "A run whose folder of translated images was exchanged is refused."
     out = tmp_path / "run"
     run_recipe(small("cir-ass"), out, OPTIONS)
-    about = out / "twins-translate" / "twins.json"
+    about = out / "translated-translate" / "translated.json"
     about.write_text(about.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(InputError, match="twins.json: does not match the hash"):
+    with pytest.raises(InputError, match="translated.json: does not match the hash"):
         run_recipe(small("cir-ass"), out, OPTIONS, resume=True)
     write_json(about, json.loads(about.read_text()), seal=True)
-    with pytest.raises(InputError, match="describes other twins"):
+    with pytest.raises(InputError, match="describes other translated images"):
         run_recipe(small("cir-ass"), out, OPTIONS, resume=True)
 
 
@@ -212,7 +212,7 @@ def test_folder_with_other_twins(tmp_path):
     [
         (["stages.2.source.translated_by=translated"], "no translation of that name"),
         (["stages.3.rule=medain"], "is no confidence rule"),
-        (["stages.2.source.twins=elsewhere"], "leave one of the two out"),
+        (["stages.2.source.translated=elsewhere"], "leave one of the two out"),
         (["stages.3.name=adapt"], "two stages of one name"),
         (["stages.3.net.ancillary=None"], "does not have"),
         (["stages.2.source.size=(32, 48)"], "wants translated images of"),
@@ -233,8 +233,8 @@ def test_recipes_that_do_not_fit(tmp_path, settings, problem):
 
 
 def test_small_images_and_other_classes(tmp_path):
-    "Images too small for a critic, and a frozen segmenter of other classes, are refused by name."
-    with pytest.raises(InputError, match="16x16, too small for a critic"):
+    "Images too small for a discriminator, and a frozen segmenter of other classes, are refused by name."
+    with pytest.raises(InputError, match="16x16, too small for a discriminator"):
         run_recipe(
             small(
                 "cir-ass",
@@ -255,7 +255,7 @@ def test_small_images_and_other_classes(tmp_path):
 
 
 def test_translation_on_the_fly(tmp_path):
-    "A recipe can redraw its source images at every step instead of reading twins."
+    "A recipe can redraw its source images at every step instead of reading translated images."
     plain = override(
         find_recipe("scenes/statistics-only"),
         [f"stages.{i}.steps=2" for i in (0, 1)]

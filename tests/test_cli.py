@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from refusals import refused_command
 
 from uda_kit.cli import main
 from uda_kit.models.checkpoints import save_weights
@@ -33,7 +34,7 @@ TRANSLATE = [
     "--target",
     "scenes:camera?n=4&size=64x96",
     "--out",
-    "twins",
+    "translated",
     "--no-progress",
 ]
 
@@ -48,16 +49,6 @@ def elsewhere(tmp_path, monkeypatch):
 def weights(tmp_path_factory):
     torch.manual_seed(0)
     return save_weights(deeplab_v2(19, backbone="tiny"), tmp_path_factory.mktemp("net") / "net.safetensors")
-
-
-def refused(capsys, argv, *parts, status=2):
-    "Run, and check the one line on standard error."
-    assert main([str(a) for a in argv]) == status
-    out, err = capsys.readouterr()
-    assert err.startswith("uda-kit: ") and err.count("\n") == 1 and "Traceback" not in err, err
-    for part in parts:
-        assert str(part) in err, f"{part!r} not in {err!r}"
-    return err
 
 
 def run(capsys, *argv):
@@ -119,14 +110,14 @@ def program(*argv, **kwargs):
             ["bench", "table", "scenes", "--rows", "fu-patch", "--paper", "output_space"],
             ["fu-patch", "patch_alignment"],
         ),
-        (["train", "scenes/pi", "--steps", "1", "--out", "run"], ["scenes-twins", "--roots scenes-twins="]),
-        (["train", "scenes/pi", "--roots", "scenes-twin=."], ["did you mean scenes-twins?"]),
+        (["train", "scenes/pi", "--steps", "1", "--out", "run"], ["scenes-translated", "--roots scenes-translated="]),
+        (["train", "scenes/pi", "--roots", "scenes-translate=."], ["did you mean scenes-translated?"]),
         ([*TRANSLATE, "--how", "statistic"], ["statistic", "did you mean 'statistics'?"]),
         ([*TRANSLATE, "--how", "fourier:2"], ["fourier:2", "0.5"]),
         ([*TRANSLATE, "--seed", "-1"], ["--seed -1"]),
         ([*TRANSLATE, "--source-split", "evening"], ["evening", "train"]),
-        (["translate", "--source", "gta5:none", "--target", "scenes:camera", "--out", "twins"], ["none"]),
-        (["translate", "--source", "scenes:rendered", "--out", "twins"], ["--target"]),
+        (["translate", "--source", "gta5:none", "--target", "scenes:camera", "--out", "translated"], ["none"]),
+        (["translate", "--source", "scenes:rendered", "--out", "translated"], ["--target"]),
     ],
     ids=lambda v: (
         " ".join(v)
@@ -136,8 +127,8 @@ def program(*argv, **kwargs):
         else ""
     ),
 )
-def test_mistakes_get_one_line_and_nothing_is_written(capsys, tmp_path, argv, parts):
-    refused(capsys, argv, *parts)
+def test_mistakes_get_one_line_and_nothing_is_written(tmp_path, argv, parts):
+    refused_command(argv, *parts)
     assert not list(tmp_path.iterdir())
 
 
@@ -172,8 +163,8 @@ def test_train_then_use_the_weights(capsys, tmp_path):
         assert (out / name).is_file(), name
     settings = ["train", "scenes/multi-level", "--steps", 2, "--out", out, *QUICK]
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    refused(capsys, settings, "already holds a run", "--resume")
-    refused(capsys, [*settings, "--resume", "--seed", 1], "another configuration", "seed")
+    refused_command(settings, "already holds a run", "--resume")
+    refused_command([*settings, "--resume", "--seed", 1], "another configuration", "seed")
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     # score
     lines = run(
@@ -196,8 +187,7 @@ def test_train_then_use_the_weights(capsys, tmp_path):
         and Path("report/report.md").is_file()
         and Path("report/evaluation.json").is_file()
     )
-    refused(
-        capsys,
+    refused_command(
         ["evaluate", out / "weights.safetensors", "scenes:camera?n=2", "--report", "report"],
         "already holds files",
     )
@@ -220,14 +210,12 @@ def test_train_then_use_the_weights(capsys, tmp_path):
     )
     sizes = {Image.open(p).size for p in Path("seen/labels").glob("*.png")}
     assert sizes == {Image.open(p).size for p in (SAMPLES / "camvid/images").iterdir()}
-    refused(
-        capsys,
+    refused_command(
         ["predict", out / "weights.safetensors", SAMPLES / "camvid/images", "--out", "seen"],
         "already holds files",
     )
     # other classes
-    refused(
-        capsys,
+    refused_command(
         [
             "evaluate",
             out / "weights.safetensors",
@@ -239,8 +227,7 @@ def test_train_then_use_the_weights(capsys, tmp_path):
         "11 classes",
         "19",
     )
-    refused(
-        capsys,
+    refused_command(
         ["train", "camvid/source-only", "--weights", out / "weights.safetensors", "--dry-run"],
         "19 classes, not 11",
     )
@@ -248,27 +235,27 @@ def test_train_then_use_the_weights(capsys, tmp_path):
 
 def test_translate_goes_on_and_guards_its_folder(capsys, tmp_path):
     record = json.loads(run(capsys, *TRANSLATE)[-1])
-    assert (record["written"], record["twins"]) == (4, 4) and {"seconds", "peak_gib"} <= record.keys()
-    files = {p.name: p.read_bytes() for p in (tmp_path / "twins").iterdir()}
-    assert sorted(files) == [*(f"seed0-{i:06d}.png" for i in range(4)), "twins.json"]
-    (tmp_path / "twins/seed0-000002.png").unlink()
+    assert (record["written"], record["translated"]) == (4, 4) and {"seconds", "peak_gib"} <= record.keys()
+    files = {p.name: p.read_bytes() for p in (tmp_path / "translated").iterdir()}
+    assert sorted(files) == [*(f"seed0-{i:06d}.png" for i in range(4)), "translated.json"]
+    (tmp_path / "translated/seed0-000002.png").unlink()
     assert json.loads(run(capsys, *TRANSLATE, "--how", "statistics")[-1])["written"] == 1
     for more in (["--how", "fourier:0.05"], ["--seed", 1], ["--source-split", "val"]):
-        refused(capsys, [*TRANSLATE, *more], "twins.json", "other twins")
-    assert {p.name: p.read_bytes() for p in (tmp_path / "twins").iterdir()} == files
+        refused_command([*TRANSLATE, *more], "translated.json", "other translated images")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "translated").iterdir()} == files
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/me.jpg").touch()
-    refused(capsys, ["photos" if word == "twins" else word for word in TRANSLATE], "me.jpg")
-    refused(capsys, ["photos/me.jpg" if word == "twins" else word for word in TRANSLATE], "is a file")
+    refused_command(["photos" if word == "translated" else word for word in TRANSLATE], "me.jpg")
+    refused_command(["photos/me.jpg" if word == "translated" else word for word in TRANSLATE], "is a file")
     assert [p.name for p in (tmp_path / "photos").iterdir()] == ["me.jpg"]
 
 
-def test_foreign_folder_is_left_alone(capsys, tmp_path):
+def test_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years")
-    refused(capsys, ["train", "scenes/oracle", "--steps", 1, "--out", "mine", *QUICK], "mine", "holds no run")
+    refused_command(["train", "scenes/oracle", "--steps", 1, "--out", "mine", *QUICK], "mine", "holds no run")
     for more in ([], ["--overwrite"]):
-        refused(capsys, ["demo", "--steps", 1, "--out", "mine", *more], "mine")
+        refused_command(["demo", "--steps", 1, "--out", "mine", *more], "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
@@ -292,9 +279,9 @@ def test_dry_run_writes_nothing(capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_not_finite(capsys, tmp_path):
+def test_not_finite(tmp_path):
     argv = ["train", "scenes/source-only", "--steps", 6, "--out", "run", *QUICK, "stages.0.optimizer.lr=1e6"]
-    refused(capsys, argv, "not finite", "stopped.json", status=1)
+    refused_command(argv, "not finite", "stopped.json", status=1)
     assert json.loads((tmp_path / "run/stopped.json").read_text())["stage"] == "warmup"
 
 
@@ -309,25 +296,25 @@ def test_check_data_status(capsys, tmp_path):
     assert victim.name in capsys.readouterr().out
 
 
-def test_malicious_pickle_is_not_run(capsys, tmp_path):
+def test_malicious_pickle_is_not_run(tmp_path):
     class Attack:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "pwned"),)
 
     torch.save({"layer5.conv2d_list.0.weight": Attack()}, "bad.pth")
-    refused(capsys, ["convert", "bad.pth", "out.safetensors"], "bad.pth")
+    refused_command(["convert", "bad.pth", "out.safetensors"], "bad.pth")
     assert [p.name for p in tmp_path.iterdir()] == ["bad.pth"]
 
 
-def test_broken_weight_file(capsys, tmp_path, weights):
+def test_broken_weight_file(tmp_path, weights):
     Path("cut.safetensors").write_bytes(weights.read_bytes()[:1000])
-    refused(capsys, ["evaluate", "cut.safetensors", "scenes:camera?n=1"], "cut.safetensors")
+    refused_command(["evaluate", "cut.safetensors", "scenes:camera?n=1"], "cut.safetensors")
     Path("empty.safetensors").touch()
-    refused(capsys, ["predict", "empty.safetensors", SAMPLES / "camvid/images", "--out", "seen"], "empty.safetensors")
+    refused_command(["predict", "empty.safetensors", SAMPLES / "camvid/images", "--out", "seen"], "empty.safetensors")
     assert not Path("seen").exists()
 
 
-def test_memory_and_disk(capsys, monkeypatch):
+def test_memory_and_disk(monkeypatch):
     import uda_kit.experiments.demo as demo
 
     def fails(error):
@@ -337,17 +324,17 @@ def test_memory_and_disk(capsys, monkeypatch):
         monkeypatch.setattr(demo, "run_demo", run_demo)
 
     fails(MemoryError())
-    refused(capsys, ["demo"], "memory", "--precision bf16-mixed", status=1)
+    refused_command(["demo"], "memory", "--precision bf16-mixed", status=1)
     fails(
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         )
     )
-    refused(capsys, ["demo"], "memory", status=1)
+    refused_command(["demo"], "memory", status=1)
     fails(PermissionError(13, "Permission denied", "/there"))
-    refused(capsys, ["demo"], "/there: Permission denied")
+    refused_command(["demo"], "/there: Permission denied")
     fails(KeyboardInterrupt())
-    refused(capsys, ["demo"], "uda-kit demo --overwrite", status=130)
+    refused_command(["demo"], "uda-kit demo --overwrite", status=130)
     fails(ZeroDivisionError("a mistake of the kit"))
     with pytest.raises(ZeroDivisionError):
         main(["demo"])

@@ -65,7 +65,8 @@ if __name__ == "__main__":
 STAGE = """
 import sys
 import torch
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.methods.contrastive_terms import ContrastiveTerms
 from uda_kit.methods.output_space import Supervised
 from uda_kit.models.segmenters import deeplab_v2

@@ -5,11 +5,12 @@ import torch
 from resuming import StopAt, options, same_stage
 
 from uda_kit.core.errors import InputError
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
-from uda_kit.data.translated import Twins
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
+from uda_kit.data.translated import TranslatedImages
 from uda_kit.methods.cyclegan import CYCLEGAN_ADAM, CycleGANTerms, TranslateSource
 from uda_kit.methods.output_space import SupervisedTerms
-from uda_kit.methods.translation import translator, write_twins
+from uda_kit.methods.translation import translator, write_translated
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.models.translators import CycleTranslator, fingerprint, load_translator, save_translator
 from uda_kit.training.configs import BuildContext
@@ -89,21 +90,21 @@ def test_too_small(tmp_path):
         fit(stage(size=(16, 48)), tmp_path / "run", options())
 
 
-def test_from_stage_to_twins_to_training(tmp_path):
-    "A trained translator is saved, fills a folder of twins that a loader joins with the labels, and works on the fly."
+def test_from_stage_to_translated_to_training(tmp_path):
+    "A trained translator is saved, fills a folder of translated images that a loader joins with the labels, and works on the fly."
     trained = stage()
     fit(trained, tmp_path / "run", options())
     path = save_translator(trained.net, tmp_path / "t.safetensors")
     net = load_translator(path)
     assert fingerprint(net) == fingerprint(trained.net)
     name = f"cyclegan:{path}"
-    assert write_twins(*SCENES, tmp_path / "twins", name, progress=False) == 4
-    assert write_twins(*SCENES, tmp_path / "twins", translator(name), progress=False) == 0
-    twins = Twins(SCENES[0], tmp_path / "twins")
-    assert twins.image(2).equal(net.translate(SCENES[0].image(2)))
+    assert write_translated(*SCENES, tmp_path / "translated", name, progress=False) == 4
+    assert write_translated(*SCENES, tmp_path / "translated", translator(name), progress=False) == 0
+    translated = TranslatedImages(SCENES[0], tmp_path / "translated")
+    assert translated.image(2).equal(net.translate(SCENES[0].image(2)))
     save_translator(CycleTranslator(width=4, blocks=1), path)
-    with pytest.raises(InputError, match="other twins"):
-        write_twins(*SCENES, tmp_path / "twins", name, progress=False)
+    with pytest.raises(InputError, match="other translated images"):
+        write_translated(*SCENES, tmp_path / "translated", name, progress=False)
     torch.manual_seed(0)
     segmenter = deeplab_v2(19, "tiny")
     adapt = Stage(

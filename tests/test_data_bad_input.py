@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
-from uda_kit.core.errors import InputError
 from uda_kit.data.check import check_data
 from uda_kit.data.datasets import FolderDataset, open_dataset
 from uda_kit.data.samples import png
@@ -24,17 +24,6 @@ def picture(path, shape=(H, W, 3), value=None, kind=np.uint8):
     noise = np.random.default_rng(0).integers(0, 255, shape) if value is None else np.full(shape, value)
     path.write_bytes(png(noise.astype(kind)))
     return path
-
-
-def refused(function, *parts, **kwargs):
-    "Call, and check the InputError: one line, three parts, holding every word in `parts`."
-    with pytest.raises(InputError) as caught:
-        function(**kwargs)
-    message = str(caught.value)
-    assert "\n" not in message and caught.value.where and caught.value.problem and caught.value.remedy
-    for part in parts:
-        assert str(part) in message, f"{part!r} not in {message!r}"
-    return message
 
 
 def read_all(spec, split=None, **kwargs):
@@ -229,7 +218,7 @@ def test_ids_outside_the_table(camvid, gta5):
     refused(lambda: open_dataset(f"gta5:{gta5}").label(1), "ids 99", "gta5 table")
 
 
-def test_colours_where_ids_are_expected(gta5):
+def test_colors_where_ids_are_expected(gta5):
     picture(gta5 / "labels/00001.png", (H, W, 3))
     refused(lambda: read_all(f"gta5:{gta5}"), gta5 / "labels/00001.png", "colours (RGB)", "id labels")
 
@@ -279,13 +268,13 @@ def test_not_an_image(camvid):
     refused(lambda: read_all(f"camvid:{camvid}"), "f1.png", "is not an image")
 
 
-def huge(path, width, height, bits=8, colour=0):
+def huge(path, width, height, bits=8, color=0):
     "A PNG that claims an enormous size in a few bytes."
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     body = zlib.compress(bytes(10_000_000))
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
         + chunk(b"IDAT", body)
         + chunk(b"IEND", b"")
     )

@@ -26,7 +26,7 @@ from uda_kit.data.translated import read_about
 from uda_kit.data.workers import read_in_order
 from uda_kit.evaluation.evaluate import _Items, _read_all, predict, predictions_of
 from uda_kit.methods.pseudo_labels import FORMAT, make_pseudo_labels, read_summary
-from uda_kit.methods.translation import write_twins
+from uda_kit.methods.translation import write_translated
 from uda_kit.models.segmenters import deeplab_v2
 
 
@@ -475,7 +475,7 @@ def damage(path, whole):
         yield
 
 
-def test_damaged_twins_are_made_again(tmp_path):
+def test_damaged_translated_are_made_again(tmp_path):
     source, target, out = (
         open_dataset("scenes:rendered?n=2&size=32x64"),
         open_dataset("scenes:camera?n=2&size=32x64"),
@@ -483,21 +483,24 @@ def test_damaged_twins_are_made_again(tmp_path):
     )
     options = dict(progress=False)
     assert (
-        write_twins(source, target, out, "statistics", **options) == 2
-        and write_twins(source, target, out, "statistics", **options) == 0
+        write_translated(source, target, out, "statistics", **options) == 2
+        and write_translated(source, target, out, "statistics", **options) == 0
     )
     path = out / "seed0-000001.png"
-    whole, about = path.read_bytes(), (out / "twins.json").read_bytes()
+    whole, about = path.read_bytes(), (out / "translated.json").read_bytes()
     for _ in damage(path, whole):
-        assert write_twins(source, target, out, "statistics", **options) == 1
-        assert path.read_bytes() == whole and (out / "twins.json").read_bytes() == about
+        assert write_translated(source, target, out, "statistics", **options) == 1
+        assert path.read_bytes() == whole and (out / "translated.json").read_bytes() == about
     path.write_bytes((out / "seed0-000000.png").read_bytes())  # another whole image
-    assert write_twins(source, target, out, "statistics", **options) == 1 and path.read_bytes() == whole
+    assert write_translated(source, target, out, "statistics", **options) == 1 and path.read_bytes() == whole
     path.write_bytes(whole[:200])
-    (out / "twins.json").write_text(
+    (out / "translated.json").write_text(
         json.dumps({k: v for k, v in json.loads(about).items() if k not in ("files", "sha256")})
     )  # stopped before the end
-    assert write_twins(source, target, out, "statistics", **options) == 1 and (out / "twins.json").read_bytes() == about
+    assert (
+        write_translated(source, target, out, "statistics", **options) == 1
+        and (out / "translated.json").read_bytes() == about
+    )
 
 
 def test_damaged_pseudo_labels_are_written_again(tmp_path):
@@ -511,7 +514,7 @@ def test_damaged_pseudo_labels_are_written_again(tmp_path):
         assert make() == 1 and path.read_bytes() == whole and (out / "summary.json").read_bytes() == summary
 
 
-TWINS = [
+TRANSLATED = [
     '{"seed": NaN}',
     '{"seed": "1"}',
     '{"source": []}',
@@ -525,11 +528,11 @@ TWINS = [
 ]
 
 
-@pytest.mark.parametrize("text", TWINS, ids=range(len(TWINS)))
-def test_twins_json_of_other_shapes(tmp_path, text):
-    (tmp_path / "twins.json").write_text(text)
+@pytest.mark.parametrize("text", TRANSLATED, ids=range(len(TRANSLATED)))
+def test_translated_json_of_other_shapes(tmp_path, text):
+    (tmp_path / "translated.json").write_text(text)
     line = expect_error(read_about, tmp_path)
-    assert "twins.json" in line and "\n" not in line and len(line) < 500
+    assert "translated.json" in line and "\n" not in line and len(line) < 500
 
 
 def test_summary_json_of_other_shapes(tmp_path):

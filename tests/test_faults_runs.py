@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from refusals import one_line
 from resuming import StopAt
 
 from uda_kit.benchmarks.feature_alignment import run_of
@@ -23,7 +24,8 @@ from uda_kit.core.files import LOCK, WriteError
 from uda_kit.core.records import to_json, write_json
 from uda_kit.core.settings import override
 from uda_kit.data.labels import CITYSCAPES19
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.experiments import demo, running
 from uda_kit.experiments.lessons import check_same, report_line
 from uda_kit.methods.output_space import OutputSpaceTerms
@@ -59,7 +61,7 @@ from uda_kit.training.runs import (
     stage_checkpoints,
     write_checkpoint,
 )
-from uda_kit.visual.embedding import COLUMNS, FeatureTable
+from uda_kit.visual.features import COLUMNS, FeatureTable
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs the limits and signals of POSIX")
 
@@ -133,13 +135,6 @@ def flips(data, places):
         changed = bytearray(data)
         changed[place // 8] ^= 1 << place % 8
         yield bytes(changed)
-
-
-def one_line(error, *parts):
-    text = str(error)
-    assert "\n" not in text and len(text) < 600, text
-    for part in parts:
-        assert str(part) in text, (part, text)
 
 
 # ---- checkpoints
@@ -708,8 +703,9 @@ def test_a_difference_names_exactly_the_settings():
 PROGRAM = """
 import os, signal, sys
 import torch
-from uda_kit.cli import status_of
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.cli.status import status_of
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.core.errors import InputError
 from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.models.segmenters import deeplab_v2

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import one_line, refused_command, run_command
 
-import uda_kit.cli as cli
 from uda_kit.cli import main
+from uda_kit.cli.check import CheckData
+from uda_kit.cli.options import read_precision
+from uda_kit.cli.output import finish, never_fail, show
+from uda_kit.cli.recipes import recipe_list
+from uda_kit.cli.signals import Interrupts, Terminated, terminable
+from uda_kit.cli.train import Train
 from uda_kit.core.errors import expect_error
 from uda_kit.core.files import WriteError
 from uda_kit.core.settings import describe, override
@@ -59,25 +65,6 @@ def field(folder, classes=FIELD, count=4, ids=lambda label: label):
     return f"folder:{folder / 'field.toml'}"
 
 
-def run(*argv):
-    "Status, standard output, standard error."
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        status = main([str(a) for a in argv])
-    return status, out.getvalue(), err.getvalue()
-
-
-def refused(*argv, parts=()):
-    "The one line of a command that is refused and writes nothing."
-    before = sorted(Path.cwd().rglob("*"))
-    status, out, err = run(*argv)
-    assert status == 2 and err.startswith("uda-kit: ") and err.count("\n") == 1 and len(err) < 1200, (argv, status, err)
-    assert sorted(Path.cwd().rglob("*")) == before, (argv, "something was written")
-    for part in parts:
-        assert part in err, (part, err)
-    return err
-
-
 def train(source, *more, recipe="scenes/multi-level", out="run"):
     return ["train", recipe, "--source", source, "--steps", 2, "--out", out, "--no-progress", *more]
 
@@ -87,8 +74,8 @@ SMALL_TARGET = ["--target", "scenes:camera?n=2&size=64x96"]
 
 def test_classes_of_ones_own_from_check_to_prediction(tmp_path):
     own = field(tmp_path)
-    assert run("check-data", own, "--no-progress")[0] == 0
-    status, out, err = run(
+    assert run_command("check-data", own, "--no-progress")[0] == 0
+    status, out, err = run_command(
         *train(own, *SMALL_TARGET, "--test", f"{own}?split=test", "--set", "stages.0.source.batch_size=2")
     )
     record = json.loads(out.splitlines()[-1])
@@ -106,10 +93,10 @@ def test_classes_of_ones_own_from_check_to_prediction(tmp_path):
     )
     # the score again, by the command and by hand from predicted label files
     again = json.loads(
-        run("evaluate", "run/weights.safetensors", own, "--split", "test", "--no-progress")[1].splitlines()[-1]
+        run_command("evaluate", "run/weights.safetensors", own, "--split", "test", "--no-progress")[1].splitlines()[-1]
     )
     assert again["miou"] == record["miou"] and again["iou"] == record["iou"]
-    assert run("predict", "run/weights.safetensors", "photos", "--out", "seen", "--no-progress")[0] == 0
+    assert run_command("predict", "run/weights.safetensors", "photos", "--out", "seen", "--no-progress")[0] == 0
     counts = np.zeros((3, 3))
     for i in range(4):
         truth, seen = (
@@ -120,11 +107,11 @@ def test_classes_of_ones_own_from_check_to_prediction(tmp_path):
     assert np.allclose(counts.diagonal() / union, [again["iou"][name] for name in FIELD], atol=1e-6)
     # going on with other classes is refused, and so are weights whose classes stand in another order
     field(tmp_path, ("weed", "crop", "soil"))
-    status, _, err = run(
+    status, _, err = run_command(
         *train(own, *SMALL_TARGET, "--test", f"{own}?split=test", "--resume", "--set", "stages.0.source.batch_size=2")
     )
     assert status == 2 and "another configuration" in err
-    status, _, err = run(
+    status, _, err = run_command(
         *train(own, *SMALL_TARGET, "--test", f"{own}?split=test", "--weights", "run/weights.safetensors", out="other")
     )
     assert status == 2 and "same order" in err and not Path("other").exists()
@@ -132,7 +119,7 @@ def test_classes_of_ones_own_from_check_to_prediction(tmp_path):
 
 def test_what_cannot_be_scored_is_refused_or_said(tmp_path):
     own, other = field(tmp_path / "a"), field(tmp_path / "b", ("crop", "sugar beet", "stone"))
-    status, _, err = run(*train(own))
+    status, _, err = run_command(*train(own))
     assert status == 2 and "none of the classes" in err and "--test" in err and not Path("run").exists()
     recipe = find_recipe("scenes/source-only")
     mine = replace(recipe, stages=tuple(replace(s, source=data_from(own)) for s in recipe.stages))
@@ -187,7 +174,7 @@ def test_every_kind_of_recipe_follows_the_classes(tmp_path):
 
 def test_a_source_without_a_labelled_pixel(tmp_path):
     own = field(tmp_path, ids=lambda label: np.full_like(label, 255))
-    status, _, err = run(*train(own, "--test", f"{own}?split=test", recipe="scenes/source-only"))
+    status, _, err = run_command(*train(own, "--test", f"{own}?split=test", recipe="scenes/source-only"))
     assert status == 2 and "no labelled pixel" in err and err.count("\n") == 1 and not Path("run").exists()
 
 
@@ -224,7 +211,7 @@ SLIPS += [
 def test_slips_in_settings():
     recipe = find_recipe("scenes/multi-level")
     for slip in SLIPS:
-        assert "\n" not in expect_error(lambda: check_values(override(recipe, [slip]))), slip
+        one_line(expect_error(lambda: check_values(override(recipe, [slip]))))
     assert "set twice" in expect_error(override, recipe, ["stages.0.steps=1", "stages.0.steps=2"])
     assert "first" in expect_error(override, recipe, ["stages.0.source.n=5", "stages.0.source=scenes:camera?n=9"])
     assert (
@@ -267,7 +254,10 @@ def test_slips_in_settings():
     ids=str,
 )
 def test_slips_that_only_building_shows(more):
-    refused("train", "scenes/multi-level", "--steps", 1, "--out", "run", "--no-progress", "--set", *more)
+    refused_command(
+        ["train", "scenes/multi-level", "--steps", 1, "--out", "run", "--no-progress", "--set", *more],
+        untouched=Path.cwd(),
+    )
 
 
 def test_small_images_of_files_are_refused_before_the_warm_up(tmp_path):
@@ -275,7 +265,7 @@ def test_small_images_of_files_are_refused_before_the_warm_up(tmp_path):
     for name in ("photos", "masks"):
         for file in (tmp_path / name).iterdir():
             Image.open(file).resize((24, 24), Image.NEAREST).save(file)
-    status, _, err = run(*train(own, *SMALL_TARGET, "--test", f"{own}?split=test"))
+    status, _, err = run_command(*train(own, *SMALL_TARGET, "--test", f"{own}?split=test"))
     assert (
         status == 2 and "24x24" in err and err.count("\n") == 1 and "five halvings" in err and not Path("run").exists()
     )
@@ -308,7 +298,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("more", OPTIONS, ids=lambda more: str(more)[:40])
 def test_options_are_checked_where_they_enter(more):
-    refused("train", "scenes/source-only", "--no-progress", *more)
+    refused_command(["train", "scenes/source-only", "--no-progress", *more], untouched=Path.cwd())
 
 
 def test_options_of_other_commands():
@@ -326,15 +316,16 @@ def test_options_of_other_commands():
         ["recipes", "show", "a" * 5000],
         ["bench", "contrastive", "loss", "--stpes", 3],
     ):
-        refused(*argv)
+        refused_command(argv, untouched=Path.cwd())
     Path("file").touch()
-    refused("train", "scenes/source-only", "--out", "file/run", "--no-progress", parts=("is a file",))
+    argv = ["train", "scenes/source-only", "--out", "file/run", "--no-progress"]
+    refused_command(argv, "is a file", untouched=Path.cwd())
 
 
 def fails(monkeypatch, error):
     "Let a command raise `error`; its status and its line."
-    monkeypatch.setattr(cli.CheckData, "run", lambda self: (_ for _ in ()).throw(error))
-    status, _, err = run("check-data", "scenes:camera")
+    monkeypatch.setattr(CheckData, "run", lambda self: (_ for _ in ()).throw(error))
+    status, _, err = run_command("check-data", "scenes:camera")
     assert err.count("\n") == 1
     return status, err
 
@@ -349,8 +340,8 @@ def test_what_stops_a_command_is_one_line(monkeypatch):
         'pip install "uda_kit[notebooks]"' in fails(monkeypatch, ModuleNotFoundError("no", name="sklearn.cluster"))[1]
     )
     assert (
-        fails(monkeypatch, cli.Terminated(signal.SIGHUP))[0] == 129
-        and fails(monkeypatch, cli.Terminated(signal.SIGTERM))[0] == 143
+        fails(monkeypatch, Terminated(signal.SIGHUP))[0] == 129
+        and fails(monkeypatch, Terminated(signal.SIGTERM))[0] == 143
     )
     status, err = fails(monkeypatch, KeyboardInterrupt())
     assert status == 130 and "start it again" in err
@@ -361,7 +352,7 @@ def test_what_stops_a_command_is_one_line(monkeypatch):
 def test_missing_optional_packages_are_named(monkeypatch):
     for name in [n for n in sys.modules if n.split(".")[0] in ("sklearn", "umap")] + ["sklearn", "umap"]:
         monkeypatch.setitem(sys.modules, name, None)
-    err = refused(
+    argv = [
         "train",
         "scenes/patch",
         "--steps",
@@ -370,12 +361,13 @@ def test_missing_optional_packages_are_named(monkeypatch):
         "--set",
         "stages.1.modes.patches=50",
         "stages.1.modes.k=3",
-    )
+    ]
+    err = refused_command(argv, untouched=Path.cwd())
     assert "sklearn" in err and 'pip install "uda_kit[notebooks]"' in err
 
 
 def test_resume_is_only_advised_where_it_is_accepted():
-    train = cli.Train("scenes/source-only", out="run")
+    train = Train("scenes/source-only", out="run")
     assert "--resume" not in train.again(["train", "scenes/source-only", "--out", "run"])
     Path("run").mkdir()
     Path("run/config.json").write_text("{", encoding="utf-8")
@@ -385,13 +377,13 @@ def test_resume_is_only_advised_where_it_is_accepted():
 
 
 def test_signals_outside_training():
-    with cli.terminable(cli.Interrupts()):
-        with pytest.raises(cli.Terminated) as caught:
+    with terminable(Interrupts()):
+        with pytest.raises(Terminated) as caught:
             signal.raise_signal(signal.SIGHUP)
     assert caught.value.status == 129
     old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with cli.terminable(cli.Interrupts()):
+        with terminable(Interrupts()):
             signal.raise_signal(signal.SIGHUP)  # nohup
     finally:
         signal.signal(signal.SIGHUP, old)
@@ -403,9 +395,9 @@ def test_any_terminal_takes_what_is_printed(tmp_path, monkeypatch):
         raw = io.BytesIO()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
-            cli.never_fail(sys.stdout)
-            cli.show(f"{strange} \udcff")
-            cli.finish({"name": strange, "nan": float("nan")})
+            never_fail(sys.stdout)
+            show(f"{strange} \udcff")
+            finish({"name": strange, "nan": float("nan")})
             sys.stdout.flush()
             text = raw.getvalue().decode(encoding)
         assert "\x1b" not in text and json.loads(text.splitlines()[-1]) == {"name": strange, "nan": None}, encoding
@@ -420,7 +412,7 @@ def test_any_terminal_takes_what_is_printed(tmp_path, monkeypatch):
 
 
 def test_list_of_recipes_is_in_step():
-    assert cli.recipe_list() == listed(), "run python -m uda_kit.recipes.catalogue"
+    assert recipe_list() == listed(), "run python -m uda_kit.recipes.catalogue"
 
 
 def test_precision_says_what_this_machine_has(monkeypatch, capsys):
@@ -430,11 +422,11 @@ def test_precision_says_what_this_machine_has(monkeypatch, capsys):
     for there in (False, True):
         monkeypatch.setattr(doctor, "bf16_instructions", lambda: {"amx_tile": False, "avx512_bf16": there})
         assert (
-            cli.read_precision("auto") == ("bf16-mixed" if there else "32-true")
+            read_precision("auto") == ("bf16-mixed" if there else "32-true")
             and doctor.instructions() == ("" if there else "no ") + "avx512_bf16, no amx"
         )
         capsys.readouterr()
-        assert cli.read_precision("bf16-mixed") == "bf16-mixed" and ("emulated" in capsys.readouterr().err) is not there
+        assert read_precision("bf16-mixed") == "bf16-mixed" and ("emulated" in capsys.readouterr().err) is not there
     from uda_kit.results.tables import machine_name
 
     assert machine_name().endswith("avx512_bf16, no amx")
@@ -456,7 +448,7 @@ def test_explorer_of_a_run_in_ones_own_classes():
 
 def test_two_ways_of_naming_the_test_data(capsys):
     assert (
-        cli.main(
+        main(
             ["train", "scenes/source-only", "--test", "scenes:camera?n=2", "--set", "test=scenes:rendered", "--dry-run"]
         )
         == 2
@@ -479,7 +471,7 @@ def test_images_too_small_for_a_network_are_named(tmp_path, capsys):
     save_weights(deeplab_v2(3, "vgg16"), tmp_path / "vgg.safetensors")
     Image.fromarray(np.zeros((3, 50, 3), np.uint8)).save(tmp_path / "thin.png")
     assert (
-        cli.main(
+        main(
             [
                 "predict",
                 str(tmp_path / "vgg.safetensors"),

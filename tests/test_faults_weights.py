@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from refusals import one_line
 from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 from torchvision.models.vgg import cfgs, make_layers
@@ -52,13 +53,6 @@ def released():
         part, rest = name.split(".", 1)
         named[rest if part == "backbone" else "layer5." + rest.replace("convs", "conv2d_list")] = tensor
     return net, named
-
-
-def one_line(path, function, *args, **kwargs) -> str:
-    "The line of the refusal, which must name the file."
-    message = expect_error(function, *args, **kwargs)
-    assert os.path.basename(path) in message and "\n" not in message
-    return message
 
 
 def write_header(path, net, config=None, **about):
@@ -111,11 +105,11 @@ def test_a_header_that_describes_no_network_of_these_tensors_is_refused_before_m
         lambda self, mode=True: built.append(next(self.parameters()).device.type) or self,
     )
     for config in CONFIGS:
-        one_line(path, load_weights, write_header(path, tiny, tiny.config | config))
+        one_line(expect_error(load_weights, write_header(path, tiny, tiny.config | config)), path.name)
     assert set(built) == {"meta"}  # whatever was built, was built without memory
     for config in (None, [], 3):
         save_tensors(path, tiny.state_dict(), {"format": FORMAT, "config": config, "space": None, "extra": {}})
-        one_line(path, load_weights, path)
+        one_line(expect_error(load_weights, path), path.name)
     space = {"name": "x", "classes": ["a", "b", "c"], "palette": [], "ignore": 255}
     for wrong in (
         {"name": "a"},
@@ -127,10 +121,10 @@ def test_a_header_that_describes_no_network_of_these_tensors_is_refused_before_m
         space | {"ignore": 1},
         space | {"ignore": 10**9},
     ):
-        one_line(path, load_weights, write_header(path, tiny, space=wrong))
+        one_line(expect_error(load_weights, write_header(path, tiny, space=wrong)), path.name)
     net = pspnet(3, "tiny")
     for config in ({"width": 10**9}, {"width": 4096}, {"bins": list(range(1, 100_000))}, {"dropout": "x"}):
-        one_line(path, load_weights, write_header(path, net, net.config | config))
+        one_line(expect_error(load_weights, write_header(path, net, net.config | config)), path.name)
 
 
 def test_a_header_opens_no_files(tmp_path, tiny):
@@ -142,15 +136,19 @@ def test_a_header_opens_no_files(tmp_path, tiny):
 def test_options_on_either_side_alone_make_another_network(tmp_path):
     net = deeplab_v3(3, "resnet50", multi_level=False, as_torchvision=True, width=8)
     path = save_weights(net, tmp_path / "v3.safetensors")
-    message = one_line(path, load_weights, path, deeplab_v3(3, "resnet50", multi_level=False, width=8))
+    message = one_line(
+        expect_error(load_weights, path, deeplab_v3(3, "resnet50", multi_level=False, width=8)), path.name
+    )
     assert "as_torchvision=True there" in message and "ceil_pool=False there" in message
 
 
 def test_a_backbone_of_another_stride_or_input_is_refused(tmp_path):
     path = save_weights(deeplab_v2(3, normalise="caffe", stride_in_1x1=True), tmp_path / "caffe.safetensors")
     assert "normalise='caffe'" in one_line(
-        path, deeplab_v2, 3, stride_in_1x1=True, weights=path
-    ) and "stride_in_1x1=True" in one_line(path, pspnet, 3, "tiny", normalise="caffe", weights=str(path))
+        expect_error(deeplab_v2, 3, stride_in_1x1=True, weights=path), path.name
+    ) and "stride_in_1x1=True" in one_line(
+        expect_error(pspnet, 3, "tiny", normalise="caffe", weights=str(path)), path.name
+    )
     assert deeplab_v2(5, normalise="caffe", stride_in_1x1=True, weights=path).num_classes == 5
 
 
@@ -167,15 +165,15 @@ def test_every_flipped_bit_of_a_weight_file_is_noticed_and_the_umask_is_honoured
         data = bytearray(whole)
         data[place] ^= 1 << rng.randrange(8)
         flipped.write_bytes(data)
-        one_line(flipped, load_weights, flipped)
+        one_line(expect_error(load_weights, flipped), flipped.name)
 
 
 def test_weights_are_finite_floats_of_any_precision(tmp_path, tiny):
     path, name, right = tmp_path / "v.safetensors", "main.convs.0.bias", tiny.state_dict()
 
-    def refused(value):
+    def line(value):
         save_tensors(path, right | {name: value}, {"format": FORMAT, "config": tiny.config, "space": None, "extra": {}})
-        return one_line(path, load_weights, path)
+        return one_line(expect_error(load_weights, path), path.name)
 
     for value in (
         torch.full((3,), torch.nan),
@@ -185,9 +183,9 @@ def test_weights_are_finite_floats_of_any_precision(tmp_path, tiny):
         torch.ones(3, dtype=torch.bool),
         torch.ones(3, dtype=torch.complex64),
     ):
-        assert name in refused(value)
+        assert name in line(value)
     for value in (torch.ones(3, 1), torch.tensor(1.0), torch.ones(0)):
-        refused(value)
+        line(value)
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         save_tensors(
             path,
@@ -263,7 +261,7 @@ def test_pickles_of_other_things_are_one_line_without_warnings(tmp_path, release
         torch.save(value, path, _use_new_zipfile_serialization=number % 2 == 0)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            one_line(path, load_released, path)
+            one_line(expect_error(load_released, path), path.name)
     for data in (
         b"",
         b"\x80",
@@ -280,8 +278,8 @@ def test_pickles_of_other_things_are_one_line_without_warnings(tmp_path, release
         path.write_bytes(data)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            one_line(path, load_released, path)
-            one_line(path, deeplab_v2, 3, weights=str(path))
+            one_line(expect_error(load_released, path), path.name)
+            one_line(expect_error(deeplab_v2, 3, weights=str(path)), path.name)
     assert not os.path.exists(place)
 
 
@@ -294,29 +292,31 @@ def test_damaged_and_packed_archives_are_one_line(tmp_path):
             data = bytearray(whole)
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
             path.write_bytes(data)
-            one_line(path, load_released, path)
+            one_line(expect_error(load_released, path), path.name)
         path.write_bytes(whole[: len(whole) // 2])
-        one_line(path, load_released, path)
+        one_line(expect_error(load_released, path), path.name)
     torch.save({"a": torch.ones(10), "b": torch.ones(5)}, path)
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:  # a storage that is shorter than its tensor
         for name, data in records.items():
             archive.writestr(name, data[:8] if name.endswith("data/0") else data)
-    one_line(path, load_released, path)
+    one_line(expect_error(load_released, path), path.name)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", bytes(10**7))
-    assert path.stat().st_size < 20_000 and "would unpack to 10,000,000 bytes" in one_line(path, load_released, path)
+    assert path.stat().st_size < 20_000 and "would unpack to 10,000,000 bytes" in one_line(
+        expect_error(load_released, path), path.name
+    )
 
 
 def test_a_file_under_another_name_is_said(tmp_path, tiny):
     torch.save({"a": torch.ones(2)}, tmp_path / "a.safetensors")
     assert "torch.save" in one_line(
-        "a.safetensors", read_tensors, tmp_path / "a.safetensors"
-    ) and "torch.save" in one_line("a.safetensors", load_weights, tmp_path / "a.safetensors")
+        expect_error(read_tensors, tmp_path / "a.safetensors"), "a.safetensors"
+    ) and "torch.save" in one_line(expect_error(load_weights, tmp_path / "a.safetensors"), "a.safetensors")
     (tmp_path / "b.pth").write_bytes(save_weights(tiny, tmp_path / "b.safetensors").read_bytes())
-    assert "safetensors under another name" in one_line("b.pth", load_released, tmp_path / "b.pth")
-    assert "already" in one_line("b.safetensors", load_released, tmp_path / "b.safetensors")
+    assert "safetensors under another name" in one_line(expect_error(load_released, tmp_path / "b.pth"), "b.pth")
+    assert "already" in one_line(expect_error(load_released, tmp_path / "b.safetensors"), "b.safetensors")
     for name in ("x" * 300 + ".pth", "a\0.pth", ""):
         assert "no such file" in expect_error(read_tensors, name)
 

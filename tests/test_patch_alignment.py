@@ -10,7 +10,7 @@ from uda_kit.core.errors import InputError
 from uda_kit.core.settings import override
 from uda_kit.experiments.running import run_recipe, run_table
 from uda_kit.methods.patch_modes import PatchModes
-from uda_kit.methods.translation import translator, write_twins
+from uda_kit.methods.translation import translator, write_translated
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.recipes.catalogue import find_recipe
 from uda_kit.recipes.data import open_data
@@ -37,26 +37,26 @@ OPTIONS = RunOptions(accelerator="cpu", progress=False, log_every=1, save_every=
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory):
-    "Twins of the eight source scenes."
-    folder, recipe = tmp_path_factory.mktemp("twins") / "scenes", override(find_recipe("scenes/ou"), SHORT)
-    write_twins(
+def translated(tmp_path_factory):
+    "Translated images of the eight source scenes."
+    folder, recipe = tmp_path_factory.mktemp("translated") / "scenes", override(find_recipe("scenes/ou"), SHORT)
+    write_translated(
         open_data(recipe.stages[1].source, recipe.space),
         open_data(recipe.stages[1].target, recipe.space, None, False),
         folder,
         translator("statistics"),
         progress=False,
     )
-    return {"scenes-twins": str(folder)}
+    return {"scenes-translated": str(folder)}
 
 
 def fusion():
     return override(find_recipe("scenes/fu-patch"), [*SHORT, *PATCH, "stages.1.terms.ps.self_start=4"])
 
 
-def test_stopped_at_any_step_and_resumed(tmp_path, twins, monkeypatch):
-    "Waiting terms, pseudo-labels that have begun, module H and all three critics go on to the same bits; the modes are read, not found again."
-    run_recipe(fusion(), tmp_path / "whole", OPTIONS, roots=twins)
+def test_stopped_at_any_step_and_resumed(tmp_path, translated, monkeypatch):
+    "Waiting terms, pseudo-labels that have begun, module H and all three discriminators go on to the same bits; the modes are read, not found again."
+    run_recipe(fusion(), tmp_path / "whole", OPTIONS, roots=translated)
     step = Training.step
 
     def fails(at):
@@ -71,10 +71,10 @@ def test_stopped_at_any_step_and_resumed(tmp_path, twins, monkeypatch):
         out = tmp_path / f"stopped-{at}"
         monkeypatch.setattr(Training, "step", fails(at))
         with pytest.raises(KeyboardInterrupt):
-            run_recipe(fusion(), out, OPTIONS, roots=twins)
+            run_recipe(fusion(), out, OPTIONS, roots=translated)
         monkeypatch.setattr(Training, "step", step)
         monkeypatch.setattr(PatchModes, "fit", None)
-        run_recipe(fusion(), out, OPTIONS, roots=twins, resume=True)
+        run_recipe(fusion(), out, OPTIONS, roots=translated, resume=True)
         monkeypatch.undo()
         for name in ("weights.safetensors", "state.safetensors"):
             a, b = (
@@ -82,12 +82,12 @@ def test_stopped_at_any_step_and_resumed(tmp_path, twins, monkeypatch):
             )
             assert a.keys() == b.keys() and not [k for k in a if a[k].numpy().tobytes() != b[k].numpy().tobytes()]
         assert any(".space.H." in k for k in b) and {"patch_adv", "adv", "ps"} <= {
-            k.split(".")[1] for k in b if k.startswith("critics.")
+            k.split(".")[1] for k in b if k.startswith("discriminators.")
         }
 
 
-def test_the_saved_network_is_a_plain_segmenter(tmp_path, twins):
-    run_recipe(fusion(), tmp_path / "run", OPTIONS, roots=twins)
+def test_the_saved_network_is_a_plain_segmenter(tmp_path, translated):
+    run_recipe(fusion(), tmp_path / "run", OPTIONS, roots=translated)
     assert load_file(tmp_path / "run" / "weights.safetensors").keys() == deeplab_v2(19, "tiny").state_dict().keys()
     assert len(list((tmp_path / "run").glob("modes-*.safetensors"))) == 1
 
@@ -104,14 +104,14 @@ def test_modes_are_shared_by_a_table(tmp_path, monkeypatch):
     assert len(found) == 1
 
 
-def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, twins):
+def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, translated):
     for wrong in ("stages.1.modes.k=5000", "stages.1.modes.patch=(7, 12)"):
         with pytest.raises(InputError):
-            run_recipe(override(fusion(), [wrong]), tmp_path / "run", OPTIONS, roots=twins)
-    with pytest.raises(InputError, match="scenes-twins"):
+            run_recipe(override(fusion(), [wrong]), tmp_path / "run", OPTIONS, roots=translated)
+    with pytest.raises(InputError, match="scenes-translated"):
         run_recipe(fusion(), tmp_path / "run", OPTIONS)
     with pytest.raises(InputError):
-        run_recipe(override(fusion(), ["stages.1.terms.ps.threshold=1.5"]), tmp_path / "run", OPTIONS, roots=twins)
+        run_recipe(override(fusion(), ["stages.1.terms.ps.threshold=1.5"]), tmp_path / "run", OPTIONS, roots=translated)
     assert not (tmp_path / "run").exists()
 
 

@@ -18,7 +18,8 @@ from uda_kit.core.tensors import load_tensors
 FAMILIES = """
 import sys, torch
 from uda_kit.data.labels import CITYSCAPES19
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.methods.ancillary_classifier import CIRNTerms
 from uda_kit.methods.output_space import MinEntropyTerms, SupervisedTerms
 from uda_kit.methods.patch_alignment import PatchTerms
@@ -47,7 +48,8 @@ for name, terms in families.items():
 
 FAULTS = """
 import json, sys, time, torch
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.methods.output_space import OutputAdversarial, Supervised, SupervisedTerms
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.fit import SGD, LoaderConfig, RunOptions, Stage, fit, make_fabric
@@ -235,7 +237,8 @@ def test_scores_are_those_of_one_process(tmp_path):
     "The images of an evaluation, shared by two processes, are counted once each; processes with different recipes or data are refused."
     text = """
 import json, sys, torch
-from uda_kit.data.scenes import CAMERA, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.evaluation.evaluate import evaluate
 from uda_kit.core.errors import expect_error

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused_command
 from torch import nn
 
 from uda_kit.cli import main
@@ -57,15 +58,7 @@ def command(weights, out, *more):
     return [str(a) for a in ("pseudo-label", weights, SCENES, "--out", out, *batch, "--no-progress", *more)]
 
 
-def refused(capsys, argv, *parts):
-    assert main(argv) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("uda-kit: ") and err.count("\n") == 1 and "Traceback" not in err, err
-    for part in parts:
-        assert part in err, err
-
-
-class Colours(nn.Module):
+class Colors(nn.Module):
     "Sees class c where channel c is strongest; knows one class more, which it never predicts."
 
     num_classes, space = 4, None
@@ -115,24 +108,23 @@ def test_command(capsys, weights, labels, tmp_path):
         (["--space", "synthia16"], ["16 classes", "19"]),
     ],
 )
-def test_usage_errors(capsys, weights, tmp_path, more, parts):
-    refused(capsys, command(weights, tmp_path / "out", *more), *parts)
+def test_usage_errors(weights, tmp_path, more, parts):
+    refused_command(command(weights, tmp_path / "out", *more), *parts)
     assert not (tmp_path / "out").exists()
 
 
-def test_folders_of_others_are_refused(capsys, weights, labels, tmp_path):
+def test_folders_of_others_are_refused(weights, labels, tmp_path):
     out = shutil.copytree(labels, tmp_path / "out")
     before = contents(out)
     other = write_net(tmp_path / "other.safetensors", seed=1)
-    refused(capsys, command(other, out), "summary.json", "another checkpoint")
-    refused(
-        capsys,
+    refused_command(command(other, out), "summary.json", "another checkpoint")
+    refused_command(
         command(write_net(tmp_path / "small.safetensors", classes=13, space=None), out, "--space", "synthia13"),
         "another checkpoint, another class set",
     )
-    refused(capsys, command(weights, out, "--rule", "fixed:0.9"), "another rule")
-    refused(capsys, command(weights, out, "--split", "val"), "another data set")
-    refused(capsys, command(weights, other), "is a file")
+    refused_command(command(weights, out, "--rule", "fixed:0.9"), "another rule")
+    refused_command(command(weights, out, "--split", "val"), "another data set")
+    refused_command(command(weights, other), "is a file")
     shutil.copy(weights, tmp_path / "renamed.safetensors")
     assert (
         main(command(tmp_path / "renamed.safetensors", out)) == 0 and contents(out) == before
@@ -145,7 +137,7 @@ def test_folders_of_others_are_refused(capsys, weights, labels, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years")
     for more in ([], ["--overwrite"]):
-        refused(capsys, command(weights, tmp_path / "mine", *more), "mine")
+        refused_command(command(weights, tmp_path / "mine", *more), "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
@@ -234,7 +226,7 @@ def test_a_tiny_case_against_everything_kept(tmp_path):
         def settings(self):
             return {"name": self.name, "samples": 3}
 
-    data, net, said = Noise(), Colours(), []
+    data, net, said = Noise(), Colors(), []
     made = make_pseudo_labels(net, data, tmp_path / "out", progress=False, say=said.append)
     assert (
         made["without_confident_pixel"] == ["none"]
@@ -256,7 +248,7 @@ def test_a_tiny_case_against_everything_kept(tmp_path):
             )
     assert (tmp_path / "out/city/2.png").is_file()
     with pytest.raises(InputError, match="city/0.*not finite"):
-        make_pseudo_labels(Colours(float("nan")), data, tmp_path / "nan", progress=False)
+        make_pseudo_labels(Colors(float("nan")), data, tmp_path / "nan", progress=False)
 
 
 def test_ids_are_those_of_predict(weights, tmp_path):

@@ -6,7 +6,8 @@ from resuming import StopAt, options, same_stage
 
 from uda_kit.core.errors import InputError
 from uda_kit.data.labels import CITYSCAPES19
-from uda_kit.data.scenes import CAMERA, RENDERED, StreetScenes
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.data.strong_augmentation import StrongAugmentation
 from uda_kit.methods.label_expansion import LabelExpansion
 from uda_kit.methods.output_space import SupervisedTerms
@@ -97,13 +98,13 @@ class Painter(torch.nn.Module):
 
     def __init__(self, gain):
         super().__init__()
-        self.gain, self.colours = gain, torch.nn.Parameter(torch.tensor(CITYSCAPES19.palette).float() / 255)
+        self.gain, self.colors = gain, torch.nn.Parameter(torch.tensor(CITYSCAPES19.palette).float() / 255)
 
     def forward(self, image):
         from uda_kit.models.segmenters import Outputs
 
         distance = (
-            torch.cdist(image.permute(0, 2, 3, 1).flatten(1, 2), self.colours)
+            torch.cdist(image.permute(0, 2, 3, 1).flatten(1, 2), self.colors)
             .transpose(1, 2)
             .unflatten(2, image.shape[2:])
         )
@@ -115,8 +116,8 @@ def test_labels_stay_with_their_images():
     truth = torch.stack([SCENES[1].label(i) for i in range(6)]).long()
     truth[truth == 255] = 0
     net = Painter(100.0)
-    paint = net.colours.detach()[truth].permute(0, 3, 1, 2)
-    geometry = StrongAugmentation(jitter=(0.0, 0.0, 0.0, 0.0), grey=0.0, cutout=(0, 0))
+    paint = net.colors.detach()[truth].permute(0, 3, 1, 2)
+    geometry = StrongAugmentation(jitter=(0.0, 0.0, 0.0, 0.0), gray=0.0, cutout=(0, 0))
     teacher = Teacher(scales=(1,), share=1, augmentation=geometry)
     new = teacher({"target": Batch(paint, None, net)}, torch.Generator().manual_seed(0))["target"]
     assert teacher.look(paint).confident.equal(truth)  # every pixel is confident

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib import import_module
 from itertools import cycle, islice
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
 
 from ..core.errors import InputError, printable
 
@@ -20,8 +24,10 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontEntry
 
+    from uda_kit.data.labels import LabelSpace
+
 # %% auto #0
-__all__ = ['LINES', 'line_styles', 'new_figure', 'axes_or_new', 'tidy', 'drawn_name', 'drawn_text', 'needs']
+__all__ = []
 
 # %% ../../nbs/visual/10_style.ipynb #f18f41ff
 LINES = (  # colour, stroke and marker of series, in their order
@@ -222,6 +228,108 @@ def _are_formulas(lines: list[str]) -> bool:
     except (ValueError, RuntimeError):
         return False
     return True
+
+# %% ../../nbs/visual/10_style.ipynb #54965565
+BARS = (  # colour and hatching of series, in their order
+    ("#a8b5bd", ""),
+    ("#2a6f97", "///"),
+    ("#e09f3e", "..."),
+    ("#6a994e", "\\\\\\"),
+    ("#9d4edd", "xx"),
+    ("#c8553d", "++"),
+)
+SIDES = {"source": "#2a6f97", "target": "#c8553d"}  # colours of domains
+MARKERS = ("o", "x", "^", "+")  # of domains, in their order
+
+# %% ../../nbs/visual/10_style.ipynb #e5b3c7a9
+def draw_bars(
+    ax: Axes,
+    series: Sequence[tuple[str, Sequence[float]]],  # (name in the legend, heights at 0, 1, 2 ...)
+    width: float = 0.8,  # of the bars at one place together
+    looks: Sequence[tuple[str, str]] = BARS,  # colour and hatching of the series, in their order
+    spreads: Sequence | None = None,  # for each series half the length of its error bars, or None
+) -> None:
+    "Bars of several series side by side, different in colour and hatching."
+    each = width / len(series)
+    for k, (label, heights) in enumerate(series):
+        color, hatch = looks[k % len(looks)]
+        shift = (k - (len(series) - 1) / 2) * each
+        ax.bar(
+            [place + shift for place in range(len(heights))],
+            heights,
+            each,
+            yerr=spreads[k] if spreads else None,
+            error_kw=dict(elinewidth=0.7, ecolor=".25"),
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.4,
+            label=label,
+        )
+
+# %% ../../nbs/visual/10_style.ipynb #f82b659f
+def shrink(
+    pixels: np.ndarray,  # uint8 [H,W,3]
+    width: int,  # at most this many pixels wide
+    smooth: bool,  # True for photographs, False for painted classes
+) -> np.ndarray:  # uint8 [h,w,3]
+    "A picture of at most this width, in its proportions."
+    h, w = pixels.shape[:2]
+    if w <= width:
+        return pixels
+    size = (width, max(1, round(h * width / w)))
+    method = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(pixels).resize(size, method))
+
+# %% ../../nbs/visual/10_style.ipynb #42a94c9a
+def class_handles(
+    space: LabelSpace,
+    present: Iterable[int],  # class indices to list
+    black: str = "not scored",  # what 255 means
+) -> list:  # Matplotlib handles
+    "Colour swatches with class names; black is named where something is ignored."
+    from matplotlib.patches import Patch
+
+    handles = []
+    for i in sorted(present):
+        if 0 <= i < len(space):
+            handles.append(Patch(facecolor=np.array(space.palette[i]) / 255, label=drawn_name(space.classes[i], 24)))
+    if any(i >= len(space) for i in present):
+        handles.append(Patch(facecolor="black", label=black))
+    return handles
+
+# %% ../../nbs/visual/10_style.ipynb #5e7e4e30
+def legend_columns(
+    space: LabelSpace,
+    present: Iterable[int],  # class indices to list
+    width: float,  # of the figure, inches
+    each: float = 1.4,  # width of an entry with a name of usual length, inches
+) -> int:
+    "Entries that fit beside each other: fewer where names are long."
+    names = [drawn_name(space.classes[i], 24) for i in present if 0 <= i < len(space)]
+    longest = max(map(len, names), default=0)
+    return max(1, int(width / max(each, 0.45 + 0.07 * longest)))
+
+# %% ../../nbs/visual/10_style.ipynb #55147b48
+def add_legend(
+    figure: "Figure",
+    space: LabelSpace,
+    present: Iterable[int],  # class indices to list
+    bottom: float,  # height of the strip kept for it, fraction of the figure
+    columns: int = 7,
+    black: str = "not scored",  # what 255 means
+) -> None:
+    "Colour swatches with class names along the figure's lower edge."
+    figure.legend(
+        handles=class_handles(space, present, black),
+        loc="center",
+        bbox_to_anchor=(0.5, bottom / 2),
+        ncol=columns,
+        frameon=False,
+        fontsize=8,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
 
 # %% ../../nbs/visual/10_style.ipynb #46896c0f
 def needs(
