@@ -10,7 +10,7 @@ import html
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastcore.basics import patch
@@ -49,8 +49,8 @@ MARKUP = re.compile(r"([\\`*_{}\[\]#|~$]|(?<=\])\()")  # what Markdown reads as 
 class Table:
     "Cells that are already text: `str(t)`, `t.markdown()` and `t.html()`; notebooks show the last."
 
-    columns: tuple  # column names
-    rows: tuple  # rows, each as many cells as there are columns
+    columns: Sequence[str]  # names
+    rows: Sequence[Sequence[str]]  # each as many cells as there are columns
     caption: str = ""  # one line above the table
 
     def __post_init__(self):

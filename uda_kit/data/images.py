@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/data/30_images.ipynb #1e9c2f67
 import errno
-import hashlib
 import logging
 import os
 import stat

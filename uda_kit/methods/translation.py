@@ -287,7 +287,7 @@ def check_folder(
     names: set[str],  # of all translated images
 ) -> dict:  # what translated.json says
     "InputError where a folder of translated images is, or belongs to, something else."
-    claim_folder(folder, (), "translated", "")
+    claim_folder(folder, (), "translated images", "")
     there = set()
     if folder.exists():
         there = {Path(path).relative_to(folder).as_posix() for path in translated_files(folder).values()}
@@ -295,7 +295,7 @@ def check_folder(
     if written:
         _check_same_translation(folder, written, about)
     remedy = "give an empty folder, or one that this translation was started in"
-    claim_folder(folder, there - names if written else there, "translated", remedy)
+    claim_folder(folder, there - names if written else there, "translated images", remedy)
     return written
 
 # %% ../../nbs/methods/50_translation.ipynb #459851b0

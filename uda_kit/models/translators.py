@@ -155,7 +155,7 @@ class ImageDiscriminator(nn.Module):
         return self.convs[-1](x)
 
 # %% ../../nbs/models/50_translators.ipynb #592bd363
-SMALL = {"width": 16, "blocks": 4, "residual": True}  # for images of about 128x256 on a processor
+SMALL: dict[str, Any] = {"width": 16, "blocks": 4, "residual": True}  # for images of about 128x256 on a processor
 
 # %% ../../nbs/models/50_translators.ipynb #592bd3c8
 class CycleTranslator(nn.Module):

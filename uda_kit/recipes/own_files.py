@@ -25,6 +25,7 @@ def _import_file(path: Path) -> ModuleType:
             path, f"has the name of a module that is imported already ({name})", "give the file another name"
         )
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a file of Python has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up their types there
     try:

@@ -95,22 +95,10 @@ def _table_text(name: str) -> str:
 
     return (Path(uda_kit.__file__).parent / "results" / "published" / f"{name}.csv").read_text(encoding="utf-8")
 
-# %% ../../nbs/results/10_tables.ipynb #6873a6ef
-_OUTPUT_SPACE_1 = _table_text("output_space_1")
-_OUTPUT_SPACE_4 = _table_text("output_space_4")
-
 # %% ../../nbs/results/10_tables.ipynb #3dad0c82
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
-_OUTPUT_SPACE_6 = {city: _table_text(f"output_space_6_{city.lower()}") for city in CITIES}
-
-# %% ../../nbs/results/10_tables.ipynb #e4dc55d3
-_OUTPUT_SPACE_7 = _table_text("output_space_7")
-_OUTPUT_SPACE_8 = _table_text("output_space_8")
-_OUTPUT_SPACE_9 = _table_text("output_space_9")
 
 # %% ../../nbs/results/10_tables.ipynb #3468202d
-_OUTPUT_SPACE_2 = _table_text("output_space_2")
-_OUTPUT_SPACE_5 = _table_text("output_space_5")
 _OUTPUT_SPACE_3 = {
     "Feature": ("feature", (35.3, 39.3, 35.9, 32.8)),
     "Output Space": ("single-level", (40.2, 41.4, 40.4, 40.1)),
@@ -119,7 +107,7 @@ _LAMBDAS = (0.0005, 0.001, 0.002, 0.004)
 
 # %% ../../nbs/results/10_tables.ipynb #0a36e2e6
 def _rows(
-    text: str,  # lines "row ; backbone ; recipe ; numbers"
+    name: str,  # of the file, with lines "row ; backbone ; recipe ; numbers"
     table: int | str,  # number of the table
     task: str,  # "GTA5 → Cityscapes"
     classes: Sequence[str],  # class names of the leading numbers, () for none
@@ -129,7 +117,7 @@ def _rows(
     """Rows from lines: class scores, then the mean, then what `extra` names; a cell that is a dash is left out of the
     row."""
     rows, mean_at = [], len(classes)
-    for line in text.strip().splitlines():
+    for line in _table_text(name).strip().splitlines():
         row, backbone, recipe, numbers = (part.strip() for part in line.split(";"))
         values = [math.nan if number == "–" else float(number) for number in numbers.split()]
         if len(values) != mean_at + 1 + len(extra):
@@ -148,15 +136,15 @@ def _output_space() -> list[PublishedRow]:
     "Tables 1-9 of the output-space paper."
     gta, syn, gap = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", ("oracle", "gap")
     return [
-        *_rows(_OUTPUT_SPACE_1, 1, gta, CLASSES19),
-        *_rows(_OUTPUT_SPACE_2, 2, gta, (), gap),
+        *_rows("output_space_1", 1, gta, CLASSES19),
+        *_rows("output_space_2", 2, gta, (), gap),
         *_adversarial_weights(gta),
-        *_rows(_OUTPUT_SPACE_4, 4, syn, CLASSES13),
-        *_rows(_OUTPUT_SPACE_5, 5, syn, (), gap),
+        *_rows("output_space_4", 4, syn, CLASSES13),
+        *_rows("output_space_5", 5, syn, (), gap),
         *_cities(),
-        *_rows(_OUTPUT_SPACE_7, 7, gta, CLASSES19),
-        *_rows(_OUTPUT_SPACE_8, 8, syn, CLASSES16, ("miou13",)),
-        *_rows(_OUTPUT_SPACE_9, 9, "Synscapes → Cityscapes", CLASSES19),
+        *_rows("output_space_7", 7, gta, CLASSES19),
+        *_rows("output_space_8", 8, syn, CLASSES16, ("miou13",)),
+        *_rows("output_space_9", 9, "Synscapes → Cityscapes", CLASSES19),
     ]
 
 # %% ../../nbs/results/10_tables.ipynb #79834e85
@@ -174,23 +162,10 @@ def _adversarial_weights(task: str) -> list[PublishedRow]:
 def _cities() -> list[PublishedRow]:
     "Table 6 of the output-space paper: the city is part of the recipe."
     rows = []
-    for city, text in _OUTPUT_SPACE_6.items():
-        for row in _rows(text, 6, f"Cityscapes → {city}", CLASSES13):
+    for city in CITIES:
+        for row in _rows(f"output_space_6_{city.lower()}", 6, f"Cityscapes → {city}", CLASSES13):
             rows.append(replace(row, recipe=row.recipe and f"{city.lower()}-{row.recipe}"))
     return rows
-
-# %% ../../nbs/results/10_tables.ipynb #cc0f6cad
-_PATCH_1 = _table_text("patch_1")
-_PATCH_2 = _table_text("patch_2")
-_PATCH_3 = _table_text("patch_3")
-
-# %% ../../nbs/results/10_tables.ipynb #35fb1555
-_PATCH_4 = _table_text("patch_4")
-_PATCH_5 = _table_text("patch_5")
-
-# %% ../../nbs/results/10_tables.ipynb #9aa48f85
-_PATCH_S2 = _table_text("patch_s2")
-_PATCH_TEXT = _table_text("patch_text")
 
 # %% ../../nbs/results/10_tables.ipynb #badc09e5
 def _patch_alignment() -> list[PublishedRow]:
@@ -198,43 +173,26 @@ def _patch_alignment() -> list[PublishedRow]:
     gta, syn, delta = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", ("base", "delta")
     rows = partial(_rows, paper="patch_alignment")
     return [
-        *rows(_PATCH_1, 1, gta, ()),
-        *rows(_PATCH_2, 2, gta, (), delta),
-        *rows(_PATCH_3, 3, syn, (), delta),
-        *rows(_PATCH_4, 4, gta, CLASSES19),
-        *rows(_PATCH_5, 5, syn, CLASSES16, ("miou13",)),
-        *rows(_PATCH_S2, "S2", "Cityscapes → Oxford RobotCar", CLASSES9),
-        *rows(_PATCH_TEXT, "text", gta, (), delta),
+        *rows("patch_1", 1, gta, ()),
+        *rows("patch_2", 2, gta, (), delta),
+        *rows("patch_3", 3, syn, (), delta),
+        *rows("patch_4", 4, gta, CLASSES19),
+        *rows("patch_5", 5, syn, CLASSES16, ("miou13",)),
+        *rows("patch_s2", "S2", "Cityscapes → Oxford RobotCar", CLASSES9),
+        *rows("patch_text", "text", gta, (), delta),
     ]
-
-# %% ../../nbs/results/10_tables.ipynb #49471cc4
-_CONTENT_1 = _table_text("content_1")
-_CONTENT_2 = _table_text("content_2")
-
-# %% ../../nbs/results/10_tables.ipynb #dc652652
-_CONTENT_3 = _table_text("content_3")
-_CONTENT_4 = _table_text("content_4")
 
 # %% ../../nbs/results/10_tables.ipynb #5f54a951
 def _content_invariant() -> list[PublishedRow]:
     "Tables 1-4 of the content-invariant paper."
     gta, syn, paper = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", "content_invariant"
-    rows = _rows(_CONTENT_1, 1, gta, CLASSES19, paper=paper)
-    rows += _rows(_CONTENT_2, 2, syn, CLASSES16, ("miou13",), paper)
-    for text, table in ((_CONTENT_3, 3), (_CONTENT_4, 4)):
-        both = _rows(text, table, gta, (), ("synthia",), paper)  # a line holds both sources: two rows of one task each
+    rows = _rows("content_1", 1, gta, CLASSES19, paper=paper)
+    rows += _rows("content_2", 2, syn, CLASSES16, ("miou13",), paper)
+    for name, table in (("content_3", 3), ("content_4", 4)):
+        both = _rows(name, table, gta, (), ("synthia",), paper)  # a line holds both sources: two rows of one task each
         rows += [replace(row, extra={}) for row in both]
         rows += [replace(row, task=syn, miou=row.extra["synthia"], extra={}) for row in both]
     return rows
-
-# %% ../../nbs/results/10_tables.ipynb #87a103ac
-_CONTRASTIVE_1 = _table_text("contrastive_1")
-_CONTRASTIVE_2 = _table_text("contrastive_2")
-
-# %% ../../nbs/results/10_tables.ipynb #48f23a30
-_CONTRASTIVE_3 = _table_text("contrastive_3")
-_CONTRASTIVE_6 = _table_text("contrastive_6")
-_CONTRASTIVE_8 = _table_text("contrastive_8")
 
 # %% ../../nbs/results/10_tables.ipynb #88827878
 HARD_CLASSES = (
@@ -247,8 +205,6 @@ HARD_CLASSES = (
     "motorcycle",
     "bicycle",
 )  # contrastive, Table 4
-_CONTRASTIVE_4 = _table_text("contrastive_4")
-_CONTRASTIVE_7 = _table_text("contrastive_7")
 
 # %% ../../nbs/results/10_tables.ipynb #86a3aecc
 def _contrastive() -> list[PublishedRow]:
@@ -256,13 +212,13 @@ def _contrastive() -> list[PublishedRow]:
     gta, syn, swept = "GTA5 → Cityscapes", "SYNTHIA → Cityscapes", ("alpha", "lambda", "tau_0")
     rows = partial(_rows, paper="contrastive")
     return [
-        *rows(_CONTRASTIVE_1, 1, gta, CLASSES19),
-        *rows(_CONTRASTIVE_2, 2, syn, CLASSES16, ("miou13",)),
-        *rows(_CONTRASTIVE_3, 3, gta, ()),
-        *rows(_CONTRASTIVE_4, 4, gta, HARD_CLASSES, ("gain_percent",)),
-        *rows(_CONTRASTIVE_6, 6, "GTA5 → Mapillary Vistas", ()),
-        *rows(_CONTRASTIVE_7, 7, gta, (), swept),
-        *rows(_CONTRASTIVE_8, 8, gta, ()),
+        *rows("contrastive_1", 1, gta, CLASSES19),
+        *rows("contrastive_2", 2, syn, CLASSES16, ("miou13",)),
+        *rows("contrastive_3", 3, gta, ()),
+        *rows("contrastive_4", 4, gta, HARD_CLASSES, ("gain_percent",)),
+        *rows("contrastive_6", 6, "GTA5 → Mapillary Vistas", ()),
+        *rows("contrastive_7", 7, gta, (), swept),
+        *rows("contrastive_8", 8, gta, ()),
     ]
 
 # %% ../../nbs/results/10_tables.ipynb #bff76c41
