@@ -892,7 +892,7 @@ class Kitti(FileDataset):
     name, tables = "kitti", (KITTI_IDS, KITTI_TO_CAMVID)
     layout = "training/image_2/*.png and training/semantic/*.png (or images/*.jpg and labels_full_ids/*.png)"
 
-    splits = ("train", "test")
+    splits: tuple[str, ...] = ("train", "test")
 
     @classmethod
     def splits_at(cls, root: Path) -> tuple[str, ...]:

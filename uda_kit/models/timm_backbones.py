@@ -55,13 +55,13 @@ def timm_name(backbone: str) -> str:
     raise InputError(shown("backbone", backbone), "is no network of timm", remedy)
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110009
-def sketch(name: str) -> nn.Module:
+def sketch(name: str) -> Any:
     "The whole network with its classifier, without memory for weights."
     with torch.device("meta"):
         return create(name)
 
 
-def create(name: str, **options) -> nn.Module:
+def create(name: str, **options) -> Any:
     "A network of timm with random weights. `mit_b0` to `mit_b5` are SegFormer's encoders."
     mit = MIT.fullmatch(name)
     if mit:
@@ -74,12 +74,12 @@ def is_plain_transformer(net: nn.Module) -> bool:
     return hasattr(net, "patch_embed") and hasattr(net, "blocks")
 
 
-def patch_side(net: nn.Module) -> int | None:
+def patch_side(net: Any) -> int | None:
     "Side of a plain transformer's patches in pixels, None for other networks."
     return net.patch_embed.patch_size[0] if is_plain_transformer(net) else None
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a11000a
-def build_options(name: str, net: nn.Module, output_stride: int | None) -> dict[str, Any]:
+def build_options(name: str, net: Any, output_stride: int | None) -> dict[str, Any]:
     "What `timm.create_model` needs beside a name, so that the network takes images of any size and returns its stages."
     if is_plain_transformer(net):
         depth = len(net.blocks)
@@ -114,7 +114,7 @@ class TimmBackbone(nn.Module):
         whole = sketch(name)
         self.patch, self.any_size = patch_side(whole), any_size
         self.body = _features_of(name, build_options(name, whole, output_stride), backbone)
-        info = self.body.feature_info
+        info: Any = self.body.feature_info
         self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
         self.dimensions = {"aux": self.channels[-2], "main": self.channels[-1]}
         self.licence = whole.pretrained_cfg.get("license") or "unknown"
@@ -238,7 +238,7 @@ def lite0_key(name: str, places: list[str]) -> str:
     return f"{places[int(number)]}.{parts.get(part, part)}.{kind}"
 
 
-def lite0_tensors(whole: nn.Module) -> dict[str, Tensor]:
+def lite0_tensors(whole: Any) -> dict[str, Tensor]:
     "ImageNet weights of EfficientNet-Lite0 under timm's names. `InputError` where the package is not there."
     path = lite0_file()
     stages = enumerate(whole.blocks)
