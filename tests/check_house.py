@@ -125,6 +125,7 @@ ROOMS = (
     "results",
     "experiments",
     "benchmarks",
+    "cli",
 )
 ALLOWED = {  # room: what it may import beside itself and `core`
     "core": (),
@@ -137,7 +138,8 @@ ALLOWED = {  # room: what it may import beside itself and `core`
     "recipes": ("data", "models", "training", "evaluation", "methods"),
     "results": (),
     "experiments": ("data", "models", "training", "evaluation", "methods", "recipes", "results"),
-    "benchmarks": tuple(room for room in ROOMS if room != "benchmarks"),
+    "benchmarks": tuple(room for room in ROOMS if room != "cli"),
+    "cli": ROOMS,
 }
 
 
@@ -151,7 +153,7 @@ def imports():
                 for_types = line.startswith("if TYPE_CHECKING") or for_types and line[:1] in ("", " ")
                 if for_types:  # never imported when the kit runs
                     continue
-                found = re.match(r"\s*from (?:uda_kit|\.\.|\.\.\.)\.?(\w+)\.", line)
+                found = re.match(r"\s*from (?:uda_kit|\.\.|\.\.\.)\.?(\w+)(?:\.| import)", line)
                 if "visual.style" in line:  # a leaf: how every figure looks, also a report's
                     continue
                 if found and found[1] in ROOMS and found[1] not in (room, "core", *ALLOWED[room]):

@@ -322,6 +322,13 @@ def test_options_of_other_commands():
     refused_command(argv, "is a file", untouched=Path.cwd())
 
 
+def test_slips_are_named_as_they_were_typed():
+    argv = ["bench", "table", "scenes", "--seeds", 0, 0]
+    refused_command(argv, "--seeds: names 0 twice", untouched=Path.cwd())
+    argv = ["train", "scenes/source-only", "--no-progress", "--set", "=x"]
+    refused_command(argv, "--set =x: names no setting", "path=value", untouched=Path.cwd())
+
+
 def fails(monkeypatch, error):
     "Let a command raise `error`; its status and its line."
     monkeypatch.setattr(CheckData, "run", lambda self: (_ for _ in ()).throw(error))

@@ -371,6 +371,17 @@ def test_logs_of_other_shapes_are_drawn_as_far_as_they_hold_numbers():
 # Pictures of other shapes
 
 
+def test_the_band_of_the_discriminators_has_room_above_low_losses(tmp_path):
+    lines = [{"stage": "adapt", "step": n, "loss/seg": 1.0, "low/discriminator": 0.1} for n in (1, 2, 3)]
+    log = "\n".join(json.dumps(line) for line in lines) + "\n"
+    stage = {"name": "adapt", "steps": 3, "terms": {"function": "output_space_terms"}}
+    run = run_folder(tmp_path / "run", log=log, config=json.dumps({"recipe": {"stages": [stage]}}))
+    explorer = TrainingExplorer(run, progress=False)
+    explorer.set(panel="discriminator")
+    low, high = explorer.figure().axes[0].get_ylim()
+    assert low == 0 and high > curves.CHANCE["vanilla"] > curves.HEALTHY["vanilla"][1]
+
+
 def test_panels_and_charts_refuse_in_one_line():
     photo, ids = np.zeros((1, 3, 8, 16), np.uint8), np.zeros((1, 8, 16), np.int64)
     records = [{"step": 1, "loss/seg": 1.0}]

@@ -220,7 +220,7 @@ def check_devices() -> list[Finding]:
     if import_error("torch"):
         return [Finding("device", "missing", "unknown without torch")]
     has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return [_check_gpus(), _check_processor(cores), _check_threads(cores)]
 
 # %% ../nbs/10_doctor.ipynb #e447df94

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/cli/75_bench_adaptation.ipynb #c1100046
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class BenchQuality(Measurement):
         read_translation_name(self.record)
         read_size(self.size)
 
-    def measure(self) -> tuple[list[str], dict[str, Any]]:
+    def measure(self) -> tuple[Sequence[object], dict[str, Any]]:
         from uda_kit.benchmarks.translation import append_quality, bench_quality
         from uda_kit.data.datasets import open_dataset
 

@@ -78,7 +78,8 @@ class Convert:
 # %% ../../nbs/cli/60_check.ipynb #c1100035
 def weight_file_to_write(text: str, overwrite: bool) -> Path:
     "The path of a weight file. `InputError` for another ending, and for a file that is there and may not be replaced."
-    path = read_out(text, "DST")
+    read_out(text, "DST")
+    path = Path(text)
     if path.suffix != ".safetensors":
         raise InputError(path, "is not the name of a weight file", "let it end in .safetensors")
     if path.exists() and not overwrite:

@@ -6,13 +6,15 @@
 __all__ = []
 
 # %% ../../nbs/cli/65_measurement.ipynb #c1100040
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .options import at_least
 from .output import finish, show
 
 # %% ../../nbs/cli/65_measurement.ipynb #c1100042
+@dataclass(frozen=True)
 class Measurement:
     "A benchmark. Its fields are its options; `measure` gives lines for a reader and the record."
 
@@ -22,7 +24,7 @@ class Measurement:
             if option.name in ("steps", "repeats"):
                 at_least(1, **{option.name: getattr(self, option.name)})
 
-    def measure(self) -> tuple[list[str], dict[str, Any]]:  # lines to print, the record
+    def measure(self) -> tuple[Sequence[object], dict[str, Any]]:  # what to print line by line, the record
         "Measure."
         raise NotImplementedError
 

@@ -23,7 +23,8 @@ try:
     import tyro
     from tyro.conf import Positional, arg, subcommand
 except ImportError:  # `uda-kit doctor` still works, and says that tyro is missing
-    tyro, Positional, arg, subcommand = None, Optional, dict, str
+    if not TYPE_CHECKING:
+        tyro, Positional, arg, subcommand = None, Optional, dict, str
 
 # %% ../../nbs/cli/10_options.ipynb #f50a0ba4
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
@@ -169,8 +170,10 @@ def check_number(name: str, value: int, least: int) -> None:
 def once(option: str, values: Sequence[Any]) -> None:
     "`InputError` where a list names something twice, or nothing at all."
     for k, value in enumerate(values):
-        if value in values[:k] or value == "":
-            raise InputError(option, f"names {value!r} twice" if value else "holds an empty name", "name each once")
+        if value == "":
+            raise InputError(option, "holds an empty name", "name each once")
+        if value in values[:k]:
+            raise InputError(option, f"names {value!r} twice", "name each once")
 
 # %% ../../nbs/cli/10_options.ipynb #35e9339c
 def read_devices(text: str, accelerator: str = "auto") -> int | str:

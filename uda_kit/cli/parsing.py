@@ -133,12 +133,17 @@ def parse(argv: list[str]) -> Any:
         tyro.conf.OmitSubcommandPrefixes,
         tyro.conf.PositionalMetavarFromFieldName,
     )
-    settings = {"prog": "uda-kit", "description": DESCRIPTION, "config": style}
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
-            words = argv or ["--help"]
-            command, unknown = tyro.cli(one_of(COMMANDS), args=words, return_unknown_args=True, **settings)
+            command, unknown = tyro.cli(
+                one_of(COMMANDS),
+                args=argv or ["--help"],
+                return_unknown_args=True,
+                prog="uda-kit",
+                description=DESCRIPTION,
+                config=style,
+            )
     except SystemExit as error:
         if error.code in (0, None):
             raise

@@ -8,12 +8,15 @@ __all__ = []
 # %% ../../nbs/cli/87_status.ipynb #c1100061
 import errno
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .options import short
 from .output import complain
 from .signals import Terminated
 from ..core.errors import InputError
+
+if TYPE_CHECKING:  # imports torch, and a command line starts without it
+    from uda_kit.training.fit import Interrupted
 
 # %% ../../nbs/cli/87_status.ipynb #ff9c4b14
 def out_of_memory(error: BaseException) -> bool:
@@ -63,7 +66,7 @@ def stopped_status(error: BaseException, again: str) -> int | None:
         return 130
     if type(error).__name__ == "Interrupted":
         complain(f"{str(error).split('; resume')[0]}; {again}")
-        return error.status
+        return cast("Interrupted", error).status
     return None
 
 # %% ../../nbs/cli/87_status.ipynb #29f2b0b3

@@ -6,9 +6,10 @@
 __all__ = []
 
 # %% ../../nbs/cli/30_train.ipynb #c110001e
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal
 
 from uda_kit.cli.options import (
     Count,
@@ -22,6 +23,7 @@ from uda_kit.cli.options import (
     read_devices,
     read_out,
     read_precision,
+    short,
 )
 from .output import finish, show
 from .recipes import check_recipe_name, in_file
@@ -90,6 +92,15 @@ class Train:
         return f"go on with: {command_line(argv, '--resume')}"
 
 # %% ../../nbs/cli/30_train.ipynb #61b1b409
+def check_set_names(args: Train) -> None:
+    "`InputError` where --set has nothing before its =."
+    for setting in args.set:
+        path, sign, _ = setting.partition("=")
+        if sign and not path.strip():
+            remedy = "write path=value, for example stages.0.optimizer.lr=0.001"
+            raise InputError(f"--set {short(setting)}", "names no setting", remedy)
+
+
 def check_not_set_as_well(args: Train) -> None:
     "`InputError` where a data set is given by an option and by --set: one of the two would be dropped."
     options = {"test": args.test, ".source": args.source, ".target": args.target}
@@ -109,9 +120,9 @@ def check_reads_target(recipe: "Recipe", target: str | None) -> None:
         raise InputError(f"--target {target}", f"{recipe.name} reads no target", "leave the option out")
 
 # %% ../../nbs/cli/30_train.ipynb #c1100021
-def with_images(data: Optional["Data"], text: str | None) -> Optional["Data"]:
+def with_images(data: "Data", text: str | None) -> "Data":
     "An entry of a recipe with the images that an option names; as it is where no option does."
-    return data if text is None or data is None else data.with_text(text)
+    return data if text is None else data.with_text(text)
 
 
 def with_training_data(recipe: "Recipe", args: Train) -> "Recipe":
@@ -119,7 +130,8 @@ def with_training_data(recipe: "Recipe", args: Train) -> "Recipe":
     stages = []
     for stage in recipe.stages:  # a stage that learns from pseudo-labels has the target as its source
         source = with_images(stage.source, args.source if stage.labels_given else args.target)
-        stages.append(replace(stage, source=source, target=with_images(stage.target, args.target)))
+        target = stage.target and with_images(stage.target, args.target)
+        stages.append(replace(stage, source=source, target=target))
     return replace(recipe, stages=tuple(stages))
 
 # %% ../../nbs/cli/30_train.ipynb #21243e1b
@@ -133,6 +145,7 @@ def chosen_recipe(args: Train) -> "Recipe":
     recipe = find_recipe(args.recipe)
     check_reads_target(recipe, args.target)
     changed = with_training_data(recipe, args)
+    check_set_names(args)
     check_not_set_as_well(args)
     changed = replace(changed, test=with_images(recipe.test, args.test))
     changed = override(changed, list(args.set))
@@ -144,7 +157,7 @@ def check_accelerator(name: str) -> None:
     "`InputError` where torch cannot use the accelerator on this machine."
     import torch
 
-    checks = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    checks: dict[str, Callable[[], bool]] = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if name in checks and not checks[name]():
         remedy = "leave the option out, or see `uda-kit doctor`"
         raise InputError(f"--accelerator {name}", "there is none that torch can use", remedy)
@@ -235,7 +248,7 @@ def dry(args: Train) -> int:
         raise InputError(f"--devices {args.devices}", "a dry run takes one device", "leave --devices out")
     from uda_kit.experiments.dry_run import dry_run
 
-    given = {"weights": args.weights, "workers": args.workers, "cache_mb": args.cache_mb}
+    given: dict[str, Any] = {"weights": args.weights, "workers": args.workers, "cache_mb": args.cache_mb}
     record = dry_run(recipe, args.steps or 3, options, roots, **given)
     cost = f"{record['seconds_per_step']:.2f} s per step, peak memory {record['peak_gib']:.2f} GiB"
     print(f"{cost}; the whole recipe would take about {record['hours']:.1f} hours here")

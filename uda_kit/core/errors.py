@@ -67,11 +67,11 @@ def nearest(
     otherwise: str = "",  # the remedy where no word is similar; by default all known words
 ) -> str:
     "A remedy for a word that is not known: the closest of the `known` ones, or all of them."
-    known = [str(k) for k in known]
-    near = closest(word, known, most, cutoff)
+    words = [str(k) for k in known]
+    near = closest(word, words, most, cutoff)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return otherwise or f"known: {', '.join(known) or 'none'}"
+    return otherwise or f"known: {', '.join(words) or 'none'}"
 
 # %% ../../nbs/core/10_errors.ipynb #7d1e0a02
 def nearest_listed(
@@ -79,10 +79,10 @@ def nearest_listed(
     known: Iterable[object],  # the words that are right
 ) -> str:
     "A remedy for a word that is not known: the closest of the `known` ones, and a list of all."
-    known = [str(k) for k in known]
-    near = closest(word, known, cutoff=0.4)
+    words = [str(k) for k in known]
+    near = closest(word, words, cutoff=0.4)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"{guess}known: {', '.join(known) or 'none'}"
+    return f"{guess}known: {', '.join(words) or 'none'}"
 
 # %% ../../nbs/core/10_errors.ipynb #9f5dba11
 def whole_number(

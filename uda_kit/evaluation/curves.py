@@ -9,7 +9,7 @@ __all__ = []
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.figure import Figure
 
 # %% ../../nbs/evaluation/30_curves.ipynb #5e60ac5f
-def is_record(value: object) -> bool:
+def is_record(value: object) -> TypeGuard[dict]:
     "Is what a line of log.jsonl holds a record: an object with a step, and with a stage's name if there is one?"
     if not isinstance(value, dict) or not isinstance(value.get("stage", ""), str):
         return False
@@ -29,7 +29,7 @@ def is_record(value: object) -> bool:
     return isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53
 
 
-def is_value(value: object) -> bool:
+def is_value(value: object) -> TypeGuard[float]:
     "Is it a number that a curve can show?"
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
@@ -136,9 +136,9 @@ def healthy_band(
     if not isinstance(kind, str) or kind not in CHANCE:
         raise InputError(f"objective {kind!r:.60}", "is unknown", f"choose one of {', '.join(CHANCE)}")
     low, high = HEALTHY[kind]
-    shade = dict(color="#2a6f97", alpha=0.1, linewidth=0, zorder=0)
-    dotted = dict(color="black", linestyle=":", linewidth=1)
-    if first is None:
+    shade: dict[str, Any] = dict(color="#2a6f97", alpha=0.1, linewidth=0, zorder=0)
+    dotted: dict[str, Any] = dict(color="black", linestyle=":", linewidth=1)
+    if first is None or last is None:
         axes.axhspan(low, high, **shade)
         axes.axhline(CHANCE[kind], **dotted)
     else:
@@ -219,7 +219,8 @@ def draw_line(
     "One curve of a log, over the pale values that it is a mean of."
     if pale is not None:
         axes.plot(*pale, color=style["color"], alpha=0.25, linewidth=0.7)
-    axes.plot(*points, label=label, **{"linewidth": 1.4, "markersize": 3} | dict(style))
+    usual: dict[str, Any] = {"linewidth": 1.4, "markersize": 3}
+    axes.plot(*points, label=label, **usual | dict(style))
 
 # %% ../../nbs/evaluation/30_curves.ipynb #3c0b373e
 def mark_stages(
@@ -228,7 +229,7 @@ def mark_stages(
     start: float = 0,  # of the axis: a stage that begins there has no line
 ) -> None:
     "A line where each stage begins, and its name."
-    place = dict(xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points")
+    place: dict[str, Any] = dict(xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points")
     for first, name in stages:
         if first > start:
             axes.axvline(first, color="#999999", linewidth=0.8)

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,7 @@ from ..core.errors import InputError
 from ..core.files import atomic_write, write_text, writing
 from ..core.records import read_json, to_json, write_json
 from ..core.tables import Table, markdown_text, percent
+from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, colorize, translate
 from .curves import curve_figure, discriminator_kinds
 from .evaluate import Evaluation, load_evaluation, spread_out
@@ -53,7 +54,7 @@ def _save_png(figure: "Figure", path: str | Path) -> Path:
 
 # %% ../../nbs/evaluation/40_report.ipynb #c6849dfb
 def sample_panels(
-    dataset: object,  # labelled data set the evaluations were made on
+    dataset: Dataset,  # labelled, that the evaluations were made on
     evaluations: Mapping[str, Evaluation],  # with kept predictions
     count: int = 4,  # samples to show at most
 ) -> list[dict]:  # one per sample: "image" -> uint8 [H,W,3], "truth" and each name -> ids [H,W]
@@ -66,12 +67,13 @@ def sample_panels(
     for k in spread_out(len(shared), count):
         i = shared[k]
         sample = dataset[i]
+        assert sample.label is not None, "the data set has no labels"
         panel = {"image": sample.image.permute(1, 2, 0).numpy(), "truth": table[sample.label.numpy()]}
         panels.append(panel | {name: e.samples[i] for name, e in evaluations.items()})
     return panels
 
 # %% ../../nbs/evaluation/40_report.ipynb #83d3ff9d
-def _check_same_data(dataset: object, evaluations: Mapping, first: Evaluation) -> None:
+def _check_same_data(dataset: Dataset, evaluations: Mapping, first: Evaluation) -> None:
     "`InputError` where evaluations are of other data or label spaces than the first."
     for evaluation in evaluations.values():
         if evaluation.space.classes != first.space.classes or evaluation.images != len(dataset):
@@ -106,7 +108,7 @@ def _panel_title(name: str, evaluations: Mapping[str, Evaluation]) -> str:
 
 # %% ../../nbs/evaluation/40_report.ipynb #51973380
 def sample_figure(
-    dataset: object,  # labelled data set the evaluations were made on
+    dataset: Dataset,  # labelled, that the evaluations were made on
     evaluations: Mapping[str, Evaluation],  # with kept predictions, e.g. {"before": ..., "after": ...}
     count: int = 4,  # samples to show at most
     width: float = 10.0,  # inches
@@ -223,7 +225,7 @@ def class_figure(
         axes.barh(y - 0.2, old, 0.38, color="#b8b8b8", label=f"{names[0]}: {percent(before.miou)} mIoU")
         axes.barh(y + 0.2, new, 0.38, color="#2f6db3", label=after_label)
     if oracle is not None:
-        tick = dict(color="black", markersize=11, markeredgewidth=1.6)
+        tick: dict[str, Any] = dict(color="black", markersize=11, markeredgewidth=1.6)
         axes.plot(best, y, "|", label=f"{names[2]}: {percent(oracle.miou)} mIoU", **tick)
     _write_gains(axes, new - old)
     _frame_classes(axes, _class_names(classes, np.isnan(new) & np.isnan(old)), has_gains=before is not None)
@@ -234,6 +236,14 @@ def class_figure(
 def _given(**evaluations: object) -> dict:
     "The evaluations that are there, by name."
     return {name: evaluation for name, evaluation in evaluations.items() if evaluation is not None}
+
+
+def _main_of(before: Evaluation | None, after: Evaluation | None) -> Evaluation:
+    "The evaluation after adaptation, or else the one before. `InputError` where there is neither."
+    main = after if after is not None else before
+    if main is None:
+        raise InputError("report", "nothing was evaluated", "evaluate the network before writing its report")
+    return main
 
 # %% ../../nbs/evaluation/40_report.ipynb #22168401
 def _comparison_columns(names: Iterable[str]) -> tuple[list[str], dict]:  # column -> (what, from what it is subtracted)
@@ -252,7 +262,7 @@ def _comparison_columns(names: Iterable[str]) -> tuple[list[str], dict]:  # colu
     return columns, differences
 
 # %% ../../nbs/evaluation/40_report.ipynb #667f906a
-def _row_scores(evaluation: object, main: Evaluation) -> dict[str, float]:
+def _row_scores(evaluation: Evaluation | float, main: Evaluation) -> dict[str, float]:
     "Row of the table -> score as a fraction. A mean IoU alone fills one row."
     if not isinstance(evaluation, Evaluation):
         return {f"mIoU over {len(main.scored)}": float(evaluation)}
@@ -265,7 +275,7 @@ def comparison_table(
     oracle: Evaluation | float | None = None,  # or mean IoU as a fraction
 ) -> Table:
     "IoU by class and every mean, in percent: before, after, change, oracle, gap to it (negative: below)."
-    main = after if after is not None else before
+    main = _main_of(before, after)
     evaluations = _given(before=before, after=after, oracle=oracle)
     scores = {name: _row_scores(evaluation, main) for name, evaluation in evaluations.items()}
     columns, differences = _comparison_columns(evaluations)
@@ -303,7 +313,7 @@ def _change_sentences(before: Evaluation, after: Evaluation) -> list[str]:  # Ma
     sentences = []
     gains = _gains(before, after)
     if gains:
-        best = max(gains, key=gains.get)
+        best = max(gains, key=gains.__getitem__)
         sentences.append(f"Largest gain: {_gain_text(best, gains[best])}")
         losses = [_gain_text(name, gain) for name, gain in gains.items() if gain < -0.0005]
         sentences.append(f"Classes that lost: {', '.join(losses)}" if losses else "No class lost")
@@ -320,7 +330,7 @@ def summary(
     oracle: Evaluation | float | None = None,  # or mean IoU as a fraction
 ) -> str:  # Markdown
     "The result in a sentence or two."
-    main = after if after is not None else before
+    main = _main_of(before, after)
     classes = main.counted(str(len(main.scored)), " classes")
     where = f"over {classes} on {markdown_text(f'{main.dataset} {main.split}'.strip())}"
     if before is not None and after is not None:
@@ -362,7 +372,7 @@ CURVES = Picture(
 def _write_figures(
     run_dir: Path,
     evaluations: dict,  # "before", "after", "oracle" -> Evaluation, or a mean IoU
-    dataset: object,  # for pictures; None: no pictures
+    dataset: Dataset | None,  # for pictures; None: no pictures
     count: int,  # samples to show at most
 ) -> list[Picture]:
     "Draw and save what there is to draw; returns what was written."
@@ -376,9 +386,9 @@ def _write_figures(
     figure = class_figure(before, drawable[main], drawable.get("oracle"), names=("before", main, "oracle"))
     _save_png(figure, folder / CLASSES.file)
     written.append(CLASSES)
-    figure = curve_figure(read_log(RunDirectory(run_dir)), discriminator_kinds(_config(run_dir)))
-    if figure is not None:
-        _save_png(figure, folder / CURVES.file)
+    curves = curve_figure(read_log(RunDirectory(run_dir)), discriminator_kinds(_config(run_dir)))
+    if curves is not None:
+        _save_png(curves, folder / CURVES.file)
         written.append(CURVES)
     return written
 
@@ -387,8 +397,8 @@ def _check_oracle(run_dir: object, oracle: object) -> None:
     "`InputError` for an oracle that is neither an evaluation nor a fraction."
     if oracle is None or isinstance(oracle, Evaluation):
         return
-    is_number = isinstance(oracle, (int, float, np.number)) and not isinstance(oracle, bool)
-    if not is_number or not 0 <= oracle <= 1:
+    numbers = (int, float, np.integer, np.floating)
+    if isinstance(oracle, bool) or not isinstance(oracle, numbers) or not 0 <= oracle <= 1:
         problem = f"oracle {oracle!r:.40} is no mean IoU"
         raise InputError(run_dir, problem, "give an evaluation, or a fraction from 0 to 1")
 
@@ -402,7 +412,7 @@ def _check_report(run_dir: object, before: object, after: object, oracle: object
             problem = f"{name} is a {type(evaluation).__name__}, no evaluation"
             raise InputError(run_dir, problem, "give what `evaluate` returns")
     _check_oracle(run_dir, oracle)
-    if not isinstance(count, (int, np.integer)) or count < 1:
+    if not isinstance(count, (int, np.integer)) or int(count) < 1:
         raise InputError(run_dir, f"{count!r:.40} samples cannot be shown", "give at least 1")
 
 # %% ../../nbs/evaluation/40_report.ipynb #a42c1b87
@@ -429,7 +439,7 @@ def write_report(
     before: Evaluation | None = None,  # before adaptation (or the only one)
     after: Evaluation | None = None,
     oracle: Evaluation | float | None = None,  # of a network trained on labelled target images; or its mean IoU
-    dataset: object = None,  # labelled data set of the evaluations, for pictures; None: no pictures
+    dataset: Dataset | None = None,  # labelled, of the evaluations, for pictures; None: no pictures
     title: str = "Report",
     notes: Iterable[str] = (),  # lines of Markdown to add under the summary
     count: int = 4,  # samples to show at most

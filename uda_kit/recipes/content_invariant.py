@@ -162,7 +162,13 @@ def small_translation(b: SmallBenchmark) -> TranslationConfig:
     "The stage that translates a small benchmark's source."
     steps, batch = SMALL_TRANSLATION[b.name]
     source, target = replace(b.source, batch_size=batch), replace(b.target, batch_size=batch)
-    return TranslationConfig(source, CycleGANTerms(), TranslatorConfig(**SMALL), target, steps=steps)
+    return TranslationConfig(
+        source,
+        CycleGANTerms(),
+        TranslatorConfig(SMALL["width"], SMALL["blocks"], bool(SMALL["residual"])),
+        target,
+        steps=steps,
+    )
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #7ebe0287
 def small_content_stages(b: SmallBenchmark, row: SmallRow) -> tuple[StageConfig, ...]:

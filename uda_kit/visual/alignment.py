@@ -8,7 +8,7 @@ __all__ = ['alignment_scores']
 # %% ../../nbs/visual/50_alignment.ipynb #3c6d2b97
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -135,18 +135,18 @@ def plot_prototype_distances(
 ) -> "Axes":  # `.figure` is the figure
     """Distances of prototypes across domains by class, networks side by side (contrastive paper, Fig. 8).
     `InputError` where lengths differ or there is nothing to show."""
-    names = tuple(getattr(classes, "classes", classes))
+    names = tuple(classes.classes if isinstance(classes, LabelSpace) else classes)
     table = _distance_table(distances, len(names))
     shown = np.flatnonzero(np.any([np.isfinite(values) for values in table.values()], axis=0))
     if not len(shown):
         raise InputError("prototype distances", "no class has a prototype in both domains", "sample more images")
     ax = axes_or_new(ax, max(4, 1.2 + len(shown) * (0.2 + 0.13 * len(table))), 2.9)
     _draw_distances(ax, table, shown)
-    slanted = dict(rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    slanted: dict[str, Any] = dict(rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     ax.set_xticks(np.arange(len(shown)), [drawn_name(names[c], 24) for c in shown], **slanted)
     ax.set_ylabel("distance of prototypes", fontsize=9)
     tidy(ax).tick_params(axis="x", length=0)
     ax.set_xlim(-0.6, len(shown) - 0.4)
-    place = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, len(table)))
+    place: dict[str, Any] = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, len(table)))
     ax.legend(**place, frameon=False, fontsize=8, borderaxespad=0.2)
     return ax

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/visual/30_checks.ipynb #70812e92
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,29 +26,33 @@ def short(value: object) -> str:
 
 
 def checked_size(
-    size: object,  # (height, width) in pixels, or None
+    size: Any,  # (height, width) in pixels, or None
     where: str,  # what it is of, for the message
 ) -> tuple[int, int] | None:
     "(height, width) in pixels as whole numbers, or None. `InputError` for anything else."
-    if size is None:
-        return None
+    return None if size is None else _whole_pair(size, where)
+
+
+def _whole_pair(size: Any, where: str) -> tuple[int, int]:
+    "(height, width) in pixels as whole numbers. `InputError` for anything else."
     if isinstance(size, str) or not hasattr(size, "__len__") or len(size) != 2:
         raise InputError(where, f"size={short(size)} is no size", "give (height, width) in pixels, or None")
-    return tuple(whole_number(n, f"{where}: size", 2, 20_000) for n in size)
+    height, width = (whole_number(n, f"{where}: size", 2, 20_000) for n in size)
+    return height, width
 
 # %% ../../nbs/visual/30_checks.ipynb #3bb2a9bc
 def checked_patch(
-    patch: object,  # (height, width) in pixels
+    patch: Any,  # (height, width) in pixels
     where: str,  # what it is of, for the message
 ) -> tuple[int, int]:
     "(height, width) of a patch. `InputError` for anything else."
     if patch is None:
         raise InputError(where, "patch=None is no size", "give (height, width) in pixels")
-    return checked_size(patch, where)
+    return _whole_pair(patch, where)
 
 
 def check_dataset(
-    dataset: object,
+    dataset: Any,
     where: str,  # who asks, for the message
 ) -> None:
     "`InputError` for what is no data set, or an empty one."
@@ -91,8 +96,9 @@ def checked_numbers(
 # %% ../../nbs/visual/30_checks.ipynb #a29de0dc
 def _is_in_range(value: object, low: float, high: float) -> bool:
     "Is it a number within the limits?"
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return is_number and low <= value <= high
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    return bool(low <= value <= high)
 
 
 def check_precision(
@@ -127,7 +133,7 @@ def _numpy_of(tensor: torch.Tensor) -> np.ndarray:
 # %% ../../nbs/visual/30_checks.ipynb #c78fb69a
 @contextmanager
 def taking(
-    images: object,  # tensor [...,h,w] that goes through a network
+    images: torch.Tensor,  # [...,h,w], what goes through a network
     where: str,  # whose image, for the message
 ) -> Iterator[None]:
     "Context in which a network that fails on images of a size says so in one line."

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/visual/20_drawing.ipynb #149c0609
 import io
 import sys
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
@@ -17,7 +18,7 @@ from matplotlib.text import Text
 # %% ../../nbs/visual/20_drawing.ipynb #26dc62c3
 def add_fonts(
     figure: Figure,
-    fonts: list[str],  # families
+    fonts: Sequence[str],  # families
 ) -> None:
     "Let all texts of a figure use some families of fonts, for letters that its own lack."
     if not fonts:
@@ -48,7 +49,7 @@ def has_other_format() -> bool:
 class Drawing(Figure):
     "A Matplotlib figure that every notebook shows as a picture, with fonts for the names in it."
 
-    fonts = ()  # families that names need, see `visual.style.FONTS`
+    fonts: Sequence[str] = ()  # families that names need, see `visual.style.FONTS`
 
     def _repr_png_(self) -> bytes | None:
         return None if has_other_format() else picture(self)
@@ -65,5 +66,6 @@ class Drawing(Figure):
 class Chart(Axes):
     "Matplotlib axes that every notebook shows as the picture of their figure."
 
-    def _repr_png_(self) -> bytes:
-        return picture(self.get_figure(root=True))
+    def _repr_png_(self) -> bytes | None:
+        figure = self.get_figure(root=True)
+        return None if figure is None else picture(figure)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from .style import MARKERS, SIDES, axes_or_new, drawn_name, drawn_text, needs, n
 if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # %% ../../nbs/visual/60_embedding.ipynb #b6ceb284
 def _reduced(X: np.ndarray, components: int, seed: int) -> np.ndarray:  # float32 [N,F] -> [N,min(F, N, components)]
@@ -118,7 +119,7 @@ def _check_start(
         raise InputError(f"init {start!s:.40}", "is no start of a map", remedy)
 
 # %% ../../nbs/visual/60_embedding.ipynb #7fb80f51
-def _check_range(name: str, value: object) -> None:
+def _check_range(name: str, value: Any) -> None:
     "`InputError` for a value outside the range of an option."
     low, high = RANGES[name]
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
@@ -199,7 +200,7 @@ def _npy_bytes(array: np.ndarray) -> bytes:
 
 # %% ../../nbs/visual/60_embedding.ipynb #afa88b7c
 def embed(
-    features: object,  # [N,F] array, tensor or FeatureTable, or a list of them: one map for all
+    features: Any,  # [N,F] array, tensor or FeatureTable, or a list of them: one map for all
     method: str = "umap",  # or "tsne" or "pca"
     seed: int = 0,  # of the map
     cache: str | Path | None = None,  # folder in which maps are kept; None: computed anew
@@ -327,7 +328,7 @@ def clear_classes(
     chosen = [int(candidates[points[candidates].argmax()])]
     while len(chosen) < min(count, len(candidates)):
         rest = np.setdiff1d(candidates, chosen)
-        chosen.append(int(rest[gaps[np.ix_(rest, chosen)].min(1).argmax()]))
+        chosen.append(int(rest[gaps[rest][:, chosen].min(1).argmax()]))
     return sorted(chosen)
 
 # %% ../../nbs/visual/60_embedding.ipynb #21962bed
@@ -423,10 +424,11 @@ def _draw_points(
     rgb = colored(table, by)[0]
     for name, marker in markers.items():
         of_domain = table.domain == name
-        style = dict(s=size, lw=0)
+        style: dict[str, Any] = dict(s=size, lw=0)
         if marker in "x+":
             style = dict(s=size * 1.3, lw=max(0.6, size**0.5 / 5))
-        ax.scatter(*points[of_domain].T, c=rgb[of_domain], marker=marker, alpha=0.75, rasterized=True, **style)
+        x, y = points[of_domain].T
+        ax.scatter(x, y, c=rgb[of_domain], marker=marker, alpha=0.75, rasterized=True, **style)
 
 # %% ../../nbs/visual/60_embedding.ipynb #ad26ff81
 def _markers(table: FeatureTable) -> dict[str, str]:
@@ -439,7 +441,7 @@ def _name_classes(ax: "Axes", points: np.ndarray, table: FeatureTable) -> None:
     from matplotlib.patheffects import withStroke
 
     colors = ink(table.space)
-    letters = dict(fontsize=8, ha="center", va="center")
+    letters: dict[str, Any] = dict(fontsize=8, ha="center", va="center")
     for c in np.unique(table.ids[table.ids != IGNORE]):
         halo = [withStroke(linewidth=2.5, foreground="white")]
         x, y = _densest(points[table.ids == c])
@@ -456,7 +458,7 @@ def _map_legend(table: FeatureTable, classes: list, by: str) -> list:  # of Matp
     return colors + [_legend_mark(name, ".25", marker) for name, marker in markers.items()]
 
 # %% ../../nbs/visual/60_embedding.ipynb #33f0f893
-def _legend_mark(name: str, color: object, marker: str) -> object:  # a Matplotlib handle
+def _legend_mark(name: str, color: Any, marker: str) -> "Line2D":
     "One entry of a legend."
     from matplotlib.lines import Line2D
 
@@ -504,20 +506,20 @@ def plot_embedding(
 ) -> "Axes":  # `.figure` is the figure
     """A map of features (contrastive paper, Fig. 4): colour = class, marker = domain.
     `InputError` where points, table and classes do not fit."""
-    marks = MarkStyle(**marks)
+    style = MarkStyle(**marks)
     points = _checked_map(points, table)
     chosen = _chosen_classes(classes, table)
     _check_shown(table, chosen)
     ax = axes_or_new(ax, 5.4, 3.9)
     shown = np.random.default_rng(0).permutation(np.flatnonzero(np.isin(table.ids, chosen)))  # no class covers others
-    _draw_points(ax, points[shown], table[shown], by, _markers(table), marks.size_for(len(shown)))
-    if marks.names_for(chosen):
+    _draw_points(ax, points[shown], table[shown], by, _markers(table), style.size_for(len(shown)))
+    if style.names_for(chosen):
         _name_classes(ax, points[shown], table[shown])
     _frame_map(ax)
     if title:
         ax.set_title(drawn_text(title), fontsize=10)
     if legend:
-        place = dict(loc="center left", bbox_to_anchor=(1, 0.5))
+        place: dict[str, Any] = dict(loc="center left", bbox_to_anchor=(1, 0.5))
         ax.legend(handles=_map_legend(table, chosen, by), **place, frameon=False, fontsize=8, handletextpad=0.3)
     return ax
 

@@ -7,10 +7,10 @@ __all__ = ['FeatureTable', 'sample_features']
 
 # %% ../../nbs/visual/40_features.ipynb #2fd0a9c4
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from tqdm.auto import tqdm
 from ..core.errors import InputError, whole_number
 from ..core.files import atomic_write, digest, file_hash
 from ..core.records import SEAL, read_json, write_json
+from ..data.dataset import Dataset
 from ..data.labels import CITYSCAPES19, LabelSpace, translate
 from ..evaluation.evaluate import evaluation_mode, resized, space_of
 from ..methods.label_expansion import cells_of
 from ..methods.patch_modes import patch_grid, patch_histograms
 from ..methods.pseudo_labels import IGNORE
-from ..models.segmenters import upsample
+from ..models.segmenters import Segmenter, upsample
 from uda_kit.visual.checks import (
     array_of,
     check_dataset,
@@ -62,7 +63,7 @@ class FeatureTable:
         return len(self.features)
 
     def __getitem__(self, rows) -> "FeatureTable":
-        return FeatureTable(*(column[rows] for column in _columns(self)), self.space)
+        return table_of([column[rows] for column in _columns(self)], self.space)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {(self.domain == name).sum()}" for name in self.domains)
@@ -95,6 +96,11 @@ COLUMNS = tuple(f.name for f in fields(FeatureTable))[:-1]
 def _columns(table: FeatureTable) -> list[np.ndarray]:
     "The columns of a table, in their order."
     return [getattr(table, name) for name in COLUMNS]
+
+
+def table_of(columns: Iterable[np.ndarray], space: LabelSpace) -> FeatureTable:
+    "A table of columns in their order."
+    return FeatureTable(**dict(zip(COLUMNS, columns, strict=True)), space=space)
 
 
 def _check_lengths(table: FeatureTable) -> None:
@@ -135,7 +141,7 @@ def join(*tables: FeatureTable) -> FeatureTable:
         channels = ", ".join(str(table.features.shape[1]) for table in tables)
         raise InputError("join", f"features have {channels} channels", "sample networks of one architecture")
     columns = zip(*map(_columns, tables), strict=True)
-    return FeatureTable(*map(np.concatenate, columns), tables[0].space)
+    return table_of(map(np.concatenate, columns), tables[0].space)
 
 # %% ../../nbs/visual/40_features.ipynb #c8bef138
 def class_counts(table: FeatureTable) -> np.ndarray:  # int64 [D,256]
@@ -260,7 +266,8 @@ def _read_table(numbers: Path, record: TableRecord) -> FeatureTable:
         columns = load_file(numbers)
         for name in ("domain", "key"):
             columns[name] = np.array(record[name], dtype=str)[columns[name]]
-        return FeatureTable(*(columns[name] for name in COLUMNS), LabelSpace(**record["space"]))
+        space: dict[str, Any] = {**record["space"]}
+        return table_of([columns[name] for name in COLUMNS], LabelSpace(**space))
     except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
         raise InputError(numbers, f"is no table of features ({type(error).__name__}: {error})", AGAIN) from None
 
@@ -350,7 +357,7 @@ def candidates(
 class SizedImage(NamedTuple):
     "An image of a data set, at the size that the network sees."
 
-    index: int
+    number: int  # in the data set
     key: str
     own_size: tuple[int, int]  # height and width in the data set
     image: torch.Tensor  # uint8 [3,h,w]
@@ -358,7 +365,7 @@ class SizedImage(NamedTuple):
 
 # %% ../../nbs/visual/40_features.ipynb #3dc66bde
 def _read_batches(
-    dataset: object,
+    dataset: Dataset,
     size: tuple | None,  # (height, width) the network sees; None: each image's own
     batch: int,  # images, at most
 ) -> Iterator[list[SizedImage]]:
@@ -369,7 +376,8 @@ def _read_batches(
             image, label, key = dataset[index][:3]
         else:
             image, label, key = dataset.image(index), None, dataset.key(index)
-        sized = SizedImage(index, key, tuple(image.shape[-2:]), resized(image, size), label)
+        own_size = (image.shape[-2], image.shape[-1])
+        sized = SizedImage(index, key, own_size, resized(image, size), label)
         if waiting and (len(waiting) == batch or waiting[0].image.shape != sized.image.shape):
             yield waiting
             waiting = []
@@ -499,10 +507,10 @@ def candidates(
     sites = self.sites(image, features, predicted)
     count = len(sites.predicted)
     ids = sites.predicted if sites.truth is None else sites.truth
-    draws = np.random.default_rng((self.seed, image.index)).random(count)
+    draws = np.random.default_rng((self.seed, image.number)).random(count)
     at = np.flatnonzero(self.wanted[ids])
     at = at[self.reservoir.candidates(ids[at], draws[at])]
-    image_columns = {"image": np.full(len(at), image.index), "key": np.full(len(at), image.key)}
+    image_columns = {"image": np.full(len(at), image.number), "key": np.full(len(at), image.key)}
     return _site_columns(sites, at) | image_columns | {"ids": ids[at], "draw": draws[at]}
 
 # %% ../../nbs/visual/40_features.ipynb #e2b66761
@@ -548,7 +556,7 @@ class SamplePlan:
         return plan if self.patch is None else replace(plan, patch=checked_patch(self.patch, where))
 
 # %% ../../nbs/visual/40_features.ipynb #8606d480
-def _cell_sampler(plan: SamplePlan, dataset: object, space: LabelSpace) -> CellSampler:
+def _cell_sampler(plan: SamplePlan, dataset: Dataset, space: LabelSpace) -> CellSampler:
     "An empty sampler for a data set and the label space of a network."
     count = len(dataset.space)
     class_table = np.full(256, IGNORE, np.uint8)
@@ -557,7 +565,7 @@ def _cell_sampler(plan: SamplePlan, dataset: object, space: LabelSpace) -> CellS
     return CellSampler(Reservoir(plan.per_class), wanted, class_table, plan.seed, plan.patch)
 
 # %% ../../nbs/visual/40_features.ipynb #1a99db22
-def _sample(sampler: CellSampler, net: torch.nn.Module, dataset: object, plan: SamplePlan) -> None:
+def _sample(sampler: CellSampler, net: Segmenter, dataset: Dataset, plan: SamplePlan) -> None:
     "Send all images of a data set through a network, and keep the sample in the sampler's reservoir."
     title = f"features, {plan.domain}"
     bar = tqdm(total=len(dataset), desc=title, unit="image", disable=not plan.progress)
@@ -570,8 +578,8 @@ def _sample(sampler: CellSampler, net: torch.nn.Module, dataset: object, plan: S
 
 # %% ../../nbs/visual/40_features.ipynb #bfe0b54c
 def sample_features(
-    net: torch.nn.Module,  # Segmenter; comes back in the mode it was in
-    dataset: object,  # data set (see `data.datasets`); without labels, predicted classes are balanced
+    net: Segmenter,  # comes back in the mode it was in
+    dataset: Dataset,  # without labels, predicted classes are balanced
     *options,  # fields of `SamplePlan`, in their order
     **named_options,  # and by name: per_class, seed, size, domain, classes, space, batch, precision, progress, patch
 ) -> FeatureTable:  # rows by class
@@ -588,7 +596,7 @@ def sample_features(
         where = f"{dataset.name} {dataset.split}".strip()
         raise InputError(where, "no cell of the classes asked for", "check classes, labels and split")
     rows = rows | {"domain": np.full(len(rows["ids"]), plan.domain)}
-    return FeatureTable(*(rows[name] for name in COLUMNS), space)
+    return table_of([rows[name] for name in COLUMNS], space)
 
 # %% ../../nbs/visual/40_features.ipynb #3663691b
 def finite_rows(

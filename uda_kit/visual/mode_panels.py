@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -62,12 +62,12 @@ def _check_patches(
     modes: PatchModes,
     image: np.ndarray,
     label: torch.Tensor,
-    probability: object,  # [N,K,U,V] or None
+    probability: torch.Tensor | np.ndarray | None,  # [N,K,U,V]
 ) -> None:
     "`InputError` where images, labels and probabilities do not fit the modes and each other."
     if label.ndim != 3:
         raise InputError("patches", f"labels are {tuple(label.shape)}", "give class ids [N,H,W]")
-    modes.check(size=label.shape[-2:])
+    modes.check(size=(label.shape[-2], label.shape[-1]))
     (height, width), (rows, columns) = modes.size, modes.grid
     problem = f"images are {image.shape}"
     fits = image.shape == (len(label), 3, height, width)
@@ -185,8 +185,8 @@ def _checked_columns(columns: object, width: object, where: str) -> tuple[int, f
 # %% ../../nbs/visual/80_mode_panels.ipynb #6170d288
 def _check_sides(sides: object) -> None:
     "`InputError` for what is no mapping of names to `Patches`."
-    is_mapping = isinstance(sides, Mapping) and len(sides) > 0
-    if not is_mapping or not all(isinstance(s, Patches) for s in sides.values()):
+    is_gallery = isinstance(sides, Mapping) and sides and all(isinstance(s, Patches) for s in sides.values())
+    if not is_gallery:
         raise InputError("patch_gallery", "no modes or no domains", "give name: Patches, at least one")
 
 # %% ../../nbs/visual/80_mode_panels.ipynb #e7bc15ee
@@ -282,7 +282,7 @@ def _name_mode(ax: Axes, k: int, sides: Mapping[str, Patches]) -> None:
 # %% ../../nbs/visual/80_mode_panels.ipynb #45606977
 def _draw_centroid(ax: Axes, picture: np.ndarray) -> None:
     "The centroid of a mode in the line of the title."
-    inset = ax.inset_axes([0, 1.02, 0.07, 0.13], transform=ax.transAxes)
+    inset = ax.inset_axes((0, 1.02, 0.07, 0.13), transform=ax.transAxes)
     inset.imshow(picture, interpolation="nearest", aspect="auto")
     inset.set(xticks=[], yticks=[])
     inset.spines[:].set(linewidth=0.5, color=".4")
@@ -330,8 +330,8 @@ def _draw_histogram(
         color = np.array(space.palette[c]) / 255
         length = histogram[:, c]
         ax.barh(cells, length, 0.86, left, color=color, edgecolor="white", linewidth=0.5)
-        letters = dict(ha="center", va="center", fontsize=6.5, color=_ink_on(color))
-        for cell in np.flatnonzero(length > named):
+        letters: dict[str, Any] = dict(ha="center", va="center", fontsize=6.5, color=_ink_on(color))
+        for cell in np.flatnonzero(length > named).tolist():
             ax.text(left[cell] + length[cell] / 2, cell, drawn_name(space.classes[c], 16), **letters)
         left += length
     ax.set(xlim=(0, 1), ylim=(len(histogram) - 0.5, -0.5), xticks=[])
@@ -406,15 +406,12 @@ def mode_shares(
     "Bars of the modes' shares by domain. `InputError` where lengths differ."
     table = _share_table(shares)
     count = len(next(iter(table.values())))
-    if chosen is None:
-        chosen = np.arange(count)
-    else:
-        chosen = np.array(_checked_modes(chosen, count, "mode_shares"))
-    ax = tidy(axes_or_new(ax, min(10, 1.5 + 0.28 * len(chosen) * len(table) ** 0.5), 2.4))
-    _draw_shares(ax, table, chosen)
-    step = max(1, len(chosen) // 25)
-    ax.set_xticks(np.arange(len(chosen))[::step], chosen[::step])
-    ax.set_xlim(-0.7, len(chosen) - 0.3)
+    modes = np.arange(count) if chosen is None else np.array(_checked_modes(chosen, count, "mode_shares"))
+    ax = tidy(axes_or_new(ax, min(10, 1.5 + 0.28 * len(modes) * len(table) ** 0.5), 2.4))
+    _draw_shares(ax, table, modes)
+    step = max(1, len(modes) // 25)
+    ax.set_xticks(np.arange(len(modes))[::step], modes[::step])
+    ax.set_xlim(-0.7, len(modes) - 0.3)
     ax.set_xlabel("mode", fontsize=9)
     ax.set_ylabel("share of patches (%)", fontsize=9)
     ax.legend(frameon=False, fontsize=8)

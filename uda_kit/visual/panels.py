@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def _check_values(values: np.ndarray) -> None:
         raise InputError("field", "holds numbers that are not finite", "check the network, or mask them")
 
 
-def _check_scale(low: object, high: object) -> None:
+def _check_scale(low: Any, high: Any) -> None:
     "`InputError` for limits that are no numbers, or not in order."
     are_numbers = all(isinstance(limit, (int, float, np.number)) for limit in (low, high))
     if not are_numbers or not -1e300 < low < high < 1e300:
@@ -176,8 +176,9 @@ def _draw_panel(
         return
     pixels = as_picture(picture, space)
     if isinstance(picture, Field):
+        assert scale is not None  # its column has one
         step = math.ceil(pixels.shape[1] / wide)
-        colors = dict(cmap=scale.colors, vmin=scale.low, vmax=scale.high)
+        colors: dict[str, Any] = dict(cmap=scale.colors, vmin=scale.low, vmax=scale.high)
         ax.imshow(pixels[::step, ::step], **colors, interpolation="nearest", aspect="auto")
     else:
         smooth = array_of(picture).ndim == 3
@@ -218,7 +219,7 @@ def _row_shape(row: Mapping, space: LabelSpace | None) -> tuple[int, int]:
 
 def _legend_height(present: set, space: LabelSpace | None, columns: int) -> float:
     "Inches that the legend of the classes present needs."
-    if not present:
+    if not present or space is None:
         return 0.05
     entries = len({min(i, len(space)) for i in present})
     return 0.05 + (0.1 + 0.19 * math.ceil(entries / columns))
@@ -233,7 +234,7 @@ def _grid_layout(
     "The layout of a grid of pictures, from their proportions, titles and classes."
     shapes = [_row_shape(row, space) for row in rows]
     present = _classes_in(rows, space)
-    columns = legend_columns(space, present, width) if present else 1
+    columns = 1 if space is None or not present else legend_columns(space, present, width)
     left = 0.24 if named else 0.03
     panel = (width - left - 0.03) / len(rows[0])
     title_lines = max(1 + str(title).count("\n") for title in rows[0])
@@ -308,7 +309,7 @@ def picture_grid(
     figure = new_figure(width, layout.height)
     _draw_rows(figure, layout, rows, space, names, wide)
     present = _classes_in(rows, space)
-    if present:
+    if present and space is not None:
         add_legend(figure, space, present, layout.legend / figure.get_figheight(), layout.legend_columns, black)
     return figure
 
@@ -321,14 +322,14 @@ def _add_color_bar(
 ) -> None:
     "A flat colour bar in the strip under a column."
     box = ax.get_position()
-    bar = figure.add_axes([box.x0 + 0.06 * box.width, bottom + 0.55 * height, 0.88 * box.width, 0.22 * height])
+    bar = figure.add_axes((box.x0 + 0.06 * box.width, bottom + 0.55 * height, 0.88 * box.width, 0.22 * height))
     figure.colorbar(ax.images[0], cax=bar, orientation="horizontal")
     low, high = ax.images[0].get_clim()
     ticks = [low, (low + high) / 2, high]
     bar.set_xticks(ticks, [f"{x:.2g}" for x in ticks])
     bar.tick_params(labelsize=7, length=2, pad=1)
-    bar.get_xticklabels()[0].set_ha("left")
-    bar.get_xticklabels()[-1].set_ha("right")
+    bar.get_xticklabels()[0].set_horizontalalignment("left")
+    bar.get_xticklabels()[-1].set_horizontalalignment("right")
 
 # %% ../../nbs/visual/70_panels.ipynb #71671437
 def _name_row(ax: Axes, name: object) -> None:
@@ -360,7 +361,7 @@ def _check_titles(rows: list) -> None:
         raise InputError("panels", "rows have different titles", remedy)
 
 # %% ../../nbs/visual/70_panels.ipynb #4a32ec0d
-def _count_of(images: object, where: str) -> int:
+def _count_of(images: Any, where: str) -> int:
     "How many images there are. `InputError` where they are not given as a list or one array."
     is_list = hasattr(images, "__len__") and not isinstance(images, (str, Mapping))
     if not is_list or getattr(images, "ndim", 4) not in (1, 4):
@@ -475,7 +476,7 @@ def _stacked_maps(where: str, name: str, maps: Maps) -> np.ndarray:  # [N,H,W]
     return np.stack(maps)
 
 # %% ../../nbs/visual/70_panels.ipynb #b623bada
-def _named_labels(labels: object) -> dict[str, Maps]:
+def _named_labels(labels: Any) -> dict[str, Any]:  # maps, as `Maps`
     "The label maps by name, in the order of the columns, as `Teacher.look` or a mapping holds them."
     if isinstance(labels, Mapping):
         return dict(labels)
@@ -515,7 +516,7 @@ def _lettered(titles: Iterable[str]) -> list[str]:
 # %% ../../nbs/visual/70_panels.ipynb #bb75c344
 def expansion_panels(
     images: Images,  # photographs [N,3,H,W] or a list
-    labels: object,  # what `Teacher.look` gives, or name -> class ids [N,H,W]
+    labels: Any,  # what `Teacher.look` gives, or name -> class ids [N,H,W]
     space: LabelSpace,  # of the labels
     truth: Maps | None = None,  # class ids [N,H,W]; None: unknown
     verdicts: bool = False,  # paint the last map by whether it is right, beside the truth
@@ -563,7 +564,7 @@ def attention_of(
         out = net(images.to(device).float() / 255)
     if getattr(out, "ancillary", None) is None:
         raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
-    size = images.shape[-2:]
+    size = (images.shape[-2], images.shape[-1])
     distance = cosine_distance_map(out.primary, out.ancillary, size)[:, 0].cpu()
     return {
         "predicted": upsample(out.logits, size).argmax(1).cpu(),

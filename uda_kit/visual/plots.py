@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -126,8 +126,11 @@ class CurveAxes:
         if not self.legend:
             return
         entries = sorted(zip(*ax.get_legend_handles_labels(), strict=True), key=_is_line)
-        place = dict(loc="center left", bbox_to_anchor=(1, 0.5)) if self.legend == "outside" else {}
-        ax.legend(*zip(*entries, strict=True), fontsize=8, handlelength=3, edgecolor="none", framealpha=0.85, **place)
+        handles, labels = zip(*entries, strict=True)
+        place: dict[str, Any] = {}
+        if self.legend == "outside":
+            place = dict(loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.legend(handles, labels, fontsize=8, handlelength=3, edgecolor="none", framealpha=0.85, **place)
 
 # %% ../../nbs/visual/90_plots.ipynb #eff0cd39
 def _is_line(entry: tuple) -> bool:
@@ -195,11 +198,11 @@ def value_curve(
     """Scores against a setting, with their spread over seeds
     (patch paper, Fig. 5, output-space paper, Table 3, contrastive paper, Table 7).
     `InputError` without points, or for values up to zero on a logarithmic axis."""
-    axes = CurveAxes(**axes)
+    look = CurveAxes(**axes)
     published, references = published or {}, references or {}
     _check_curve(series, published, references, usual)
     values = sorted({value for points in [*series.values(), *published.values()] for value in points})
-    axes.check(values[0])
+    look.check(values[0])
     ax = tidy(axes_or_new(ax, 5.2, 2.8))
     names = list(dict.fromkeys([*series, *published]))  # one name, one style
     styles = dict(zip(names, line_styles(len(names)), strict=True))
@@ -210,12 +213,12 @@ def value_curve(
     _draw_references(ax, references)
     if usual is not None:
         ax.axvline(usual, color=".6", linewidth=0.8, linestyle=":", zorder=0)
-    if axes.log:
+    if look.log:
         ax.set_xscale("log")
     _tick_values(ax, values)
-    axes.label(ax)
+    look.label(ax)
     if len(series) + len(published) + len(references) > 1:
-        axes.add_legend(ax)
+        look.add_legend(ax)
     return ax
 
 # %% ../../nbs/visual/90_plots.ipynb #b2968217
@@ -232,7 +235,7 @@ def k_curve(
     _check_series(published or {}, "k_curve")
     counts = [k for points in [*series.values(), *(published or {}).values()] for k in points]
     is_wide = bool(counts) and min(counts) > 0 and max(counts) > 8 * min(counts)
-    options = {"log": is_wide, "name": "K"} | more
+    options: dict[str, Any] = {"log": is_wide, "name": "K"} | more
     return value_curve(series, ax, published, references, **options)
 
 # %% ../../nbs/visual/90_plots.ipynb #ef622705
@@ -249,7 +252,7 @@ def confusion_shares(
     return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
 
 # %% ../../nbs/visual/90_plots.ipynb #52a20e0c
-def _matrix_names(classes: object, count: int) -> list[str]:
+def _matrix_names(classes: Any, count: int) -> list[str]:
     'A name for each of `count` rows; one more than there are classes is "other". `InputError` where they do not fit.'
     names = list(getattr(classes, "classes", classes))
     if count == len(names) + 1:
@@ -313,11 +316,13 @@ def confusion_plot(
 # %% ../../nbs/visual/90_plots.ipynb #7ae6a0b6
 def _label_matrix(ax: Axes) -> None:
     "Names of the axes, and letters of fitting size."
-    color_bar = ax.collections[0].colorbar.ax
+    bar = ax.collections[0].colorbar
+    assert bar is not None  # `heatmap` draws one
+    color_bar = bar.ax
     ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor", fontsize=8)
     for axes in (ax, color_bar):
         axes.tick_params(labelsize=8, length=0)
-    color_bar.yaxis.label.set_size(9)
+    color_bar.yaxis.label.set_fontsize(9)
     ax.set_xlabel("predicted", fontsize=9)
     ax.set_ylabel("true", fontsize=9)
 
@@ -404,6 +409,7 @@ def named_quality(
         problem = f"{unnamed[0]} has {len(measures[unnamed[0]])} values without names"
         raise InputError("label quality", problem, "give classes=, the label space they are of")
     for m in unnamed:
+        assert names is not None  # or there would be no way to name them
         measures[m] = dict(zip(names, map(float, measures[m]), strict=True))
     for m, by_class in measures.items():
         if not all(map(_are_numbers, by_class.values())):
@@ -438,6 +444,13 @@ def _class_bars(
     ax.tick_params(axis="x", length=0)
 
 # %% ../../nbs/visual/90_plots.ipynb #01a1115f
+def _names_in_order(classes: LabelSpace | Sequence[str] | None) -> list[str] | None:
+    "The names of classes; None where they are not given."
+    if classes is None:
+        return None
+    return list(classes.classes if isinstance(classes, LabelSpace) else classes)
+
+
 def _shown_classes(
     quality: dict,  # kind -> "precision", "coverage" -> class -> fractions
     names: list[str] | None,  # the order wanted; None: as they come
@@ -466,7 +479,7 @@ def label_quality_bars(
     if not isinstance(quality, Mapping):
         remedy = "give kind: {'precision': {class: fraction}, 'coverage': ...}"
         raise InputError("label quality", f"is {short(quality)}", remedy)
-    names = None if classes is None else list(getattr(classes, "classes", classes))
+    names = _names_in_order(classes)
     quality = {kind: named_quality(measures, names) for kind, measures in quality.items()}
     names = _shown_classes(quality, names)
     figure = new_figure(max(4, 1 + len(names) * (0.22 + 0.14 * len(quality))), 3.8, layout="constrained")
@@ -480,6 +493,6 @@ def label_quality_bars(
         axes[0].set_title(drawn_text(title), fontsize=10)
     if len(quality) > 1:
         handles, labels = axes[0].get_legend_handles_labels()
-        style = dict(loc="outside upper center", ncols=len(quality), frameon=False, fontsize=8)
+        style: dict[str, Any] = dict(loc="outside upper center", ncols=len(quality), frameon=False, fontsize=8)
         figure.legend(handles, labels, **style)
     return figure

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib import import_module
 from itertools import cycle, islice
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
 __all__ = []
 
 # %% ../../nbs/visual/10_style.ipynb #f18f41ff
-LINES = (  # colour, stroke and marker of series, in their order
+LINES: tuple[dict[str, Any], ...] = (  # colour, stroke and marker of series, in their order
     dict(color="#2a6f97", linestyle="-", marker="o"),
     dict(color="#c8553d", linestyle="--", marker="s"),
     dict(color="#5b8e3e", linestyle="-.", marker="^"),
@@ -60,7 +60,7 @@ def new_figure(
     return drawing
 
 # %% ../../nbs/visual/10_style.ipynb #9c7ea393
-def _check_figure_size(width: object, height: object) -> None:
+def _check_figure_size(width: Any, height: Any) -> None:
     "`InputError` for inches that no figure can have."
     try:
         fits = 0 < float(width) <= 400 and 0 < float(height) <= 400
@@ -90,7 +90,7 @@ def axes_or_new(
 
 def tidy(
     ax: Axes,
-    grid: str = "y",  # lines across: "x", "y", "both" or "" for none
+    grid: Literal["x", "y", "both", ""] = "y",  # lines across; "": none
 ) -> Axes:
     "A chart's axes without box, with small numbers and pale lines behind the data."
     ax.spines[["top", "right"]].set_visible(False)
@@ -293,7 +293,8 @@ def class_handles(
     handles = []
     for i in sorted(present):
         if 0 <= i < len(space):
-            handles.append(Patch(facecolor=np.array(space.palette[i]) / 255, label=drawn_name(space.classes[i], 24)))
+            red, green, blue = np.array(space.palette[i]) / 255
+            handles.append(Patch(facecolor=(red, green, blue), label=drawn_name(space.classes[i], 24)))
     if any(i >= len(space) for i in present):
         handles.append(Patch(facecolor="black", label=black))
     return handles

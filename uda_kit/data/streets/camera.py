@@ -52,7 +52,7 @@ def pixel(self: Camera, right: np.ndarray, up: np.ndarray, depth: np.ndarray) ->
 
 # %% ../../../nbs/data/streets/15_camera.ipynb #1620a588
 @patch
-def back(self: Camera, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple:
+def back(self: Camera, x: np.ndarray, y: np.ndarray, z: np.ndarray | np.floating) -> tuple:
     "Directions in camera axes -> world axes (east, up, north)."
     up = y * self.cos_pitch - z * self.sin_pitch
     ahead = y * self.sin_pitch + z * self.cos_pitch

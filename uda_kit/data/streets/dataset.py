@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import numpy as np
 from fastcore.basics import patch
-from torch import from_numpy
+from torch import Tensor, from_numpy
 
 from ...core.errors import InputError
 from ..dataset import Sample
@@ -32,8 +32,8 @@ def _check_scenes(style: object, n: object, size: object, seed: object) -> None:
         raise InputError("StreetScenes", f"n is {n!r}", "give a whole number of scenes, at least 1")
     if not _is_whole(seed, 0, 2**63):
         raise InputError("StreetScenes", f"seed is {seed!r}", "give a whole number, at least 0")
-    pair = isinstance(size, (tuple, list)) and len(size) == 2
-    if not pair or not all(_is_whole(side, 16, 8192) for side in size):
+    is_pair = isinstance(size, (tuple, list)) and len(size) == 2 and all(_is_whole(side, 16, 8192) for side in size)
+    if not is_pair:
         remedy = "give (rows, columns), each a whole number from 16 to 8192"
         raise InputError("StreetScenes", f"size is {size!r}", remedy)
 
@@ -53,7 +53,7 @@ class StreetScenes:
         seed: int = 0,  # another seed, other streets
     ):
         _check_scenes(style, n, size, seed)
-        self.style, self.n, self.size, self.seed = style, n, tuple(size), seed
+        self.style, self.n, self.size, self.seed = style, n, (size[0], size[1]), seed
         self.name = f"scenes-{style.name}"
 
     def __len__(self):
@@ -85,13 +85,13 @@ def __getitem__(self: StreetScenes, i: int) -> Sample:
 
 
 @patch
-def image(self: StreetScenes, i: int):
+def image(self: StreetScenes, i: int) -> Tensor:
     "Image of scene `i`, uint8 tensor [3,H,W]."
     return self[i].image
 
 
 @patch
-def label(self: StreetScenes, i: int):
+def label(self: StreetScenes, i: int) -> Tensor | None:
     "Class ids of scene `i`, uint8 tensor [H,W]."
     return self[i].label
 

@@ -11,7 +11,7 @@ import numpy as np
 from .frontage import frontage
 from .materials import color, darker, plain, tiled
 from .pavement import furniture
-from .shapes import Face, card, rect, solid
+from .shapes import Face, Outline, card, rect, solid
 from .street import BAND, BANDS, Street, Thing
 from .style import Draws, SceneStyle
 from .traffic import cyclists, parked, traffic
@@ -115,7 +115,8 @@ def skyline(style: SceneStyle, u: Draws) -> list[Thing]:
         "A number in 0..1 that differs from tree to tree and from house to house."
         return (u[10] * k * factor) % 1
 
-    hills = [(-400, 0)] + [(-400 + 40 * k, 3 + 10 * some(k + 3, 7.3)) for k in range(21)] + [(400, 0)]
+    tops = [(-400 + 40 * k, 3 + 10 * some(k + 3, 7.3)) for k in range(21)]
+    hills: Outline = [(-400, 0), *tops, (400, 0)]
     leaves = plain(color(style, "leaves", u[9]), 1.0, 0.5)
     things = [Thing(solid([card("vegetation", 0, hills)]), [leaves], 0.0, 150.0)]
     towers = []

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../../nbs/data/streets/65_raster.ipynb #4a570006
+from collections.abc import Sequence
 from math import cos, sin
 from typing import NamedTuple
 
@@ -70,14 +71,17 @@ def mesh_of(things: list[Thing], camera: Camera, bend: float) -> Mesh:
     )
 
 # %% ../../../nbs/data/streets/65_raster.ipynb #fe168fbd
-def cross(a: tuple, b: tuple) -> list[np.ndarray]:
+Vectors = Sequence | np.ndarray  # x, y and z, each a number or an array
+
+
+def cross(a: Vectors, b: Vectors) -> list[np.ndarray]:
     "Cross products of vectors given as (x, y, z)."
     ax, ay, az = a
     bx, by, bz = b
     return [ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx]
 
 # %% ../../../nbs/data/streets/65_raster.ipynb #c5f8c133
-def dot(a: tuple, b: tuple) -> np.ndarray:
+def dot(a: Vectors, b: Vectors) -> np.ndarray:
     "Dot products of vectors given as (x, y, z)."
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
@@ -100,7 +104,7 @@ NEAR = 0.4  # metres; nothing nearer is drawn
 # %% ../../../nbs/data/streets/65_raster.ipynb #a881d047
 def cut(points: list[tuple[float, float, float]]) -> list[tuple]:
     "Clip a polygon of camera points (right, up, depth) at depth `NEAR`."
-    clipped = []
+    clipped: list[tuple] = []
     for a, b in zip(points, points[1:] + points[:1]):
         if a[2] >= NEAR:
             clipped.append(a)

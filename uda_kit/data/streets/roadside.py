@@ -63,10 +63,10 @@ def traffic_light(kind: str, lit: int) -> Solid:
         return solid(post(3.0, 0.08) + head + _lamps(lit, 0, 3.7, (0, -0.4), 0.15))
     if kind == "horizontal":
         arm = card("pole", metal, rect(-2.8, 5.1, 0, 5.25))
-        head = card("traffic light", housing, rect(-3.2, 4.85, -1.9, 5.4), -0.2)
-        return solid(post(5.5, 0.1) + [arm, head] + _lamps(lit, -2.95, 5.12, (0.4, 0), 0.16))
-    head = card("traffic light", housing, disc(0, 2.95, 0.5, 10), -0.2)
-    return solid(post(2.9, 0.09) + [head, card("traffic light", lit_coat, disc(0, 2.95, 0.28), -0.22)])
+        front = card("traffic light", housing, rect(-3.2, 4.85, -1.9, 5.4), -0.2)
+        return solid(post(5.5, 0.1) + [arm, front] + _lamps(lit, -2.95, 5.12, (0.4, 0), 0.16))
+    front = card("traffic light", housing, disc(0, 2.95, 0.5, 10), -0.2)
+    return solid(post(2.9, 0.09) + [front, card("traffic light", lit_coat, disc(0, 2.95, 0.28), -0.22)])
 
 # %% ../../../nbs/data/streets/30_roadside.ipynb #8e94b840
 PLATES = {  # kind of sign: outline of its plate

@@ -50,7 +50,8 @@ def solid(faces: list[Face]) -> Solid:
 # %% ../../../nbs/data/streets/20_shapes.ipynb #58ba43e1
 def outline(corners: str) -> Outline:
     "Corners from text, as an SVG writes them: '0 0, 1 0, 1 1'."
-    return [tuple(float(value) for value in corner.split()) for corner in corners.split(",")]
+    pairs = [corner.split() for corner in corners.split(",")]
+    return [(float(x), float(y)) for x, y in pairs]
 
 
 def rect(x0: float, y0: float, x1: float, y1: float) -> Outline:

@@ -8,7 +8,7 @@ __all__ = ['AlignmentExplorer']
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #53a4506e
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ...core.errors import InputError, whole_number
 from ...core.tables import html_text
+from ...data.dataset import Dataset
 from ...data.labels import LabelSpace, colorize, translate
 from ...evaluation.evaluate import evaluation_mode, resized, space_of
 from ...models.segmenters import Segmenter
@@ -28,9 +29,9 @@ from .images import classes_at
 from uda_kit.visual.explorers.view import (
     Choice,
     Explorer,
-    ImageDataset,
     Markup,
     Number,
+    Parts,
     View,
     bars,
     caption,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #b8e1f0a2
 Tables = Mapping[str, FeatureTable]  # by name of a checkpoint, or of a domain
-Datasets = Mapping[str, ImageDataset]  # by domain
+Datasets = Mapping[str, Dataset]  # by domain
 Networks = Mapping[str, Segmenter]  # by name of a checkpoint
 Squares = Mapping[str, np.ndarray]  # by name of a checkpoint: uint8 [N,s,s] predicted classes around N points
 WHERE = "AlignmentExplorer"  # in messages
@@ -115,7 +116,8 @@ def cell_numbers(
     for axis, (pixels, cells_there) in enumerate(zip(image_size, map_size, strict=True)):
         scaled = position[:, axis] * (cells_there - 1) / max(1, pixels - 1)
         cells.append(np.rint(scaled).astype(int))
-    return tuple(cells)
+    rows, columns = cells
+    return rows, columns
 
 
 class _NetworkOutput(NamedTuple):
@@ -128,7 +130,7 @@ class _NetworkOutput(NamedTuple):
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #edfc316d
 def _network_output(
     net: Segmenter,
-    dataset: ImageDataset,
+    dataset: Dataset,
     index: int,  # of the image
     size: tuple | None,  # (h, w) the network sees
     precision: str,
@@ -159,7 +161,7 @@ def _check_space(space: LabelSpace, table: FeatureTable) -> None:
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #ae103fdf
 def revisit(
     net: Segmenter,
-    dataset: ImageDataset,
+    dataset: Dataset,
     table: FeatureTable,  # of one domain
     size: tuple | None = None,  # (h, w) the network sees; None: each image's own
     radius: int = 24,  # of the squares, pixels of the image
@@ -186,6 +188,7 @@ def revisit(
             features[rows] = output.features[:, *cells].T
             predicted[rows] = output.cell_classes[cells]
             around[rows] = squares_of(output.classes, position, radius, OUTSIDE)
+    features = table.features if features is None else features  # there may be no cell at all
     return replace(table, features=features, predicted=predicted), around
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #a251b4d8
@@ -317,7 +320,7 @@ class Surroundings(NamedTuple):
     labelled: np.ndarray  # bool [N]: are classes known?
 
 
-def _image_and_label(dataset: ImageDataset, index: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _image_and_label(dataset: Dataset, index: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     "An image and its label; of a data set without labels the image alone is read."
     return dataset[index][:2] if dataset.labelled else (dataset.image(index), None)
 
@@ -374,7 +377,7 @@ class AlignmentExplorer(Explorer):
         seed: int = 0,  # of the maps
         cache: object = None,  # a folder, saves the maps for the next time
         progress: bool = True,
-        **options: object,  # as in `embed`; only with a single method
+        **options: Any,  # as in `embed`; only with a single method
     ):
         methods = check_arguments(tables, datasets, methods, predictions, radius, options)
         self.tables = dict(tables)
@@ -405,14 +408,14 @@ def checkpoints(self: AlignmentExplorer) -> list[str]:
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #5d1c1d1c
 @patch
-def _embedded(self: AlignmentExplorer, methods: Sequence[str], progress: bool, **options: object) -> dict:
+def _embedded(self: AlignmentExplorer, methods: Sequence[str], progress: bool, **options: Any) -> dict:
     "Method -> checkpoint -> float32 [N,2], places on the map that all checkpoints share."
     maps = {}
     bar = tqdm(methods, disable=not progress, leave=False)
     for method in bar:
         bar.set_description(f"{method} of {len(self.first) * len(self.tables)} points")
         points = embed(list(self.tables.values()), method, **options)
-        maps[method] = dict(zip(self.tables, scaled_together(points), strict=True))
+        maps[method] = dict(zip(self.tables, scaled_together(list(points)), strict=True))
     return maps
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #79a170f6
@@ -425,7 +428,7 @@ def _controls(self: AlignmentExplorer) -> dict:
     return {
         "checkpoint": Choice("checkpoint", tuple(names), names[0], slide=several),
         "beside": Choice("beside it", (NONE, *names), names[-1] if several else NONE),
-        "colour": Choice("colour by", BY, "class"),
+        "color": Choice("colour by", BY, "class"),
         "shown": Choice("classes", (self.all, *present), self.all),
         "method": Choice("map", tuple(self.maps), next(iter(self.maps))),
         "point": Number("point", 0, len(self.first) - 1, 1, 0),
@@ -574,12 +577,12 @@ def legend(self: AlignmentExplorer) -> str:  # HTML
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #1e463ddd
 @patch
-def parts(self: AlignmentExplorer) -> dict[str, np.ndarray | str]:
+def parts(self: AlignmentExplorer) -> Parts:
     "Map, where it is a picture, and legend; the point looked at; scores; the points selected."
     point = self.values.point
     columns = ["image", "label"] if self.labelled[point] else ["image"]
     columns += [name for name in self.checkpoints if name in self.predictions]
-    parts = {"map": self.drawn()} if self.drawn_map else {}
+    parts: Parts = {"map": self.drawn()} if self.drawn_map else {}
     parts["legend"] = self.legend()
     parts[", ".join(columns)] = self.card(point)
     parts["about"] = self.about(point)
@@ -648,7 +651,7 @@ def figure(self: AlignmentExplorer) -> "Figure":
 class SomeImages:
     "Some images of a data set, evenly spread; all else is as in the data set."
 
-    def __init__(self, dataset: ImageDataset, count: int):
+    def __init__(self, dataset: Dataset, count: int):
         self.dataset = dataset
         self.chosen = _evenly(len(dataset), count).tolist() if len(dataset) else []
 
@@ -664,7 +667,7 @@ class SomeImages:
     def image(self, i: int) -> torch.Tensor:
         return self.dataset.image(self.chosen[i])
 
-    def label(self, i: int) -> torch.Tensor:
+    def label(self, i: int) -> torch.Tensor | None:
         return self.dataset.label(self.chosen[i])
 
     def key(self, i: int) -> str:
@@ -704,7 +707,7 @@ def _tables_of_all(
     networks: Networks,
     datasets: Datasets,
     cells: Tables,  # of the first network, by domain
-    **options: object,  # of `revisit`
+    **options: Any,  # of `revisit`
 ) -> tuple[dict, dict]:  # by network: FeatureTable with domains joined; predictions around its points
     "The same cells, seen by all networks."
     tables, predictions = {}, {}
@@ -727,7 +730,7 @@ def from_networks(
     classes: Sequence | None = None,  # names or ids of the classes to sample; None: all
     seed: int = 0,  # of the sample and of the maps
     precision: str = "32-true",  # or "bf16-mixed"
-    **options: object,  # of AlignmentExplorer: methods, radius, cache, progress, and those of `embed`
+    **options: Any,  # of AlignmentExplorer: methods, radius, cache, progress, and those of `embed`
 ) -> AlignmentExplorer:
     """Sample cells with the first network, revisit them with all.
 
@@ -739,11 +742,11 @@ def from_networks(
     most = None if most is None else whole_number(most, f"{WHERE}: most", 4)
     datasets = {domain: SomeImages(dataset, images) for domain, dataset in datasets.items()}
     first = next(iter(networks.values()))
-    common = {"size": size, "precision": precision, "progress": progress}
-    cells = {}
+    common: dict[str, Any] = {"size": size, "precision": precision, "progress": progress}
+    sampled = {}
     for domain, dataset in datasets.items():
-        cells[domain] = sample_features(first, dataset, per_class, seed, domain=domain, classes=classes, **common)
-    cells = thinned(cells, most, seed)
+        sampled[domain] = sample_features(first, dataset, per_class, seed, domain=domain, classes=classes, **common)
+    cells = thinned(sampled, most, seed)
     tables, predictions = _tables_of_all(networks, datasets, cells, radius=radius, **common)
     return cls(tables, datasets, predictions=predictions, seed=seed, **options)
 
@@ -792,7 +795,7 @@ def frame_of(explorer: AlignmentExplorer) -> "DataFrame":
     return pd.DataFrame(columns)
 
 # %% ../../../nbs/visual/explorers/30_alignment.ipynb #e425f05a
-def _scatter(frame: "DataFrame", domains: Sequence[str]) -> object:  # -> jscatter.Scatter
+def _scatter(frame: "DataFrame", domains: Sequence[str]) -> Any:  # jscatter.Scatter
     "An empty map of the points; `AlignmentView.place` moves them to their places."
     import jscatter
 
@@ -820,9 +823,11 @@ def _scatter(frame: "DataFrame", domains: Sequence[str]) -> object:  # -> jscatt
 class AlignmentView(View):
     "The common view, with one or two linked maps between controls and parts."
 
+    explorer: AlignmentExplorer
+
     def __init__(self, explorer: AlignmentExplorer):
         self.scatters = []
-        self.placed = None  # the state of the controls that the maps show
+        self.placed: tuple | None = None  # the state of the controls that the maps show
         self.note = ""  # what is missing, in words
         try:
             maps = self.make_maps(explorer)

@@ -9,7 +9,7 @@ __all__ = ['AttentionExplorer']
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ...core.errors import InputError, whole_number
 from ...core.tables import html_text
+from ...data.dataset import Dataset
 from ...data.datasets import Sample
 from ...data.labels import colorize
 from ...data.streets.dataset import StreetScenes
@@ -31,9 +32,9 @@ from .images import chosen_images, classes_at, picture_and_label
 from uda_kit.visual.explorers.view import (
     Choice,
     Explorer,
-    ImageDataset,
     Markup,
     Number,
+    Parts,
     Switch,
     bars,
     caption,
@@ -108,7 +109,7 @@ def _attention_at(attention: Tensor | None, size: tuple) -> np.ndarray:  # [1,K,
 
 
 def _gray(image: np.ndarray) -> np.ndarray:  # uint8 [H,W,3]
-    return (image @ np.float32([0.3, 0.59, 0.11])).astype(np.uint8)[..., None].repeat(3, 2)
+    return (image @ np.array([0.3, 0.59, 0.11], np.float32)).astype(np.uint8)[..., None].repeat(3, 2)
 
 # %% ../../../nbs/visual/explorers/60_attention.ipynb #d95318c4
 def look_closely(
@@ -125,7 +126,7 @@ def look_closely(
         output = net(image[None].to(device).float() / 255)
     if getattr(output, "ancillary", None) is None:
         raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
-    size = tuple(image.shape[-2:])
+    size = (image.shape[-2], image.shape[-1])
     R = cosine_distance_map(output.primary, output.ancillary, size)[0, 0].cpu().numpy()
     if not np.isfinite(R).all():
         raise InputError(key, "the classifiers' scores are not finite", "check the checkpoint, or use 32-bit precision")
@@ -161,7 +162,8 @@ def _label_of(image: Tensor, samples: Sequence[Sample]) -> Tensor:  # float [3,H
     "The label of the sample whose image this is."
     pixels = (image * 255).round().to(torch.uint8)
     for sample in samples:
-        if sample.image.shape == pixels.shape and torch.equal(sample.image, pixels):
+        is_same = sample.image.shape == pixels.shape and torch.equal(sample.image, pixels)
+        if is_same and sample.label is not None:
             return sample.label
     raise InputError("KnownAnswers", "does not know this image", "give it one of its data set")
 
@@ -171,7 +173,7 @@ class KnownAnswers(nn.Module):
 
     Its ancillary classifier takes the `doubted` classes for the next one."""
 
-    def __init__(self, dataset: ImageDataset, doubted: Sequence[str] = DOUBTED, stride: int = 4):
+    def __init__(self, dataset: Dataset, doubted: Sequence[str] = DOUBTED, stride: int = 4):
         super().__init__()
         self.samples = [dataset[i] for i in range(len(dataset))]
         self.space = dataset.space
@@ -201,7 +203,7 @@ def _checked_count(count: object, indices: object, where: str) -> int:
     return count
 
 # %% ../../../nbs/visual/explorers/60_attention.ipynb #23b87d34
-def _chosen(datasets: Mapping[str, ImageDataset], indices: Sequence[int] | None, count: int) -> list[tuple]:
+def _chosen(datasets: Mapping[str, Dataset], indices: Sequence[int] | None, count: int) -> list[tuple]:
     "The images to look at: (domain, data set, index)."
     images = []
     for side, dataset in datasets.items():
@@ -220,8 +222,8 @@ class AttentionExplorer(Explorer):
     def __init__(
         self,
         net: Segmenter,  # with an ancillary classifier; comes back in the mode it was in
-        target: ImageDataset,  # the images whose pixels the loss weighs
-        source: ImageDataset | None = None,  # to compare with
+        target: Dataset,  # the images whose pixels the loss weighs
+        source: Dataset | None = None,  # to compare with
         indices: Sequence[int] | None = None,  # which samples; None: `count` of each, evenly spaced
         count: int = 4,  # of each data set, at most 24
         size: tuple | None = (256, 512),  # (rows, columns) that images are scaled down to fit into; None: as they are
@@ -294,10 +296,11 @@ def _image_sums(self: AttentionExplorer, name: str, by: str) -> np.ndarray:  # [
     "`class_sums` of one image, computed once."
     if (name, by) not in self.cached_sums:
         answers = self.images[name]
+        ids = answers.predicted["C + C'"]
         if by == "right":
             ids = answers.is_right
-        else:
-            ids = answers.label if by == "true" else answers.predicted["C + C'"]
+        elif by == "true" and answers.label is not None:
+            ids = answers.label
         self.cached_sums[name, by] = class_sums(ids, answers.R)
     return self.cached_sums[name, by]
 
@@ -309,7 +312,7 @@ def sums(self: AttentionExplorer, by: str) -> np.ndarray:  # "true", "predicted"
     if self.values.of == "all images":
         domain = self.values.image.split()[0]
         names = [name for name in self.images if name.split()[0] == domain]
-    return sum(self._image_sums(name, by) for name in names)
+    return sum((self._image_sums(name, by) for name in names), np.zeros((2, 256)))
 
 # %% ../../../nbs/visual/explorers/60_attention.ipynb #d8b4971b
 @patch
@@ -392,10 +395,10 @@ def _map(self: AttentionExplorer, numbers: np.ndarray, high: float, name: str) -
 
 # %% ../../../nbs/visual/explorers/60_attention.ipynb #02fdec61
 @patch
-def parts(self: AttentionExplorer) -> dict[str, np.ndarray | str]:
+def parts(self: AttentionExplorer) -> Parts:
     "Image, prediction, truth, attention, distance, weight, and the table of classes."
     values, answers, weight, attention = self.values, self.answers, self.weight(), self.attention()
-    parts = {"image": answers.image, "prediction": colorize(answers.predicted[values.prediction], self.space)}
+    parts: Parts = {"image": answers.image, "prediction": colorize(answers.predicted[values.prediction], self.space)}
     if answers.label is not None:
         parts["truth"] = colorize(answers.label, self.space)
     if attention is not None:
@@ -428,4 +431,5 @@ def figure(self: AttentionExplorer) -> "Figure":
 def example(cls: AttentionExplorer, size: tuple = (64, 128), count: int = 3) -> AttentionExplorer:
     "An explorer of made-up answers, see `KnownAnswers`: quick, and known to the pixel."
     scenes = StreetScenes(CAMERA, count, size=size, seed=3)
-    return cls(KnownAnswers(scenes), scenes, count=count, size=None, progress=False)
+    net: Any = KnownAnswers(scenes)
+    return cls(net, scenes, count=count, size=None, progress=False)

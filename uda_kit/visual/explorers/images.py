@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from ...core.errors import InputError, whole_number
+from ...data.dataset import Dataset
 from ...data.labels import LabelSpace, translate
 from ...data.transforms import resize_label
 from ...evaluation.evaluate import resized
 from ...models.segmenters import upsample
 from ..checks import short
-from .view import ImageDataset
 
 # %% ../../../nbs/visual/explorers/20_images.ipynb #2dfc9fd3
-def _some_by_chance(dataset: ImageDataset, count: int, seed: int) -> list[int]:
+def _some_by_chance(dataset: Dataset, count: int, seed: int) -> list[int]:
     "So many images, or all where there are fewer."
     n = len(dataset)
     if not n or count < 1:
@@ -28,13 +28,13 @@ def _some_by_chance(dataset: ImageDataset, count: int, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).choice(n, min(int(count), n), replace=False).tolist())
 
 
-def _index(dataset: ImageDataset, value: object) -> int:
+def _index(dataset: Dataset, value: object) -> int:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
     return whole_number(value, f"{dataset.name}: image")
 
 # %% ../../../nbs/visual/explorers/20_images.ipynb #771b95ec
-def _checked_indices(dataset: ImageDataset, images: Iterable) -> list[int]:
+def _checked_indices(dataset: Dataset, images: Iterable) -> list[int]:
     "The indices without repetition. `InputError` for none, and for an image that does not exist."
     n, chosen = len(dataset), sorted({_index(dataset, value) for value in images})
     if not chosen:
@@ -46,27 +46,30 @@ def _checked_indices(dataset: ImageDataset, images: Iterable) -> list[int]:
 
 # %% ../../../nbs/visual/explorers/20_images.ipynb #9a8471bc
 def chosen_images(
-    dataset: ImageDataset,
+    dataset: Dataset,
     images: int | Sequence[int],  # how many, or their indices
     seed: int = 0,  # of the choice
 ) -> list[int]:  # indices, ascending
     "Which images to look at. `InputError` where that is none, or one that does not exist."
     seed = whole_number(seed, "seed")
-    is_count = isinstance(images, (int, np.integer))
-    if isinstance(images, (bool, float, str)) or not (is_count or hasattr(images, "__iter__")):
+    is_given = isinstance(images, (int, np.integer)) or hasattr(images, "__iter__")
+    if isinstance(images, (bool, float, str)) or not is_given:
         problem = f"images={short(images)} is no number"
         raise InputError(dataset.name, problem, "give how many, or a list of their indices")
-    return _some_by_chance(dataset, images, seed) if is_count else _checked_indices(dataset, images)
+    if isinstance(images, (int, np.integer)):
+        return _some_by_chance(dataset, int(images), seed)
+    return _checked_indices(dataset, images)
 
 # %% ../../../nbs/visual/explorers/20_images.ipynb #31f23dc5
 def fitting(size: Sequence[int], box: Sequence[int]) -> tuple[int, int]:  # (h, w) of an image, (h, w) to fit into
     "The size of the image scaled down to fit, in the same proportions, never larger."
     scale = min(1, box[0] / size[0], box[1] / size[1])
-    return tuple(max(1, round(n * scale)) for n in size)
+    height, width = (max(1, round(n * scale)) for n in size)
+    return height, width
 
 # %% ../../../nbs/visual/explorers/20_images.ipynb #b3652312
 def picture_and_label(
-    dataset: ImageDataset,
+    dataset: Dataset,
     i: int,
     size: tuple | None,  # (h, w); None: the image's own
     space: LabelSpace,  # of the label returned
@@ -88,4 +91,5 @@ def classes_at(
     size: Sequence[int],  # (H, W)
 ) -> np.ndarray:  # uint8 [H,W]
     "Most probable classes of one image at a size."
-    return upsample(scores, size)[0].argmax(0).to(torch.uint8).cpu().numpy()
+    height, width = size
+    return upsample(scores, (height, width))[0].argmax(0).to(torch.uint8).cpu().numpy()

@@ -9,7 +9,7 @@ __all__ = ['LabelExpansionExplorer']
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ...core.errors import InputError
 from ...core.tables import html_text
+from ...data.dataset import Dataset
 from ...data.labels import LabelSpace
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
@@ -40,9 +41,9 @@ from .images import chosen_images, picture_and_label
 from uda_kit.visual.explorers.view import (
     Choice,
     Explorer,
-    ImageDataset,
     Markup,
     Number,
+    Parts,
     Switch,
     bars,
     caption,
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #955e948f
+T = TypeVar("T")  # what `LabelExpansionExplorer.once` computes
+
+
 @dataclass(eq=False)
 class TeacherPredictions:
     "What a teacher predicts for some images, and what is true."
@@ -78,7 +82,7 @@ class PredictionOptions:
     precision: str = "32-true"  # or "bf16-mixed"
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #cf6d54c6
-def check_teacher(net: Segmenter, dataset: ImageDataset, precision: str, space: object, where: str) -> None:
+def check_teacher(net: Segmenter, dataset: Dataset, precision: str, space: object, where: str) -> None:
     "`InputError` for a network, data set, precision or label space that no teacher can be run with."
     check_network(net, where)
     check_dataset(dataset, where)
@@ -143,7 +147,7 @@ def _stacked(chosen: list, predictions: list[_ImagePrediction]) -> TeacherPredic
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #7fa52451
 def predict_images(
     net: Segmenter,
-    dataset: ImageDataset,
+    dataset: Dataset,
     images: int | Sequence[int],  # how many, or their indices
     options: PredictionOptions,
     seed: int = 0,  # of the choice of images
@@ -159,7 +163,7 @@ def predict_images(
     with evaluation_mode(net), bar:
         while len(predictions) < len(chosen):
             index = chosen[len(predictions)]
-            image, truth = picture_and_label(dataset, index, options.size, options.space)
+            image, truth = picture_and_label(dataset, index, options.size, options.space or dataset.space)
             if predictions and image.shape != predictions[0].image.shape:
                 raise InputError(dataset.name, "images are of several sizes", "give size=(height, width)")
             key = dataset.key(index)
@@ -188,7 +192,7 @@ def _fitted_classifier(
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #04d1758d
 @torch.no_grad()
 def instant_network(
-    dataset: ImageDataset,  # labelled
+    dataset: Dataset,  # labelled
     images: int = 12,
     sharpness: float = 12.0,  # factor on the scores: how confident the network is
     seed: int = 0,
@@ -199,16 +203,17 @@ def instant_network(
         net = deeplab_v2(len(dataset.space), "tiny", multi_level=False)
     samples = [dataset[i] for i in chosen_images(dataset, images, seed)]
     pictures = torch.stack([s.image for s in samples]).float() / 255
-    labels = torch.stack([s.label for s in samples])
+    labels = torch.stack([s.label for s in samples if s.label is not None])
     net(pictures[:4])  # batch norms learn what features are like
     net.eval()
     features = torch.cat([net(part).features for part in pictures.split(4)])
     W = _fitted_classifier(features, labels, net.num_classes)
-    for conv in net.main.convs:
+    main: Any = net.main  # DeepLab-v2's classifier
+    for conv in main.convs:
         conv.weight.zero_()
         conv.bias.zero_()
-    net.main.convs[0].weight[:, :, 1, 1] = sharpness * W[:-1].T
-    net.main.convs[0].bias.copy_(sharpness * W[-1])
+    main.convs[0].weight[:, :, 1, 1] = sharpness * W[:-1].T
+    main.convs[0].bias.copy_(sharpness * W[-1])
     net.space = dataset.space
     return net
 
@@ -412,7 +417,7 @@ class SliderStart(TypedDict, total=False):
 START = SliderStart(cap=0.9, share=0.1, quantile=0.9, common_limit=False)
 
 
-def _checked_start(start: dict) -> dict:
+def _checked_start(start: SliderStart) -> SliderStart:
     "All four settings. `TypeError` for another name, as Python raises."
     for name in start:
         if name not in START:
@@ -431,7 +436,7 @@ class LabelExpansionExplorer(Explorer):
     def __init__(
         self,
         net: Segmenter,  # the teacher; comes back in the mode it was in
-        dataset: ImageDataset,  # of the target; with labels, precision and coverage are counted
+        dataset: Dataset,  # of the target; with labels, precision and coverage are counted
         images: int | Sequence[int] = 8,  # how many, or their indices; fewer where their features need over 512 MiB
         scales: Sequence[float] = SCALES,  # the teacher averages over
         size: tuple | None = None,  # (h, w) the network sees; None: the images' own
@@ -526,7 +531,7 @@ def settings(self: LabelExpansionExplorer) -> tuple:
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #fc5ce8af
 @patch
-def once(self: LabelExpansionExplorer, name: str, key: Hashable, compute: Callable) -> object:
+def once(self: LabelExpansionExplorer, name: str, key: Hashable, compute: Callable[[], T]) -> T:
     "The last result under a name, computed anew when its key is another."
     if self.cache.get(name, (None,))[0] != key:
         self.cache[name] = (key, compute())
@@ -706,7 +711,7 @@ def rows(self: LabelExpansionExplorer) -> tuple[tuple, list[tuple]]:  # names of
 def _added(self: LabelExpansionExplorer) -> torch.Tensor:  # bool [H,W]
     "Where expansion gives a label to the image shown, of the class singled out if there is one."
     labels = self.labels()
-    added = labels["expanded"] != labels["confident"]
+    added = labels["expanded"].ne(labels["confident"])
     return added if self.only_class is None else added & (labels["expanded"] == self.only_class)
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #799c1e4e
@@ -714,9 +719,11 @@ def _added(self: LabelExpansionExplorer) -> torch.Tensor:  # bool [H,W]
 def _right_in_words(self: LabelExpansionExplorer) -> str:
     "Which share of the labels of the image shown is right."
     labels, truth = self.labels(), self.truth_shown
+    if truth is None:
+        return ""
 
     def share_right(name: str, where: torch.Tensor) -> str:
-        right = (labels[name] == truth)[where & (truth != IGNORE)]
+        right = labels[name].eq(truth)[where & (truth != IGNORE)]
         return f"{right.float().mean():.0%}" if len(right) else "nothing"
 
     everywhere = labels["initial"] >= 0
@@ -796,13 +803,13 @@ def _table_scope(self: LabelExpansionExplorer) -> str:
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #25bd7e9a
 @patch
-def parts(self: LabelExpansionExplorer) -> dict[str, np.ndarray | str]:
+def parts(self: LabelExpansionExplorer) -> Parts:
     "Text, image, the three label maps, truth, what was added, distances, and the table."
     labels, only, b = self.labels(), self.only_class, self.shown_at
     size = labels["initial"].shape
     image = self.once("photo", b, lambda: scaled(self.predictions.images[b], size))
     unmoved = self._unmoved_maps()
-    parts = {"about": self.about(), "image": image, "initial": unmoved["initial"]}
+    parts: Parts = {"about": self.about(), "image": image, "initial": unmoved["initial"]}
     for name in self.MAPS[1:]:
         parts[name] = painted(labels[name], self.space, only)
     if "truth" in unmoved:
@@ -829,8 +836,8 @@ def figure(self: LabelExpansionExplorer, count: int = 3) -> "Figure":
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #d1187a65
 @patch(cls_method=True)
-def example(cls: LabelExpansionExplorer, size: tuple = (128, 256), **options: object) -> LabelExpansionExplorer:
+def example(cls: LabelExpansionExplorer, size: tuple = (128, 256), **options: Any) -> LabelExpansionExplorer:
     "Streets of a camera, seen by an `instant_network` of the streets of a game."
     net = instant_network(StreetScenes(RENDERED, 60, (128, 256), 1))
-    options = {"images": 8, "scales": (1,), "progress": False} | options
-    return cls(net, StreetScenes(CAMERA, 60, size, 2), **options)
+    usual: dict[str, Any] = {"images": 8, "scales": (1,), "progress": False}
+    return cls(net, StreetScenes(CAMERA, 60, size, 2), **usual | options)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastcore.basics import patch
@@ -53,7 +53,7 @@ class LogReader:
         self.path = Path(path)
         self.offset = 0  # bytes read
         self.tail = b""  # the last 64 of them
-        self.inode = None  # of the file they were read from
+        self.inode: int | None = None  # of the file they were read from
         self.broken = 0  # lines that are no records
 
 # %% ../../../nbs/visual/explorers/80_live_curves.ipynb #d1b6e6b2
@@ -209,13 +209,13 @@ def draw_curves(
 ) -> None:
     "One panel of a log, from step to step; discriminators of a known kind with the band in which they are of use."
     lines = curves.panels.get(PANELS[panel], {})
-    for (name, series), style in zip(lines.items(), styles_for(len(lines)), strict=True):
-        _plot_line(ax, name, line_data(*series, window, span), style, window)
-    if panel in ("loss", "discriminator"):
-        ax.set_ylim(bottom=0)
+    for (name, (steps, values)), style in zip(lines.items(), styles_for(len(lines)), strict=True):
+        _plot_line(ax, name, line_data(steps, values, window, span), style, window)
     stages = stages_in(curves, span)
     if panel == "discriminator":
         draw_bands(ax, lines, stages, kinds)
+    if panel in ("loss", "discriminator"):
+        ax.set_ylim(bottom=0)  # the top leaves room for the band
     mark_stages(ax, [(first, name) for name, first, _ in stages], span[0])
     ax.set(xlim=span if span[0] < span[1] else None, xlabel="step")
     if panel == "learning rate":
@@ -262,7 +262,7 @@ def svg_legend(
         width = 36 + 6.2 * len(name)
         if x + width > right and x > left:
             x, y = left, y + 15
-        piece = svg_line(np.array([x, x + 22.0]), np.array([y, y]), style | {"marker": None})
+        piece = svg_line(np.array([x, x + 22.0]), np.array([y, y]), {**style, "marker": None})
         line_alone = piece.split("<circle")[0]
         entries.append(line_alone + svg_text(x + 26, y + 4, name))
         x += width
@@ -273,7 +273,8 @@ def svg_ticks(low: float, high: float, count: int) -> list[float]:
     "Round numbers from low to high."
     from matplotlib.ticker import MaxNLocator
 
-    return [tick for tick in MaxNLocator(count).tick_values(low, high).tolist() if low <= tick <= high]
+    ticks = map(float, MaxNLocator(count).tick_values(low, high))
+    return [tick for tick in ticks if low <= tick <= high]
 
 # %% ../../../nbs/visual/explorers/80_live_curves.ipynb #4d419447
 @dataclass(frozen=True)
@@ -288,12 +289,12 @@ class Frame:
     low: float  # value at the bottom
     high: float  # value at the top
 
-    def x(self, step: np.ndarray | float) -> np.ndarray:
+    def x(self, step: np.ndarray | float) -> Any:  # a number, or an array
         "Where steps stand, in pixels from the left."
         scale = (self.right - self.left) / max(self.span[1] - self.span[0], 1e-9)
         return self.left + (np.asarray(step, float) - self.span[0]) * scale
 
-    def y(self, value: np.ndarray | float) -> np.ndarray:
+    def y(self, value: np.ndarray | float) -> Any:  # a number, or an array
         "Where values stand, in pixels from the top."
         scale = (self.bottom - self.top) / (self.high - self.low)
         return self.bottom - (np.asarray(value, float) - self.low) * scale
@@ -320,7 +321,8 @@ def _svg_grid(frame: Frame) -> list[str]:
         ends = f'x1="{frame.left}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"'
         marks.append(f'<line {ends} stroke="currentColor" opacity=".15"/>')
         marks.append(svg_text(frame.left - 5, y + 4, f"{value:g}", "end"))
-    for step in svg_ticks(*frame.span, 7):
+    first, last = frame.span
+    for step in svg_ticks(first, last, 7):
         x = frame.x(step)
         ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{frame.bottom}"'
         marks.append(f'<line {ends} stroke="currentColor" opacity=".1"/>')
@@ -374,7 +376,7 @@ def panel_svg(
     "What `draw_curves` draws, as an SVG picture that takes a few milliseconds."
     lines, title = curves.panels.get(PANELS[panel], {}), PANEL_TITLES[PANELS[panel]]
     styles = styles_for(len(lines))
-    data = [line_data(*series, window, span) for series in lines.values()]
+    data = [line_data(steps, values, window, span) for steps, values in lines.values()]
     legend, legend_end = svg_legend(lines, styles, 50, width, 28)
     drawn_values = [(values if window > 1 else mean)[1] for values, mean in data]
     low, high = _value_range(np.concatenate([np.zeros(0), *drawn_values]), panel)

@@ -10,7 +10,7 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ...core.errors import InputError
 from ...core.tables import html_text
+from ...data.dataset import Dataset
 from ...data.labels import LabelSpace, colorize, translate
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
@@ -38,9 +39,9 @@ from .images import chosen_images, picture_and_label
 from uda_kit.visual.explorers.view import (
     Choice,
     Explorer,
-    ImageDataset,
     Markup,
     Number,
+    Parts,
     bars,
     caption,
     encoded,
@@ -61,18 +62,19 @@ def predicted_label(
 ) -> torch.Tensor:  # uint8 [h,w] in `space`
     "The network's most probable classes."
     with taking(image, where):
-        ids, _ = best_classes(class_scores(net, image, where=where).cpu(), image.shape[-2:])
+        size = (image.shape[-2], image.shape[-1])
+        ids, _ = best_classes(class_scores(net, image, where=where).cpu(), size)
     return torch.from_numpy(translate(space_of(net, None, space), space))[ids.long()]
 
 
-def _check_has_labels(dataset: ImageDataset, net: Segmenter | None) -> None:
+def _check_has_labels(dataset: Dataset, net: Segmenter | None) -> None:
     if net is None and not dataset.labelled:
         problem = "has no labels, and there is no network to predict them"
         raise InputError(dataset.name, problem, "give net=, or a labelled data set")
 
 # %% ../../../nbs/visual/explorers/40_patch_clusters.ipynb #613cf3e2
 def read_side(
-    dataset: ImageDataset,
+    dataset: Dataset,
     images: int | Sequence[int],  # how many, or their indices
     size: tuple | None,  # (h, w); None: the images' own
     space: LabelSpace,
@@ -96,6 +98,7 @@ def read_side(
         if net is not None:
             with evaluation_mode(net):
                 label = predicted_label(net, image, space, dataset.key(i))
+        assert label is not None  # as `_check_has_labels` asks
         pictures.append(image)
         labels.append(label)
     return torch.stack(pictures), torch.stack(labels)
@@ -104,8 +107,8 @@ def read_side(
 def modes_of(
     labels: torch.Tensor,  # uint8 [N,h,w] of the source
     space: LabelSpace,
-    size: Sequence[int],  # (h, w) of a label map
-    patch: Sequence[int],  # (h, w) of a patch
+    size: tuple[int, int],  # (h, w) of a label map
+    patch: tuple[int, int],  # (h, w) of a patch
     ks: Iterable[int],  # numbers of modes
     seed: int = 0,  # of the clustering
     found_in: Mapping | None = None,  # where the labels come from, for the record
@@ -114,8 +117,8 @@ def modes_of(
     """Cluster all patches of some label maps, once for every number of modes.
 
     `InputError` where patches are fewer or less different than modes."""
-    histograms = patch_histograms(labels, patch_grid(size, patch), 2, len(space)).flatten(0, 2)
-    histograms = histograms[histograms.sum(-1) > 0].numpy()
+    counts = patch_histograms(labels, patch_grid(size, patch), 2, len(space)).flatten(0, 2)
+    histograms = counts[counts.sum(-1) > 0].numpy()
     if not len(histograms):
         raise InputError("patch modes", "all source labels are ignored", "check the labels with `uda-kit check-data`")
     about = dict(found_in or {}) | {"patches": len(histograms), "seed": seed}
@@ -126,8 +129,8 @@ def modes_of(
             PatchModes(
                 centroids=torch.from_numpy(centroids),
                 classes=tuple(space.classes),
-                size=tuple(size),
-                patch=tuple(patch),
+                size=size,
+                patch=patch,
                 cells=2,
                 shares=tuple(shares.tolist()),
                 found_in=dict(about),
@@ -224,7 +227,9 @@ def zoomed(pictures: np.ndarray, width: int = 64) -> np.ndarray:  # uint8 [n,h,w
 
 def inline(picture: np.ndarray, width: int) -> Markup:  # uint8 [H,W,3] -> HTML
     "A small picture inside text."
-    data = base64.b64encode(encoded(picture)).decode()
+    file = encoded(picture)
+    assert isinstance(file, bytes)  # a picture, no text
+    data = base64.b64encode(file).decode()
     style = "display:block;image-rendering:pixelated"
     return Markup(f'<img width="{width}" style="{style}" src="data:image;base64,{data}">')
 
@@ -269,6 +274,8 @@ def cell_bars(histogram: np.ndarray, space: LabelSpace) -> str:  # [V,V,C] -> HT
 # %% ../../../nbs/visual/explorers/40_patch_clusters.ipynb #7e978711
 class Mode(int):
     "The number of a mode, shown with what is in it."
+
+    text: str
 
     def __new__(cls, number: int, text: str):
         self = super().__new__(cls, number)
@@ -324,7 +331,7 @@ NO_KS = ("no numbers of modes", "give ks, such as (10, 20, 50)")
 Sides = Mapping[str, tuple]  # "source", "target": uint8 images [N,3,h,w], uint8 labels [N,h,w]
 
 
-def _check_made_of(source: ImageDataset, target: ImageDataset, net: Segmenter | None, where: str) -> None:
+def _check_made_of(source: Dataset, target: Dataset, net: Segmenter | None, where: str) -> None:
     if source is None or target is None:
         raise InputError(where, "one domain only", "give a source and a target")
     check_dataset(source, f"{where}: source")
@@ -362,8 +369,8 @@ class PatchClusterExplorer(Explorer):
 
     def __init__(
         self,
-        source: ImageDataset,  # labelled: modes come from its labels
-        target: ImageDataset,  # labelled unless there is a network
+        source: Dataset,  # labelled: modes come from its labels
+        target: Dataset,  # labelled unless there is a network
         size: tuple | None = None,  # (h, w) images are looked at; None: their own
         patch: tuple = (16, 32),  # (h, w); must divide `size` into patches of 2 x 2 cells
         ks: int | Sequence[int] = (10, 20, 50),  # numbers of modes to choose from
@@ -375,14 +382,14 @@ class PatchClusterExplorer(Explorer):
     ):
         _check_made_of(source, target, net, self.title)
         size, patch = checked_size(size, self.title), checked_patch(patch, self.title)
-        ks = _checked_ks(ks, self.title) if modes is None else ks
+        numbers = _checked_ks(ks, self.title) if modes is None else ()
         if not source.labelled:
             raise InputError(source.name, "has no labels to find patch modes in", "give a labelled source")
         self.source, self.target, self.space = source, target, source.space
         self.by_network = net is not None
         sides = self._read_sides(images, size, seed, net, progress)
         if modes is None:
-            modes = self._fitted_modes(sides["source"][1], patch, ks, seed, progress)
+            modes = self._fitted_modes(sides["source"][1], patch, numbers, seed, progress)
         modes = _checked_modes(modes, self.space, sides["source"][1].shape[-2:], self.title)
         self.clusterings = {some.k: Clustering(some.to("cpu"), sides, self.space, seed) for some in modes}
         super().__init__(**self._controls())
@@ -407,7 +414,8 @@ def _fitted_modes(
     "Modes of the images at hand, which say where they come from."
     source = self.source
     about = {"dataset": source.name, "split": source.split, "samples": len(source), "images": len(labels)}
-    return modes_of(labels, self.space, labels.shape[-2:], patch, ks, seed, about, progress)
+    size = (labels.shape[-2], labels.shape[-1])
+    return modes_of(labels, self.space, size, patch, ks, seed, about, progress)
 
 # %% ../../../nbs/visual/explorers/40_patch_clusters.ipynb #5e53094f
 @patch
@@ -452,7 +460,9 @@ def turn_pages(self: PatchClusterExplorer) -> None:
     columns, rows = self.grid()
     most = max(int(side.counts[self.values.mode]) for side in self.clustering.sides.values())
     pages = max(1, math.ceil(most / (columns * rows)))
-    self.controls["page"] = replace(self.controls["page"], high=pages)
+    page = self.controls["page"]
+    assert isinstance(page, Number)
+    self.controls["page"] = replace(page, high=pages)
     self.values.page = min(self.values.page, pages)
 
 # %% ../../../nbs/visual/explorers/40_patch_clusters.ipynb #43e0d636
@@ -611,10 +621,10 @@ def about(self: PatchClusterExplorer) -> str:  # HTML
 
 # %% ../../../nbs/visual/explorers/40_patch_clusters.ipynb #514ade95
 @patch
-def parts(self: PatchClusterExplorer) -> dict[str, np.ndarray | str]:
+def parts(self: PatchClusterExplorer) -> Parts:
     "The text, the mode's histogram, members of both domains, its neighbours and its places."
     histogram = cell_bars(self.clustering.histograms[self.values.mode], self.space)
-    parts = {"about": self.about()}
+    parts: Parts = {"about": self.about()}
     parts["histogram"] = _under_heading("the mode's histogram: classes in its four cells", histogram)
     for side in self.clustering.sides:
         parts[f"{side} patches of the mode"] = self.members(side)
@@ -637,7 +647,8 @@ def figure(self: PatchClusterExplorer, count: int = 6) -> "Figure":
 
 
 @patch(cls_method=True)
-def example(cls: PatchClusterExplorer, size: tuple = (128, 256), **options: object) -> PatchClusterExplorer:
+def example(cls: PatchClusterExplorer, size: tuple = (128, 256), **options: Any) -> PatchClusterExplorer:
     "Streets of a game and of a camera, patches of 16 x 32 pixels."
     source, target = StreetScenes(RENDERED, 60, size, 0), StreetScenes(CAMERA, 60, size, 1)
-    return cls(source, target, **{"images": 20, "patch": (16, 32), "progress": False} | options)
+    usual: dict[str, Any] = {"images": 20, "patch": (16, 32), "progress": False}
+    return cls(source, target, **usual | options)

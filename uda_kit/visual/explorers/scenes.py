@@ -7,9 +7,9 @@ __all__ = ['SceneExplorer']
 
 # %% ../../../nbs/visual/explorers/70_scenes.ipynb #69764f7a
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastcore.basics import patch
@@ -21,7 +21,7 @@ from ...data.streets.dataset import StreetScenes
 from ...data.streets.render import render
 from ...data.streets.style import CAMERA, COUNTABLE, KINDS, LORRY, RANGES, RENDERED, VAN, SceneStyle
 from ..checks import checked_patch, short
-from .view import Choice, Explorer, Markup, Number, Switch, bars, caption, swatch
+from .view import Choice, Explorer, Markup, Number, Parts, Switch, bars, caption, swatch
 from ..panels import picture_grid
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _checked_styles(styles: object) -> Sequence[SceneStyle]:
     return styles
 
 # %% ../../../nbs/visual/explorers/70_scenes.ipynb #61acf17e
-def _check_drawable(styles: Sequence[SceneStyle], n: int, size: Sequence[int], seed: int) -> None:
+def _check_drawable(styles: Sequence[SceneStyle], n: int, size: tuple[int, int], seed: int) -> None:
     "`InputError` for streets that cannot be drawn, for no style, and for two of one name."
     for style in styles:
         StreetScenes(style, n, size, seed)  # refuses what it could not draw
@@ -109,13 +109,13 @@ class SceneExplorer(Explorer):
         n: int = 200,  # scenes to choose from
         seed: int = 0,  # of the streets
     ):
-        size = checked_patch(size, self.title)
+        self.size = checked_patch(size, self.title)
         n = whole_number(n, f"{self.title}: n", 1, 10**9)
         seed = whole_number(seed, f"{self.title}: seed", 0, 10**9)
         styles = _checked_styles(styles)
-        _check_drawable(styles, n, size, seed)
+        _check_drawable(styles, n, self.size, seed)
         first = styles[0]
-        self.size = tuple(size)
+
         self.styles = {style.name: style for style in styles}
         self.kinds = {dial: kind_options(dial, styles) for dial in KINDS}
         self.frequency = {}  # class -> factor on how often it appears
@@ -154,7 +154,7 @@ def _rounded(value: float) -> float:
     return round(float(value), 4)
 
 
-def _without_ones(frequency: dict) -> dict:
+def _without_ones(frequency: Mapping) -> dict:
     "Factors that change something."
     return {name: factor for name, factor in frequency.items() if factor != 1}
 
@@ -164,7 +164,7 @@ def style(self: SceneExplorer) -> SceneStyle:
     "The style that the dials make; it has the name of the start where nothing differs from it."
     values = self.values
     start = self.styles[values.start]
-    changes = {dial: _rounded(getattr(values, dial)) for dial in DIALS}
+    changes: dict[str, Any] = {dial: _rounded(getattr(values, dial)) for dial in DIALS}
     changes |= {dial: self.kinds[dial][getattr(values, dial)] for dial in KINDS}
     changes["exposure"] = (_rounded(values.exposure_low), _rounded(values.exposure_high))
     changes["frequency"] = _without_ones({name: _rounded(factor) for name, factor in self.frequency.items()})
@@ -186,9 +186,10 @@ def dialled(self: SceneExplorer, style: SceneStyle) -> dict:  # values of the co
 @patch
 def set(self: SceneExplorer, **values: object) -> SceneExplorer:
     "Move controls, as in any explorer; a new `start` moves all dials to it, unless they are given as well."
-    frequency = self.frequency
+    frequency: Mapping = self.frequency
     if "start" in values:
-        style = self.styles[self.controls["start"].check(values["start"])]
+        start: Any = self.controls["start"].check(values["start"])
+        style = self.styles[start]
         values, frequency = {**self.dialled(style), **values}, style.frequency
     crowd = self.controls["crowd"].check(values.get("crowd", self.values.crowd))
     values.setdefault("factor", frequency.get(crowd, 1.0))
@@ -250,13 +251,13 @@ def legend(self: SceneExplorer, label: np.ndarray, before: np.ndarray) -> str:  
 
 # %% ../../../nbs/visual/explorers/70_scenes.ipynb #49c2ce5c
 @patch
-def parts(self: SceneExplorer) -> dict[str, np.ndarray | str]:
+def parts(self: SceneExplorer) -> Parts:
     "The street, the same in the start style, its label, their difference, classes, and the style."
     style, start = self.style(), self.styles[self.values.start]
     image, label = self.scene(style)
     first, before = self.scene(start)
     difference = np.abs(image.astype(np.int16) - first)
-    parts = {"image": image, "the same street in the start style": first, "label": colorize(label, CITYSCAPES19)}
+    parts: Parts = {"image": image, "the same street in the start style": first, "label": colorize(label, CITYSCAPES19)}
     if self.values.difference:
         gray = np.minimum(difference.sum(2), 255).astype(np.uint8)  # the mean of the channels, 3 times
         parts["difference from the start, 3 times"] = gray[..., None].repeat(3, 2)
@@ -279,7 +280,7 @@ STOPS = {  # of dials whose beginnings matter more
 }
 
 
-def _stops(dial: str) -> Sequence[float]:
+def _stops(dial: str) -> Sequence[Any]:  # numbers
     "Five places of a dial, from its lowest value to its highest."
     return STOPS.get(dial) or [round(float(x), 3) for x in np.linspace(*RANGES[dial], 5)]
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ...core.errors import InputError, whole_number
 from ...core.records import read_json
 from ...core.tables import percent
+from ...data.dataset import Dataset
 from ...data.datasets import Sample
 from ...data.labels import LabelSpace, colorize, label_space, translate
 from ...data.streets.dataset import StreetScenes
@@ -34,7 +35,7 @@ from ...models.segmenters import Segmenter, upsample
 from ..checks import check_dataset, checked_size, short
 from .images import picture_and_label
 from .live_curves import PANELS, SPANS, Curves, LogReader, draw_curves, panel_svg, span_names
-from .view import Choice, Explorer, ImageDataset, Number, bars, caption
+from .view import Choice, Explorer, Number, Parts, bars, caption
 from ..style import drawn_name, new_figure, shrink
 
 if TYPE_CHECKING:
@@ -270,14 +271,17 @@ def run_network(
         problem = "trains no segmenter that config.json describes"
         raise InputError(f"stage {stage!r}", problem, "choose a checkpoint of another stage")
     tensors = read_tensors(file)
-    reusable = before is not None and getattr(before, "described", None) == options
-    net = before if reusable else build(options, file, tensors)
+    if before is not None and getattr(before, "described", None) == options:
+        net = before
+    else:
+        net = build(options, file, tensors)
     net.described = options
     net.space = known_space(dict_in(config, "recipe").get("space") or dict_in(config, "source").get("space"))
-    return fill(net, tensors, file)
+    fill(net, tensors, file)
+    return net
 
 # %% ../../../nbs/visual/explorers/90_training.ipynb #445e2a0f
-def checked_run(run: object) -> Path:  # folder, or RunDirectory
+def checked_run(run: Any) -> Path:  # folder, or RunDirectory
     "The run's folder. `InputError` for one that holds no log."
     try:
         path = Path(getattr(run, "path", run))
@@ -307,7 +311,7 @@ class TrainingExplorer(Explorer):
     def __init__(
         self,
         run: object,  # folder of a run, or its RunDirectory
-        dataset: ImageDataset | None = None,  # images to predict, from the target as a rule; None: curves only
+        dataset: Dataset | None = None,  # images to predict, from the target as a rule; None: curves only
         count: int = 4,  # of them, 1 to 4, evenly spaced
         size: tuple | None = (256, 512),  # (rows, columns) that images are scaled down to fit into; None: as they are
         most: int = 8,  # checkpoints whose predictions stay in memory
@@ -322,8 +326,8 @@ class TrainingExplorer(Explorer):
         self.dataset = dataset
         self.samples = {} if dataset is None else read_samples(dataset, count, size)
         self.reader, self.curves = LogReader(self.path / "log.jsonl"), Curves()
-        self.predictions = {}  # by name of the checkpoint, oldest first
-        self.net = None  # of the last checkpoint; filled anew for the next
+        self.predictions: dict[str, CheckpointPredictions] = {}  # by name of the checkpoint, oldest first
+        self.net: Segmenter | None = None  # of the last checkpoint; filled anew for the next
         self.kinds = {}  # of the discriminators, by stage
         self.troubles = []  # what is wrong with the run's files
         super().__init__(**self._controls())
@@ -337,7 +341,7 @@ class TrainingExplorer(Explorer):
         return super().set(**values)
 
 # %% ../../../nbs/visual/explorers/90_training.ipynb #dfb82101
-def read_samples(dataset: ImageDataset, count: int, size: tuple | None) -> dict[str, Sample]:
+def read_samples(dataset: Dataset, count: int, size: tuple | None) -> dict[str, Sample]:
     "Images of a data set with their labels, evenly spaced, by name."
     samples = {}
     for i in spread_out(len(dataset), count):
@@ -402,7 +406,8 @@ def predict_samples(
     with evaluation_mode(net):
         for key, sample in samples.items():
             scores = class_scores(net, sample.image, where=key)[None]
-            classes = upsample(scores, sample.image.shape[-2:])[0].argmax(0)
+            size = (sample.image.shape[-2], sample.image.shape[-1])
+            classes = upsample(scores, size)[0].argmax(0)
             ids[key] = classes.to(torch.uint8).cpu().numpy()
             truth = np.full(ids[key].shape, 255) if sample.label is None else table[sample.label.numpy()]
             known = truth != 255
@@ -430,9 +435,10 @@ def _new_checkpoints(self: TrainingExplorer, config: dict) -> list[tuple]:  # [(
 @patch
 def _predict(self: TrainingExplorer, file: Path, stage: str | None, config: dict, stamp: int) -> CheckpointPredictions:
     "Predictions of a checkpoint on all images. `InputError` for one that is broken, or none that segments."
-    self.net = run_network(file, stage, config, self.net)
-    space = space_of(self.net, None, self.dataset.space)
-    ids, right = predict_samples(self.net, self.samples, translate(self.dataset.space, space))
+    assert self.dataset is not None  # or nothing would be predicted
+    net = self.net = run_network(file, stage, config, self.net)
+    space = space_of(net, None, self.dataset.space)
+    ids, right = predict_samples(net, self.samples, translate(self.dataset.space, space))
     return CheckpointPredictions(stamp, ids, space, right)
 
 # %% ../../../nbs/visual/explorers/90_training.ipynb #d6cf2f02
@@ -534,17 +540,17 @@ def _checkpoints_part(self: TrainingExplorer) -> str:  # HTML
 
 # %% ../../../nbs/visual/explorers/90_training.ipynb #16f07a52
 @patch
-def parts(self: TrainingExplorer) -> dict[str, np.ndarray | str]:
+def parts(self: TrainingExplorer) -> Parts:
     "Curves under the state of the run, last values, image, truth and prediction, and the checkpoints."
-    parts = {"curves": self._curves_part(), "latest": self.latest()}
+    parts: Parts = {"curves": self._curves_part(), "latest": self.latest()}
     if self.samples:
         image = self.values.image
         sample = self.samples[image]
         parts["image"] = sample.image.permute(1, 2, 0).numpy()
-        if sample.label is not None:
+        if sample.label is not None and self.dataset is not None:
             parts["truth"] = colorize(sample.label, self.dataset.space)
         _, predictions = self.chosen()
-        if predictions is not None and predictions.ids:
+        if predictions is not None and predictions.ids and predictions.space is not None:
             parts["prediction"] = colorize(predictions.ids[image], predictions.space)
     parts["checkpoints"] = self._checkpoints_part()
     return parts
@@ -553,7 +559,7 @@ def parts(self: TrainingExplorer) -> dict[str, np.ndarray | str]:
 @patch
 def figure(self: TrainingExplorer) -> "Figure":
     "The curve, over image, truth and prediction where there are any."
-    pictures = {name: part for name, part in self.parts().items() if name in ("image", "truth", "prediction")}
+    pictures = {name: part for name, part in self.parts().items() if isinstance(part, np.ndarray)}
     figure = new_figure(8, 4.4 if pictures else 2.7, layout="constrained")
     rows, ratios = (2, (1.5, 1)) if pictures else (1, None)
     grid = figure.add_gridspec(rows, max(1, len(pictures)), height_ratios=ratios)

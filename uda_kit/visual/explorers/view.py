@@ -10,18 +10,16 @@ import base64
 import io
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import numpy as np
 from fastcore.basics import patch
 
 from ...core.errors import InputError, printable
 from ...core.tables import html_text
-from ...data.datasets import Sample
-from ...data.labels import LabelSpace
 from ..checks import short
 
 if TYPE_CHECKING:
@@ -84,14 +82,13 @@ class Number:
 
     def check(self, value: object) -> int | float:
         "The number as a Python number. `InputError` for one out of range, or a fraction where whole ones are meant."
-        is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-        if not is_number:
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             self._refuse(value, "is no number")
         if not self.low <= value <= self.high or (self.whole and value != int(value)):
             self._refuse(value, "is out of range")
         return int(value) if self.whole else float(value)
 
-    def _refuse(self, value: object, problem: str) -> None:
+    def _refuse(self, value: object, problem: str) -> NoReturn:
         kind = "whole number" if self.whole else "number"
         allowed = f"give a {kind} from {self.low:g} to {self.high:g}"
         raise InputError(f"{self.label} {short(value)}", problem, allowed)
@@ -121,16 +118,16 @@ class Explorer:
     and `figure()`: the Matplotlib Figure of the same state."""
 
     title = "Explorer"
-    groups = {}  # heading -> names of controls, for explorers with many of them
-    printed = ()  # controls that change `figure()` alone: a view leaves them out
+    groups: Mapping[str, Sequence[str]] = {}  # heading -> names of controls, for explorers with many of them
+    printed: Sequence[str] = ()  # controls that change `figure()` alone: a view leaves them out
 
     def __init__(self, **controls: Control):  # in the order of display
         self.controls = controls
         self.values = SimpleNamespace(**{name: control.value for name, control in controls.items()})
         self.lock = threading.RLock()  # one answer at a time, whichever view or thread asks
-        self.view = None
+        self.view: View | None = None
 
-    def set(self, **values: object) -> "Explorer":
+    def set(self, **values: object) -> Self:
         "Move controls; all of them or, at an `InputError` for an unknown name or a value out of range, none."
         for name in values:
             if name not in self.controls:
@@ -146,22 +143,25 @@ class Explorer:
         current = getattr(self.values, name)
         if value is None:
             value = current if current in options else options[0]
-        self.controls[name] = replace(self.controls[name], options=options, value=value)
+        control = self.controls[name]
+        assert isinstance(control, Choice), f"{name} has no options"
+        self.controls[name] = replace(control, options=options, value=value)
         setattr(self.values, name, value)
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #75f61053
-class ImageDataset(Protocol):
-    "What explorers ask of a data set."
+Parts = dict[str, np.ndarray | str]  # name -> picture, uint8 [H,W,3], or HTML
 
-    space: LabelSpace  # its classes and their colors
 
-    def __len__(self) -> int: ...
+@patch
+def parts(self: Explorer) -> Mapping[str, "np.ndarray | str | Figure"]:
+    "What there is to see now, by name; a subclass says it."
+    raise NotImplementedError
 
-    def __getitem__(self, index: int) -> Sample: ...
 
-    def key(self, index: int) -> str:
-        "The name of an image."
-        ...
+@patch
+def figure(self: Explorer) -> "Figure":
+    "The same state, in print; a subclass draws it."
+    raise NotImplementedError
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #b4ae37ab
 def is_flat(image: np.ndarray, most: int = 64) -> bool:  # uint8 [H,W,3]
@@ -169,7 +169,7 @@ def is_flat(image: np.ndarray, most: int = 64) -> bool:  # uint8 [H,W,3]
     row_step = max(1, image.shape[0] // 64)
     column_step = max(1, image.shape[1] // 64)
     pixels = image[::row_step, ::column_step].reshape(-1, 3).astype(np.uint32)
-    color_codes = pixels @ np.uint32([65536, 256, 1])
+    color_codes = pixels @ np.array([65536, 256, 1], np.uint32)
     return len(np.unique(color_codes)) <= most
 
 
@@ -367,9 +367,9 @@ class View:
         import ipywidgets as w
 
         self.explorer = explorer
-        self.drawn = {}  # parts as they were sent last
-        self.following = None  # the thread in which the view itself moves widgets
-        self.ended = None  # event that ends regular looks for news
+        self.drawn: dict[str, bytes | str] = {}  # parts as they were sent last
+        self.following: int | None = None  # the thread in which the view itself moves widgets
+        self.ended: threading.Event | None = None  # event that ends regular looks for news
         self.inputs = {n: control_widget(c) for n, c in explorer.controls.items() if n not in explorer.printed}
         for name, widget in self.inputs.items():
             widget.observe(self._mover(name), names="value")
