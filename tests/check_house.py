@@ -39,14 +39,17 @@ def files(*patterns):
 
 
 def state():
-    return {f: hashlib.sha256(f.read_bytes()).hexdigest() for f in files("nbs/**/*.ipynb", "uda_kit/**/*.py")}
+    return {
+        f: hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in files("nbs/**/*.ipynb", "uda_kit/**/*.py", "uda_kit/recipes/recipes.json")
+    }
 
 
 def out_of_step():
     "Files that exporting and cleaning changes."
     before = state()
-    for command in (["nbdev-export"], ["nbdev-clean"]):
-        subprocess.run([BIN / command[0]], cwd=ROOT, check=True)
+    for command in (["nbdev-export"], ["nbdev-clean"], ["python", "-m", "uda_kit.recipes.catalogue"]):
+        subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     after = state()
     return [
         f"{f.relative_to(ROOT)}: was out of step with its notebook or not clean"

@@ -50,7 +50,7 @@ class Train:
     resume: bool = False  # go on with the run in the folder
     roots: tuple[str, ...] = ()
     """NAME=FOLDER of each data set on disk (or set UDA_KIT_DATA to a folder that holds NAME/)"""
-    source: Text = None  # NAME:ROOT of other source data; classes of your own are trained in place of the recipe's
+    source: Text = None  # NAME:ROOT of other source data; ?space=SPACE behind it, or classes of your own, are trained
     target: Text = None  # NAME:ROOT of other target data
     test: Text = None  # NAME:ROOT of other test data
     set: tuple[str, ...] = ()  # path=value of any setting, for example stages.0.optimizer.lr=0.001

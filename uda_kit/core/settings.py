@@ -88,7 +88,8 @@ def _in_words(hint: Any) -> str:
     if origin is tuple:
         number = "values" if items[-1] is ... else f"{len(items)} values"
         each = dict.fromkeys(_in_words(item) for item in items if item is not ...)
-        return f"{number} as {tuple(range(1, min(len(items), 4) + 1))}, each {' or '.join(each)}"
+        example = "(1, 2, ...)" if items[-1] is ... else str(tuple(range(1, min(len(items), 4) + 1)))
+        return f"{number} as {example}, each {' or '.join(each)}"
     return WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 # %% ../../nbs/core/35_settings.ipynb #5e770008

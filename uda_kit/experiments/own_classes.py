@@ -118,10 +118,10 @@ def say_unscored(recipe: Recipe, theirs: LabelSpace, comparison: Comparison, say
         unknown = [c for i, c in enumerate(theirs.classes) if i not in comparison.scored]
         scored = f"the score is over {len(comparison.scored)} of its {len(theirs)} classes"
     if missing:
-        say(f"{name}: has no {listed(missing)}: {scored}")
+        say(f"{name} (test images): has no {listed(missing)}: {scored}")
     has_own_classes = is_own(recipe.test) or not isinstance(recipe.space, str)
     if unknown and has_own_classes:
-        say(f"{name}: {listed(unknown)} is not trained: these pixels are not scored")
+        say(f"{name} (test images): {listed(unknown)} is not trained: these pixels are not scored")
 
 # %% ../../nbs/experiments/20_own_classes.ipynb #8fa7b073
 def compared(recipe: Recipe, theirs: LabelSpace) -> Comparison:
@@ -163,9 +163,8 @@ def settle(
     "A recipe as it will be run: its values checked, in its source's classes, with test images that can be scored."
     check_values(recipe)
     recipe = in_own_classes(recipe, roots, dry, say)
-    recipe = recipe if dry else check_scored(recipe, roots, say)
     say_dropped(recipe, roots, say)
-    return recipe
+    return recipe if dry else check_scored(recipe, roots, say)
 
 # %% ../../nbs/experiments/20_own_classes.ipynb #5b3548ec
 def say_dropped(recipe: Recipe, roots: dict[str, str] | None = None, say: Callable[[str], None] = tell) -> None:

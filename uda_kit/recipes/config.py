@@ -86,7 +86,9 @@ class Recipe:
     test: Data  # labelled images that decide the score
     space: str | LabelSpace  # label space that is trained: by name, or one of a user's own
     val: Data | None = None  # labelled target images for curves and for choosing settings; never test images
-    papers: tuple[str, ...] = ("output_space",)  # whose tables it belongs to, the first being its own
+    papers: tuple[str, ...] = (
+        "output_space",
+    )  # whose tables it belongs to, the first being its own; of no paper's: any name, it gets a table by itself
     rows: tuple[str, ...] = ()  # rows of the paper's tables it reproduces: "Table 1: Ours (multi-level)"
     protocol: Digits = ""  # classes the score is averaged over ("13"); "" for all; the others are reported beside it
     about: str = ""

@@ -41,8 +41,8 @@ def building(stage: str, part: str) -> Iterator[None]:
     "Context in which whatever a setting breaks becomes an `InputError` that names the stage and the part."
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"stage {stage!r}, {error.where}", error.problem, error.remedy) from error
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
         if "memory" in str(error):
             raise

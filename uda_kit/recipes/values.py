@@ -30,7 +30,7 @@ def check_values(recipe: Recipe) -> None:
     if not RECIPE_NAME.fullmatch(recipe.name):
         raise InputError("name", f"cannot be {brief(recipe.name)}", "write BENCHMARK/ROW in letters, digits, - and _")
     if not recipe.papers:
-        raise InputError("papers", "cannot be empty", "name a paper")
+        raise InputError("papers", "cannot be empty", "name a paper, or your own method: results are sorted by it")
     space = label_space(recipe.space)
     if recipe.protocol not in ("", *protocols(space)):
         problem = f"{recipe.protocol!r} is no mean over classes of {space.name}"
