@@ -21,7 +21,7 @@ from uda_kit.training.runs import read_checkpoint, write_checkpoint
 PARTS = """
 import os, sys
 import torch, torch.distributed as dist, torch.nn.functional as F
-from uda_kit.methods.contrastive import *
+from uda_kit.methods.contrastive import FeatureQueue, class_prototypes, class_thresholds, contrastive_sum, sample_anchors
 from uda_kit.methods.contrastive_terms import joint_mean
 from uda_kit.methods.label_expansion import LabelExpansion
 from uda_kit.methods.teacher import Teacher

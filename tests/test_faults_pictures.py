@@ -329,7 +329,7 @@ FUZZ = """
 import sys
 import numpy as np
 from pathlib import Path
-from uda_kit.data.images import *
+from uda_kit.data.images import image_size, label_format, read_ids, read_image
 from uda_kit.core.errors import InputError
 folder = Path(sys.argv[1])
 goods = {p: p.read_bytes() for p in sorted(folder.iterdir())}

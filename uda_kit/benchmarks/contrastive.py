@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #aac72f7f
 import os
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import count, cycle, islice
@@ -21,17 +22,21 @@ from torch import Tensor, nn
 
 from uda_kit.benchmarks.timing import Comparison, cost, extra_gib, in_turn, medians, seconds_of, timed_device, use_cores
 from uda_kit.benchmarks.training_step import check_case
+from uda_kit.data.streams import LoadedBatch
 from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.data.strong_augmentation import StrongAugmentation
 from uda_kit.methods.contrastive import confidence_thresholds, contrastive_loss, plain_contrastive_loss
+from uda_kit.methods.contrastive_terms import ContrastiveTerm
 from uda_kit.methods.pseudo_labels import IGNORE
 from uda_kit.methods.self_training import SelfTrainingTerms, SourceAugmentation, TeacherConfig
-from uda_kit.methods.teacher import augmented, average_prediction
+from uda_kit.methods.teacher import AugmentSource, Teacher, augmented, average_prediction
+from uda_kit.models.configs import DeepLabV2
+from uda_kit.models.segmenters import Segmenter
 from uda_kit.recipes.contrastive import NETWORKS
 from uda_kit.results.tables import append_csv, current_commit, results_folder
 from uda_kit.training.fit import SGD, LoaderConfig, RunOptions, Stage, Training, make_batch, read_steps
-from uda_kit.training.objective import Batch
+from uda_kit.training.objective import Batch, Term
 
 MODULE = "uda_kit.benchmarks.contrastive"  # where fresh processes find these functions
 
@@ -59,7 +64,11 @@ def plain_loss(
     return plain_contrastive_loss(anchors, labels, torch.cat((keys, memory)), torch.cat((key_labels, memory_labels)))
 
 
-WAYS = {"plain": plain_loss, "kit": contrastive_loss, "bf16": partial(contrastive_loss, bf16=True)}
+WAYS: dict[str, Callable[..., Tensor]] = {
+    "plain": plain_loss,
+    "kit": contrastive_loss,
+    "bf16": partial(contrastive_loss, bf16=True),
+}
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #eef10a73
 def loss_case(
@@ -160,7 +169,8 @@ def bench_loss(
     figures, float32 = loss_turns(name, steps, repeats, one_core)
     if "plain" in ways and max(float32.values()) > 1e-5:
         raise RuntimeError(f"kit and plain loss differ at full size: {dict(float64=float64, float32=float32)}")
-    timing = Comparison.of(name + ONE_CORE * one_core, *(figures[way] for way in ways), memory="extra_gib")
+    plain, fast = (figures[way] for way in ways)
+    timing = Comparison.of(name + ONE_CORE * one_core, plain, fast, memory="extra_gib")
     if record:
         timing.record("contrastive")
         append_figures("contrastive_errors.csv", name, float32)
@@ -183,7 +193,7 @@ STEPS = {  # name: backbone, crop, images of each domain
 KINDS = ("own", "plain self-training", "whole")
 
 
-def set_norms(net: nn.Module, image: Tensor) -> None:  # [B,3,H,W]
+def set_norms(net: Segmenter, image: Tensor) -> None:  # [B,3,H,W]
     "Give the batch norms of a network the statistics of a batch."
     momenta, training = [(norm, norm.momentum) for norm in net.norms()], net.training
     for norm, _ in momenta:
@@ -195,12 +205,13 @@ def set_norms(net: nn.Module, image: Tensor) -> None:  # [B,3,H,W]
     net.train(training)
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #41ccc843
-def fill_memories(terms: dict[str, nn.Module]) -> None:
+def fill_memories(terms: Iterable[Term]) -> None:
     "Fill the memories of contrastive terms with random unit vectors, as many as they hold."
     g = torch.Generator().manual_seed(0)
-    spaces = {id(term.space): term.space for term in terms.values()}  # terms may share one
+    spaces = {id(term.space): term.space for term in terms if isinstance(term, ContrastiveTerm)}  # may be shared
     for space in spaces.values():
-        for queue in space.queues.values():
+        for name in space.queues:
+            queue = space.memory(name)
             queue.features.copy_(F.normalize(torch.randn(queue.features.shape, generator=g), dim=-1))
             queue.counts.fill_(queue.size)
 
@@ -209,7 +220,9 @@ def step_stage(name: str, kind: str, precision: str) -> Stage:
     "The stage of a case in one of the `KINDS`; the own step is given the target's labels."
     backbone, size, batch = STEPS[name]
     own = kind == "own"
-    net = replace(NETWORKS[""], backbone=backbone, weights=None).build(19)
+    config = NETWORKS[""]
+    assert isinstance(config, DeepLabV2)
+    net = replace(config, backbone=backbone, weights=None).build(19)
     strength = StrongAugmentation(cutout=(0, min(40, *size)))
     terms = SelfTrainingTerms(alpha=0.1 if kind == "whole" else 0.0).build(net)
     configs = (TeacherConfig(precision=precision, augmentation=strength), SourceAugmentation(strength))
@@ -225,6 +238,19 @@ def step_stage(name: str, kind: str, precision: str) -> Stage:
     )
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #a7523d13
+def network_of(stage: Stage) -> Segmenter:
+    "The segmenter that a stage trains."
+    assert isinstance(stage.net, Segmenter)
+    return stage.net
+
+
+def transforms_of(stage: Stage) -> tuple[Teacher, AugmentSource]:
+    "The batch transforms of a self-training stage."
+    teacher, augmentation = stage.transforms
+    assert isinstance(teacher, Teacher) and isinstance(augmentation, AugmentSource)
+    return teacher, augmentation
+
+
 def step_training(name: str, kind: str, precision: str = "bf16-mixed") -> tuple[Training, list]:  # and pairs of batches
     "A case set up for `Training.step`, the same in every process; the first step comes next."
     torch.manual_seed(0)
@@ -232,19 +258,19 @@ def step_training(name: str, kind: str, precision: str = "bf16-mixed") -> tuple[
     options = RunOptions(precision=precision, progress=False)
     training = Training.setup(stage, options)
     batches = list(islice(read_steps(stage, options, 0), 3))
-    fill_memories({name: term for name, term in stage.terms.items() if hasattr(term, "space")})
-    set_norms(stage.net, make_batch(batches[0][0], stage.net, training.fabric.device).image)
+    fill_memories(stage.terms.values())
+    set_norms(network_of(stage), make_batch(batches[0][0], stage.net, training.fabric.device).image)
     return training, batches
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #87d00fa2
 class StepParts:
     "What a step does besides the student's pass and the contrastive terms, part by part, on one pair of batches."
 
-    def __init__(self, training: Training, source: object, target: object):
-        self.net, device = training.stage.net, training.fabric.device
-        self.teacher, self.augmentation = training.stage.transforms
+    def __init__(self, training: Training, source: LoadedBatch, target: LoadedBatch):
+        self.net, device = network_of(training.stage), training.fabric.device
+        self.teacher, self.augmentation = transforms_of(training.stage)
         self.src, self.tgt = (make_batch(batch, self.net, device) for batch in (source, target))
-        self.probabilities, self.features = self.predict(self.teacher.network(self.tgt.net))
+        self.probabilities, self.features = self.predict(self.teacher.network(self.net))
         batches = {"source": self.src, "target": self.tgt}
         self.labelled: Batch = self.teacher(batches, torch.Generator().manual_seed(0))["target"]
         self.generator = torch.Generator().manual_seed(0)
@@ -287,7 +313,8 @@ def step_parts(training: Training, batches: list, runs: int, one_core: bool = Fa
     "Median seconds of what a step does besides the student's pass and the contrastive terms."
     parts = StepParts(training, *batches[0])
 
-    def wait() -> None:
+    def run(part: Callable[[], object]) -> None:
+        part()
         if parts.src.image.is_cuda:
             torch.cuda.synchronize()
 
@@ -300,7 +327,7 @@ def step_parts(training: Training, batches: list, runs: int, one_core: bool = Fa
     }
     seconds = {}
     for name, part in functions.items():
-        seconds[name] = seconds_of(lambda part=part: (part(), wait()), runs, 1, one_core)
+        seconds[name] = seconds_of(partial(run, part), runs, 1, one_core)
     return seconds
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #bb2aa65f

@@ -18,6 +18,7 @@ from .timing import once, one_thread
 from ..core.errors import InputError
 from ..results.tables import append_csv, current_commit, machine_name, results_folder
 from ..visual import explorers
+from ..visual.explorers.view import Choice, Explorer, Switch
 
 # %% ../../nbs/benchmarks/60_explorers.ipynb #a58e1ede
 SIZE = (256, 512)  # pixels of the images
@@ -41,13 +42,13 @@ def make_explorer(
     return cls.example(size=size)
 
 # %% ../../nbs/benchmarks/60_explorers.ipynb #bd9cbbc4
-def random_move(explorer: object, rng: np.random.Generator) -> tuple[str, object]:
+def random_move(explorer: Explorer, rng: np.random.Generator) -> tuple[str, object]:
     "One control, moved somewhere in its range: its name and a value it accepts."
     name = rng.choice(list(explorer.controls))
     control = explorer.controls[name]
-    if hasattr(control, "options"):
+    if isinstance(control, Choice):
         return name, control.options[rng.integers(len(control.options))]
-    if not hasattr(control, "low"):
+    if isinstance(control, Switch):
         return name, bool(rng.integers(2))
     steps = round((control.high - control.low) / control.step)
     step = rng.integers(steps + 1)
@@ -56,7 +57,7 @@ def random_move(explorer: object, rng: np.random.Generator) -> tuple[str, object
     return name, control.check(min(control.high, control.low + control.step * float(step)))
 
 # %% ../../nbs/benchmarks/60_explorers.ipynb #aacf0729
-def time_moves(explorer: object, moves: int = 200, seed: int = 0) -> np.ndarray:  # float [moves] seconds
+def time_moves(explorer: Explorer, moves: int = 200, seed: int = 0) -> np.ndarray:  # float [moves] seconds
     """Seconds from a widget's new value to all that follows from it in Python.
 
     `RuntimeError` if an answer was an unexpected error."""

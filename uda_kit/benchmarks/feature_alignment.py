@@ -14,11 +14,12 @@ from pathlib import Path
 
 from ..core.records import read_json
 from ..core.tables import Table
+from ..data.dataset import Dataset
 from ..models.checkpoints import load_weights
 from ..results.tables import append_csv, current_commit, read_csv, read_number, results_folder
 from ..training.runs import ResultRecord
 from ..visual.alignment import alignment_scores
-from ..visual.features import join, sample_features
+from ..visual.features import FeatureTable, join, sample_features
 
 # %% ../../nbs/benchmarks/50_feature_alignment.ipynb #aa8a3a09
 SCORES = ("prototype distance", "domain silhouette", "class silhouette", "mixing")
@@ -34,10 +35,10 @@ def run_of(folder: str | os.PathLike) -> dict:  # folder of a finished run -> it
 
 def features_of(
     folder: str | os.PathLike,  # of a finished run
-    domains: dict[str, object],  # name -> labelled data set
+    domains: dict[str, Dataset],  # name -> labelled data set
     per_class: int,  # cells of a class and domain
     progress: bool,
-) -> object:  # a table of features
+) -> FeatureTable:
     "Features of both domains, in the last network of a run."
     net = load_weights(Path(folder) / "weights.safetensors")
     samples = [
@@ -48,8 +49,8 @@ def features_of(
 # %% ../../nbs/benchmarks/50_feature_alignment.ipynb #eb2665ba
 def bench_alignment(
     runs: Sequence[str | os.PathLike],  # folders of finished runs
-    source: object,
-    target: object,  # labelled data sets that no run was trained on
+    source: Dataset,
+    target: Dataset,  # labelled data sets that no run was trained on
     per_class: int = 150,  # cells of a class and domain
     record: bool = False,
     root: str | os.PathLike | None = None,
@@ -84,7 +85,7 @@ def alignment_table(
     for title, recipe in recipes.items():
         seeds = [scores for (name, _), scores in runs.items() if name == recipe]
         rows.append((title, *(_mean_and_spread([scores[column] for scores in seeds]) for column in SCORE_COLUMNS)))
-    return Table(("run", *SCORES), rows, caption)
+    return Table(("run", *SCORES), tuple(rows), caption)
 
 # %% ../../nbs/benchmarks/50_feature_alignment.ipynb #c1eb7d57
 def recorded_scores(file: Path) -> dict[tuple[str, str], dict[str, float]]:

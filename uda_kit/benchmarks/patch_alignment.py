@@ -7,7 +7,9 @@ __all__ = []
 
 # %% ../../nbs/benchmarks/20_patch_alignment.ipynb #6034f6af
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from uda_kit.benchmarks.timing import (
@@ -21,7 +23,7 @@ from uda_kit.benchmarks.timing import (
     seconds_of,
     timed_device,
 )
-from uda_kit.benchmarks.training_step import CASES, Case, autocast_on, check_case, pair_of
+from uda_kit.benchmarks.training_step import CASES, Case, autocast_on, check_case, pair_of, step_optimizer
 from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import RENDERED
@@ -35,9 +37,9 @@ from uda_kit.methods.patch_modes import (
     patch_histograms,
     sample_histograms,
 )
-from uda_kit.models.segmenters import deeplab_v2
+from uda_kit.models.segmenters import Segmenter, deeplab_v2
 from uda_kit.training.configs import BuildContext
-from uda_kit.training.fit import SGD, Stage, peak_gib, stage_optimizer
+from uda_kit.training.fit import peak_gib
 from uda_kit.training.objective import Objective, Plain, Term, train_step
 
 MODULE = "uda_kit.benchmarks.patch_alignment"  # where fresh processes find these functions
@@ -83,7 +85,7 @@ def bench_histograms(repeats: int = 30, record: bool = False) -> dict:
     return result
 
 # %% ../../nbs/benchmarks/20_patch_alignment.ipynb #2c1697cf
-def street_patches(patches: int) -> torch.Tensor:
+def street_patches(patches: int) -> np.ndarray:
     "Histograms of that many patches of rendered streets, 400 of an image."
     scenes = StreetScenes(RENDERED, n=-(-patches // 400), size=(80, 160))
     histograms, *_ = sample_histograms(scenes, (80, 160), (4, 8), patches, progress=False)
@@ -109,7 +111,7 @@ def time_plain_kmeans(patches: int, k: int = 50) -> dict:
 # %% ../../nbs/benchmarks/20_patch_alignment.ipynb #72e682a6
 def bench_clustering(sizes: Sequence[int] = (200_000, 2_000_000), record: bool = False) -> dict:
     "Mini-batch against plain K-means, for several numbers of patches."
-    result = {"name": "clustering"}
+    result: dict[str, Any] = {"name": "clustering"}
     for patches in sizes:
         plain = fresh(f"{MODULE}.time_plain_kmeans", patches)
         kit = fresh(f"{MODULE}.time_clustering", patches)
@@ -124,11 +126,11 @@ def bench_clustering(sizes: Sequence[int] = (200_000, 2_000_000), record: bool =
     return result
 
 # %% ../../nbs/benchmarks/20_patch_alignment.ipynb #82f855a1
-def patch_terms(net: torch.nn.Module, case: Case) -> dict[str, Term]:
+def patch_terms(net: Segmenter, case: Case) -> dict[str, Term]:
     "The terms of patch alignment from random modes, on the grid of a case."
-    cell = tuple(side // 20 if side % 40 == 0 else side // 4 for side in case.source)
-    modes = PatchModes(torch.rand(50, 76), CITYSCAPES19.classes, case.source, cell)
-    target_patch = tuple(side // 16 for side in case.target)
+    height, width = (side // 20 if side % 40 == 0 else side // 4 for side in case.source)
+    modes = PatchModes(torch.rand(50, 76), CITYSCAPES19.classes, case.source, (height, width))
+    target_patch = case.target[0] // 16, case.target[1] // 16
     return PatchTerms(start=0, target_patch=target_patch).build(net, BuildContext(modes=modes))
 
 # %% ../../nbs/benchmarks/20_patch_alignment.ipynb #adba481f
@@ -137,12 +139,12 @@ def patch_stepper(name: str, patch: bool) -> Callable[[], float]:
     case = CASES[name]
     torch.manual_seed(0)
     device = timed_device()
-    net = deeplab_v2(19, multi_level=True, **case.network).to(device, memory_format=torch.channels_last).train()
+    net = deeplab_v2(19, multi_level=True, **case.network).to(device).to(memory_format=torch.channels_last).train()
     terms = OutputSpaceTerms().build(net)
     if patch:
         terms |= patch_terms(net, case)
     terms = {name: term.to(device) for name, term in terms.items()}
-    optimizer = stage_optimizer(Stage("bench", net, terms, None, optimizer=SGD(lr=1e-4)))
+    optimizer = step_optimizer(net, terms)
     images = (torch.rand(case.batch, 3, *size) for size in (case.source, case.target))
     x_s, x_t = (image.to(device, memory_format=torch.channels_last) for image in images)
     y_s = torch.randint(0, 19, (case.batch, *case.source), device=device)

@@ -17,9 +17,9 @@ from .timing import Comparison, cost, in_turn, medians, same_losses, timed_devic
 from ..core.errors import InputError
 from ..methods.by_hand.output_space import paper_step
 from ..methods.output_space import OutputSpaceTerms
-from ..models.segmenters import deeplab_v2
-from ..training.fit import SGD, Stage, stage_optimizer
-from ..training.objective import Batch, Objective, Plain, train_step
+from ..models.segmenters import Segmenter, deeplab_v2
+from ..training.objective import Batch, Objective, Plain, Term, train_step
+from ..training.optim import SGD, make_optimizer
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #79fd9a00
 class Case(NamedTuple):
@@ -47,6 +47,12 @@ def check_case(name: str, cases: dict) -> None:
         raise InputError(name, "is not a benchmark case", f"cases are {', '.join(cases)}")
 
 # %% ../../nbs/benchmarks/10_training_step.ipynb #084caa40
+def step_optimizer(net: Segmenter, terms: dict[str, Term]) -> torch.optim.Optimizer:
+    "SGD over a network and what its terms train jointly."
+    joint = [parameter for term in terms.values() for parameter in term.joint_parameters()]
+    return make_optimizer(SGD(lr=1e-4), net, joint, "bench")
+
+
 def make_case(name: str, device: str = "cpu") -> tuple:
     "Network, terms, optimizer and images of a case, the same in every process."
     check_case(name, CASES)
@@ -54,7 +60,7 @@ def make_case(name: str, device: str = "cpu") -> tuple:
     torch.manual_seed(0)
     net = deeplab_v2(19, multi_level=True, **case.network).to(device).train()
     terms = {name: term.to(device) for name, term in OutputSpaceTerms().build(net).items()}
-    optimizer = stage_optimizer(Stage("bench", net, terms, None, optimizer=SGD(lr=1e-4)))
+    optimizer = step_optimizer(net, terms)
     x_s = torch.rand(case.batch, 3, *case.source)
     y_s = torch.randint(0, 19, (case.batch, *case.source))
     x_t = torch.rand(case.batch, 3, *case.target)
@@ -125,7 +131,8 @@ def bench_step(name: str = "resnet101-half", steps: int = 3, repeats: int = 2, r
     With `record`, a line in results/bench_step.csv."""
     check_case(name, CASES)
     turns = in_turn(f"{MODULE}.time_steps", {kind: (kind, name, steps) for kind in ("plain", "fast")}, repeats)
-    timing = Comparison.of(name, **medians(turns))
+    figures = medians(turns)
+    timing = Comparison.of(name, figures["plain"], figures["fast"])
     if record:
         timing.record("step")
     return {

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uda_kit.benchmarks.timing import (
     Comparison,
@@ -28,10 +28,11 @@ from uda_kit.benchmarks.timing import (
     use_cores,
 )
 from uda_kit.benchmarks.training_step import autocast_on, check_case, pair_of
+from uda_kit.data.dataset import Dataset
 from uda_kit.data.transforms import Resized
 from uda_kit.data.translated import TranslatedImages
 from uda_kit.methods.by_hand.cyclegan import CycleGANImages, CycleGANNets, cyclegan_step
-from uda_kit.methods.cyclegan import CYCLEGAN_ADAM, CycleGANTerms
+from uda_kit.methods.cyclegan import CYCLEGAN_ADAM, CycleAdversarial, CycleGANTerms, SemanticConsistency
 from uda_kit.methods.translation_quality import TranslationQuality, translation_quality
 from uda_kit.models.ancillary import AncillaryClassifier
 from uda_kit.models.checkpoints import load_weights
@@ -65,10 +66,11 @@ def attention_case(
 
     Its biases are not zero, as in a trained one."""
     torch.manual_seed(0)
-    module = AncillaryClassifier(ASPP(channels, 19), channels, k).to(device, dtype)
+    classifier = ASPP(channels, 19)
+    module = AncillaryClassifier(classifier, channels, k).to(device, dtype)
     with torch.no_grad():
-        for conv in module.classifier.convs:
-            conv.bias.normal_()
+        for bias in classifier.biases:
+            bias.normal_()
     features = torch.randn(1, channels, *size, dtype=dtype, device=device)
     return module, features.relu_().requires_grad_()
 
@@ -103,8 +105,10 @@ def time_attention(way: str, k: int, runs: int, size: Sequence[int] = (65, 129),
         clear()
         scores = PASSES[way](module, features)
         scores.square().mean().backward()
+        gradient = features.grad
+        assert gradient is not None
         # float() waits for the device
-        return {"scores": float(scores.detach().norm()), "gradient": float(features.grad.norm())}
+        return {"scores": float(scores.detach().norm()), "gradient": float(gradient.norm())}
 
     norms = run()
     clear()
@@ -156,7 +160,9 @@ def bench_attention(
     return {"name": "attention", "size": list(size), "channels": channels, "k": figures}
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #a4f05a2d
-CASES = {  # name: translator, image size, backbone of the frozen segmenter
+CASES: dict[
+    str, tuple[dict[str, Any], tuple[int, int], str]
+] = {  # name: translator, image size, backbone of the frozen segmenter
     "cyclegan": (SMALL, (128, 256), "tiny"),
     "cyclegan-full": (dict(width=64, blocks=9), (452, 452), "resnet101"),
     "cyclegan-smoke": (dict(width=4, blocks=1), (32, 48), "tiny"),
@@ -167,7 +173,7 @@ CASES = {  # name: translator, image size, backbone of the frozen segmenter
 class TranslationCase:
     "What a step of CycleGAN works on."
 
-    net: nn.Module
+    net: CycleTranslator
     terms: dict[str, Term]
     optimizer: torch.optim.Optimizer
     x_s: Tensor  # [1,3,H,W]
@@ -191,12 +197,14 @@ def translation_case(name: str, device: str = "cpu") -> TranslationCase:
 def plain_stepper(name: str, device: str = "cpu") -> Callable[[], dict]:
     "A function that takes the hand-written fp32 step of a case and returns its losses."
     case = translation_case(name, device)
-    net, adversarial, segmenter = case.net, case.terms["adv"], case.terms["semantic"].segmenter
+    net, adversarial, semantic = case.net, case.terms["adv"], case.terms["semantic"]
+    assert isinstance(adversarial, CycleAdversarial) and isinstance(semantic, SemanticConsistency)
     nets = CycleGANNets(
-        net.G, net.F, adversarial.discriminators["source"], adversarial.discriminators["target"], segmenter
+        net.G, net.F, adversarial.discriminators["source"], adversarial.discriminators["target"], semantic.segmenter
     )
     images = CycleGANImages(case.x_s, case.x_t, case.y_s)
-    pools, steps = {"source": [], "target": []}, count()
+    pools: dict[str, list[Tensor]] = {"source": [], "target": []}
+    steps = count()
 
     def step() -> dict:
         losses = cyclegan_step(nets, case.optimizer, adversarial.adams, pools, images, next(steps))
@@ -257,10 +265,10 @@ def bench_cyclegan(name: str = "cyclegan", steps: int = 20, repeats: int = 1, re
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #a2c0ded2
 def bench_quality(
-    weights: str | os.PathLike,  # file of a segmenter trained on the target
-    source: object,  # data set
+    weights: str | Path,  # file of a segmenter trained on the target
+    source: Dataset,
     translated: str | os.PathLike,  # folder of its translated images
-    target: object,  # data set
+    target: Dataset,
     size: tuple[int, int] | None = None,  # (height, width) all images are resized to, as a recipe's translation does
     precision: str = "32-true",
     progress: bool = True,

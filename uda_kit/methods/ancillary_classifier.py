@@ -8,7 +8,7 @@ The loss builds on CLAN (Luo et al., CVPR 2019)."""
 __all__ = ['CIRNTerms']
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #fb521b86
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from ..core.errors import InputError
 from ..core.settings import Amount, Betas, Count, Delay, Steps
 from .output_space import SupervisedTerms, domain_loss
 from ..models.discriminators import OutputDiscriminator
-from ..models.segmenters import upsample
+from ..models.segmenters import Segmenter, upsample
 from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, Term, discriminator_step
 
@@ -29,7 +29,7 @@ from ..training.objective import Batch, Term, discriminator_step
 def cosine_distance_map(
     p1: Tensor,  # [B,C,h,w] raw scores of the classifier
     p2: Tensor,  # [B,C,h,w] raw scores of the ancillary classifier
-    size: tuple[int, int] | None = None,  # (H, W) the scores are upsampled to beforehand; None: as they are
+    size: Sequence[int] | None = None,  # (H, W) the scores are upsampled to beforehand; None: as they are
 ) -> Tensor:  # [B,1,H,W] in [0, 1], float32
     "Cosine distance over classes between the softmax of two score maps (content_invariant, R in Eq. 7)."
     u1, u2 = (F.normalize(upsample(p, size or p.shape[-2:]).softmax(1), dim=1) for p in (p1, p2))
@@ -107,7 +107,7 @@ class CosineWeightedAdversarial(Term):
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=betas)
 
     def forward(self, tgt: Batch) -> Tensor:
-        fade = max(0.0, 1 - self.age / self.total) if self.damping else 1.0
+        fade = max(0.0, 1 - self.age / self.total) if self.damping and self.total else 1.0
         return fade * weighted_domain_loss(self.discriminator(tgt.probabilities()), True, self.pixel_weight(tgt))
 
     def optimizers(self) -> dict:
@@ -133,7 +133,7 @@ def update(
 ) -> dict[str, Tensor]:
     "One step of the discriminator; its loss, and its loss as it would be without weights."
     src, tgt = batches["source"], batches["target"]
-    plain = []
+    plain: list[Tensor] = []
 
     def half(domain: Batch, source: bool) -> Tensor:
         with torch.no_grad():
@@ -145,7 +145,7 @@ def update(
     loss = discriminator_step(
         self.discriminator, self.optimizer, (lambda: half(src, True), lambda: half(tgt, False)), autocast
     )
-    return {"discriminator": loss, "plain": sum(plain)}
+    return {"discriminator": loss, "plain": sum(plain, torch.zeros(()))}
 
 # %% ../../nbs/methods/60_ancillary_classifier.ipynb #cc90df82
 WEIGHTED_SETTINGS = (
@@ -171,7 +171,7 @@ class WeightDiscrepancy(Term):
 
     def __init__(
         self,
-        net: nn.Module,  # Segmenter with an ancillary classifier; its own optimizer trains it, not part of this term
+        net: Segmenter,  # with an ancillary classifier; its own optimizer trains it, not part of this term
         weight: float = 0.01,  # the paper gives none; CLAN's
         start: int = 0,  # steps during which the term is silent
     ):
@@ -182,6 +182,7 @@ class WeightDiscrepancy(Term):
 
     def forward(self, src: Batch | None = None) -> Tensor:
         (net,) = self.nets
+        assert net.ancillary is not None
         w, w_ = _filters(net.main), _filters(net.ancillary.classifier)
         return F.cosine_similarity(w, w_, dim=0) + 1
 
@@ -211,7 +212,7 @@ class CIRNTerms(TermsConfig):
     total: Steps | None = None
     start: Delay = 0
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         """`seg`, `seg_aux`, `adv` and `discrepancy`, as far as they have a weight.
 
         `InputError` for a network without ancillary classifier."""

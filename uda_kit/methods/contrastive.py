@@ -150,9 +150,9 @@ class ContrastiveSum(torch.autograd.Function):
             v, y = anchors[block], plan.labels[block]
             loss, slope = contrast_block(v, y, others, M, plan)
             sums.append(loss)
-            if anchors_need:
+            if anchors_grad is not None:
                 anchors_grad[block] = product(slope, others, bf16) / plan.temperature
-            if keys_need:
+            if keys_grad is not None:
                 keys_grad += product(slope[:, :K].T, rounded(v, bf16), bf16) / plan.temperature
         ctx.save_for_backward(anchors_grad, keys_grad)
         return torch.stack(sums).sum()
@@ -213,7 +213,7 @@ def contrastive_sum(
 ) -> tuple[Tensor, Tensor]:
     "As `contrastive_loss`, but the sum over anchors and the number of those that have a positive."
     _check_temperature(temperature)
-    if memory is None:
+    if memory is None or memory_labels is None:
         memory, memory_labels = keys.new_zeros(0, keys.shape[1]), key_labels.new_zeros(0)
     with torch.autocast(anchors.device.type, enabled=False):
         dtype = torch.float64 if anchors.dtype == torch.float64 else torch.float32
@@ -226,8 +226,7 @@ def contrastive_sum(
         classes = int(torch.maximum(others.max(), y.max())) + 1
         chunk = chunk or _block_size(v.device, len(others))
         plan = ContrastPlan(*class_table(others, classes), y, float(temperature), chunk, bf16)
-        with_positive = (plan.number[y] > 0).sum()
-        return ContrastiveSum.apply(v, keys, memory, plan), with_positive
+        return ContrastiveSum.apply(v, keys, memory, plan), (plan.number[y] > 0).sum()  # with a positive
 
 # %% ../../nbs/methods/90_contrastive.ipynb #c66465cb
 def contrastive_loss(
@@ -350,6 +349,10 @@ def class_prototypes(
 # %% ../../nbs/methods/90_contrastive.ipynb #9d2e288b
 class FeatureQueue(nn.Module):
     "The K most recent features of each class, as buffers that checkpoints hold; the same in all processes."
+
+    features: Tensor  # [C,K,D]
+    counts: Tensor  # [C] features that are there
+    heads: Tensor  # [C] where the next one goes
 
     def __init__(self, classes: int, dims: int, size: int = 1000):  # C, D, K
         super().__init__()

@@ -28,6 +28,7 @@ from uda_kit.methods.contrastive import (
 )
 from .label_expansion import cells_of
 from .pseudo_labels import IGNORE
+from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, NonFiniteError, Term
 
@@ -97,6 +98,12 @@ class ContrastiveSpace(nn.Module):
             self.queues[name] = FeatureQueue(self.classes, self.head.dims, self.size)
         return name
 
+    def memory(self, name: str) -> FeatureQueue:
+        "The memory of this name, see `keep`."
+        queue = self.queues[name]
+        assert isinstance(queue, FeatureQueue)
+        return queue
+
     def settings(self) -> dict:
         "For a run's config."
         return {
@@ -132,6 +139,7 @@ def _cells(
         remedy = "let a transform put pseudo-labels there (Teacher), or give labels with the data"
         raise InputError(f"the {side} of a contrastive term", "has no labels", remedy)
     features = domain.out.features
+    assert features is not None, "the network returns no features"
     label = cells_of(domain.label, features.shape[-2:]).long()
     if side == "target":
         weight = _target_weight(domain, label, self.classes).float()
@@ -179,9 +187,9 @@ def remember(self: ContrastiveSpace, domain: Batch, side: str, age: int) -> None
         embedded = self.embed(domain, side, age).detach()
         anchors = embedded.anchors
         if pixels in self.queues:
-            self.queues[pixels].push(embedded.rows[anchors], embedded.labels[anchors])
+            self.memory(pixels).push(embedded.rows[anchors], embedded.labels[anchors])
         if prototypes in self.queues:
-            self.queues[prototypes].push(embedded.prototypes, embedded.kinds, joint=True)
+            self.memory(prototypes).push(embedded.prototypes, embedded.kinds, joint=True)
         return embedded.kinds
 
     domain.cached(("remembered", id(self), side), push)
@@ -199,7 +207,7 @@ def partners(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [Q,D], [Q], [R,D], [R]
     "What anchors are compared with: this batch's prototypes, which are trained, and the memory, which is not."
     number = 0 if level == "pixel" else self.classes  # of prototypes
-    memories = [self.queues[f"{side}_{memory}"].rows() for memory in LEVELS[level]]
+    memories = [self.memory(f"{side}_{memory}").rows() for memory in LEVELS[level]]
     rows, labels = (torch.cat(parts) for parts in zip(*memories, strict=False))
     return embedded.prototypes[:number], embedded.kinds[:number], rows, labels
 
@@ -277,11 +285,12 @@ def update(self: ContrastiveTerm, batches: dict[str, Batch], autocast: Callable 
     with torch.no_grad():
         kinds = torch.where(embedded.anchors, embedded.labels, classes)
         number = summed(torch.bincount(kinds, minlength=IGNORE + 1))[:classes]
+    nothing = torch.zeros((), dtype=torch.int64)
     return {
         "anchors": number.sum(),
         "classes_without": (number == 0).sum(),
         "zero_features": summed((embedded.labels == IGNORE).sum()),
-        "memory": sum(self.space.queues[name].counts.sum() for name in self.memories),
+        "memory": sum((self.space.memory(name).counts.sum() for name in self.memories), nothing),
     }
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #7bc3e152
@@ -303,7 +312,7 @@ class ContrastiveTerms(TermsConfig):
     bf16: bool = False
     start: Delay = 0
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`in_source`, `in_target` and `cross`, as far as they have a level and a weight."
         seed = context.seed if self.seed is None else self.seed
         sizes = self.dims, self.size, self.temperature, self.hidden
@@ -313,7 +322,7 @@ class ContrastiveTerms(TermsConfig):
             "in_target": ("target", "target", self.in_target),
             "cross": ("source", "target", self.cross),
         }
-        terms = {}
+        terms: dict[str, Term] = {}
         for name, (anchors, partners, level) in choices.items():
             if level and self.alpha:
                 terms[name] = ContrastiveTerm(space, anchors, partners, level, self.alpha, self.start)

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -31,24 +32,29 @@ from ..training.objective import Batch, BatchTransform, Term, discriminator_step
 from ..training.optim import AdamW
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #d570b5b2
+def translator_of(batch: Batch) -> CycleTranslator:
+    "The network of a batch: here both generators."
+    return cast(CycleTranslator, batch.net)
+
+
 def translated_source(src: Batch) -> Tensor:  # x_s of the source -> G(x_s), [B,3,H,W] in [0, 1]
     "The source's images in the target's style."
-    return src.cached("translated", lambda: src.net.G(src.image))
+    return src.cached("translated", lambda: translator_of(src).G(src.image))
 
 
 def translated_target(tgt: Batch) -> Tensor:  # x_t of the target -> F(x_t)
     "The target's images in the source's style."
-    return tgt.cached("translated", lambda: tgt.net.F(tgt.image))
+    return tgt.cached("translated", lambda: translator_of(tgt).F(tgt.image))
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #a365f3bd
 def cycled_source(src: Batch) -> Tensor:  # -> F(G(x_s))
     "The source's images, there and back."
-    return src.cached("cycled", lambda: src.net.F(translated_source(src)))
+    return src.cached("cycled", lambda: translator_of(src).F(translated_source(src)))
 
 
 def cycled_target(tgt: Batch) -> Tensor:  # -> G(F(x_t))
     "The target's images, there and back."
-    return tgt.cached("cycled", lambda: tgt.net.G(translated_target(tgt)))
+    return tgt.cached("cycled", lambda: translator_of(tgt).G(translated_target(tgt)))
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #0cdfc1e3
 class ImagePool(nn.Module):
@@ -158,7 +164,9 @@ def update(self: CycleAdversarial, batches: dict[str, Batch], autocast: Callable
     log = {}
     for side, (real, fake) in pairs.items():
         D = self.discriminators[side]
-        shown = self.pools[side].exchange(fake, generator_at("pool", side, self.seed, self.age))
+        pool = self.pools[side]
+        assert isinstance(pool, ImagePool)
+        shown = pool.exchange(fake, generator_at("pool", side, self.seed, self.age))
         halves = [
             lambda D=D, real=real: domain_loss(D(real), True, self.kind) / 2,
             lambda D=D, shown=shown: domain_loss(D(shown), False, self.kind) / 2,
@@ -200,7 +208,9 @@ class Identity(Term):
         super().__init__(weight, start)
 
     def forward(self, src: Batch, tgt: Batch) -> Tensor:
-        return distance(tgt.net.G(tgt.image), tgt.image) + distance(src.net.F(src.image), src.image)
+        return distance(translator_of(tgt).G(tgt.image), tgt.image) + distance(
+            translator_of(src).F(src.image), src.image
+        )
 
 # %% ../../nbs/methods/70_cyclegan.ipynb #3a552b3f
 def check_segmenter(segmenter: nn.Module, space: LabelSpace | None = None) -> None:
@@ -282,7 +292,7 @@ class CycleGANTerms(TermsConfig):
         width = net.config["width"] if self.width is None else self.width
         seed = context.seed if self.seed is None else self.seed
         adversarial = CycleAdversarial(self.adv, self.kind, self.lr, self.betas, width, self.pool, seed, self.start)
-        terms = {"adv": adversarial, "cycle": CycleConsistency(self.cycle)}
+        terms: dict[str, Term] = {"adv": adversarial, "cycle": CycleConsistency(self.cycle)}
         if self.identity:
             terms["identity"] = Identity(self.identity)
         if context.segmenter is not None and self.semantic:

@@ -7,7 +7,7 @@
 __all__ = ['LabelExpansion']
 
 # %% ../../nbs/methods/84_label_expansion.ipynb #ab1408db
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +68,7 @@ BINS = 1000  # of distances from 0 to 2
 
 def cells_of(
     labels: Tensor,  # [B,H,W]
-    size: Any,  # (h, w)
+    size: Sequence[int],  # (h, w)
 ) -> Tensor:  # [B,h,w]
     "Labels at the pixels that the cells of a smaller map stand on, corner on corner as `upsample` sees it."
     (H, W), (h, w), device = labels.shape[-2:], size, labels.device
@@ -99,6 +99,10 @@ def limits_from(
 # %% ../../nbs/methods/84_label_expansion.ipynb #61857b0a
 class LabelExpansion(nn.Module):
     "Prototypes and limits of the confident pixels of recent steps, and the labels they add (contrastive, section 5.3)."
+
+    sums: Tensor  # [2,C,F]
+    histogram: Tensor  # [2,C,BINS]
+    steps: Tensor  # []
 
     def __init__(
         self,

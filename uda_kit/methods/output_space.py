@@ -16,13 +16,13 @@ from numbers import Real
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.settings import Amount, Betas, Count
 from ..models.backbones import check_choice
 from ..models.discriminators import OutputDiscriminator
-from ..models.segmenters import upsample
+from ..models.segmenters import Segmenter, upsample
 from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, Term, discriminator_step, weighted_cross_entropy
 
@@ -45,6 +45,7 @@ class Supervised(Term):
         self.level = level
 
     def forward(self, src: Batch) -> Tensor:
+        assert src.label is not None, "the source has no labels"
         return weighted_cross_entropy(src.logits(self.level), src.label, src.weight)
 
     def settings(self):
@@ -61,7 +62,9 @@ def alignment_map(
 ) -> Tensor:  # [B,C,H,W] ([B,F,H,W] for features), at the image's size
     "What a discriminator sees of a `domain`."
     if align == "feature":
-        return upsample(domain.out.features, domain.image.shape[-2:])
+        features = domain.out.features
+        assert features is not None, "the network returns no features"
+        return upsample(features, domain.image.shape[-2:])
     p = domain.probabilities(level)
     if align == "output":
         return p
@@ -164,9 +167,9 @@ class SupervisedTerms(TermsConfig):
 
     seg_aux: Amount = 0.1  # lambda_seg of the auxiliary level
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`seg`, and `seg_aux` where the network has an auxiliary level."
-        terms = {"seg": Supervised("main")}
+        terms: dict[str, Term] = {"seg": Supervised("main")}
         if self.seg_aux and net.channels.get("aux"):
             terms["seg_aux"] = Supervised("aux", self.seg_aux)
         return terms
@@ -188,7 +191,7 @@ class OutputSpaceTerms(TermsConfig):
     width: Count = 64  # channels of a discriminator's first layer
     upsample_scores: bool = False
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`seg`, `seg_aux`, `adv` and `adv_aux`, as far as they have a weight and the network has the level."
         terms = SupervisedTerms(self.seg_aux).build(net)
         terms["adv"] = self.adversarial(net, "main", self.adv)
@@ -196,16 +199,20 @@ class OutputSpaceTerms(TermsConfig):
             terms["adv_aux"] = self.adversarial(net, "aux", self.adv_aux)
         return terms
 
-    def adversarial(self, net: nn.Module, level: str, weight: float) -> OutputAdversarial:
+    def adversarial(self, net: Segmenter, level: str, weight: float) -> OutputAdversarial:
         "The adversarial loss of one level."
         channels = net.channels["features" if self.align == "feature" else level]
-        discriminator = {
-            "lr": self.lr,
-            "betas": self.betas,
-            "width": self.width,
-            "upsample_scores": self.upsample_scores,
-        }
-        return OutputAdversarial(channels, level, self.align, self.kind, weight, **discriminator)
+        return OutputAdversarial(
+            channels,
+            level,
+            self.align,
+            self.kind,
+            weight,
+            lr=self.lr,
+            betas=self.betas,
+            width=self.width,
+            upsample_scores=self.upsample_scores,
+        )
 
 # %% ../../nbs/methods/10_output_space.ipynb #10273024
 def normalized_entropy(
@@ -247,7 +254,7 @@ class MinEntropyTerms(TermsConfig):
     ent_aux: Amount = 2e-4  # lambda_ent of the auxiliary level; 0 for one level
     seg_aux: Amount = 0.1  # lambda_seg of the auxiliary level
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`seg`, `seg_aux`, `ent` and `ent_aux`, as far as they have a weight and the network has the level."
         terms = SupervisedTerms(self.seg_aux).build(net)
         terms["ent"] = EntropyMinimization("main", self.ent)

@@ -21,12 +21,15 @@ from ..core.settings import Amount, Betas, Count, Delay, FewCount, Size, Tempera
 from .output_space import domain_loss
 from .patch_modes import PatchModes, patch_grid
 from ..models.discriminators import PatchDiscriminator
+from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, Term, discriminator_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/30_patch_alignment.ipynb #fc278769
 class Patches(nn.Module):
     "Which patches of a domain are described: sizes on both sides, and what of the network's output is pooled."
+
+    channels: int  # of the description
 
     def __init__(
         self,
@@ -111,6 +114,7 @@ class ModePrediction(Term):
     def forward(self, src: Batch) -> Tensor:
         scores = self.space.scores(src, "source")
         self.modes = self.modes.to(scores.device)
+        assert src.label is not None, "the source has no labels"
         return weighted_cross_entropy(scores, self.modes.assign(src.label), ignore=self.modes.ignore)
 
     def joint_parameters(self):
@@ -246,19 +250,22 @@ class PatchTerms(TermsConfig):
     betas: Betas = (0.9, 0.99)
     start: Delay = 10_000
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`patch_d`, `patch_adv` and `patch_entropy`, as far as they have a weight."
         modes = context.modes
         check_modes(self.space, modes, net.num_classes)
-        adversarial = {"lr": self.lr, "betas": self.betas, "start": self.start}
         if self.space == "histogram":
             histograms = HistogramSpace(net.num_classes, modes.patch, self.target_patch, self.level, modes.cells)
-            return {"patch_adv": PatchAdversarial(histograms, self.adv, **adversarial)}
+            return {"patch_adv": self.adversarial(histograms)}
         sizes = modes.patch, self.target_patch
         H = ClusteredSpace(net.num_classes, modes.k, *sizes, self.level, self.reads, self.width, self.kernel)
-        terms = {
+        terms: dict[str, Term] = {
             "patch_d": ModePrediction(H, modes, self.discriminative, self.start),
-            "patch_adv": PatchAdversarial(H, self.adv, **adversarial),
+            "patch_adv": self.adversarial(H),
             "patch_entropy": PatchEntropy(H, self.entropy, self.temperature, self.start),
         }
         return {name: term for name, term in terms.items() if term.weight}
+
+    def adversarial(self, space: Patches) -> PatchAdversarial:
+        "The adversarial loss in a space."
+        return PatchAdversarial(space, self.adv, lr=self.lr, betas=self.betas, start=self.start)

@@ -7,6 +7,7 @@
 __all__ = ['PatchModes']
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #72fe5108
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,7 +36,7 @@ def _nearest_sides(sides: list[int], side: int) -> list[int]:
     return sorted(sorted(sides, key=lambda d: abs(d - side))[:3])
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #9d2e0a27
-def _check_side(size: tuple, patch: tuple, axis: int, cells: int) -> None:
+def _check_side(size: Sequence[int], patch: Sequence[int], axis: int, cells: int) -> None:
     "`InputError` where patches and their cells do not fit an image along one axis."
     n, p = size[axis], patch[axis]
     possible = [d for d in divisors(n) if d % cells == 0]
@@ -53,8 +54,8 @@ def _check_side(size: tuple, patch: tuple, axis: int, cells: int) -> None:
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #b798b334
 def patch_grid(
-    size: tuple[int, int],  # (height, width) of the label map
-    patch: tuple[int, int],  # (height, width) of a patch
+    size: Sequence[int],  # (height, width) of the label map
+    patch: Sequence[int],  # (height, width) of a patch
     cells: int = 2,
 ) -> tuple[int, int]:  # (U, V)
     "How many patches fit into an image, down and across; `InputError` where they or their cells do not fit exactly."
@@ -75,12 +76,12 @@ def _cell_histogram(cell: np.ndarray, num_classes: int) -> np.ndarray:  # class 
 # %% ../../nbs/methods/20_patch_modes.ipynb #9653f580
 def loop_histograms(label: Tensor, grid: tuple[int, int], cells: int = 2, num_classes: int = 19) -> Tensor:
     "`patch_histograms` of one label map [H,W], by loops over patches, cells and classes: the oracle."
-    (U, V), (H, W), label = grid, label.shape, label.numpy()
+    (U, V), (H, W), ids = grid, label.shape, label.numpy()
     h, w = H // (U * cells), W // (V * cells)  # of a cell
     histograms = np.zeros((U, V, cells, cells, num_classes), np.float32)
     for u in range(U):
         for v in range(V):
-            patch = label[u * cells * h : (u + 1) * cells * h, v * cells * w : (v + 1) * cells * w]
+            patch = ids[u * cells * h : (u + 1) * cells * h, v * cells * w : (v + 1) * cells * w]
             if (patch < num_classes).sum() * 2 < patch.size:
                 continue
             for i in range(cells):
@@ -252,7 +253,8 @@ def cluster(
     k_means = MiniBatchKMeans(k, batch_size=4096, n_init=3, random_state=seed, compute_labels=False).fit(x)
     centroids = torch.from_numpy(k_means.cluster_centers_.astype(np.float32))
     parts = torch.from_numpy(x).split(65536)
-    counts = sum(torch.bincount(nearest(part, centroids), minlength=k) for part in parts)
+    none_yet = torch.zeros(k, dtype=torch.int64)
+    counts = sum((torch.bincount(nearest(part, centroids), minlength=k) for part in parts), none_yet)
     order = counts.argsort(descending=True, stable=True)
     return centroids[order].numpy(), (counts[order] / counts.sum()).double().numpy()
 
@@ -309,7 +311,7 @@ def fit(
     progress: bool = True,
 ) -> PatchModes:
     "Sample `patches` patches of a labelled data set, its labels resized to `size`, and cluster them into `k` modes."
-    size, patch = tuple(map(int, size)), tuple(map(int, patch))
+    size, patch = (int(size[0]), int(size[1])), (int(patch[0]), int(patch[1]))
     sample = sample_histograms(dataset, size, patch, patches, cells, seed, progress)
     centroids, shares = cluster(sample.histograms, k, seed)
     found_in = {
@@ -321,11 +323,11 @@ def fit(
         "skipped": sample.skipped,
         "seed": seed,
     }
-    classes, shares = tuple(dataset.space.classes), tuple(shares.tolist())
-    return cls(torch.from_numpy(centroids), classes, size, patch, cells, shares, found_in)
+    classes = tuple(dataset.space.classes)
+    return cls(torch.from_numpy(centroids), classes, size, patch, cells, tuple(shares.tolist()), found_in)
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #e4fa8e4c
-def _written(size: tuple) -> str:
+def _written(size: Sequence[int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
@@ -333,14 +335,14 @@ def _written(size: tuple) -> str:
 def check(
     self: PatchModes,
     classes: Any = None,  # names
-    size: tuple[int, int] | None = None,  # of label maps
-    patch: tuple[int, int] | None = None,
+    size: Sequence[int] | None = None,  # of label maps
+    patch: Sequence[int] | None = None,
     where: Any = "patch modes",  # for the message
 ) -> None:
     "`InputError` where modes were fitted for other classes, image size or patch size; None is not compared."
     if classes is not None and tuple(classes) != self.classes:
-        own, number = f"{len(self.classes)} classes ({', '.join(self.classes[:3])}, ...)", len(tuple(classes))
-        raise InputError(where, f"fitted for {own}, not for these {number}", "fit modes in this label space")
+        fitted, number = f"{len(self.classes)} classes ({', '.join(self.classes[:3])}, ...)", len(tuple(classes))
+        raise InputError(where, f"fitted for {fitted}, not for these {number}", "fit modes in this label space")
     for name, wanted, own in (("images", size, self.size), ("patches", patch, self.patch)):
         if wanted is not None and tuple(wanted) != own:
             grid = f"a {self.grid[0]}x{self.grid[1]} grid"
@@ -399,7 +401,7 @@ def load(
 ) -> PatchModes:
     "Read modes, fitted for these classes and sizes; `InputError` for a missing, damaged or unfitting file."
     centroids, about = _read_modes(path)
-    classes_and_sizes = (tuple(about[k]) for k in ("classes", "size", "patch"))
-    modes = cls(centroids, *classes_and_sizes, about["cells"], tuple(about["shares"]), about["found_in"])
+    stored: list[Any] = [tuple(about[k]) for k in ("classes", "size", "patch")]
+    modes = cls(centroids, stored[0], stored[1], stored[2], about["cells"], tuple(about["shares"]), about["found_in"])
     modes.check(classes, size, patch, path)
     return modes

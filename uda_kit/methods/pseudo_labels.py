@@ -36,6 +36,7 @@ from uda_kit.data.workers import read_in_order
 from uda_kit.evaluation.evaluate import best_classes, evaluation_mode, image_source, resized, space_of
 from uda_kit.evaluation.metrics import ConfusionMatrix, divide
 from uda_kit.models.checkpoints import state_digest
+from uda_kit.models.segmenters import Segmenter
 
 IGNORE = 255
 
@@ -254,7 +255,7 @@ def encode_label(
 ) -> bytes:
     "A gray PNG of class ids with its note. The same label gives the same bytes."
     confident = np.bincount(label.ravel(), minlength=256)[: len(predicted)].tolist()
-    checksum = zlib.crc32(np.ascontiguousarray(label))
+    checksum = zlib.crc32(np.ascontiguousarray(label).data)
     note = {"mark": mark, "predicted": predicted, "kept": confident, "crc": checksum}
     info = PngImagePlugin.PngInfo()
     info.add_text("uda_kit", json.dumps(note))
@@ -306,7 +307,7 @@ def read_label(
     if note.get("mark") != mark:
         raise InputError(path, f"is no pseudo-label that the {SUMMARY} beside it describes", again)
     is_label = label.ndim == 2 and label.dtype == np.uint8
-    if not is_label or zlib.crc32(np.ascontiguousarray(label)) != note.get("crc"):
+    if not is_label or zlib.crc32(np.ascontiguousarray(label).data) != note.get("crc"):
         raise InputError(path, "has been changed since it was written", again)
     return torch.from_numpy(label)
 
@@ -521,10 +522,11 @@ def find_thresholds(
     "First pass: the threshold of each class over the whole data set."
     if rule.share is None:
         return dict.fromkeys(space.classes, rule.cap)
-    counts = sum(together(lambda: _count_confidences(predictions, len(space))))
+    nothing = torch.zeros(len(space), BINS, dtype=torch.int64)
+    counts = sum(together(lambda: _count_confidences(predictions, len(space))), nothing)
     doubt, pixels = allowed_doubt(counts, rule), counts.sum(1)
     doubt_at_cap = torch.tensor(1 - rule.cap).float()
-    thresholds = {}
+    thresholds: dict[str, float | None] = {}
     for c, name in enumerate(space.classes):
         if not pixels[c]:
             thresholds[name] = None
@@ -567,8 +569,8 @@ def summarise(
     notes: list[dict],  # of every image
 ) -> dict:
     "The whole summary: pixels of each class before and after the rule."
-    predicted = np.sum([note["predicted"] for note in notes], axis=0, dtype=np.int64)
-    confident = np.sum([note["kept"] for note in notes], axis=0, dtype=np.int64)
+    predicted = np.array([note["predicted"] for note in notes], dtype=np.int64).sum(0)
+    confident = np.array([note["kept"] for note in notes], dtype=np.int64).sum(0)
     classes = {}
     for (name, threshold), before, after in zip(summary["thresholds"].items(), predicted, confident, strict=False):
         share = _fraction(after, before)
@@ -649,7 +651,7 @@ def _claim_together(folder: Path, about: dict, names: list[str], overwrite: bool
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #784ebbd8
 def make_pseudo_labels(
-    net: nn.Module,  # Segmenter; comes back in the mode it was in
+    net: Segmenter,  # comes back in the mode it was in
     dataset: Any,  # data set to label; its own labels are never opened
     folder: str | Path,  # where labels go: KEY.png for each sample, and summary.json
     rule: str | ConfidenceRule = "median",  # a ConfidenceRule, or a name `confidence_rule` knows
@@ -711,7 +713,7 @@ def check_summary(
     summary: dict | None,  # from `read_summary`
     dataset: Any,
     root: Path,  # the folder, for the message
-) -> None:
+) -> dict:  # the summary
     "InputError where a folder holds no finished pseudo-labels of a data set in its classes."
     if summary is None:
         problem = f"holds no pseudo-labels ({SUMMARY} is missing)"
@@ -722,6 +724,7 @@ def check_summary(
     if "classes" not in summary:
         remedy = "start the same `uda-kit pseudo-label` again, it goes on where it stopped"
         raise InputError(path, "says that labelling has not finished", remedy)
+    return summary
 
 
 def _check_files(root: Path, files: list[str]) -> None:
@@ -747,8 +750,8 @@ class PseudoLabelled:
         dataset: Any,  # any data set of this kit; its own labels are never opened
         folder: str | Path,  # where `make_pseudo_labels` wrote
     ):
-        self.dataset, self.root, self.summary = dataset, Path(folder), read_summary(folder)
-        check_summary(self.summary, dataset, self.root)
+        self.dataset, self.root = dataset, Path(folder)
+        self.summary = check_summary(read_summary(folder), dataset, self.root)
         self.name, self.split, self.space = f"{dataset.name}-pseudo", dataset.split, dataset.space
         self.labelled = True
         self.mark = _mark(self.summary)

@@ -9,14 +9,13 @@ __all__ = ['SelfTrainingTerms', 'TeacherConfig']
 # %% ../../nbs/methods/94_self_training.ipynb #9326b7fe
 from dataclasses import dataclass
 
-from torch import nn
-
 from ..core.settings import Amount, Count, Delay, Fraction, Scale
 from ..data.strong_augmentation import StrongAugmentation
 from .contrastive_terms import ContrastiveTerms
 from .label_expansion import LabelExpansion
 from .output_space import SupervisedTerms
 from .teacher import SCALES, AugmentSource, Averaging, PseudoSupervised, Teacher
+from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TransformConfig
 from ..training.objective import Term
 
@@ -28,7 +27,7 @@ class SelfTrainingTerms(ContrastiveTerms):
     pseudo: Amount = 0.1  # lambda
     seg_aux: Amount = 0.4  # factor of both cross-entropies at the auxiliary level, where the network has one
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "Cross-entropy on labels (`seg`) and pseudo-labels (`pseudo`) at every level, and the contrastive terms."
         terms = SupervisedTerms(self.seg_aux).build(net)
         if self.pseudo:
@@ -61,7 +60,7 @@ class TeacherConfig(TransformConfig):
     augmentation: StrongAugmentation = StrongAugmentation()
     averaging: Averaging = Averaging()  # of a teacher with an `average`
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> Teacher:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> Teacher:
         "The teacher, a copy of `net` from the stage's first step on."
         expansion, numbers = None, self.expansion
         if numbers is not None:
@@ -87,6 +86,6 @@ class SourceAugmentation(TransformConfig):
 
     augmentation: StrongAugmentation = StrongAugmentation()
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> AugmentSource:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> AugmentSource:
         "The transform, for any network."
         return AugmentSource(self.augmentation)

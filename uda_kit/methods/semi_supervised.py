@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.settings import Amount, Betas, Count, Delay, Fraction
 from ..models.discriminators import OutputDiscriminator
+from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, Term, discriminator_step, weighted_cross_entropy
 
@@ -160,6 +161,7 @@ def discriminator_losses(term: SemiSupervised, src: Batch, tgt: Batch) -> list[C
         return term.discriminator(p)
 
     def real() -> Tensor:
+        assert src.label is not None, "the source has no labels"
         return realism_loss(term.discriminator(one_hot(src.label, term.channels)), True, src.label) / 2
 
     parts = 2 if term.fakes == "source" else 4
@@ -215,7 +217,7 @@ class SemiSupervisedTerms(TermsConfig):
     fakes: str = "source"  # predictions the discriminator learns from: "source" (paper) or "both"
     start: Delay = 0
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`ps` on the unlabelled images, `ps_source` on the labelled ones; both look at one discriminator."
         unlabelled = SemiSupervised(
             net.channels[self.level],

@@ -11,7 +11,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
 from ..evaluation.metrics import ConfusionMatrix, divide
 from .contrastive import confidence_thresholds
 from .pseudo_labels import IGNORE
-from ..models.segmenters import upsample
+from ..models.segmenters import Segmenter, upsample
 from ..training.objective import Batch, BatchTransform, NonFiniteError, Term, weighted_cross_entropy
 
 # %% ../../nbs/methods/82_teacher.ipynb #84c68f48
@@ -37,7 +37,7 @@ def scaled_size(
     size: Sequence[int],  # (H, W)
     scale: float,
     stride: int = 8,
-) -> tuple:  # (h, w)
+) -> tuple[int, ...]:  # (h, w)
     "The size nearest to `scale` times `size` that a network of this stride maps corner to corner; itself at scale 1."
     if scale == 1:
         return tuple(size)
@@ -51,24 +51,37 @@ def folding_pairs(net: nn.Module) -> list[tuple[str, str]]:  # (name of the conv
         children = list(module.named_children())
         for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
-                pair = (f"{path}.{conv_name}", f"{path}.{norm_name}")
-                pairs.append(tuple(name.lstrip(".") for name in pair))
+                pairs.append((f"{path}.{conv_name}".lstrip("."), f"{path}.{norm_name}".lstrip(".")))
     return pairs
+
+
+def _convolution(net: nn.Module, name: str) -> nn.Conv2d:
+    "The convolution of this name."
+    conv = net.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    return conv
+
+
+def _batch_norm(net: nn.Module, name: str) -> _BatchNorm:
+    "The batch norm of this name."
+    norm = net.get_submodule(name)
+    assert isinstance(norm, _BatchNorm)
+    return norm
 
 
 def fold_norms(net: nn.Module) -> nn.Module:  # in evaluation mode; the same object without those batch norms
     "Let each convolution do the work of the batch norm registered after it, in place. For evaluation, up to rounding."
     for conv_name, norm_name in folding_pairs(net):
-        folded = fuse_conv_bn_eval(net.get_submodule(conv_name), net.get_submodule(norm_name))
+        folded = fuse_conv_bn_eval(_convolution(net, conv_name), _batch_norm(net, norm_name))
         net.set_submodule(conv_name, folded)
         net.set_submodule(norm_name, nn.Identity())
     return net
 
 # %% ../../nbs/methods/82_teacher.ipynb #512ac266
 def fast_copy(
-    net: nn.Module,  # stays as it is
+    net: Segmenter,  # stays as it is
     precision: str = "32-true",  # "bf16-mixed": round the backbone's weights once, as autocast would in every call
-) -> nn.Module:
+) -> Segmenter:
     "A copy for prediction: evaluation mode, no gradients, folded batch norms, main classifier only."
     fast = copy.deepcopy(net).requires_grad_(False).eval()
     if getattr(fast, "aux", None) is not None:
@@ -86,15 +99,15 @@ class FoldedCopy:
 
     def __init__(
         self,
-        net: nn.Module,  # whose numbers it takes, now and at every `renew`
+        net: Segmenter,  # whose numbers it takes, now and at every `renew`
         precision: str = "32-true",  # as for `fast_copy`
     ):
         self.net = fast_copy(net, precision).to(memory_format=torch.channels_last)
-        own_modules = dict(self.net.named_modules())
-        pairs = [(conv, norm) for conv, norm in folding_pairs(net) if conv in own_modules]  # it has no aux classifier
-        self.folds = []
-        for conv, norm in pairs:
-            self.folds.append((net.get_submodule(conv), net.get_submodule(norm), own_modules[conv]))
+        own = dict(self.net.named_modules())
+        pairs = [(conv, norm) for conv, norm in folding_pairs(net) if conv in own]  # it has no aux classifier
+        self.folds = [
+            (_convolution(net, conv), _batch_norm(net, norm), _convolution(self.net, conv)) for conv, norm in pairs
+        ]
         folded = tuple(f"{name}." for pair in pairs for name in pair)
         theirs = net.state_dict()
         mine = self.net.state_dict()
@@ -113,7 +126,9 @@ def fold_into(folded: nn.Conv2d, conv: nn.Conv2d, norm: _BatchNorm) -> None:
     """Weights and bias of `conv` followed by `norm`, written into `folded`.
 
     The arithmetic is that of PyTorch's `fuse_conv_bn_weights`."""
-    rsqrt = torch.rsqrt(norm.running_var + norm.eps)
+    mean, variance, bias = norm.running_mean, norm.running_var, folded.bias
+    assert mean is not None and variance is not None and bias is not None, "a norm without running statistics"
+    rsqrt = torch.rsqrt(variance + norm.eps)
     gamma = torch.ones_like(rsqrt) if norm.weight is None else norm.weight
     beta = torch.zeros_like(rsqrt) if norm.bias is None else norm.bias
     scale = (gamma * rsqrt).reshape(-1, 1, 1, 1)
@@ -122,7 +137,7 @@ def fold_into(folded: nn.Conv2d, conv: nn.Conv2d, norm: _BatchNorm) -> None:
     else:
         folded.weight.copy_(conv.weight * scale)
     shift = torch.zeros_like(rsqrt) if conv.bias is None else conv.bias
-    folded.bias.copy_((shift - norm.running_mean) * rsqrt * gamma + beta)
+    bias.copy_((shift - mean) * rsqrt * gamma + beta)
 
 # %% ../../nbs/methods/82_teacher.ipynb #fb7d48a3
 def average_prediction(
@@ -132,7 +147,7 @@ def average_prediction(
     precision: str = "32-true",  # or "bf16-mixed"
 ) -> tuple[Tensor, Tensor]:  # probabilities [B,C,H,W] fp32; features [B,F,h,w] at the scale nearest to 1
     "Mean class probabilities over scales (contrastive, section 5.1), without gradient."
-    size, total, features = tuple(image.shape[-2:]), 0, None
+    total, features = torch.zeros(()), torch.empty(0)
     middle, largest = min(scales, key=lambda s: abs(s - 1)), max(scales)
     with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         for scale in sorted(scales, reverse=True):  # the largest first: its grid takes the sum
@@ -142,7 +157,7 @@ def average_prediction(
             if scale == middle:
                 features = out.features
             total = total + upsample(out.logits.float().softmax(1), grid)
-    return upsample(total / len(scales), size), features
+    return upsample(total / len(scales), image.shape[-2:]), features
 
 
 def _resized(image: Tensor, scale: float) -> Tensor:
@@ -255,11 +270,11 @@ class Teacher(BatchTransform):
         self.scales, self.cap, self.share = tuple(scales), cap, share
         self.augmentation, self.expansion = augmentation, expansion
         self.precision, self.averaging = precision, averaging
-        self.net = None  # the teacher's network, from the first batch on
-        self.fast = None  # its copy for prediction
-        self.saved = None  # a checkpoint's state that waits for the network
+        self.net: Segmenter | None = None  # the teacher's network, from the first batch on
+        self.fast: FoldedCopy | None = None  # its copy for prediction
+        self.saved: dict[str, Any] | None = None  # a checkpoint's state that waits for the network
         self.age, self.copied = 0, 0  # steps so far, and those before the latest copy
-        self.without = None  # [C] steps in which a class had no confident pixel
+        self.without: Tensor | int = 0  # [C] steps in which a class had no confident pixel
 
     def settings(self) -> dict:
         "What decides the labels, JSON-able."
@@ -290,11 +305,11 @@ def check_teacher(
 @torch.no_grad()
 def follow(self: Teacher, student: nn.Module, average: float | None = None) -> None:
     "Become the student, or come nearer to it. Numbers that are no floats are copied."
-    mine, theirs = self.net.state_dict(), student.state_dict()
+    mine, theirs = self.own.state_dict(), student.state_dict()
     if average is not None and not self.averaging.buffers:
-        mine = dict(self.net.named_parameters())
+        mine = dict(self.own.named_parameters())
     averaged = [k for k in mine if average is not None and mine[k].is_floating_point()]
-    if averaged:
+    if average is not None and averaged:
         torch._foreach_lerp_([mine[k] for k in averaged], [theirs[k] for k in averaged], 1 - average)
     copied = [k for k in mine if k not in set(averaged)]
     if copied:
@@ -302,10 +317,17 @@ def follow(self: Teacher, student: nn.Module, average: float | None = None) -> N
     self.agree()
 
 # %% ../../nbs/methods/82_teacher.ipynb #11d21575
+@patch(as_prop=True)
+def own(self: Teacher) -> Segmenter:
+    "The teacher's network, which is there from the first batch on."
+    assert self.net is not None, "the teacher has seen no student yet"
+    return self.net
+
+
 @patch
 def agree(self: Teacher) -> None:
     "The first process's running statistics in all processes: students' may differ. Parameters agree already."
-    buffers = [b for b in self.net.buffers() if b.is_floating_point()]
+    buffers = [b for b in self.own.buffers() if b.is_floating_point()]
     if several_processes() and buffers:
         flat = torch.cat([b.flatten() for b in buffers])
         torch.distributed.broadcast(flat, 0)
@@ -324,32 +346,33 @@ def use_batch_statistics(net: nn.Module) -> None:
 
 
 @patch
-def _begin(self: Teacher, student: nn.Module) -> None:
+def _begin(self: Teacher, student: Segmenter) -> None:
     "Make the teacher's network from the student, and from what a checkpoint held."
     self.net, self.without = copy.deepcopy(student).requires_grad_(False).eval(), 0
     self.agree()
     if self.saved is not None:
-        self.net.load_state_dict(self.saved["teacher"])
+        self.own.load_state_dict(self.saved["teacher"])
         device = next(student.parameters()).device
         self.without, self.saved = self.saved["without"].to(device), None
     if self.averaging.norms == "train":
-        use_batch_statistics(self.net)
+        use_batch_statistics(self.own)
 
 
 @patch
-def network(self: Teacher, student: nn.Module) -> nn.Module:
+def network(self: Teacher, student: Segmenter | None) -> Segmenter:
     "The teacher for prediction, made where there is none yet."
     if self.net is None:
+        assert student is not None, "no student to copy"
         self._begin(student)
     if self.averaging.norms == "train":
-        return self.net
+        return self.own
     if self.fast is None:
-        self.fast = FoldedCopy(self.net, self.precision)
+        self.fast = FoldedCopy(self.own, self.precision)
     return self.fast.net
 
 # %% ../../nbs/methods/82_teacher.ipynb #928f58ca
 @patch
-def _label(self: Teacher, image: Tensor, student: nn.Module | None) -> Labelling:
+def _label(self: Teacher, image: Tensor, student: Segmenter | None) -> Labelling:
     "Labels without expansion."
     return label_batch(self.network(student), image, self.scales, self.cap, self.share, self.precision)
 
@@ -358,7 +381,7 @@ def _label(self: Teacher, image: Tensor, student: nn.Module | None) -> Labelling
 def look(
     self: Teacher,
     image: Tensor,  # [B,3,H,W]
-    student: nn.Module | None = None,  # to copy, where there is no teacher yet
+    student: Segmenter | None = None,  # to copy, where there is no teacher yet
 ) -> Labelling:
     "What the teacher says of images, expansion included; learns nothing from it."
     if self.net is None and student is None:
@@ -379,7 +402,7 @@ def _count_labels(labelling: Labelling) -> dict[str, Tensor]:  # COUNTS -> [C]
 @patch
 def __call__(self: Teacher, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
     tgt = batches["target"]
-    labelling = self._label(tgt.image, tgt.net)
+    labelling = self._label(tgt.image, cast(Segmenter, tgt.net))
     confident, confidence, features = labelling.confident, labelling.confidence, labelling.features
     weight = torch.where(confident == IGNORE, 0.0, confidence)
     if self.expansion is not None:
@@ -465,9 +488,10 @@ class PseudoSupervised(Term):
 
     def update(self, batches: dict[str, Batch], autocast: Any = None) -> dict[str, Tensor]:
         "Fractions of the crop that are confident and labelled, and how many classes had no confident pixel."
-        predicted, confident, expanded = map(batches["target"].counts.get, COUNTS)
-        if predicted is None:
+        counts = batches["target"].counts
+        if COUNTS[0] not in counts:
             return {}  # labels from elsewhere
+        predicted, confident, expanded = (counts[name] for name in COUNTS)
         total = predicted.sum()
         without = (confident == 0).sum()
         return {"confident": confident.sum() / total, "labelled": expanded.sum() / total, "classes_without": without}
@@ -514,13 +538,15 @@ def teacher_quality(
     dataset: Any,  # labelled
     ids: Sequence[int] | None = None,  # numbers of images; None: all
     batch_size: int = 4,
-    student: nn.Module | None = None,  # to copy, where the teacher has seen none
+    student: Segmenter | None = None,  # to copy, where the teacher has seen none
 ) -> dict[str, ConfusionMatrix]:  # 'initial', 'confident', 'expanded'
     "Quality of a teacher's three label maps over whole images of a data set; thresholds are per batch, as in training."
     if not dataset.labelled:
         raise InputError(dataset.name, "has no true labels to compare with", "open a labelled split")
     ids, classes = list(range(len(dataset)) if ids is None else ids), len(dataset.space)
-    device = next((teacher.net or student).parameters()).device
+    network = teacher.net or student
+    assert network is not None, "neither teacher nor student"
+    device = next(network.parameters()).device
     matrices = {}
     for start in range(0, len(ids), batch_size):
         samples = [dataset[i] for i in ids[start : start + batch_size]]

@@ -187,7 +187,7 @@ def fourier_translator(name: str) -> Callable:
     "The function that `fourier:BETA` or `fourier:BETA:WINDOW` names. InputError for anything else."
     _, _, settings = name.partition(":")
     number, colon, window = settings.partition(":")
-    options = {"beta": _beta_of(name, number)}
+    options: dict[str, Any] = {"beta": _beta_of(name, number)}
     if colon:
         options["window"] = check_window(window, name)
     return partial(fourier_transfer, **options)
@@ -391,7 +391,7 @@ def write_translated(
 def _write_together(job: _Translation, about: dict, progress: bool) -> int:
     "Write what is missing, in all processes; the number of images written."
     folder, names = job.folder, [job.name(i) for i in range(len(job.source))]
-    entries = together(lambda: start_folder(folder, about, names) if rank() == 0 else None)[0]
+    entries = together(lambda: start_folder(folder, about, names) if rank() == 0 else None)[0] or {}
     missing = [i for i, name in enumerate(names) if name not in entries]
     for written in together(lambda: job.write(missing, progress)):
         entries |= written

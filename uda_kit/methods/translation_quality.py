@@ -19,9 +19,11 @@ from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..core.tables import Table, percent
+from ..data.dataset import Dataset
 from ..data.labels import LabelSpace
 from ..data.streams import generator_at
 from ..evaluation.evaluate import Evaluation, evaluate, evaluation_mode, resized, space_of
+from ..models.segmenters import Segmenter
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #a3ff8aa2
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ def drawn(
 # %% ../../nbs/methods/55_translation_quality.ipynb #65acc63a
 def feature_statistics(
     net: nn.Module,  # Segmenter; comes back in the mode it was in
-    dataset: Any,  # data set of this kit; its labels are not read
+    dataset: Dataset,  # its labels are not read
     indices: Sequence[int] | None = None,  # which images; None: all
     grid: tuple[int, int] = (4, 8),  # each image gives rows x columns points
     size: tuple[int, int] | None = None,  # (h, w) the network sees; None: each image's own
@@ -181,10 +183,10 @@ def table(self: TranslationQuality) -> Table:
         f"{self.before.dataset} → {self.ceiling.dataset}, {judge}; "
         f"distances over {self.images} images, {self.points} points each"
     )
-    return Table(("images", "mIoU", "Fréchet distance"), cells, title)
+    return Table(("images", "mIoU", "Fréchet distance"), tuple(cells), title)
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #0ff02532
-def _check_set(name: str, dataset: Any, space: LabelSpace, least: int) -> None:
+def _check_set(name: str, dataset: Dataset, space: LabelSpace, least: int) -> None:
     "`InputError` for a set with fewer than `least` images, in other classes, or without labels."
     where = f"{name} ({dataset.name})"
     if len(dataset) < least:
@@ -216,7 +218,7 @@ def _check_translated(source: Any, translated: Any) -> None:
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #9b9e5f67
 def check_sets(
-    segmenter: nn.Module, source: Any, translated: Any, target: Any, space: LabelSpace | str | None = None
+    segmenter: Segmenter, source: Dataset, translated: Dataset, target: Dataset, space: LabelSpace | str | None = None
 ) -> None:
     "`InputError` where a translation cannot be judged on these sets."
     space = space_of(segmenter, space, target.space)
@@ -226,10 +228,10 @@ def check_sets(
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #c1c43a2b
 def translation_quality(
-    segmenter: nn.Module,  # trained on target labels; comes back in the mode it was in
-    source: Any,  # labelled source images
-    translated: Any,  # their translations (`data.translated.TranslatedImages`)
-    target: Any,  # labelled target images the segmenter has not seen
+    segmenter: Segmenter,  # trained on target labels; comes back in the mode it was in
+    source: Dataset,  # labelled source images
+    translated: Dataset,  # their translations (`data.translated.TranslatedImages`)
+    target: Dataset,  # labelled target images the segmenter has not seen
     n: int | None = None,  # images on either side of a distance; None: all, but at most half of the target's
     seed: int = 0,  # decides which
     grid: tuple[int, int] = (4, 8),  # points of each image
@@ -243,17 +245,17 @@ def translation_quality(
     An examiner's tool: it reads target labels, and is never part of adaptation. InputError for empty or unlabelled
     sets, other label spaces and strangers among the translated images."""
     check_sets(segmenter, source, translated, target, space)
-    scores = [
+    before, after, ceiling = (
         evaluate(segmenter, dataset, size, space, precision, progress=progress)
         for dataset in (source, translated, target)
-    ]
+    )
     n = min(n or len(source), len(source), len(target) // 2)
 
-    def cloud(dataset: Any, indices: list[int]) -> Cloud:
+    def cloud(dataset: Dataset, indices: list[int]) -> Cloud:
         return feature_statistics(segmenter, dataset, indices, grid, size, precision, progress)
 
     of_source, of_target = drawn(len(source), n, seed), drawn(len(target), 2 * n, seed)
     half = cloud(target, of_target[:n])
     samples = ((source, of_source), (translated, of_source), (target, of_target[n:]))
-    distances = [frechet_distance(cloud(dataset, indices), half) for dataset, indices in samples]
-    return TranslationQuality(*scores, *distances, n, half.count // n)
+    at_first, translated_now, floor = (frechet_distance(cloud(dataset, indices), half) for dataset, indices in samples)
+    return TranslationQuality(before, after, ceiling, at_first, translated_now, floor, n, half.count // n)

@@ -6,6 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/models/25_ancillary.ipynb #76ecd9d7
+from typing import TypeGuard
+
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -59,7 +61,7 @@ def attention(
     return maps.sigmoid()
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     "Is the value a whole number? True and False are none."
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -24,6 +24,7 @@ from ..core.tensors import load_tensors, read_about, save_tensors
 from ..data.labels import LabelSpace
 from uda_kit.models.backbones import (
     PREFIXES,
+    Net,
     backbone_key,
     check_count,
     check_names,
@@ -153,11 +154,11 @@ def _space_in(record: dict, config: dict, path: str | Path) -> LabelSpace | None
 
 # %% ../../nbs/models/40_checkpoints.ipynb #3956e097
 def as_described(
-    builder: Callable[..., torch.nn.Module],  # function or class that builds a network of options
+    builder: Callable[..., Net],  # function or class that builds a network of options
     options: dict[str, Any],  # as the header of `path` gives them
     path: str | Path,  # the file, for messages
     tensors: dict[str, torch.Tensor] | None = None,  # stored ones: compared before memory is taken
-) -> torch.nn.Module:
+) -> Net:
     """The network that a header describes, freshly initialised. The global random state stays as it is.
 
     `InputError` where there is none, or another than the tensors'."""
@@ -179,7 +180,11 @@ def as_described(
         raise _broken(path, error) from None
 
 # %% ../../nbs/models/40_checkpoints.ipynb #cd5e01b2
-ARCHITECTURES = {"deeplab_v2": deeplab_v2, "deeplab_v3": deeplab_v3, "pspnet": pspnet}
+ARCHITECTURES: dict[str, Callable[..., Segmenter]] = {
+    "deeplab_v2": deeplab_v2,
+    "deeplab_v3": deeplab_v3,
+    "pspnet": pspnet,
+}
 
 
 def architecture(config: dict) -> str:  # a key of `ARCHITECTURES`, or what a header calls one that is unknown
@@ -273,7 +278,8 @@ def released_key(name: str, multi_level: bool, aspp_branches: int = 2) -> str | 
         return name  # no name of a branch: what does not fit is refused by name
     if name.startswith("fc."):
         return None
-    return "backbone." + (backbone_key(name, "vgg16") if name.startswith("features.") else name)
+    inner = backbone_key(name, "vgg16") if name.startswith("features.") else name
+    return f"backbone.{inner}"
 
 # %% ../../nbs/models/40_checkpoints.ipynb #312c7a87
 TORCHVISION_PARTS = (  # of its DeepLab-v3, longest names first

@@ -8,7 +8,7 @@ __all__ = ['NetworkConfig', 'DeepLabV2', 'PSPNet', 'DeepLabV3']
 # %% ../../nbs/models/60_configs.ipynb #9e750003
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -35,7 +35,7 @@ def architecture_of(name: str) -> str:
     return next((kind.architecture for kind in NetworkConfig.__subclasses__() if kind.__name__ == name), "")
 
 
-def _options(config: NetworkConfig) -> dict[str, object]:
+def _options(config: NetworkConfig) -> dict[str, Any]:
     "Fields of settings, as keywords."
     return {field.name: getattr(config, field.name) for field in fields(config)}
 

@@ -59,9 +59,9 @@ class PatchDiscriminator(nn.Module):
         widths: tuple[int, ...] = (256, 512),  # of the hidden layers
     ):
         super().__init__()
-        in_channels, widths = check_count("in_channels", in_channels), check_counts("widths", widths, 10_000)
+        in_channels, hidden = check_count("in_channels", in_channels), check_counts("widths", widths, 10_000)
         self.in_channels = in_channels
-        self.layers = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in pairwise([in_channels, *widths, 1]))
+        self.layers = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in pairwise([in_channels, *hidden, 1]))
 
     def forward(
         self,

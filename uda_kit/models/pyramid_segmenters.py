@@ -8,6 +8,7 @@ __all__ = ['pspnet', 'deeplab_v3']
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #17acf990
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from uda_kit.models.backbones import (
+    Bottleneck,
     check_count,
     check_counts,
     check_flag,
@@ -24,7 +26,7 @@ from uda_kit.models.backbones import (
     load_backbone,
     make_backbone,
 )
-from .segmenters import Segmenter, check_options, pooling_option, upsample
+from .segmenters import Neck, Segmenter, check_options, pooling_option, upsample
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #828ade6c
 def conv_norm_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -34,13 +36,12 @@ def conv_norm_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #30704811
 def few_cells(
-    layers: nn.Sequential,  # of `conv_norm_relu`
+    layers: nn.Module,  # of `conv_norm_relu`
     x: Tensor,  # [B,F,n,n] a pooled map
 ) -> Tensor:  # [B,G,n,n]
     "The layers on a pooled map. `InputError` where it holds a single value per channel to be normalised by itself."
-    norm = layers[1]
     one_value = x.numel() == x.shape[1]
-    if one_value and norm.training and isinstance(norm, nn.BatchNorm2d):
+    if one_value and any(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in layers.children()):
         raise InputError(
             "a training batch of one image",
             "leaves one pooled value per channel, which batch norm would make zero",
@@ -51,6 +52,8 @@ def few_cells(
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #8e710fb9
 class PointClassifier(nn.Conv2d):
     "1x1 convolution to C scores that in training drops a fraction `dropout` of what it reads."
+
+    bias: Tensor
 
     def __init__(self, inputs: int, num_classes: int, dropout: float = 0.0):
         super().__init__(inputs, num_classes, 1)
@@ -73,7 +76,7 @@ def aux_head(inputs: int, num_classes: int, dropout: float = 0.0) -> nn.Sequenti
     return nn.Sequential(*layers, PointClassifier(width, num_classes, dropout))
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #abe667dc
-class PyramidPooling(nn.Module):
+class PyramidPooling(Neck):
     "Neck of PSPNet (section 3.2): averages over grids of n x n regions beside the features."
 
     def __init__(
@@ -100,7 +103,7 @@ class PyramidPooling(nn.Module):
         return self.fuse(torch.cat(maps, 1))  # f
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #2b412ce4
-class AtrousPyramid(nn.Module):
+class AtrousPyramid(Neck):
     "Neck of DeepLab-v3 (section 3.3): a 1x1 convolution, dilated 3x3 convolutions and the pooled image, side by side."
 
     def __init__(
@@ -141,8 +144,8 @@ class TorchvisionPyramid(AtrousPyramid):
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #557e82e8
 def assemble(
-    config: dict,  # checked options, by which the network is also built again
-    make_neck: Callable[[int], nn.Module],  # channels of `layer4` -> the neck
+    config: dict[str, Any],  # checked options, by which the network is also built again
+    make_neck: Callable[[int], Neck],  # channels of `layer4` -> the neck
     weights: str | None,  # as in `pspnet`
 ) -> Segmenter:
     "Backbone, neck, classifier and auxiliary head. `InputError` on bad weight files."
@@ -184,7 +187,7 @@ def pspnet(
     `InputError` on bad options or weight files."""
     # differs from paper: the backbone's first layer is torchvision's 7x7 convolution, for which there are weights;
     # the paper gives no rate of dropout
-    config = dict(
+    config: dict[str, Any] = dict(
         architecture="pspnet",
         num_classes=num_classes,
         backbone=backbone,
@@ -221,7 +224,7 @@ def deeplab_v3(
 
     `InputError` on bad options or weight files."""
     # differs from paper: no multi-grid within layer4; auxiliary head and dropout as in PSPNet, of which it has no word
-    config = dict(
+    config: dict[str, Any] = dict(
         architecture="deeplab_v3",
         num_classes=num_classes,
         backbone=backbone,
@@ -267,6 +270,6 @@ def sync_batch_norms(
     if not (on_gpu and in_group):
         return net
     for module in net.modules():
-        if hasattr(module, "recompute"):
+        if isinstance(module, Bottleneck):
             module.recompute = "none"  # it would take the statistics of one process
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)

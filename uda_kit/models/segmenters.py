@@ -6,7 +6,9 @@
 __all__ = ['Outputs', 'Segmenter', 'deeplab_v2']
 
 # %% ../../nbs/models/20_segmenters.ipynb #960d844b
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from ..core.errors import InputError
 from .ancillary import AncillaryClassifier
 from uda_kit.models.backbones import (
     BACKBONES,
+    Backbone,
     check_choice,
     check_count,
     check_counts,
@@ -42,7 +45,7 @@ class Outputs:
 # %% ../../nbs/models/20_segmenters.ipynb #1daf30e7
 def upsample(
     map: Tensor,  # [B,C,h,w] scores or features
-    size: tuple[int, int],  # (H, W) to reach
+    size: Sequence[int],  # (H, W) to reach
 ) -> Tensor:  # [B,C,H,W] float32
     "Bilinear resizing with aligned corners, in float32 (output-space paper, section 5)."
     map = map.float()
@@ -62,9 +65,20 @@ class ASPP(nn.Module):
     ):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(inputs, num_classes, 3, padding=r, dilation=r) for r in rates)
-        for branch in self.convs:
+        for branch in self.branches:
             nn.init.normal_(branch.weight, 0, 0.01)
-            nn.init.zeros_(branch.bias)
+        for bias in self.biases:
+            nn.init.zeros_(bias)
+
+    @property
+    def branches(self) -> list[nn.Conv2d]:
+        "The dilated classifiers."
+        return [branch for branch in self.convs if isinstance(branch, nn.Conv2d)]
+
+    @property
+    def biases(self) -> list[Tensor]:
+        "Their biases [C]."
+        return [branch.bias for branch in self.branches if branch.bias is not None]
 
     def forward(
         self,
@@ -73,7 +87,7 @@ class ASPP(nn.Module):
         taps = self.taps(*features.shape[-2:])
         matrices = torch.cat(list(taps.values()))[:, :, None, None]  # [taps * C,F,1,1]
         products = F.conv2d(features, matrices).unflatten(1, (len(taps), -1)).unbind(1)
-        scores = sum(branch.bias for branch in self.convs).view(1, -1, 1, 1)
+        scores = sum(self.biases[1:], self.biases[0]).view(1, -1, 1, 1)
         for (dy, dx), product in zip(taps, products, strict=True):
             scores = scores + F.pad(product, (-dx, dx, -dy, dy))  # (W_t F)(p + delta_t)
         return scores
@@ -86,8 +100,8 @@ def taps(
     w: int,  # columns of the map
 ) -> dict[tuple[int, int], Tensor]:  # shift (rows, columns) -> W_t [C,F]
     "The matrices of all taps that read a map of h x w cells; those of the same shift are added."
-    matrix_by_shift = {}
-    for branch in self.convs:
+    matrix_by_shift: dict[tuple[int, int], Tensor] = {}
+    for branch in self.branches:
         matrices = branch.weight.permute(2, 3, 0, 1).flatten(0, 1).unbind()  # nine of [C,F]
         for (dy, dx), matrix in zip(_shifts(branch.dilation[0]), matrices, strict=True):
             if abs(dy) >= h or abs(dx) >= w:
@@ -114,6 +128,9 @@ class Normalise(nn.Module):
 
     "imagenet" is RGB minus mean, divided by deviation. "caffe" is BGR on a scale of 0 to 255, minus means."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, kind: str):
         super().__init__()
         self.bgr, scale, shift = NORMALISE[kind]
@@ -129,6 +146,12 @@ class Normalise(nn.Module):
             raise TypeError("a segmenter takes float RGB in [0, 1]: divide uint8 images by 255")
         return torch.addcmul(self.shift, image.flip(1) if self.bgr else image, self.scale)
 
+# %% ../../nbs/models/20_segmenters.ipynb #7f15a003
+class Neck(nn.Module):
+    "From the backbone's last map to the features that the main classifier reads."
+
+    channels: int  # of those features
+
 # %% ../../nbs/models/20_segmenters.ipynb #a8b4bdf7
 class Segmenter(nn.Module):
     "Normalisation, backbone and one classifier per level, built by `deeplab_v2`, `deeplab_v3` or `pspnet`."
@@ -139,12 +162,12 @@ class Segmenter(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
-        config: dict,  # the options it was built with
+        backbone: Backbone,
+        config: dict[str, Any],  # the options it was built with
         main: nn.Module,  # classifier of the main level: [B,F,h,w] -> [B,C,h,w]
         aux: nn.Module | None = None,  # classifier of the aux level
-        ancillary: nn.Module | None = None,  # a second opinion on the main level
-        neck: nn.Module | None = None,  # from `layer4` to the features that `main` reads; None: they are `layer4`'s
+        ancillary: AncillaryClassifier | None = None,  # a second opinion on the main level
+        neck: Neck | None = None,  # from `layer4` to the features that `main` reads; None: they are `layer4`'s
     ):
         super().__init__()
         self.config, self.num_classes = config, config["num_classes"]
@@ -158,7 +181,7 @@ class Segmenter(nn.Module):
             norm.requires_grad_(config["bn"] == "train")
         self.train()
 
-    def norms(self) -> list[nn.Module]:
+    def norms(self) -> list[nn.BatchNorm2d | nn.SyncBatchNorm]:
         "Every batch norm of the network."
         return [m for m in self.modules() if isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm))]
 
@@ -281,7 +304,7 @@ def deeplab_v2(
     `InputError` on bad options or weight files."""
     if bn is None:
         bn = "train" if backbone == "tiny" else "affine_frozen"
-    config = dict(
+    config: dict[str, Any] = dict(
         num_classes=num_classes,
         backbone=backbone,
         multi_level=multi_level,
@@ -314,7 +337,7 @@ def _ancillary_options(count: int | None, centred: bool) -> dict[str, int | bool
 
 
 def _with_pyramids(
-    backbone: nn.Module,
+    backbone: Backbone,
     config: dict,  # checked options of `deeplab_v2`
 ) -> Segmenter:
     "The backbone with a pyramid for each level. The ancillary one is built last: other weights stay those without it."

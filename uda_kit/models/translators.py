@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
         self,
         x: Tensor,  # [B,C,h,w]
     ) -> Tensor:  # [B,C,h,w]
-        first, second = self.convs
+        first, second = (conv for conv in self.convs if isinstance(conv, nn.Conv2d))
         y = F.relu(instance_norm(reflected(first, x)))
         return x + instance_norm(reflected(second, y))
 
@@ -168,7 +168,7 @@ class CycleTranslator(nn.Module):
         residual: bool = False,  # does a generator draw the change alone?
     ):
         super().__init__()
-        self.config = {
+        self.config: dict[str, Any] = {
             "width": check_count("width", width, 1, 1_024),
             "blocks": check_count("blocks", blocks, 1, 100),
             "residual": check_flag("residual", residual),

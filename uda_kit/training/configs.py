@@ -31,7 +31,7 @@ class TermsConfig(ABC):
     "Settings of losses that belong together."
 
     @abstractmethod
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+    def build(self, net: Any, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "The losses by name, for one network. `InputError` where the network lacks something they need."
 
 
@@ -40,5 +40,5 @@ class TransformConfig(ABC):
     "Settings of one batch transform."
 
     @abstractmethod
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> BatchTransform:
+    def build(self, net: Any, context: BuildContext = BuildContext()) -> BatchTransform:
         "The transform, for one network."

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...models.segmenters import Outputs, upsample
+from ...models.segmenters import Outputs, Segmenter, upsample
 
 # %% ../../../nbs/methods/by_hand/40_cirn.ipynb #06bf24e4
 class CIRNWeights(NamedTuple):
@@ -32,13 +32,19 @@ def _bce(score: Tensor, z: float) -> Tensor:
 
 def _scores(out: Outputs, size: tuple) -> tuple[Tensor, Tensor]:  # p_1, p_2: [B,C,H,W] each
     "Scores of classifier and ancillary classifier at the image's size."
+    assert out.primary is not None and out.ancillary is not None
     return upsample(out.primary, size), upsample(out.ancillary, size)
 
 
-def _discrepancy_by_hand(net: nn.Module) -> Tensor:
+def _filters_by_hand(classifier: nn.Module) -> Tensor:
+    "All filters of a classifier in one row."
+    return torch.cat([conv.weight.flatten() for conv in classifier.modules() if isinstance(conv, nn.Conv2d)])
+
+
+def _discrepancy_by_hand(net: Segmenter) -> Tensor:
     "Cosine similarity of the two classifiers' filters, plus 1."
-    w = torch.cat([conv.weight.flatten() for conv in net.main.convs])
-    w_ = torch.cat([conv.weight.flatten() for conv in net.ancillary.classifier.convs])
+    assert net.ancillary is not None
+    w, w_ = _filters_by_hand(net.main), _filters_by_hand(net.ancillary.classifier)
     return w @ w_ / (w.norm() * w_.norm()) + 1
 
 # %% ../../../nbs/methods/by_hand/40_cirn.ipynb #7cabb60e
@@ -56,7 +62,7 @@ def _discriminator_by_hand(
 
 # %% ../../../nbs/methods/by_hand/40_cirn.ipynb #aeaf952a
 def cirn_step(
-    net: nn.Module,
+    net: Segmenter,
     D: nn.Module,  # answers at the image's size
     optimizer: torch.optim.Optimizer,
     discriminator_optimizer: torch.optim.Optimizer,
@@ -70,8 +76,9 @@ def cirn_step(
     D.requires_grad_(False)
     optimizer.zero_grad()
     out_i, out_t = net(x_i), net(x_t)
-    S_I = sum(_scores(out_i, x_i.shape[-2:]))
+    s_1, s_2 = _scores(out_i, x_i.shape[-2:])
     p_1, p_2 = _scores(out_t, x_t.shape[-2:])
+    S_I = s_1 + s_2
     P_I, P_T = S_I.softmax(1), (p_1 + p_2).softmax(1)
     L_seg = F.cross_entropy(S_I, y_i.long(), ignore_index=255)  # Eq. 6
     R = 1 - F.cosine_similarity(p_1.softmax(1), p_2.softmax(1), dim=1)[:, None]  # R(p_1, p_2)

@@ -7,7 +7,7 @@
 __all__ = []
 
 # %% ../../../nbs/methods/by_hand/60_contrastive.ipynb #b6000003
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,7 @@ def contrastive_step(
     memory: dict,  # lists of (feature, class): 's' pixels of the source, 's+' and 't+' prototypes
     alpha: float = 0.1,
     temperature: float = 0.07,
-) -> dict[str, Tensor]:  # losses, and what to remember as 'seen'
+) -> dict[str, Any]:  # losses, and what to remember as 'seen'
     "One step of contrastive adaptation by hand (contrastive paper, Eq. 1, 2, 5 to 7, without target cross-entropy)."
     optimizer.zero_grad()
     s = embed_by_hand(net, head, x_s, y_s, trusted=True)
@@ -77,7 +77,7 @@ def contrastive_step(
     L_cross = contrast_by_hand(s, t.prototypes + memory["t+"], temperature)  # Eq. 6
     (L_s + alpha * (L_in_s + L_in_t + L_cross)).backward()  # Eq. 7
     optimizer.step()
-    seen = {"s": list(zip(s.features.detach(), s.labels, strict=False))}
+    seen: dict[str, list] = {"s": list(zip(s.features.detach(), s.labels, strict=False))}
     for side, d in (("s+", s), ("t+", t)):
         seen[side] = [(prototype.detach(), c) for prototype, c in d.prototypes]
     losses = {"seg": L_s, "in_source": L_in_s, "in_target": L_in_t, "cross": L_cross}

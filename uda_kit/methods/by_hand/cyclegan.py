@@ -7,6 +7,7 @@
 __all__ = []
 
 # %% ../../../nbs/methods/by_hand/50_cyclegan.ipynb #b5000003
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -91,7 +92,7 @@ def generators_by_hand(
     L_cyc = _l1(F_(fake_t), x_s) + _l1(G(fake_s), x_t)  # Eq. 3
     L_id = _l1(G(x_t), x_t) + _l1(F_(x_s), x_s) if identity else torch.zeros(())
     L_sem = torch.zeros(())
-    if P_S is not None:
+    if P_S is not None and y_s is not None:
         L_sem = F.cross_entropy(upsample(P_S(fake_t).logits, x_s.shape[-2:]), y_s, ignore_index=255)  # Eq. 4
     return {"adv": L_adv, "cycle": L_cyc, "identity": L_id, "semantic": L_sem}, fake_t, fake_s
 
@@ -99,7 +100,7 @@ def generators_by_hand(
 def cyclegan_step(
     nets: CycleGANNets,
     optimizer: torch.optim.Optimizer,  # of G and F
-    discriminator_optimizers: dict[str, torch.optim.Optimizer],  # by side
+    discriminator_optimizers: Mapping[str, torch.optim.Optimizer],  # by side
     pools: dict[str, list],  # by side
     images: CycleGANImages,
     step: int,  # counts from 0
