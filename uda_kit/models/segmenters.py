@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.errors import InputError
+from ..data.labels import LabelSpace
 from .ancillary import AncillaryClassifier
 from uda_kit.models.backbones import (
     BACKBONES,
@@ -156,7 +157,8 @@ class Neck(nn.Module):
 class Segmenter(nn.Module):
     "Normalisation, backbone and one classifier per level, built by `deeplab_v2`, `deeplab_v3` or `pspnet`."
 
-    space = None  # LabelSpace: what its classes mean, if known
+    space: LabelSpace | None = None  # what its classes mean, if known
+    described: dict | None = None  # the options in a run's config.json that it was built from
     fixed = False  # the backbone does not learn, see `fix_backbone`
     keep_stages = False  # `Outputs.stages` is filled, for terms and heads that look at several stages; costs memory
 

@@ -9,13 +9,12 @@ __all__ = []
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
-
 from ..core.settings import Amount
 from ..methods.output_space import OutputSpaceTerms, SupervisedTerms
 from ..methods.patch_alignment import PatchTerms
 from ..methods.semi_supervised import SemiSupervisedTerms
 from ..models.configs import NetworkConfig
+from ..models.segmenters import Segmenter
 from .config import Clustering, Recipe, StageConfig
 from .data import Data
 from uda_kit.recipes.output_space import (
@@ -47,7 +46,7 @@ class FusionTerms(TermsConfig):
     patch: PatchTerms | None = None  # patch-level alignment
     seg_aux: Amount = 0.0
 
-    def build(self, net: nn.Module, context: BuildContext = BuildContext()) -> dict[str, Term]:
+    def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "The losses of all partners that are there, beside cross-entropy."
         terms = SupervisedTerms(self.seg_aux).build(net)
         ou = None if self.ou is None else replace(self.ou, seg_aux=self.seg_aux)

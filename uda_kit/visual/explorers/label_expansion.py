@@ -721,6 +721,7 @@ def _right_in_words(self: LabelExpansionExplorer) -> str:
     labels, truth = self.labels(), self.truth_shown
 
     def share_right(name: str, where: torch.Tensor) -> str:
+        assert truth is not None  # nobody asks where it is unknown
         right = (labels[name] == truth)[where & (truth != IGNORE)]
         return f"{right.float().mean():.0%}" if len(right) else "nothing"
 
