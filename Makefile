@@ -50,6 +50,7 @@ lab: $(READY)
 
 check: $(READY)
 	$(BIN)/python tests/check_house.py
+	$(BIN)/python tests/check_types.py
 
 samples: $(READY)
 	$(BIN)/python -m uda_kit.data.samples data_samples

@@ -23,8 +23,9 @@ setup(
     package_data={"uda_kit": ["py.typed", "*.pyi", "*.json", "*/*.json", "*/*/*.csv"]},
     install_requires=cfg["requirements"].split(),
     extras_require={
-        "notebooks": cfg["notebook_requirements"].split(),
-        "dev": (cfg["notebook_requirements"] + " " + cfg["dev_requirements"]).split(),
+        "pretrained": cfg["pretrained_requirements"].split(),
+        "notebooks": (cfg["pretrained_requirements"] + " " + cfg["notebook_requirements"]).split(),
+        "dev": " ".join(cfg[f"{kind}_requirements"] for kind in ("pretrained", "notebook", "dev")).split(),
     },
     entry_points={"console_scripts": [cfg["console_scripts"]], "nbdev": ["uda_kit=uda_kit._modidx:d"]},
 )

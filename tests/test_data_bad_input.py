@@ -11,7 +11,7 @@ from PIL import Image
 from refusals import refused
 
 from uda_kit.data.check import check_data
-from uda_kit.data.datasets import FolderDataset, open_dataset
+from uda_kit.data.datasets import DATASETS, FolderDataset, open_dataset
 from uda_kit.data.samples import png
 from uda_kit.data.streams import Stream
 
@@ -59,7 +59,7 @@ def synthia(tmp_path):
 
 # --- roots, names and options ------------------------------------------------------------------------------------------
 
-LAYOUTS = ("gta5", "synthia", "synscapes", "cityscapes", "crosscity", "robotcar", "vistas", "camvid")
+LAYOUTS = [name for name in DATASETS if name != "folder"]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -50,7 +50,9 @@ WAYS = {"loop": loop_histograms, "one-hot": one_hot_histograms, "kit": patch_his
 
 def street_label(size: tuple[int, int]) -> torch.Tensor:
     "The label map [H,W] of a rendered street."
-    return StreetScenes(RENDERED, n=1, size=size).label(0)
+    label = StreetScenes(RENDERED, n=1, size=size).label(0)
+    assert label is not None, "rendered streets have labels"
+    return label
 
 
 def time_histograms(

@@ -7,6 +7,7 @@ __all__ = ['check_data']
 
 # %% ../../nbs/data/70_check.ipynb #bac63f38
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -338,7 +339,7 @@ def open_splits(
     "The published splits of a data set; a folder's own for FolderDataset."
     name, root, _ = parse_spec(spec)
     if name != "folder":
-        return DATASETS[name].splits
+        return DATASETS[name].splits_at(Path(root))
     if not str(root).lower().endswith(".toml"):
         return FolderDataset.splits
     description = read_toml(root)

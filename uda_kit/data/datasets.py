@@ -26,9 +26,12 @@ from .images import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image, visib
 from uda_kit.data.labels import (
     CAMVID_IDS,
     CITYSCAPES_IDS,
+    CITYSCAPES_TO_CAMVID,
     CITYSCAPES_TO_ROBOTCAR,
     CROSSCITY_IDS,
     GTA5_IDS,
+    KITTI_IDS,
+    KITTI_TO_CAMVID,
     ROBOTCAR_IDS,
     SYNSCAPES_IDS,
     SYNTHIA_IDS,
@@ -485,6 +488,12 @@ def find_root(self: FileDataset, root: Path) -> Path:
     return root
 
 
+@patch(cls_method=True)
+def splits_at(cls: FileDataset, root: Path) -> tuple[str, ...]:
+    "The published splits of the data set in this folder."
+    return cls.splits
+
+
 @patch
 def has_labels(self: FileDataset) -> bool:
     "Is the split published with labels?"
@@ -654,7 +663,7 @@ class Cityscapes(FileDataset):
     "Cityscapes, fine annotations; with `beta`, Foggy Cityscapes."
 
     name, splits = "cityscapes", ("train", "val", "test")
-    tables = (CITYSCAPES_IDS, CROSSCITY_IDS, CITYSCAPES_TO_ROBOTCAR)
+    tables = (CITYSCAPES_IDS, CROSSCITY_IDS, CITYSCAPES_TO_ROBOTCAR, CITYSCAPES_TO_CAMVID)
     layout = "leftImg8bit/train/CITY/*_leftImg8bit.png and gtFine/train/CITY/*_gtFine_labelIds.png"
     fogs = ("0.005", "0.01", "0.02")  # attenuations that were published
 
@@ -876,6 +885,43 @@ def find(
     named = [(key, Path(path)) for folder in folders for key, path in listed(folder).items()]
     return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
 
+# %% ../../nbs/data/40_datasets.ipynb #469b8d11
+class Kitti(FileDataset):
+    "KITTI semantics: labelled `train`, unlabelled `test`; or all frames in one folder, with list files as splits."
+
+    name, tables = "kitti", (KITTI_IDS, KITTI_TO_CAMVID)
+    layout = "training/image_2/*.png and training/semantic/*.png (or images/*.jpg and labels_full_ids/*.png)"
+
+    splits: tuple[str, ...] = ("train", "test")
+
+    @classmethod
+    def splits_at(cls, root: Path) -> tuple[str, ...]:
+        in_one_folder = os.path.isdir(root / "images") and not os.path.isdir(root / "training")
+        return ("all",) if in_one_folder else cls.splits
+
+    def find_root(self, root: Path) -> Path:
+        root = super().find_root(root)
+        self.splits = self.splits_at(root)
+        self.in_one_folder = self.splits == ("all",)
+        return root
+
+    def has_labels(self) -> bool:
+        return self.split != "test" or self.list_file is not None
+
+    def find_images(self) -> dict[str, str]:
+        if self.in_one_folder:
+            return listed(self.root / "images")
+        return listed(self.root / ("testing" if self.split == "test" else "training") / "image_2")
+
+    def find_labels(self) -> dict[str, str]:
+        if self.in_one_folder:
+            ids = self.root / "labels_full_ids"
+            return listed(ids if os.path.isdir(ids) else self.root / "labels")
+        if self.split == "test":
+            problem = "holds no labels of testing/: they are not published"
+            raise InputError(self.root, problem, "use split train, or labelled=False for images alone")
+        return listed(self.root / "training" / "semantic")
+
 # %% ../../nbs/data/40_datasets.ipynb #8b9d69f4
 def read_toml(path: str | Path) -> dict:
     "Read a TOML file; InputError with the line where it is malformed."
@@ -996,7 +1042,7 @@ def _folder_ignored(given: Iterable, ids: dict, space: LabelSpace, where: object
 
 # %% ../../nbs/data/40_datasets.ipynb #a3e031c9
 PUBLISHED_IDS = {
-    "cityscapes": CITYSCAPES_IDS,
+    "cityscapes": CITYSCAPES_IDS,  # KITTI numbers its classes so, too
     "synthia": SYNTHIA_IDS,
     "camvid": CAMVID_IDS,
     "robotcar": ROBOTCAR_IDS,
@@ -1135,7 +1181,7 @@ def find_labels(self: FolderDataset) -> dict[str, str]:
     return self.find("labels")
 
 # %% ../../nbs/data/40_datasets.ipynb #7ff271bf
-_LOADERS = (GTA5, Synthia, Synscapes, Cityscapes, CrossCity, RobotCar, Vistas, CamVid, FolderDataset)
+_LOADERS = (GTA5, Synthia, Synscapes, Cityscapes, CrossCity, RobotCar, Vistas, CamVid, Kitti, FolderDataset)
 DATASETS = {loader.name: loader for loader in _LOADERS}
 
 

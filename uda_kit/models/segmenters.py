@@ -158,7 +158,7 @@ class Segmenter(nn.Module):
     "Normalisation, backbone and one classifier per level, built by `deeplab_v2`, `deeplab_v3` or `pspnet`."
 
     space: LabelSpace | None = None  # what its classes mean, if known
-    described: dict | None = None  # the options in a run's config.json that it was built from
+    described: dict | None = None  # the options by which a run's config.json describes it, if it was read from a run
     fixed = False  # the backbone does not learn, see `fix_backbone`
     keep_stages = False  # `Outputs.stages` is filled, for terms and heads that look at several stages; costs memory
 

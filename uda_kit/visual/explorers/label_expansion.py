@@ -711,7 +711,7 @@ def rows(self: LabelExpansionExplorer) -> tuple[tuple, list[tuple]]:  # names of
 def _added(self: LabelExpansionExplorer) -> torch.Tensor:  # bool [H,W]
     "Where expansion gives a label to the image shown, of the class singled out if there is one."
     labels = self.labels()
-    added = labels["expanded"] != labels["confident"]
+    added = labels["expanded"].ne(labels["confident"])
     return added if self.only_class is None else added & (labels["expanded"] == self.only_class)
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #799c1e4e
@@ -719,10 +719,11 @@ def _added(self: LabelExpansionExplorer) -> torch.Tensor:  # bool [H,W]
 def _right_in_words(self: LabelExpansionExplorer) -> str:
     "Which share of the labels of the image shown is right."
     labels, truth = self.labels(), self.truth_shown
+    if truth is None:
+        return ""
 
     def share_right(name: str, where: torch.Tensor) -> str:
-        assert truth is not None  # nobody asks where it is unknown
-        right = (labels[name] == truth)[where & (truth != IGNORE)]
+        right = labels[name].eq(truth)[where & (truth != IGNORE)]
         return f"{right.float().mean():.0%}" if len(right) else "nothing"
 
     everywhere = labels["initial"] >= 0
