@@ -271,7 +271,7 @@ def run_network(
         problem = "trains no segmenter that config.json describes"
         raise InputError(f"stage {stage!r}", problem, "choose a checkpoint of another stage")
     tensors = read_tensors(file)
-    if before is not None and getattr(before, "described", None) == options:
+    if before is not None and before.described == options:
         net = before
     else:
         net = build(options, file, tensors)
