@@ -202,11 +202,14 @@ def build(
     if not isinstance(name, str) or name not in ARCHITECTURES:
         problem = f"is a network of unknown architecture ({shown('architecture', name)})"
         raise InputError(path, problem, f"this kit has {', '.join(ARCHITECTURES)}")
-    options = {key: value for key, value in config.items() if key not in ("architecture", "weights")}
-    return as_described(ARCHITECTURES[name], options, path, tensors)
+    options = {key: value for key, value in config.items() if key not in ("architecture", "weights", "licence")}
+    net = as_described(ARCHITECTURES[name], options, path, tensors)
+    if "licence" in config:
+        net.config["licence"] = config["licence"]
+    return net
 
 # %% ../../nbs/models/40_checkpoints.ipynb #e94c13b2
-TRAINING = ("bn", "recompute", "dropout")  # options that do not change what weights mean
+TRAINING = ("bn", "recompute", "dropout", "licence")  # options that do not change what weights mean
 
 
 def check_same(config: dict[str, Any], net: Segmenter, path: str | Path) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from ..core.settings import BelowOne, Count, Depth, FewCount
 from .pyramid_segmenters import deeplab_v3, pspnet
 from .segmenters import Segmenter, deeplab_v2
+from .timm_backbones import TimmOptions
 from .translators import CycleTranslator
 
 # %% ../../nbs/models/60_configs.ipynb #9e750004
@@ -56,6 +57,7 @@ class DeepLabV2(NetworkConfig):
     ancillary: Depth | None = None
     centred_attention: bool = True
     ceil_pool: bool | None = None
+    timm: TimmOptions | None = None
 
     architecture: ClassVar[str] = "deeplab_v2"
 
@@ -85,6 +87,7 @@ class PSPNet(PyramidOptions, NetworkConfig):
     bins: tuple[FewCount, ...] = (1, 2, 3, 6)
     dropout: BelowOne = 0.1
     ceil_pool: bool | None = None
+    timm: TimmOptions | None = None
 
     architecture: ClassVar[str] = "pspnet"
 
@@ -101,6 +104,7 @@ class DeepLabV3(PyramidOptions, NetworkConfig):
     dropout: BelowOne = 0.1
     ceil_pool: bool | None = None
     as_torchvision: bool = False
+    timm: TimmOptions | None = None
 
     architecture: ClassVar[str] = "deeplab_v3"
 

@@ -23,10 +23,17 @@ from uda_kit.models.backbones import (
     check_fraction,
     conv,
     init_backbone,
-    load_backbone,
-    make_backbone,
 )
-from .segmenters import Neck, Segmenter, check_options, pooling_option, upsample
+from uda_kit.models.segmenters import (
+    Neck,
+    Segmenter,
+    backbone_options,
+    build_backbone,
+    check_options,
+    load_pretrained,
+    upsample,
+)
+from .timm_backbones import TimmOptions
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #828ade6c
 def conv_norm_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -151,36 +158,35 @@ def assemble(
     "Backbone, neck, classifier and auxiliary head. `InputError` on bad weight files."
     dropout, classes = config["dropout"], config["num_classes"]
     as_torchvision = config.get("as_torchvision", False)
-    ceil_pool = config.get("ceil_pool")
-    body = make_backbone(
-        config["backbone"], config["stride_in_1x1"], config["recompute"], ceil_pool, late_dilation=as_torchvision
-    )
+    body = build_backbone(config, late_dilation=as_torchvision)
     neck = make_neck(body.dimensions["main"])
     main = PointClassifier(neck.channels, classes, 0.0 if as_torchvision else dropout)
     aux = aux_head(body.dimensions["aux"], classes, dropout) if config["multi_level"] else None
     net = Segmenter(body, config, main, aux, neck=neck)
     if weights is not None:
-        load_backbone(net.backbone, weights, config["backbone"], config)
+        load_pretrained(net, weights)
     return net
 
 
-WIDTH = {"tiny": 64}  # channels of the features, where they are not the paper's
-ATROUS = {"tiny": (4, 8, 12)}  # dilations of DeepLab-v3, where they are not the paper's
+WIDTH = {"tiny": 64, "lite0": 128}  # channels of the features, where they are not the paper's
+ATROUS = {"tiny": (4, 8, 12), "lite0": (2, 4, 6)}  # dilations of DeepLab-v3, where they are not the paper's
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #54a2127e
 def pspnet(
     num_classes: int,  # C
-    backbone: str = "resnet50",  # "tiny", "resnet50", "resnet101" or "vgg16"
+    backbone: str = "resnet50",  # "tiny", "resnet50", "resnet101", "vgg16", "lite0" or "timm:NAME"
     multi_level: bool = True,  # the auxiliary head on layer3; give its loss weight 0.4
     bn: str = "train",  # all batch norms: "train", "affine_frozen" or "frozen"
     stride_in_1x1: bool = False,  # ResNets: True for Caffe-style weights, False for torchvision's
-    weights: str | None = None,  # of the backbone: None (random), "imagenet" (torchvision's), or a local weight file
+    weights: str
+    | None = None,  # of the backbone: None (random), "imagenet" (torchvision's, or lite0's), or a local file
     normalise: str = "imagenet",  # "imagenet" or "caffe": the input the weights expect
     recompute: str = "norms",  # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
     width: int | None = None,  # channels of the features; None: 512, for tiny 64
     bins: tuple = (1, 2, 3, 6),  # regions along a side, by level
     dropout: float = 0.1,  # fraction of the features that a classifier drops in training
     ceil_pool: bool | None = None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
+    timm: TimmOptions | dict | None = None,  # output stride and more of a backbone from timm
 ) -> Segmenter:
     """PSPNet (Zhao et al. 2017). Random weights come from torch's global generator.
 
@@ -201,17 +207,18 @@ def pspnet(
     config["width"] = WIDTH.get(backbone, 512) if width is None else check_count("width", width, 1, 4_096)
     config["bins"] = check_counts("bins", bins, 100)
     config["dropout"] = check_fraction("dropout", dropout)
-    config |= pooling_option(backbone, ceil_pool)
+    config |= backbone_options(config, ceil_pool, timm)
     return assemble(config, partial(PyramidPooling, channels=config["width"], bins=config["bins"]), weights)
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #2a9b7831
 def deeplab_v3(
     num_classes: int,  # C
-    backbone: str = "resnet50",  # "tiny", "resnet50", "resnet101" or "vgg16"
+    backbone: str = "resnet50",  # "tiny", "resnet50", "resnet101", "vgg16", "lite0" or "timm:NAME"
     multi_level: bool = True,  # an auxiliary head on layer3; give its loss weight 0.4
     bn: str = "train",  # all batch norms: "train", "affine_frozen" or "frozen"
     stride_in_1x1: bool = False,  # ResNets: True for Caffe-style weights, False for torchvision's
-    weights: str | None = None,  # of the backbone: None (random), "imagenet" (torchvision's), or a local weight file
+    weights: str
+    | None = None,  # of the backbone: None (random), "imagenet" (torchvision's, or lite0's), or a local file
     normalise: str = "imagenet",  # "imagenet" or "caffe": the input the weights expect
     recompute: str = "norms",  # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
     width: int | None = None,  # channels of the features; None: 256, for tiny 64
@@ -219,6 +226,7 @@ def deeplab_v3(
     dropout: float = 0.1,  # fraction of the features that a classifier drops in training
     ceil_pool: bool | None = None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
     as_torchvision: bool = False,  # ResNets: poolings, dilation and one more convolution as in torchvision's network
+    timm: TimmOptions | dict | None = None,  # output stride and more of a backbone from timm
 ) -> Segmenter:
     """DeepLab-v3 (Chen et al. 2017). Random weights come from torch's global generator.
 
@@ -241,7 +249,7 @@ def deeplab_v3(
     config["width"] = WIDTH.get(backbone, 256) if width is None else check_count("width", width, 1, 4_096)
     config["rates"] = check_counts("rates", ATROUS.get(backbone, (12, 24, 36)) if rates is None else rates)
     config["dropout"] = check_fraction("dropout", dropout)
-    config |= pooling_option(backbone, ceil_pool)
+    config |= backbone_options(config, ceil_pool, timm)
     if as_torchvision:
         config["as_torchvision"] = True  # absent otherwise: files from before it stay what they are
     pyramid = TorchvisionPyramid if as_torchvision else AtrousPyramid

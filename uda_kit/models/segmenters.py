@@ -29,6 +29,15 @@ from uda_kit.models.backbones import (
     make_backbone,
     pools_up,
 )
+from uda_kit.models.timm_backbones import (
+    TimmBackbone,
+    TimmOptions,
+    is_timm,
+    load_timm_backbone,
+    timm_backbone,
+    timm_config,
+    timm_input,
+)
 
 # %% ../../nbs/models/20_segmenters.ipynb #f18c14a8
 @dataclass
@@ -121,13 +130,18 @@ def _shifts(rate: int) -> list[tuple[int, int]]:
 NORMALISE = {  # name: (reverse RGB to BGR, scale, shift): network input = image * scale + shift
     "imagenet": (False, [1 / 0.229, 1 / 0.224, 1 / 0.225], [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]),
     "caffe": (True, [255.0, 255.0, 255.0], [-104.00699, -116.66877, -122.67892]),
+    "lite0": (False, [255 / 128] * 3, [-127 / 128] * 3),
+    "half": (False, [2.0] * 3, [-1.0] * 3),
+    "clip": (False, [3.72234, 3.82901, 3.62095], [-1.79226, -1.75210, -1.48022]),
+    "none": (False, [1.0] * 3, [0.0] * 3),
 }
 
 
 class Normalise(nn.Module):
     """From RGB in [0, 1] to what a set of weights expects.
 
-    "imagenet" is RGB minus mean, divided by deviation. "caffe" is BGR on a scale of 0 to 255, minus means."""
+    "imagenet" is RGB minus mean, divided by deviation. "caffe" is BGR on a scale of 0 to 255, minus means.
+    "lite0", "half", "clip" and "none" are other means and deviations of RGB, for networks of timm."""
 
     scale: Tensor
     shift: Tensor
@@ -152,6 +166,28 @@ class Neck(nn.Module):
     "From the backbone's last map to the features that the main classifier reads."
 
     channels: int  # of those features
+
+# %% ../../nbs/models/20_segmenters.ipynb #7f15a012
+class UpsamplingNeck(Neck):
+    "A map four times as fine: twice a transposed 2x2 convolution of stride 2, a norm over channels, GELU."
+
+    def __init__(self, inputs: int, channels: int = 128):
+        super().__init__()
+        self.channels = channels
+        self.steps = nn.Sequential(
+            nn.ConvTranspose2d(inputs, channels, 2, stride=2),
+            nn.GroupNorm(1, channels),
+            nn.GELU(),
+            nn.ConvTranspose2d(channels, channels, 2, stride=2),
+            nn.GroupNorm(1, channels),
+            nn.GELU(),
+        )
+
+    def forward(
+        self,
+        features: Tensor,  # [B,inputs,h,w]
+    ) -> Tensor:  # [B,channels,4h,4w]
+        return self.steps(features)
 
 # %% ../../nbs/models/20_segmenters.ipynb #a8b4bdf7
 class Segmenter(nn.Module):
@@ -246,13 +282,15 @@ MOST_CLASSES = 1_000  # a label image of the kit holds 250
 def check_options(config: dict, weights: str | None = None) -> None:
     "`InputError` for options that every segmenter has and that are unknown, of the wrong kind, or do not go together."
     config["num_classes"] = check_count("num_classes", config["num_classes"], 1, MOST_CLASSES)
-    check_choice("backbone", config["backbone"], BACKBONES)
+    from_timm = isinstance(config["backbone"], str) and is_timm(config["backbone"])
+    if not from_timm:
+        check_choice("backbone", config["backbone"], BACKBONES)
     check_choice("bn", config["bn"], ("affine_frozen", "frozen", "train"))
     check_choice("normalise", config["normalise"], tuple(NORMALISE))
     check_choice("recompute", config["recompute"], ("none", "norms", "blocks"))
     check_flag("multi_level", config["multi_level"])
     check_flag("stride_in_1x1", config["stride_in_1x1"])
-    if weights == "imagenet" and (config["stride_in_1x1"] or config["normalise"] != "imagenet"):
+    if weights == "imagenet" and not from_timm and (config["stride_in_1x1"] or config["normalise"] != "imagenet"):
         problem = "torchvision's weights have the stride on the 3x3 and take RGB"
         raise InputError("weights='imagenet'", problem, "leave stride_in_1x1=False and normalise='imagenet'")
 
@@ -265,8 +303,43 @@ def pooling_option(backbone: str, ceil_pool: bool | None) -> dict[str, bool]:
     resnet_rounds_down = backbone.startswith("resnet") and not rounds_up
     return {"ceil_pool": rounds_up} if backbone == "vgg16" or resnet_rounds_down else {}
 
+# %% ../../nbs/models/20_segmenters.ipynb #12859084
+def backbone_options(config: dict, ceil_pool: bool | None, timm: TimmOptions | dict | None) -> dict[str, Any]:
+    "What a network's options say of its backbone alone. `InputError` for options of the other kind of backbone."
+    backbone, normalise = config["backbone"], config["normalise"]
+    if not is_timm(backbone):
+        if timm is not None:
+            raise InputError("timm", f"has options, and {backbone} is the kit's own", "leave them out")
+        return pooling_option(backbone, ceil_pool)
+    if ceil_pool is not None or config["stride_in_1x1"]:
+        option = "ceil_pool" if ceil_pool is not None else "stride_in_1x1"
+        raise InputError(option, f"means nothing for {backbone}", "leave it out")
+    own = timm_input(backbone)
+    if normalise not in ("imagenet", own):
+        problem = f"is not the input of {backbone}, which is {own!r}"
+        raise InputError(f"normalise={normalise!r}", problem, "leave it out")
+    return {"normalise": own, "timm": timm_config(backbone, timm)}
+
+
+def build_backbone(config: dict, late_dilation: bool = False) -> Backbone:
+    "The backbone that a network's options describe."
+    backbone, recompute = config["backbone"], config["recompute"]
+    if is_timm(backbone):
+        return timm_backbone(backbone, config["timm"], recompute)
+    return make_backbone(backbone, config["stride_in_1x1"], recompute, config.get("ceil_pool"), late_dilation)
+
+
+def load_pretrained(net: "Segmenter", weights: str) -> None:
+    "Fill a network's backbone. `InputError` for files that do not fit."
+    backbone = net.config["backbone"]
+    if not isinstance(net.backbone, TimmBackbone):
+        load_backbone(net.backbone, weights, backbone, net.config)
+        return
+    load_timm_backbone(net.backbone, backbone, weights)
+    net.config["licence"] = net.backbone.licence  # of the weights, for whoever passes them on
+
 # %% ../../nbs/models/20_segmenters.ipynb #3817096e
-RATES = {"tiny": (2, 4, 8, 12)}
+RATES = {"tiny": (2, 4, 8, 12), "lite0": (2, 4, 6, 8)}
 
 
 def branch_rates(
@@ -288,24 +361,27 @@ def branch_rates(
 # %% ../../nbs/models/20_segmenters.ipynb #3077eaa5
 def deeplab_v2(
     num_classes: int,  # C
-    backbone: str = "tiny",  # "tiny", "resnet50", "resnet101" or "vgg16"
+    backbone: str = "tiny",  # "tiny", "resnet50", "resnet101", "vgg16", "lite0" or "timm:NAME"
     multi_level: bool = True,  # an aux classifier on layer3, too
     aspp_branches: int = 4,  # 4 as in the paper, 2 as in its released code and checkpoints
-    bn: str | None = None,  # "affine_frozen", "frozen" or "train"; None: "train" for tiny, else "affine_frozen"
+    bn: str
+    | None = None,  # "affine_frozen", "frozen" or "train"; None: "affine_frozen" for ResNets and VGG-16, else "train"
     stride_in_1x1: bool = False,  # ResNets: True for Caffe-style and released weights, False for torchvision's
-    weights: str | None = None,  # None (random), "imagenet" (torchvision's), or a local .pth or .safetensors file
+    weights: str
+    | None = None,  # None (random), "imagenet" (torchvision's, or lite0's), or a local .pth or .safetensors file
     normalise: str = "imagenet",  # "imagenet" or "caffe": the input the weights expect
     aspp_rates: tuple | None = None,  # dilations of the branches; None: (6, 12, 18, 24), for tiny (2, 4, 8, 12)
     recompute: str = "norms",  # ResNets, training: "none" is fastest, "blocks" takes least memory; same results
     ancillary: int | None = None,  # K: an ancillary classifier with K attention modules (content_invariant); None: none
     centred_attention: bool = True,  # its maps have mean 0 before their sigmoid, see `AncillaryClassifier`
     ceil_pool: bool | None = None,  # max-pools round sizes up; None: for ResNets they do, for VGG-16 they do not
+    timm: TimmOptions | dict | None = None,  # output stride and more of a backbone from timm
 ) -> Segmenter:
     """DeepLab-v2 (output-space paper, sections 4 and 5). Random weights come from torch's global generator.
 
     `InputError` on bad options or weight files."""
     if bn is None:
-        bn = "train" if backbone == "tiny" else "affine_frozen"
+        bn = "affine_frozen" if backbone in ("resnet50", "resnet101", "vgg16") else "train"
     config: dict[str, Any] = dict(
         num_classes=num_classes,
         backbone=backbone,
@@ -319,12 +395,11 @@ def deeplab_v2(
     )
     check_options(config, weights)
     config["aspp_rates"] = branch_rates(backbone, aspp_branches, aspp_rates)
-    config |= pooling_option(backbone, ceil_pool)
+    config |= backbone_options(config, ceil_pool, timm)
     config |= _ancillary_options(ancillary, centred_attention)
-    body = make_backbone(backbone, stride_in_1x1, recompute, ceil_pool)
-    net = _with_pyramids(body, config)
+    net = _with_pyramids(build_backbone(config), config)
     if weights is not None:
-        load_backbone(net.backbone, weights, backbone, config)
+        load_pretrained(net, weights)
     return net
 
 # %% ../../nbs/models/20_segmenters.ipynb #7debc6b4
@@ -344,15 +419,17 @@ def _with_pyramids(
 ) -> Segmenter:
     "The backbone with a pyramid for each level. The ancillary one is built last: other weights stay those without it."
 
-    def pyramid(level: str) -> ASPP:
-        "A classifier of the backbone's features at one level."
-        return ASPP(backbone.dimensions[level], config["num_classes"], config["aspp_rates"])
+    def pyramid(channels: int) -> ASPP:
+        "A classifier of features."
+        return ASPP(channels, config["num_classes"], config["aspp_rates"])
 
-    main = pyramid("main")
-    aux = pyramid("aux") if config["multi_level"] else None
+    is_transformer = isinstance(backbone, TimmBackbone) and backbone.patch is not None
+    neck = UpsamplingNeck(backbone.dimensions["main"]) if is_transformer else None
+    features = neck.channels if neck is not None else backbone.dimensions["main"]
+    main = pyramid(features)
+    aux = pyramid(backbone.dimensions["aux"]) if config["multi_level"] else None
     if "ancillary" not in config:
-        return Segmenter(backbone, config, main, aux)
+        return Segmenter(backbone, config, main, aux, neck=neck)
     attention_modules, centred = config["ancillary"], config.get("centred_attention", True)
-    features = backbone.dimensions["main"]
-    second = AncillaryClassifier(pyramid("main"), features, attention_modules, centred=centred)
-    return Segmenter(backbone, config, main, aux, second)
+    second = AncillaryClassifier(pyramid(features), features, attention_modules, centred=centred)
+    return Segmenter(backbone, config, main, aux, second, neck)

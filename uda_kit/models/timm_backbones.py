@@ -9,6 +9,7 @@ __all__ = []
 import importlib
 import re
 import sys
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, files
 from os import PathLike
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.files import file_hash
-from .backbones import fill, read_tensors, renamed_tensors, shown
+from ..core.settings import BelowOne
+from .backbones import Backbone, fill, read_tensors, renamed_tensors, shown
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110005
 PREFIX = "timm:"
@@ -95,7 +97,7 @@ def build_options(name: str, net: Any, output_stride: int | None) -> dict[str, A
     return options
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a11000c
-class TimmBackbone(nn.Module):
+class TimmBackbone(Backbone):
     "A network of timm without its classifier: maps of an image, finest first."
 
     strides: tuple[int, ...]  # of each map
@@ -165,6 +167,85 @@ def fitting(self: TimmBackbone, x: Tensor) -> Tensor:
     problem = f"cannot be cut into patches of {self.patch}x{self.patch} pixels"
     remedy = f"give {nearest_size[0]}x{nearest_size[1]}, or build the network with any_size=True, which resizes"
     raise InputError(f"an image of {size[0]}x{size[1]}", problem, remedy)
+
+# %% ../../nbs/models/12_timm_backbones.ipynb #7a110021
+@dataclass(frozen=True)
+class TimmOptions:
+    "Options that backbones from timm have and the kit's own do not."
+
+    output_stride: int | None = None  # of the last maps, 8, 16 or 32; None: 16, or the network's own if it is fixed
+    any_size: bool = False  # transformers: images of other sizes than their patches divide are resized
+    bn_momentum: BelowOne | None = None  # of the batch norms' running averages; None: the network's own
+
+
+def timm_config(
+    backbone: str,  # "lite0" or "timm:NAME"
+    options: TimmOptions | dict | None,  # as given, or as a weight file's header has them
+) -> dict[str, Any]:  # JSON-able
+    "The options in full. `InputError` for an output stride that the network cannot keep."
+    given = TimmOptions(**options) if isinstance(options, dict) else options or TimmOptions()
+    if given.output_stride not in (None, 8, 16, 32):
+        raise InputError(shown("output_stride", given.output_stride), "is no stride of a backbone", "give 8, 16 or 32")
+    return asdict(replace(given, output_stride=given.output_stride or usual_stride(backbone)))
+
+# %% ../../nbs/models/12_timm_backbones.ipynb #7a110022
+def usual_stride(backbone: str) -> int | None:
+    "16 for a network that can be dilated, None for one whose stride is fixed."
+    name = timm_name(backbone)
+    options = build_options(name, sketch(name), 16)
+    if "output_stride" not in options:
+        return None
+    try:
+        with torch.device("meta"):
+            create(name, features_only=True, **options)
+    except (TypeError, NotImplementedError, RuntimeError, AssertionError):
+        return None
+    return 16
+
+# %% ../../nbs/models/12_timm_backbones.ipynb #7a110024
+INPUTS = {  # (mean, deviation) of an image from 0 to 1 -> name in `segmenters.NORMALISE`
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)): "imagenet",
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)): "half",
+    ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)): "clip",
+    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)): "none",
+}
+
+
+def timm_input(backbone: str) -> str:
+    "Name of the normalisation that a network's weights expect. `InputError` for one that the kit does not have."
+    if backbone == "lite0":
+        return "lite0"
+    described = sketch(timm_name(backbone)).pretrained_cfg
+    kind = INPUTS.get((tuple(described["mean"]), tuple(described["std"])))
+    if kind is None:
+        problem = f"expects images normalised by {described['mean']} and {described['std']}"
+        raise InputError(shown("backbone", backbone), problem, "choose a network with a usual input")
+    return kind
+
+
+def timm_backbone(
+    backbone: str,  # "lite0" or "timm:NAME"
+    options: dict[str, Any],  # from `timm_config`
+    recompute: str = "norms",  # "blocks": the backward pass computes the blocks again, for less memory
+) -> TimmBackbone:
+    "The backbone. `InputError` for networks whose blocks cannot be computed again."
+    net = TimmBackbone(backbone, options["output_stride"], options["any_size"])
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = norm.momentum if options["bn_momentum"] is None else options["bn_momentum"]
+    if recompute == "blocks":
+        _recompute_blocks(net, backbone, bool(norms))
+    return net
+
+
+def _recompute_blocks(net: TimmBackbone, backbone: str, has_norms: bool) -> None:
+    "Let the backward pass compute blocks again. `InputError` where timm cannot, or batch norms would count twice."
+    switch = getattr(net.body, "set_grad_checkpointing", None)
+    if switch is None or has_norms:
+        reason = "its batch norms would count a batch twice" if has_norms else "timm offers none for it"
+        remedy = "leave recompute at its default"
+        raise InputError(shown("recompute", "blocks"), f"cannot be had on {backbone}: {reason}", remedy)
+    switch(True)
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110013
 def name_in_whole(name: str) -> str:

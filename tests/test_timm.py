@@ -1,0 +1,74 @@
+"""Backbones from timm in every segmenter: saved and loaded, trained by a recipe, refused where they do not fit."""
+
+import json
+
+import pytest
+import torch
+from refusals import refused, refused_command
+
+from uda_kit import (
+    RunOptions,
+    deeplab_v2,
+    deeplab_v3,
+    find_recipe,
+    load_weights,
+    override,
+    pspnet,
+    run_recipe,
+    save_weights,
+)
+from uda_kit.core.errors import expect_error
+from uda_kit.models.timm_backbones import TimmOptions, lite0_file
+
+OPTIONS = RunOptions(accelerator="cpu", progress=False)
+SHORT = [
+    "stages.0.source=scenes:rendered?n=4&size=64x96",
+    "stages.1.source=scenes:rendered?n=4&size=64x96",
+    "test=scenes:camera?n=2&size=64x96",
+    "stages.0.steps=1",
+    "stages.1.steps=1",
+]
+PICTURE = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("make", [deeplab_v2, deeplab_v3, pspnet])
+@pytest.mark.parametrize("backbone", ["lite0", "timm:mit_b0"])
+def test_saved_and_loaded(make, backbone, tmp_path):
+    torch.manual_seed(0)
+    weights = "imagenet" if backbone == "lite0" else None
+    net = make(7, backbone, weights=weights).eval()
+    path = save_weights(net, tmp_path / "net.safetensors")
+    again = load_weights(path).eval()
+    with torch.no_grad():
+        assert torch.equal(again(PICTURE).logits, net(PICTURE).logits)
+    assert again.config == net.config
+    trained = {id(p) for p in (*net.backbone_parameters(), *net.head_parameters())}
+    assert trained == {id(p) for p in net.parameters() if p.requires_grad}
+
+
+def test_a_recipe_trains_it(tmp_path):
+    out = tmp_path / "run"
+    sets = ["backbone=lite0", "weights=imagenet", "timm.bn_momentum=0.1"]
+    both = [f"stages.{stage}.net.{setting}" for stage in (0, 1) for setting in sets]
+    command = ["train", "scenes/source-only", "--steps", "1", "--out", str(out)]
+    wrong = [setting.replace("=lite0", "=timm:pvt_v2b0") for setting in both]
+    refused_command([*command, "--set", *wrong], "timm:pvt_v2_b0")
+    assert not out.exists()
+    run_recipe(override(find_recipe("scenes/source-only"), [*SHORT, *both]), out, OPTIONS)
+    network = json.loads((out / "config.json").read_text())["recipe"]["stages"][0]["net"]
+    assert network["backbone"] == "lite0" and network["timm"]["bn_momentum"] == 0.1
+    assert load_weights(out / "weights.safetensors").config["licence"] == "apache-2.0"
+
+
+def test_refusals(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    vit = deeplab_v2(5, "timm:vit_tiny_patch16_224")
+    assert "patches of 16x16" in expect_error(vit, torch.zeros(1, 3, 50, 96))
+    refused(lambda: deeplab_v2(5, "timm:mit_b0", timm=TimmOptions(8)), "mit_b0", "cannot keep an output stride of 8")
+    refused(lambda: deeplab_v2(5, "timm:convnext_atto", weights="imagenet"), "imagenet", "convnext_atto")
+    save_weights(deeplab_v2(5, "tiny"), tmp_path / "tiny.safetensors")
+    refused(lambda: deeplab_v2(5, "lite0", weights=tmp_path / "tiny.safetensors"), "weights of another network")
+    monkeypatch.setattr("uda_kit.models.timm_backbones.LITE0_SHA256", "0" * 64)
+    refused(lite0_file, "is not the file that was published")
+    monkeypatch.setattr("uda_kit.models.timm_backbones.LITE0_PACKAGE", "no-such-package")
+    refused(lite0_file, "not installed", "pretrained")
