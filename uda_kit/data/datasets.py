@@ -894,6 +894,18 @@ class Kitti(FileDataset):
 
     splits: tuple[str, ...] = ("train", "test")
 
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: str | None = None,
+        space: LabelSpace | str | None = None,
+        labelled: bool | None = None,
+        strict: bool = True,
+        frames: str | None = None,  # numbers of the first and the last frame, as 0-119; None: all
+    ):
+        self.frames = _frame_range(frames) if frames else None
+        super().__init__(root, split, space, labelled, strict)
+
     @classmethod
     def splits_at(cls, root: Path) -> tuple[str, ...]:
         in_one_folder = os.path.isdir(root / "images") and not os.path.isdir(root / "training")
@@ -908,19 +920,44 @@ class Kitti(FileDataset):
     def has_labels(self) -> bool:
         return self.split != "test" or self.list_file is not None
 
-    def find_images(self) -> dict[str, str]:
-        if self.in_one_folder:
-            return listed(self.root / "images")
-        return listed(self.root / ("testing" if self.split == "test" else "training") / "image_2")
+# %% ../../nbs/data/40_datasets.ipynb #469b8d13
+@patch
+def find_images(self: Kitti) -> dict[str, str]:
+    if self.in_one_folder:
+        return self.chosen(listed(self.root / "images"))
+    return self.chosen(listed(self.root / ("testing" if self.split == "test" else "training") / "image_2"))
 
-    def find_labels(self) -> dict[str, str]:
-        if self.in_one_folder:
-            ids = self.root / "labels_full_ids"
-            return listed(ids if os.path.isdir(ids) else self.root / "labels")
-        if self.split == "test":
-            problem = "holds no labels of testing/: they are not published"
-            raise InputError(self.root, problem, "use split train, or labelled=False for images alone")
-        return listed(self.root / "training" / "semantic")
+
+@patch
+def find_labels(self: Kitti) -> dict[str, str]:
+    if self.in_one_folder:
+        ids = self.root / "labels_full_ids"
+        return self.chosen(listed(ids if os.path.isdir(ids) else self.root / "labels"))
+    if self.split == "test":
+        problem = "holds no labels of testing/: they are not published"
+        raise InputError(self.root, problem, "use split train, or labelled=False for images alone")
+    return self.chosen(listed(self.root / "training" / "semantic"))
+
+
+@patch
+def chosen(self: Kitti, paths: dict[str, str]) -> dict[str, str]:
+    "The files of the frames asked for. `InputError` where there are none of these numbers."
+    if self.frames is None:
+        return paths
+    first, last = self.frames
+    numbers = {key: int(key.partition("_")[0]) for key in paths if key.partition("_")[0].isdigit()}
+    inside = {key: paths[key] for key, number in numbers.items() if first <= number <= last}
+    if not inside:
+        raise InputError(self.root, f"has no frames from {first} to {last}", f"it holds {len(paths)} frames")
+    return inside
+
+
+def _frame_range(text: str) -> tuple[int, int]:
+    "First and last number from FIRST-LAST."
+    first, dash, last = str(text).partition("-")
+    if not dash or not first.isdigit() or not last.isdigit() or int(first) > int(last):
+        raise InputError("kitti", f"option 'frames' is {text!r}", "write FIRST-LAST, as 0-119")
+    return int(first), int(last)
 
 # %% ../../nbs/data/40_datasets.ipynb #8b9d69f4
 def read_toml(path: str | Path) -> dict:
@@ -1287,6 +1324,7 @@ LOADER_OPTIONS = {  # data set: what may stand behind the ? in its line, beside 
     "crosscity": ("city",),
     "gta5": ("drop_mismatched",),
     "cityscapes": ("beta",),
+    "kitti": ("frames",),
 }
 
 

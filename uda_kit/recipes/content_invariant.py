@@ -24,7 +24,6 @@ from uda_kit.recipes.output_space import (
     RESNET_SINGLE,
     SCENES,
     SIZES,
-    TINY,
     SmallBenchmark,
     SmallScale,
 )
@@ -174,8 +173,8 @@ def small_translation(b: SmallBenchmark) -> TranslationConfig:
 def small_content_stages(b: SmallBenchmark, row: SmallRow) -> tuple[StageConfig, ...]:
     "Stages of a row on a small benchmark, as `cirn_stages`."
     scale, plain = b.scale, SupervisedTerms()
-    net = replace(TINY, ancillary=row.k) if row.ass else TINY
-    stages = [StageConfig(b.source, plain, TINY, None, AdamW(scale.warmup_lr), scale.warmup, name="warmup")]
+    net = replace(scale.net, ancillary=row.k) if row.ass else scale.net
+    stages = [scale.first_stage(b.source)]
     source, adam = b.source, AdamW(scale.lr)
     if row.cir and row.translated:
         source = replace(source, translated=row.translated, originals=False)

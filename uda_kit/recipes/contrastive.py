@@ -20,7 +20,7 @@ from ..models.configs import DeepLabV2, DeepLabV3, NetworkConfig, PSPNet
 from .config import Recipe, StageConfig, TranslationConfig
 from .content_invariant import CROP, TRANSLATION_STEPS, as_intermediate, small_translation
 from .data import Data
-from .output_space import CAMVID, SCENES, TINY, SmallBenchmark
+from .output_space import CAMVID, SCENES, SmallBenchmark
 from ..training.configs import TransformConfig
 from ..training.optim import SGD, AdamW
 
@@ -268,7 +268,7 @@ def small_scale(b: SmallBenchmark) -> ContrastiveScale:
 # %% ../../nbs/recipes/60_contrastive.ipynb #278bbf40
 def small_contrastive_recipes(b: SmallBenchmark) -> list[Recipe]:
     "Table 3 with its parts and controls, Tables 7 and 8 on a small benchmark."
-    task, whole = ContrastiveTask(small_scale(b), TINY, b.source, b.target, SMALL_TRANSFER), Row()
+    task, whole = ContrastiveTask(small_scale(b), b.scale.net, b.source, b.target, SMALL_TRANSFER), Row()
 
     def recipe(name: str, row: Row = whole, task: ContrastiveTask = task) -> Recipe:
         return b.recipe(name, task.stages(row), ("contrastive",), SMALL_CONTRASTIVE)

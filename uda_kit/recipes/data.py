@@ -29,6 +29,7 @@ LOADER_FIELDS = (
     "city",
     "mapping",
     "beta",
+    "frames",
     "drop_mismatched",
 )  # options of a single loader, under its own names
 
@@ -58,6 +59,7 @@ class Data:
     city: str = ""  # of Cross-City
     mapping: str = ""  # of Mapillary Vistas
     beta: str = ""  # of foggy Cityscapes
+    frames: str = ""  # of KITTI: first and last number, as 0-119
     drop_mismatched: bool | None = None  # of GTA5
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a0010

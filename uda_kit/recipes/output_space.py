@@ -187,6 +187,7 @@ class SmallScale:
     adv_scale: float = 10.0
     discriminator_width: int = 16
     discriminator_lr: float = 1e-3
+    net: DeepLabV2 = TINY
 
     def terms(self, paper: OutputSpaceTerms) -> OutputSpaceTerms:
         "Losses with the paper's weights, the adversarial ones scaled, and a small discriminator."
@@ -202,10 +203,14 @@ class SmallScale:
         modes: Clustering | None = None,
     ) -> tuple[StageConfig, StageConfig]:
         "Warm-up on the source, then `terms`; translated images and patch modes are the second stage's."
-        warmup = StageConfig(source, SupervisedTerms(), TINY, None, AdamW(self.warmup_lr), self.warmup, name="warmup")
+        warmup = self.first_stage(source)
         source = replace(source, translated=translated)
-        adapt = StageConfig(source, terms, TINY, target, AdamW(self.lr), self.steps, name="adapt", modes=modes)
+        adapt = StageConfig(source, terms, self.net, target, AdamW(self.lr), self.steps, name="adapt", modes=modes)
         return warmup, adapt
+
+    def first_stage(self, source: Data) -> StageConfig:
+        "The warm-up on labelled images, which all rows share."
+        return StageConfig(source, SupervisedTerms(), self.net, None, AdamW(self.warmup_lr), self.warmup, name="warmup")
 
 # %% ../../nbs/recipes/30_output_space.ipynb #35d7e861
 ONE_LEVEL = OutputSpaceTerms(adv_aux=0.0)  # with the auxiliary cross-entropy, which all small rows have
