@@ -8,6 +8,8 @@ __all__ = ['find_recipe']
 # %% ../../nbs/recipes/80_catalogue.ipynb #15098e4c
 from pathlib import Path
 
+from .lite0 import lite0_recipes
+
 from ..core.errors import InputError, nearest
 from ..core.files import write_text
 from ..core.records import to_json
@@ -21,7 +23,7 @@ from .patch_alignment import patch_recipes
 # %% ../../nbs/recipes/80_catalogue.ipynb #c3219e5a
 def recipes() -> dict[str, Recipe]:
     "All recipes by name."
-    every = [*output_space_recipes(), *patch_recipes(), *content_recipes(), *contrastive_recipes()]
+    every = [*output_space_recipes(), *patch_recipes(), *content_recipes(), *contrastive_recipes(), *lite0_recipes()]
     return {recipe.name: recipe for recipe in every}
 
 # %% ../../nbs/recipes/80_catalogue.ipynb #c3219ebf

@@ -145,7 +145,6 @@ def full_content_recipes(source: str, table: int) -> list[Recipe]:
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #1d83337d
 SMALL_CIRN = "warm-up on the source, then this row's stages; tiny network, narrow discriminators, small generators"
-SMALL_TRANSLATION = {"scenes": (1000, 1), "camvid": (800, 1)}  # steps, and images in each
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class SmallRow(Row):
 
 def small_translation(b: SmallBenchmark) -> TranslationConfig:
     "The stage that translates a small benchmark's source."
-    steps, batch = SMALL_TRANSLATION[b.name]
+    steps, batch = b.translation
     source, target = replace(b.source, batch_size=batch), replace(b.target, batch_size=batch)
     return TranslationConfig(
         source,

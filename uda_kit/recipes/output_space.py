@@ -241,6 +241,9 @@ class SmallBenchmark:
     val: Data
     test: Data
     scale: SmallScale = SmallScale()
+    patch: tuple[int, int] = (12, 24)  # height and width of a patch of the source, for patch alignment
+    target_patch: tuple[int, int] | None = None  # of the target; None: the same
+    translation: tuple[int, int] = (1000, 1)  # steps of a translation between source and target, images in each
 
     def recipe(self, row: str, stages: tuple[StageConfig, ...], papers: tuple[str, ...], about: str) -> Recipe:
         "A recipe of the benchmark's data."
@@ -291,7 +294,8 @@ def camvid_benchmark() -> SmallBenchmark:
     "CamVid's daytime drives to its drive at dusk; labels of the training half of that drive choose settings."
     source = Data("camvid", "day", (180, 240), 2, flip=True)
     target = replace(source, split="dusk_train")
-    return SmallBenchmark("camvid", "camvid11", source, target, target, replace(source, split="dusk_test"))
+    test = replace(source, split="dusk_test")
+    return SmallBenchmark("camvid", "camvid11", source, target, target, test, patch=(18, 24), translation=(800, 1))
 
 
 SCENES, CAMVID = scenes_benchmark("scenes", "camera"), camvid_benchmark()

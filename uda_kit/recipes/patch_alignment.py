@@ -209,7 +209,6 @@ def robotcar_recipes() -> list[Recipe]:
 
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #3a688a52
 POSE, LANE = scenes_benchmark("pose", "lorry"), scenes_benchmark("lane", "van")
-SMALL_PATCH = {"scenes": (12, 24), "pose": (12, 24), "lane": (12, 24), "camvid": (18, 24)}
 SMALL_FUSION = (
     "two stages: warm-up on the source, then this row's objective; tiny network, narrow output discriminators"
 )
@@ -236,9 +235,10 @@ def small_fusion(scale: SmallScale) -> FusionTerms:
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #322efa21
 def small_row(b: SmallBenchmark, cell: Cell, k: int = 50, settings: dict[str, Any] | None = None) -> Recipe:
     "A row on a small benchmark; `settings`: of patch alignment, where they differ."
-    terms = cell.terms(with_patch(small_fusion(b.scale), settings or {}))
+    own = {"target_patch": b.target_patch} if b.target_patch else {}
+    terms = cell.terms(with_patch(small_fusion(b.scale), own | (settings or {})))
     translated = f"{b.name}-translated" if "pi" in cell.partners else ""
-    modes = Clustering(SMALL_PATCH[b.name], k, 20_000) if cell.patch else None
+    modes = Clustering(b.patch, k, 20_000) if cell.patch else None
     stages = b.scale.stages(terms, b.source, b.target, translated, modes)
     return b.recipe(cell.name, stages, ("patch_alignment",), SMALL_FUSION)
 
