@@ -938,7 +938,7 @@ def find_labels(self: Kitti) -> dict[str, str]:
         raise InputError(self.root, problem, "use split train, or labelled=False for images alone")
     return self.chosen(listed(self.root / "training" / "semantic"))
 
-
+# %% ../../nbs/data/40_datasets.ipynb #469b8d14
 @patch
 def chosen(self: Kitti, paths: dict[str, str]) -> dict[str, str]:
     "The files of the frames asked for. `InputError` where there are none of these numbers."

@@ -8,14 +8,13 @@ __all__ = ['find_recipe']
 # %% ../../nbs/recipes/80_catalogue.ipynb #15098e4c
 from pathlib import Path
 
-from .lite0 import lite0_recipes
-
 from ..core.errors import InputError, nearest
 from ..core.files import write_text
 from ..core.records import to_json
 from .config import Recipe
 from .content_invariant import content_recipes
 from .contrastive import contrastive_recipes
+from .lite0 import lite0_recipes
 from .output_space import output_space_recipes
 from .own_files import is_file_recipe, recipe_from_file
 from .patch_alignment import patch_recipes
