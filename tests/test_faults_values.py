@@ -617,7 +617,7 @@ def test_published_recipes_are_scored_as_before():
     for name, recipe in recipes().items():
         published = DATASETS.get(recipe.test.name)
         tables = getattr(published, "tables", ())
-        assert not tables or tables[0].space == label_space(recipe.space), name
+        assert not tables or label_space(recipe.space) in [table.space for table in tables], name
     whole = open_scored(small().test, "cityscapes19")
     assert whole.space == label_space("cityscapes19") and reconcile(whole.space, whole.space).scored == tuple(range(19))
 
