@@ -27,6 +27,8 @@ def test_one_folder_with_lists(tmp_path):
     root = in_one_folder(tmp_path / "kitti")
     val = open_dataset(f"kitti:{root}?split=val")
     assert val.keys == ["000001_10"] and val.labelled and len(open_dataset(f"kitti:{root}")) == 2
+    assert open_dataset(f"kitti:{root}?frames=0-0").keys == ["000000_10"]
+    assert "leave ?frames= or the split out" in expect_error(open_dataset, f"kitti:{root}?split=val&frames=0-0")
     assert val[0].label.equal(open_dataset(f"kitti:{SAMPLE}")[1].label)
 
 
@@ -34,6 +36,9 @@ def test_what_is_refused(tmp_path):
     assert "not published" in expect_error(open_dataset, f"kitti:{SAMPLE}?split=test", labelled=True)
     root = in_one_folder(tmp_path / "kitti")
     assert "no such folder" in expect_error(open_dataset, f"kitti:{root / 'images'}")
+    (root / "labels_full_ids").rename(root / "labels")  # train ids, perhaps: nobody knows
+    assert "labels_full_ids: no such folder" in expect_error(open_dataset, f"kitti:{root}")
+    (root / "labels").rename(root / "labels_full_ids")
     path = root / "labels_full_ids" / "000000_10.png"
     Image.fromarray(np.full((128, 256, 3), (128, 64, 128), np.uint8)).save(path)
     assert "000000_10.png" in expect_error(open_dataset(f"kitti:{root}").label, 0)

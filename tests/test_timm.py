@@ -18,6 +18,8 @@ from uda_kit import (
     save_weights,
 )
 from uda_kit.core.errors import expect_error
+from uda_kit.methods.teacher import fast_copy
+from uda_kit.models.pyramid_segmenters import with_synced_norms
 from uda_kit.models.timm_backbones import TimmOptions, lite0_file
 
 OPTIONS = RunOptions(accelerator="cpu", progress=False)
@@ -60,14 +62,35 @@ def test_a_recipe_trains_it(tmp_path):
     assert load_weights(out / "weights.safetensors").config["licence"] == "apache-2.0"
 
 
+@pytest.mark.parametrize("backbone", ["lite0", "timm:mobilenetv3_small_050", "timm:resnet18", "timm:mit_b0"])
+def test_activations_behind_batch_norms_stay(backbone):
+    "timm keeps activations inside its batch norms: a copy with folded norms, or with SyncBN, has them, too."
+    torch.manual_seed(0)
+    net = deeplab_v2(5, backbone, weights="imagenet" if backbone == "lite0" else None)
+    net(PICTURE)  # batch statistics other than 0 and 1
+    net.eval()
+    with torch.no_grad():
+        features, folded = net(PICTURE).features, fast_copy(net)(PICTURE).features
+        synced = with_synced_norms(net).eval()(PICTURE).features
+    assert (features - folded).norm() < 1e-3 * features.norm()
+    assert torch.allclose(features, synced, atol=1e-5)
+
+
 def test_refusals(tmp_path, monkeypatch):
     torch.manual_seed(0)
     vit = deeplab_v2(5, "timm:vit_tiny_patch16_224")
     assert "patches of 16x16" in expect_error(vit, torch.zeros(1, 3, 50, 96))
     refused(lambda: deeplab_v2(5, "timm:mit_b0", timm=TimmOptions(8)), "mit_b0", "cannot keep an output stride of 8")
     refused(lambda: deeplab_v2(5, "timm:convnext_atto", weights="imagenet"), "imagenet", "convnext_atto")
+    refused(lambda: deeplab_v2(5, "timm:vit_tiny_patch16_224", timm=TimmOptions(8)), "cannot keep an output stride")
+    refused(lambda: deeplab_v2(5, "timm:resnet18.bogus"), "is no network of timm")
+    refused(lambda: deeplab_v2(5, "lite0", weights=5), "names no file")
+    refused(lambda: deeplab_v2(5, "lite0", timm={"bogus": 1}), "has no option 'bogus'")
     save_weights(deeplab_v2(5, "tiny"), tmp_path / "tiny.safetensors")
     refused(lambda: deeplab_v2(5, "lite0", weights=tmp_path / "tiny.safetensors"), "weights of another network")
+    torch.save(deeplab_v2(5, "timm:resnet18").backbone.body.state_dict(), tmp_path / "r18.pth")
+    refused(lambda: deeplab_v2(5, "timm:convnext_atto", weights=tmp_path / "r18.pth"), "weights of another network")
+    assert "non-commercial" in deeplab_v2(5, "timm:mit_b0").backbone.licence
     monkeypatch.setattr("uda_kit.models.timm_backbones.LITE0_SHA256", "0" * 64)
     refused(lite0_file, "is not the file that was published")
     monkeypatch.setattr("uda_kit.models.timm_backbones.LITE0_PACKAGE", "no-such-package")

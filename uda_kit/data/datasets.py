@@ -904,6 +904,10 @@ class Kitti(FileDataset):
         frames: str | None = None,  # numbers of the first and the last frame, as 0-119; None: all
     ):
         self.frames = _frame_range(frames) if frames else None
+        if self.frames and split not in (None, "all", *self.splits):
+            raise InputError(
+                f"{self.name}:{root}", f"has frames of a list, {split!r}", "leave ?frames= or the split out"
+            )
         super().__init__(root, split, space, labelled, strict)
 
     @classmethod
@@ -931,8 +935,7 @@ def find_images(self: Kitti) -> dict[str, str]:
 @patch
 def find_labels(self: Kitti) -> dict[str, str]:
     if self.in_one_folder:
-        ids = self.root / "labels_full_ids"
-        return self.chosen(listed(ids if os.path.isdir(ids) else self.root / "labels"))
+        return self.chosen(listed(self.root / "labels_full_ids"))
     if self.split == "test":
         problem = "holds no labels of testing/: they are not published"
         raise InputError(self.root, problem, "use split train, or labelled=False for images alone")

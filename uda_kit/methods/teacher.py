@@ -68,14 +68,21 @@ def _batch_norm(net: nn.Module, name: str) -> _BatchNorm:
     assert isinstance(norm, _BatchNorm)
     return norm
 
-
+# %% ../../nbs/methods/82_teacher.ipynb #f01d0a01
 def fold_norms(net: nn.Module) -> nn.Module:  # in evaluation mode; the same object without those batch norms
     "Let each convolution do the work of the batch norm registered after it, in place. For evaluation, up to rounding."
     for conv_name, norm_name in folding_pairs(net):
         folded = fuse_conv_bn_eval(_convolution(net, conv_name), _batch_norm(net, norm_name))
         net.set_submodule(conv_name, folded)
-        net.set_submodule(norm_name, nn.Identity())
+        net.set_submodule(norm_name, _behind(_batch_norm(net, norm_name)))
     return net
+
+
+def _behind(norm: nn.Module) -> nn.Module:
+    "What stays where a batch norm was: nothing, or the activation that batch norms of timm hold."
+    parts = [getattr(norm, name, None) for name in ("drop", "act")]
+    layers = [part for part in parts if isinstance(part, nn.Module)]
+    return nn.Sequential(*layers) if layers else nn.Identity()
 
 # %% ../../nbs/methods/82_teacher.ipynb #512ac266
 def fast_copy(

@@ -173,7 +173,7 @@ def as_described(
                 check_names(sketch, tensors, path)
             return builder(**options)
     except InputError as error:
-        if error.where == str(path):
+        if error.where in (str(path), "timm"):  # of the file, or of what is not installed
             raise
         raise _broken(path, error) from None
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:

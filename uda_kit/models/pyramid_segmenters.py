@@ -33,7 +33,7 @@ from uda_kit.models.segmenters import (
     load_pretrained,
     upsample,
 )
-from .timm_backbones import TimmOptions
+from .timm_backbones import TimmBackbone, TimmOptions, library
 
 # %% ../../nbs/models/22_pyramid_segmenters.ipynb #828ade6c
 def conv_norm_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -280,4 +280,11 @@ def sync_batch_norms(
     for module in net.modules():
         if isinstance(module, Bottleneck):
             module.recompute = "none"  # it would take the statistics of one process
+    return with_synced_norms(net)
+
+
+def with_synced_norms(net: nn.Module) -> nn.Module:
+    "The network with SyncBN in place of batch norms; those of timm keep their activations."
+    if isinstance(getattr(net, "backbone", None), TimmBackbone):
+        return library("timm.layers", "pretrained").convert_sync_batchnorm(net)
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110003
 import importlib
+import inspect
 import re
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,7 @@ from .backbones import Backbone, fill, read_tensors, renamed_tensors, shown
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110005
 PREFIX = "timm:"
+NON_COMMERCIAL = "NVIDIA non-commercial (SegFormer's weights)"
 LITE0 = "tf_efficientnet_lite0"  # timm's name of `lite0`
 MIT = re.compile(r"mit_b([0-5])")  # SegFormer's encoders, which timm builds as PVTv2 with other widths inside
 
@@ -50,7 +52,8 @@ def timm_name(backbone: str) -> str:
     "timm's name of a backbone, `convnext_tiny` of `timm:convnext_tiny`. `InputError` with near names for one unknown."
     name = LITE0 if backbone == "lite0" else backbone.removeprefix(PREFIX)
     timm = library("timm", "pretrained")
-    if timm.is_model(name) or MIT.fullmatch(name):
+    known_tag = "." not in name or name in timm.list_pretrained()
+    if MIT.fullmatch(name) or (timm.is_model(name) and known_tag):
         return name
     near = get_close_matches(name, timm.list_models(), 3, 0.5)
     remedy = f"did you mean {' or '.join(PREFIX + word for word in near)}?" if near else "timm.list_models() lists them"
@@ -71,6 +74,11 @@ def create(name: str, **options) -> Any:
     return library("timm", "pretrained").create_model(name, **options)
 
 
+def licence_of(name: str, whole: Any) -> str:
+    "Licence of the weights that were published for a network of this name; those of another file may differ."
+    return NON_COMMERCIAL if MIT.fullmatch(name) else whole.pretrained_cfg.get("license") or "unknown"
+
+
 def is_plain_transformer(net: nn.Module) -> bool:
     "Does a network keep one stride, that of its patches, in all blocks?"
     return hasattr(net, "patch_embed") and hasattr(net, "blocks")
@@ -78,7 +86,10 @@ def is_plain_transformer(net: nn.Module) -> bool:
 
 def patch_side(net: Any) -> int | None:
     "Side of a plain transformer's patches in pixels, None for other networks."
-    return net.patch_embed.patch_size[0] if is_plain_transformer(net) else None
+    if not is_plain_transformer(net):
+        return None
+    size = getattr(net.patch_embed, "patch_size", None)
+    return size[0] if isinstance(size, tuple) else None
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a11000a
 def build_options(name: str, net: Any, output_stride: int | None) -> dict[str, Any]:
@@ -86,7 +97,7 @@ def build_options(name: str, net: Any, output_stride: int | None) -> dict[str, A
     if is_plain_transformer(net):
         depth = len(net.blocks)
         options: dict[str, Any] = {"out_indices": tuple(depth * part // 4 - 1 for part in (1, 2, 3, 4))}
-        if type(net).__name__ == "VisionTransformer":
+        if "dynamic_img_size" in inspect.signature(type(net).__init__).parameters:
             options["dynamic_img_size"] = True  # its position codes are resized to the image
         return options
     options = {}
@@ -115,11 +126,14 @@ class TimmBackbone(Backbone):
         name = timm_name(backbone)
         whole = sketch(name)
         self.patch, self.any_size = patch_side(whole), any_size
+        if self.patch is not None and output_stride not in (None, self.patch):
+            problem = f"cannot keep an output stride of {output_stride}: that of its patches is {self.patch}"
+            raise InputError(shown("backbone", backbone), problem, "leave output_stride out")
         self.body = _features_of(name, build_options(name, whole, output_stride), backbone)
         info: Any = self.body.feature_info
         self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
         self.dimensions = {"aux": self.channels[-2], "main": self.channels[-1]}
-        self.licence = whole.pretrained_cfg.get("license") or "unknown"
+        self.licence = licence_of(name, whole)
 
     def forward(
         self,
@@ -183,7 +197,13 @@ def timm_config(
     options: TimmOptions | dict | None,  # as given, or as a weight file's header has them
 ) -> dict[str, Any]:  # JSON-able
     "The options in full. `InputError` for an output stride that the network cannot keep."
-    given = TimmOptions(**options) if isinstance(options, dict) else options or TimmOptions()
+    if not isinstance(options, (dict, TimmOptions, type(None))):
+        raise InputError(shown("timm", options), "are no options of a backbone", "give a TimmOptions")
+    fields = asdict(options) if isinstance(options, TimmOptions) else options or {}
+    unknown = sorted(fields.keys() - asdict(TimmOptions()).keys())
+    if unknown:
+        raise InputError("timm", f"has no option {unknown[0]!r}", f"there are {', '.join(asdict(TimmOptions()))}")
+    given = TimmOptions(**fields)
     if given.output_stride not in (None, 8, 16, 32):
         raise InputError(shown("output_stride", given.output_stride), "is no stride of a backbone", "give 8, 16 or 32")
     return asdict(replace(given, output_stride=given.output_stride or usual_stride(backbone)))
@@ -222,7 +242,7 @@ def timm_input(backbone: str) -> str:
         raise InputError(shown("backbone", backbone), problem, "choose a network with a usual input")
     return kind
 
-
+# %% ../../nbs/models/12_timm_backbones.ipynb #7a110026
 def timm_backbone(
     backbone: str,  # "lite0" or "timm:NAME"
     options: dict[str, Any],  # from `timm_config`
@@ -240,7 +260,8 @@ def timm_backbone(
 
 def _recompute_blocks(net: TimmBackbone, backbone: str, has_norms: bool) -> None:
     "Let the backward pass compute blocks again. `InputError` where timm cannot, or batch norms would count twice."
-    switch = getattr(net.body, "set_grad_checkpointing", None)
+    inner = getattr(net.body, "model", net.body)  # timm wraps a transformer
+    switch = getattr(inner, "set_grad_checkpointing", None)
     if switch is None or has_norms:
         reason = "its batch norms would count a batch twice" if has_norms else "timm offers none for it"
         remedy = "leave recompute at its default"
@@ -257,7 +278,12 @@ def renamed_by_timm(name: str, whole: nn.Module, tensors: dict[str, Tensor]) -> 
     "Tensors under the names that this version of timm uses, where it knows other people's names."
     entry = library("timm.models", "pretrained").model_entrypoint(MIT.sub(r"pvt_v2_b\1", name))
     rename = getattr(sys.modules[entry.__module__], "checkpoint_filter_fn", None)
-    return rename(dict(tensors), whole) if rename is not None else tensors
+    if rename is None:
+        return tensors
+    try:
+        return rename(dict(tensors), whole)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError):
+        return tensors  # names of another network: the comparison says which
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110014
 def load_timm_backbone(
@@ -266,9 +292,11 @@ def load_timm_backbone(
     weights: str | PathLike,  # "imagenet" (for lite0 alone), or a local .pth or .safetensors file
 ) -> TimmBackbone:
     "Fill a backbone. `InputError` for a file that does not hold every tensor of it, or holds others."
+    if not isinstance(weights, (str, PathLike)):
+        raise InputError(shown("weights", weights), "names no file", "give 'imagenet' or the path of a weight file")
     name = timm_name(backbone)
     whole = sketch(name)
-    if weights == "imagenet" and name != LITE0:
+    if weights == "imagenet" and backbone != "lite0":
         raise InputError("weights='imagenet'", f"are not at hand for {backbone}", "give the path of a weight file")
     tensors = lite0_tensors(whole) if weights == "imagenet" else read_tensors(weights)
     tensors = renamed_by_timm(name, whole, tensors)
