@@ -354,11 +354,11 @@ def append_discriminators(
     commit: str,
     root: str | Path | None = None,  # folder of results
 ) -> None:
-    """Record discriminators' losses in results/<benchmark>_<paper>_critics.csv: means over the second half of
+    """Record discriminators' losses in results/<benchmark>_<paper>_discriminators.csv: means over the second half of
     each stage.
 
     `plain`: without the weights of pixels, where a term has such. Stages that were loaded have no log."""
-    path = Path(root or results_folder()) / f"{benchmark}_{paper}_critics.csv"
+    path = Path(root or results_folder()) / f"{benchmark}_{paper}_discriminators.csv"
     for stage in dict.fromkeys(line["stage"] for line in log):
         for term, loss, plain in late_losses(log, stage):
             row = (benchmark, recipe, seed, steps, stage, term, f"{loss:.4f}", f"{plain:.4f}", commit)
@@ -431,7 +431,7 @@ def run_table(
 ) -> None:
     """Run the rows of a benchmark for all seeds, except those that results hold already.
 
-    Appends to results/<benchmark>_<paper>.csv, ..._classes.csv (IoU by class), ..._critics.csv and
+    Appends to results/<benchmark>_<paper>.csv, ..._classes.csv (IoU by class), ..._discriminators.csv and
     ..._labels.csv."""
     for seed in seeds:
         for row in rows:
