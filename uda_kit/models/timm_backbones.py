@@ -26,6 +26,7 @@ from ..core.errors import InputError
 from ..core.files import file_hash
 from ..core.settings import BelowOne
 from .backbones import Backbone, fill, read_tensors, renamed_tensors, shown
+from .depthwise import faster_depthwise
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110005
 PREFIX = "timm:"
@@ -129,7 +130,7 @@ class TimmBackbone(Backbone):
         if self.patch is not None and output_stride not in (None, self.patch):
             problem = f"cannot keep an output stride of {output_stride}: that of its patches is {self.patch}"
             raise InputError(shown("backbone", backbone), problem, "leave output_stride out")
-        self.body = _features_of(name, build_options(name, whole, output_stride), backbone)
+        self.body = faster_depthwise(_features_of(name, build_options(name, whole, output_stride), backbone))
         info: Any = self.body.feature_info
         self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
         self.dimensions = {"aux": self.channels[-2], "main": self.channels[-1]}
