@@ -48,6 +48,21 @@ def test_saved_and_loaded(make, backbone, tmp_path):
     assert trained == {id(p) for p in net.parameters() if p.requires_grad}
 
 
+def test_a_pyramid_is_saved_and_loaded_and_folded(tmp_path):
+    torch.manual_seed(0)
+    net = deeplab_v2(7, "lite0", multi_level=True, timm=TimmOptions(pyramid=4))
+    net(PICTURE).logits.sum().backward()
+    assert all(p.grad is not None for name, p in net.named_parameters() if name.startswith(("neck.", "main.")))
+    net.eval()
+    again = load_weights(save_weights(net, tmp_path / "net.safetensors")).eval()
+    assert again.config["timm"] == {"output_stride": 32, "any_size": False, "bn_momentum": None, "pyramid": 4}
+    with torch.no_grad():
+        out = net(PICTURE)
+        assert out.logits.shape == (2, 7, 16, 24) and out.features.shape == (2, 64, 16, 24)
+        assert torch.equal(again(PICTURE).logits, out.logits)
+        torch.testing.assert_close(fast_copy(net)(PICTURE).logits, out.logits, atol=1e-3, rtol=1e-3)
+
+
 def test_a_recipe_trains_it(tmp_path):
     out = tmp_path / "run"
     sets = ["backbone=lite0", "weights=imagenet", "timm.bn_momentum=0.1"]
@@ -84,6 +99,9 @@ def test_refusals(tmp_path, monkeypatch):
     refused(lambda: deeplab_v2(5, "timm:convnext_atto", weights="imagenet"), "imagenet", "convnext_atto")
     refused(lambda: deeplab_v2(5, "timm:vit_tiny_patch16_224", timm=TimmOptions(8)), "cannot keep an output stride")
     refused(lambda: deeplab_v2(5, "timm:resnet18.bogus"), "is no network of timm")
+    refused(lambda: deeplab_v2(5, "lite0", timm=TimmOptions(pyramid=5)), "pyramid=5", "maps of strides 2, 4, 8, 16, 32")
+    refused(lambda: deeplab_v2(5, "timm:vit_tiny_patch16_224", timm=TimmOptions(pyramid=4)), "maps of strides 16")
+    refused(lambda: pspnet(5, "lite0", timm=TimmOptions(pyramid=4)), "has a neck of its own")
     refused(lambda: deeplab_v2(5, "lite0", weights=5), "names no file")
     refused(lambda: deeplab_v2(5, "lite0", timm={"bogus": 1}), "has no option 'bogus'")
     save_weights(deeplab_v2(5, "tiny"), tmp_path / "tiny.safetensors")

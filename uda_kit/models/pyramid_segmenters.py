@@ -159,6 +159,8 @@ def assemble(
     dropout, classes = config["dropout"], config["num_classes"]
     as_torchvision = config.get("as_torchvision", False)
     body = build_backbone(config, late_dilation=as_torchvision)
+    if getattr(body, "pyramid", None) is not None:
+        raise InputError("timm.pyramid", "is for deeplab_v2: this network has a neck of its own", "leave it out")
     neck = make_neck(body.dimensions["main"])
     main = PointClassifier(neck.channels, classes, 0.0 if as_torchvision else dropout)
     aux = aux_head(body.dimensions["aux"], classes, dropout) if config["multi_level"] else None

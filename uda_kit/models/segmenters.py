@@ -28,6 +28,7 @@ from uda_kit.models.backbones import (
     load_backbone,
     make_backbone,
     pools_up,
+    shown,
 )
 from uda_kit.models.timm_backbones import (
     TimmBackbone,
@@ -166,6 +167,7 @@ class Neck(nn.Module):
     "From the backbone's last map to the features that the main classifier reads."
 
     channels: int  # of those features
+    of_stages = False  # it reads all maps of the backbone, not the last alone
 
 # %% ../../nbs/models/20_segmenters.ipynb #7f15a012
 class UpsamplingNeck(Neck):
@@ -188,6 +190,45 @@ class UpsamplingNeck(Neck):
         features: Tensor,  # [B,inputs,h,w]
     ) -> Tensor:  # [B,channels,4h,4w]
         return self.steps(features)
+
+# %% ../../nbs/models/20_segmenters.ipynb #7f15a021
+class PyramidNeck(Neck):
+    "Feature pyramid (Lin et al. 2017): the sum of the backbone's maps at the finest of their strides, smoothed."
+
+    of_stages = True
+
+    def __init__(self, inputs: tuple[int, ...], channels: int = 64):
+        super().__init__()
+        self.channels = channels
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in inputs)
+        self.smooth = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(1, channels)
+
+    def forward(
+        self,
+        maps: tuple[Tensor, ...],  # each [B,inputs,h,w], finest first; finer ones than it was built for are left out
+    ) -> Tensor:  # [B,channels,h,w] at the stride of the finest
+        maps = maps[-len(self.lateral) :]
+        total = self.lateral[-1](maps[-1])
+        for lateral, finer in zip(list(self.lateral)[-2::-1], maps[-2::-1], strict=True):
+            total = lateral(finer) + F.interpolate(total, finer.shape[-2:], mode="bilinear", align_corners=False)
+        return F.relu(self.norm(self.smooth(total)))
+
+# %% ../../nbs/models/20_segmenters.ipynb #7f15a022
+def neck_of(backbone: Backbone) -> Neck | None:
+    """What stands between a backbone and its classifier in `deeplab_v2`: a pyramid, or a transformer's finer map.
+
+    `InputError` for a pyramid over maps of one stride, or from a stride that no map has."""
+    if not isinstance(backbone, TimmBackbone):
+        return None
+    if backbone.pyramid is None:
+        return None if backbone.patch is None else UpsamplingNeck(backbone.dimensions["main"])
+    if backbone.patch is not None or backbone.pyramid not in backbone.strides:
+        strides = ", ".join(map(str, backbone.strides))
+        remedy = "leave it out, or give one of them that is smaller than the last"
+        raise InputError(shown("pyramid", backbone.pyramid), f"cannot be had of maps of strides {strides}", remedy)
+    first = backbone.strides.index(backbone.pyramid)
+    return PyramidNeck(backbone.channels[first:])
 
 # %% ../../nbs/models/20_segmenters.ipynb #a8b4bdf7
 class Segmenter(nn.Module):
@@ -240,11 +281,12 @@ def forward(
 ) -> Outputs:
     "Scores and features at the network's stride."
     with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fixed):
-        backbone = self.backbone.stages if self.keep_stages else self.backbone
+        needs_stages = self.keep_stages or (self.neck is not None and self.neck.of_stages)
+        backbone = self.backbone.stages if needs_stages else self.backbone
         maps = backbone(self.normalise(image))
     layer3, features = maps[-2:]
     if self.neck is not None:
-        features = self.neck(features)
+        features = self.neck(maps if self.neck.of_stages else features)
     out = Outputs(
         logits=self.main(features),
         aux=self.aux(layer3) if self.aux else None,
@@ -423,8 +465,7 @@ def _with_pyramids(
         "A classifier of features."
         return ASPP(channels, config["num_classes"], config["aspp_rates"])
 
-    is_transformer = isinstance(backbone, TimmBackbone) and backbone.patch is not None
-    neck = UpsamplingNeck(backbone.dimensions["main"]) if is_transformer else None
+    neck = neck_of(backbone)
     features = neck.channels if neck is not None else backbone.dimensions["main"]
     main = pyramid(features)
     aux = pyramid(backbone.dimensions["aux"]) if config["multi_level"] else None

@@ -115,6 +115,7 @@ class TimmBackbone(Backbone):
     strides: tuple[int, ...]  # of each map
     channels: tuple[int, ...]  # of each map
     patch: int | None  # side of a transformer's patches
+    pyramid: int | None = None  # stride of the features of a pyramid over the maps, see `TimmOptions`
     licence: str  # of timm's weights for this network
 
     def __init__(
@@ -191,6 +192,7 @@ class TimmOptions:
     output_stride: int | None = None  # of the last maps, 8, 16 or 32; None: 16, or the network's own if it is fixed
     any_size: bool = False  # transformers: images of other sizes than their patches divide are resized
     bn_momentum: BelowOne | None = None  # of the batch norms' running averages; None: the network's own
+    pyramid: int | None = None  # 4 or 8: a feature pyramid gives the classifier features of this stride
 
 
 def timm_config(
@@ -207,7 +209,10 @@ def timm_config(
     given = TimmOptions(**fields)
     if given.output_stride not in (None, 8, 16, 32):
         raise InputError(shown("output_stride", given.output_stride), "is no stride of a backbone", "give 8, 16 or 32")
-    return asdict(replace(given, output_stride=given.output_stride or usual_stride(backbone)))
+    usual = usual_stride(backbone)
+    if given.pyramid is not None and usual is not None:
+        usual = 32  # a pyramid needs no dilation for its fine map
+    return asdict(replace(given, output_stride=given.output_stride or usual))
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110022
 def usual_stride(backbone: str) -> int | None:
@@ -251,6 +256,7 @@ def timm_backbone(
 ) -> TimmBackbone:
     "The backbone. `InputError` for networks whose blocks cannot be computed again."
     net = TimmBackbone(backbone, options["output_stride"], options["any_size"])
+    net.pyramid = options["pyramid"]
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = norm.momentum if options["bn_momentum"] is None else options["bn_momentum"]
