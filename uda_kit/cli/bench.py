@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .bench_adaptation import BenchAlignment, BenchQuality
+from .bench_settings import BenchSettings
 from .bench_table import BenchTable
 from .measurement import Measurement
 from .options import Count, Positional, at_least, command_line, one_of, read_size
@@ -159,6 +160,7 @@ class BenchEmbedding(Measurement):
 # %% ../../nbs/cli/78_bench.ipynb #b4a8a2bf
 BENCHES = {
     "table": BenchTable,
+    "settings": BenchSettings,
     "step": BenchStep,
     "patches": BenchPatches,
     "translation": BenchTranslation,
@@ -177,7 +179,8 @@ else:
 # %% ../../nbs/cli/78_bench.ipynb #7a067c11
 @dataclass(frozen=True)
 class Bench:
-    """Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench step` times a training step, `bench
+    """Measure: `bench table BENCHMARK` runs rows of a paper's table, `bench settings RECIPE` compares settings on
+    validation images, `bench step` times a training step, `bench
     patches` the parts of patch alignment, `bench translation` attention modules and CycleGAN, `bench contrastive` the
     contrastive loss and self-training, `bench quality` judges translated images, `bench alignment` the features of
     finished runs, `bench explorers` and `bench embedding` time what notebooks show."""

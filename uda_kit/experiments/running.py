@@ -38,7 +38,14 @@ from ..recipes.catalogue import find_recipe, table_protocol
 from ..recipes.config import Recipe
 from ..recipes.data import open_data
 from ..recipes.stages import RecipeStage
-from ..results.tables import append_csv, append_result, current_commit, measured, results_folder
+from uda_kit.results.tables import (
+    append_csv,
+    append_result,
+    current_commit,
+    machine_name,
+    measured,
+    results_folder,
+)
 from ..training.fit import RunOptions, fit, leaving_together, make_fabric, peak_gib
 from uda_kit.training.runs import (
     LabelRecord,
@@ -403,13 +410,14 @@ def append_run(
     record: dict[str, Any],
     key: tuple[str, str, str, int, int],  # benchmark, paper, row, seed, steps
     root: str | Path | None,  # folder of results
+    machine: str | None = None,  # None: as `machine_name` says
 ) -> None:
     "Append a finished run to the tables of results."
     commit = record["commit"]
     append_classes(*key, scores.iou(), commit, root=root)
     append_discriminators(*key, read_log(run), commit, root=root)
     append_labels(*key, run, commit, root=root)
-    append_result(*key, record["miou"], record["seconds"], root=root, commit=commit)
+    append_result(*key, record["miou"], record["seconds"], root=root, commit=commit, machine=machine)
 
 # %% ../../nbs/experiments/30_running.ipynb #90781365
 def is_measured(key: tuple[str, str, str, int, int], root: str | Path | None) -> bool:
@@ -417,6 +425,11 @@ def is_measured(key: tuple[str, str, str, int, int], root: str | Path | None) ->
     benchmark, paper, row, seed, steps = key
     results = measured(benchmark, paper, root)
     return any(m.recipe == row and m.steps == steps and seed in m.seeds for m in results)
+
+
+def recorded_machine(options: RunOptions) -> str:
+    "The machine as a table names it, with the precision of the run where that is not 32-bit."
+    return machine_name() if options.precision == "32-true" else f"{machine_name()}, {options.precision}"
 
 # %% ../../nbs/experiments/30_running.ipynb #be9b5c8f
 def run_table(
@@ -444,6 +457,6 @@ def run_table(
             folder = Path(out) / benchmark / f"{row}-seed{seed}"
             own, resume, shared = replace(options, seed=seed), folder.exists(), Path(out) / "shared"
             scores, record = run_recipe(recipe, folder, own, resume=resume, shared=shared, **data)
-            append_run(RunDirectory(folder), scores, record, key, results)
+            append_run(RunDirectory(folder), scores, record, key, results, recorded_machine(own))
             score = f"mIoU {100 * record['miou']:.1f} in {record['seconds']:.0f} s"
             print(f"{recipe.name} seed {seed}: {score}", flush=True)

@@ -19,8 +19,9 @@ from .output_space import CAMVID, SCENES, SmallBenchmark, SmallScale, small_reci
 from .patch_alignment import small_patch_recipes
 
 # %% ../../nbs/recipes/70_lite0.ipynb #70110005
-LITE0 = DeepLabV2("lite0", weights="imagenet", bn="train", timm=TimmOptions(output_stride=16, bn_momentum=0.1))
-LITE_SCALE = SmallScale(warmup=300, steps=200, warmup_lr=1e-3, lr=5e-4, net=LITE0)
+FINE = TimmOptions(pyramid=4)  # features of stride 4, for poles and people a few pixels wide
+LITE0 = DeepLabV2("lite0", weights="imagenet", bn="train", aspp_rates=(1, 2, 4, 6), timm=FINE)
+LITE_SCALE = SmallScale(warmup=500, steps=400, warmup_lr=1e-3, lr=5e-4, net=LITE0)
 KITTI_SIZE, KITTI_CROP = (160, 528), (160, 240)
 
 
