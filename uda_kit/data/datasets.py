@@ -43,6 +43,7 @@ from uda_kit.data.labels import (
     translate,
 )
 from .streets.dataset import StreetScenes
+from .streets.random_style import RANDOMISED
 from .streets.style import CAMERA, LORRY, RENDERED, VAN
 
 # %% ../../nbs/data/40_datasets.ipynb #c506792f
@@ -1378,7 +1379,7 @@ def read_options(
 
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20ae
 SPLIT_SEEDS = {"train": 0, "val": 1_000_003, "test": 2_000_003}  # added to a scene data set's seed
-SCENE_STYLES = {"rendered": RENDERED, "camera": CAMERA, "lorry": LORRY, "van": VAN}
+SCENE_STYLES = {"rendered": RENDERED, "camera": CAMERA, "lorry": LORRY, "van": VAN, "randomised": RANDOMISED}
 
 
 def open_scenes(

@@ -6,6 +6,7 @@
 __all__ = ['StreetScenes']
 
 # %% ../../../nbs/data/streets/90_dataset.ipynb #da7a5e04
+import json
 from dataclasses import asdict
 
 import numpy as np
@@ -99,7 +100,7 @@ def label(self: StreetScenes, i: int) -> Tensor | None:
 @patch
 def settings(self: StreetScenes) -> dict:
     "What decides the samples, for a run's config: every dial, seed, size and number. JSON-able."
-    dials = {name: list(dial) if isinstance(dial, tuple) else dial for name, dial in asdict(self.style).items()}
+    dials = json.loads(json.dumps(asdict(self.style)))  # lists for tuples
     return {
         "name": self.name,
         "split": self.split,

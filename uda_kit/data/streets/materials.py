@@ -83,7 +83,14 @@ def color(style: SceneStyle, name: str, u: float) -> Color:
     k = int(u * len(game))
     rest = u * len(game) - k  # what is left of u varies the brightness
     gain = (1 + style.variety * (2 * ((rest * 7.31) % 1) - 1) * 0.6) / 255
-    return [((1 - style.palette) * g + style.palette * c) * gain for g, c in zip(game[k], camera[k])]
+    mixed = [((1 - style.palette) * g + style.palette * c) * gain for g, c in zip(game[k], camera[k])]
+    return recolored(mixed, style.recolor, rest, name) if style.recolor else mixed
+
+
+def recolored(rgb: Color, amount: float, u: float, name: str) -> Color:
+    "A colour mixed with a random one that `u` and the material's name choose."
+    place = u + sum(map(ord, name)) / 97
+    return [(1 - amount) * value + amount * ((place * factor) % 1) for value, factor in zip(rgb, (13.7, 29.3, 51.1))]
 
 # %% ../../../nbs/data/streets/35_materials.ipynb #1798d95b
 def darker(rgb: Color, factor: float) -> Color:

@@ -50,7 +50,8 @@ def render(
     size: tuple[int, int],  # rows, columns
 ) -> tuple[np.ndarray, np.ndarray]:
     "One scene: image [H,W,3] and class ids [H,W], both uint8. Equal arguments give equal bits."
-    place, look, pose, sensor = (np.random.default_rng([seed, index, k]) for k in range(4))
+    place, look, pose, sensor, dials = (np.random.default_rng([seed, index, k]) for k in range(5))
+    style = style.of_scene(dials)
     street = Street(place.random(10).tolist())
     camera = camera_of(style, (2 * pose.random(5) - 1).tolist(), size)
     light = light_of(style, look.random(8).tolist())

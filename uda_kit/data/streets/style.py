@@ -8,8 +8,12 @@ __all__ = ['RENDERED', 'CAMERA', 'SceneStyle']
 # %% ../../../nbs/data/streets/10_style.ipynb #0d79a10d
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ...core.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 # %% ../../../nbs/data/streets/10_style.ipynb #0febba95
 SIGNS = ("circle", "triangle", "octagon", "diamond", "rectangle", "arrow", "board")
@@ -47,6 +51,7 @@ class SceneStyle:
 
     name: str = "plain"  # becomes part of the dataset's name
     palette: float = 0.0  # colours of materials: 0 the game's, 1 the camera's, mixed in between
+    recolor: float = 0.0  # how far each colour gives way to a random one, 0 to 1
     variety: float = 0.3  # how far two objects of a class differ in brightness, 0 to 1
     texture: float = 0.3  # contrast of surface grain (asphalt, leaves, plaster), 0 to 1
     dirt: float = 0.0  # contrast of stains, metres wide, 0 to 1
@@ -75,9 +80,14 @@ class SceneStyle:
             object.__setattr__(self, dial, tuple(getattr(self, dial)))
         object.__setattr__(self, "frequency", dict(self.frequency))
 
+    def of_scene(self, rng: "Generator") -> "SceneStyle":
+        "The style of one scene: itself. A `RandomStyle` draws one."
+        return self
+
 # %% ../../../nbs/data/streets/10_style.ipynb #909ae97c
 RANGES = dict(
     palette=(0, 1),
+    recolor=(0, 1),
     variety=(0, 1),
     texture=(0, 1),
     dirt=(0, 1),
@@ -98,20 +108,27 @@ RANGES = dict(
 KINDS = {"signs": SIGNS, "poles": POLES, "lights": LIGHTS}
 
 # %% ../../../nbs/data/streets/10_style.ipynb #210e7926
-def _check_number(dial: str, value: object, low: float, high: float) -> None:
+def check_number(dial: str, value: object, low: float, high: float) -> None:
     "`InputError` for a dial that is no number from `low` to `high`."
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise InputError(f"SceneStyle.{dial}", f"is {value!r}", f"give a number from {low} to {high}")
 
 # %% ../../../nbs/data/streets/10_style.ipynb #7483c4bf
-def _check_exposure(pair: object) -> None:
-    "`InputError` unless it is (darkest, brightest) factor."
+def check_pair(dial: str, pair: object, low: float, high: float) -> None:
+    "`InputError` unless it is two numbers from `low` to `high`, the smaller one first."
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise InputError("SceneStyle.exposure", f"is {pair!r}", "give a pair (darkest, brightest)")
-    for factor in pair:
-        _check_number("exposure", factor, 0.2, 3)
+        raise InputError(f"SceneStyle.{dial}", f"is {pair!r}", "give a pair (smallest, largest)")
+    for number in pair:
+        check_number(dial, number, low, high)
     if pair[0] > pair[1]:
-        raise InputError("SceneStyle.exposure", f"is {pair!r}", "give the darker factor first")
+        raise InputError(f"SceneStyle.{dial}", f"is {pair!r}", "give the smaller number first")
+
+
+def check_range(dial: str, pair: object) -> None:
+    "`InputError` unless a dial that is a number may be drawn from this range."
+    if dial not in RANGES:
+        raise InputError(f"SceneStyle.{dial}", "is no dial with a range", f"choose among {', '.join(RANGES)}")
+    check_pair(dial, pair, *RANGES[dial])
 
 # %% ../../../nbs/data/streets/10_style.ipynb #398dd638
 def _check_frequency(frequency: object) -> None:
@@ -123,7 +140,7 @@ def _check_frequency(frequency: object) -> None:
         if name not in COUNTABLE:
             remedy = f"choose among {', '.join(COUNTABLE)}"
             raise InputError("SceneStyle.frequency", f"cannot dial {name!r}", remedy)
-        _check_number(f"frequency[{name!r}]", factor, 0, 10)
+        check_number(f"frequency[{name!r}]", factor, 0, 10)
 
 # %% ../../../nbs/data/streets/10_style.ipynb #6c9dea4c
 def check_style(style: SceneStyle) -> None:
@@ -131,8 +148,8 @@ def check_style(style: SceneStyle) -> None:
     if not isinstance(style.name, str) or not style.name:
         raise InputError("SceneStyle.name", f"is {style.name!r}", "give a short name")
     for dial, (low, high) in RANGES.items():
-        _check_number(dial, getattr(style, dial), low, high)
-    _check_exposure(style.exposure)
+        check_number(dial, getattr(style, dial), low, high)
+    check_pair("exposure", style.exposure, 0.2, 3)
     for dial, known in KINDS.items():
         kinds = getattr(style, dial)
         if not isinstance(kinds, (tuple, list)) or not kinds or not set(kinds) <= set(known):
