@@ -63,7 +63,7 @@ def test_a_pyramid_is_saved_and_loaded_and_folded(tmp_path):
         torch.testing.assert_close(fast_copy(net)(PICTURE).logits, out.logits, atol=1e-3, rtol=1e-3)
 
 
-def test_a_recipe_trains_it(tmp_path):
+def test_a_recipe_trains_it(tmp_path, capsys):
     out = tmp_path / "run"
     sets = ["backbone=lite0", "weights=imagenet", "timm.bn_momentum=0.1"]
     both = [f"stages.{stage}.net.{setting}" for stage in (0, 1) for setting in sets]
@@ -72,7 +72,9 @@ def test_a_recipe_trains_it(tmp_path):
     refused_command([*command, "--set", *wrong], "timm:pvt_v2_b0")
     assert not out.exists()
     run_recipe(override(find_recipe("scenes/source-only"), [*SHORT, *both]), out, OPTIONS)
-    network = json.loads((out / "config.json").read_text())["recipe"]["stages"][0]["net"]
+    config = json.loads((out / "config.json").read_text())
+    network = config["recipe"]["stages"][0]["net"]
+    assert config["licences"] == {"lite0": "apache-2.0"} and "weights of lite0: apache-2.0" in capsys.readouterr().err
     assert network["backbone"] == "lite0" and network["timm"]["bn_momentum"] == 0.1
     assert load_weights(out / "weights.safetensors").config["licence"] == "apache-2.0"
 

@@ -182,7 +182,7 @@ def run_recipe(
         config = run_config(run)
         check_alike(config)  # all have looked before the first one writes
         in_first_process(lambda: claim(directory, config, resume, held))
-        for note in notes:
+        for note in notes + [f"weights of {name}: {licence}" for name, licence in weight_licences(run).items()]:
             tell(note)
         in_first_process(lambda: keep_modes(run))
         return train_and_score(run, directory, test, config, fabric, report)
@@ -191,13 +191,21 @@ def run_recipe(
 def run_config(run: Run) -> dict[str, Any]:
     "config.json of a recipe's run: all that decides its result."
     data = {s.name: {"source": s.source.settings(), "target": s.target and s.target.settings()} for s in run.stages}
+    licences = weight_licences(run)
     return {
         "recipe": describe(run.recipe),
         "options": run.options.deciding(),
         "weights": str(run.weights or ""),
         "data": data,
         "shared": [stage.key for stage in run.stages] if run.shared else [],
+        **({"licences": licences} if licences else {}),
     }
+
+
+def weight_licences(run: Run) -> dict[str, str]:
+    "Licences of pretrained weights whose licence is known, by the network they are for."
+    nets = [stage.net.config for stage in run.stages if isinstance(stage.net, Segmenter)]
+    return {config["backbone"]: config["licence"] for config in nets if "licence" in config}
 
 # %% ../../nbs/experiments/30_running.ipynb #7569ccc8
 def check_alike(config: dict[str, Any]) -> None:

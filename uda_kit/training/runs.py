@@ -78,6 +78,7 @@ class RunConfig(TypedDict, total=False):
     weights: str
     data: dict[str, dict[str, dict[str, Any] | None]]  # stage -> "source", "target" -> settings
     shared: list[CacheKey]
+    licences: dict[str, str]  # of pretrained weights, by the network they are for
     stage: str
     steps: Count
     terms: dict[str, dict[str, Any]]
