@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.errors import InputError
 from ..core.tables import Table
 from .tables import read_csv, read_number, results_folder
 
@@ -51,11 +52,33 @@ def longest(
 
 # %% ../../nbs/results/20_comparisons.ipynb #6b4189f4
 def scores(
-    benchmark: str, paper: str, root: str | os.PathLike | None = None
+    benchmark: str,
+    paper: str,
+    root: str | os.PathLike | None = None,
+    classes: Sequence[str] = (),  # to average over; (): all, or those of the table's protocol
 ) -> dict[str, dict[int, float]]:  # row -> seed -> mIoU in percent
     "Measured mIoU by row and seed, of each row's longest runs."
+    if classes:
+        return _scores_over(benchmark, paper, root, classes)
     measured = longest(read_results(benchmark, paper, root=root), "miou")
     return {row: {seed: 100 * miou for (seed,), miou in runs.items()} for row, runs in measured.items()}
+
+
+def _scores_over(
+    benchmark: str, paper: str, root: str | os.PathLike | None, classes: Sequence[str]
+) -> dict[str, dict[int, float]]:
+    "As `scores`, over some of the classes. `InputError` for one that was not scored."
+    measured = longest(read_results(benchmark, paper, "classes", root), "iou", "class")
+    known = {name for runs in measured.values() for _, name in runs}
+    missing = [name for name in classes if name not in known]
+    if measured and missing:
+        raise InputError(f"{benchmark}, {paper}", f"has no class {missing[0]!r}", f"choose among {', '.join(known)}")
+    means: dict[str, dict[int, float]] = {row: {} for row in measured}
+    for row, runs in measured.items():
+        for seed in sorted({seed for seed, _ in runs}):
+            if all((seed, name) in runs for name in classes):
+                means[row][seed] = 100 * statistics.fmean(runs[seed, name] for name in classes)
+    return means
 
 # %% ../../nbs/results/20_comparisons.ipynb #89352b35
 def spread(values: Iterable[float]) -> str:
@@ -78,15 +101,27 @@ def paired(
     pairs: Iterable[tuple[str, str]],  # (row, other row) each
     root: str | os.PathLike | None = None,
 ) -> Table:
-    "What each second row gains over the first, seed by seed, in points of mIoU."
+    """What each second row gains over the first, seed by seed, in points of mIoU, and how likely that is by chance.
+
+    p is that of a paired two-sided t-test over the seeds: with three seeds it is a rough guide."""
     measured = scores(benchmark, paper, root)
     lines = []
     for first, second in pairs:
         if first in measured and second in measured:
             by_seed = gains(measured[first], measured[second])
-            lines.append((f"{second} over {first}", " ".join(f"{gain:+.1f}" for gain in by_seed), spread(by_seed)))
+            each = " ".join(f"{gain:+.1f}" for gain in by_seed)
+            lines.append((f"{second} over {first}", each, spread(by_seed), chance(by_seed)))
     caption = f"MEASURED HERE, {benchmark}: differences of mIoU in points, seed by seed"
-    return Table(("comparison", "gain by seed", "mean ± sd"), lines, caption)
+    return Table(("comparison", "gain by seed", "mean ± sd", "p"), lines, caption)
+
+
+def chance(by_seed: Sequence[float]) -> str:
+    "Probability of gains as far from 0 as these, or farther, where there is no gain: a paired two-sided t-test."
+    if len(by_seed) < 2 or statistics.stdev(by_seed) == 0:
+        return "–"
+    from scipy.stats import ttest_1samp
+
+    return f"{ttest_1samp(by_seed, 0).pvalue:.2f}"
 
 # %% ../../nbs/results/20_comparisons.ipynb #b89d4a13
 def class_table(benchmark: str, paper: str, rows: Sequence[str], root: str | os.PathLike | None = None) -> Table:
@@ -104,6 +139,42 @@ def class_table(benchmark: str, paper: str, rows: Sequence[str], root: str | os.
 
     lines = [(name, *(cell(name, row) for row in rows)) for name in names]
     return Table(("class", *rows), lines, f"MEASURED HERE, {benchmark}: IoU by class in percent, mean over seeds")
+
+# %% ../../nbs/results/20_comparisons.ipynb #64f143e2
+BOUNDS = ("source-only", "oracle")
+
+
+def overview(
+    benchmark: str,
+    papers: Sequence[str],  # whose tables to read; a row in several of them is taken from the first
+    rows: Sequence[str] = (),  # in this order; (): all
+    root: str | os.PathLike | None = None,
+    classes: Sequence[str] = (),  # as in `scores`
+) -> Table:
+    "mIoU of each row over its seeds, its gain over source-only, and the share of the gap to the oracle that it closes."
+    measured: dict[str, dict[int, float]] = {}
+    for paper in papers:
+        measured = scores(benchmark, paper, root, classes) | measured
+    lines = [
+        (row, spread(measured[row].values()), *gain_and_share(measured, row))
+        for row in rows or measured
+        if row in measured
+    ]
+    over = f" over {len(classes)} classes" if classes else ""
+    caption = f"MEASURED HERE, {benchmark}: mIoU in percent{over}, gain and share of the gap over the seeds both have"
+    return Table(("row", "mIoU", "gain over source-only", "share of the gap"), lines, caption)
+
+
+def gain_and_share(measured: dict[str, dict[int, float]], row: str) -> tuple[str, str]:
+    "Gain of a row over source-only, and the share of the gap that it closes."
+    low, high = (measured.get(bound, {}) for bound in BOUNDS)
+    by_seed, gap = gains(low, measured[row]), gains(low, high)
+    if row == BOUNDS[0] or not by_seed:
+        return "", ""
+    gain = f"{statistics.fmean(by_seed):+.1f}"
+    if row == BOUNDS[1] or not gap or statistics.fmean(gap) <= 0:
+        return gain, ""
+    return gain, f"{statistics.fmean(by_seed) / statistics.fmean(gap):.0%}"
 
 # %% ../../nbs/results/20_comparisons.ipynb #95c88c28
 GRAY = ("source-only", "statistics-only", "oracle")
