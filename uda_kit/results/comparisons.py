@@ -63,7 +63,7 @@ def scores(
     measured = longest(read_results(benchmark, paper, root=root), "miou")
     return {row: {seed: 100 * miou for (seed,), miou in runs.items()} for row, runs in measured.items()}
 
-
+# %% ../../nbs/results/20_comparisons.ipynb #6b4189f5
 def _scores_over(
     benchmark: str, paper: str, root: str | os.PathLike | None, classes: Sequence[str]
 ) -> dict[str, dict[int, float]]:
@@ -164,7 +164,7 @@ def overview(
     caption = f"MEASURED HERE, {benchmark}: mIoU in percent{over}, gain and share of the gap over the seeds both have"
     return Table(("row", "mIoU", "gain over source-only", "share of the gap"), lines, caption)
 
-
+# %% ../../nbs/results/20_comparisons.ipynb #64f143e3
 def gain_and_share(measured: dict[str, dict[int, float]], row: str) -> tuple[str, str]:
     "Gain of a row over source-only, and the share of the gap that it closes."
     low, high = (measured.get(bound, {}) for bound in BOUNDS)
