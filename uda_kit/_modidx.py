@@ -1038,6 +1038,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'uda_kit/data/streets/layout.py'),
                                              'uda_kit.data.streets.layout.ground': ( 'data/streets/layout.html#ground',
                                                                                      'uda_kit/data/streets/layout.py'),
+                                             'uda_kit.data.streets.layout.lawns': ( 'data/streets/layout.html#lawns',
+                                                                                    'uda_kit/data/streets/layout.py'),
                                              'uda_kit.data.streets.layout.lay': ( 'data/streets/layout.html#lay',
                                                                                   'uda_kit/data/streets/layout.py'),
                                              'uda_kit.data.streets.layout.markings': ( 'data/streets/layout.html#markings',

@@ -85,12 +85,25 @@ def ground(style: SceneStyle, street: Street, u: Draws) -> list[Thing]:
     paint = plain(color(style, "paint", u[1]), 0.5, 18.0)
     return backdrop(style, u) + [
         lay(walk, walks),
+        *lawns(style, street, u),
         lay(asphalt, [strip("road", left, right, *span) for span in SPANS]),
         lay(kerbstone, kerbs),
         lay(paint, markings(street, u)),
     ]
 
 # %% ../../../nbs/data/streets/60_layout.ipynb #dee72b12
+def lawns(style: SceneStyle, street: Street, u: Draws) -> list[Thing]:
+    "Strips of grass between kerb and pavement, on either side or none."
+    things = []
+    for side in (0, 1):
+        if u[13 + side] < style.verge:
+            kerb, walk = street.kerb[side], street.walk[side]
+            inner, outer = sorted((kerb, kerb + (0.3 + 0.4 * u[15]) * (walk - kerb)))
+            grass = plain(color(style, "grass", u[6]), 1.3, 7.0)
+            things.append(lay(grass, [strip("terrain", inner, outer, *span) for span in SPANS]))
+    return things
+
+# %% ../../../nbs/data/streets/60_layout.ipynb #dee72b13
 def markings(street: Street, u: Draws) -> list[Face]:
     "Dashes between lanes, edges of the parking lanes, sometimes a crossing: faces of class road."
     left, right = street.kerb

@@ -49,6 +49,7 @@ RANDOMISED = RandomStyle(
     ranges={
         "palette": (0.0, 1.0),
         "recolor": (0.0, 0.6),
+        "verge": (0.0, 0.8),
         "variety": (0.2, 0.9),
         "texture": (0.2, 1.0),
         "dirt": (0.0, 0.7),

@@ -52,6 +52,7 @@ class SceneStyle:
     name: str = "plain"  # becomes part of the dataset's name
     palette: float = 0.0  # colours of materials: 0 the game's, 1 the camera's, mixed in between
     recolor: float = 0.0  # how far each colour gives way to a random one, 0 to 1
+    verge: float = 0.0  # how often a strip of grass lies between kerb and pavement, 0 to 1
     variety: float = 0.3  # how far two objects of a class differ in brightness, 0 to 1
     texture: float = 0.3  # contrast of surface grain (asphalt, leaves, plaster), 0 to 1
     dirt: float = 0.0  # contrast of stains, metres wide, 0 to 1
@@ -88,6 +89,7 @@ class SceneStyle:
 RANGES = dict(
     palette=(0, 1),
     recolor=(0, 1),
+    verge=(0, 1),
     variety=(0, 1),
     texture=(0, 1),
     dirt=(0, 1),
