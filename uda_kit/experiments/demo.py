@@ -26,8 +26,9 @@ from ..recipes.data import Data, open_data
 from ..training.fit import RunOptions, check_options, peak_gib
 
 # %% ../../nbs/experiments/50_demo.ipynb #55dd27eb
-BEFORE, AFTER = "scenes/source-only", "scenes/multi-level"
-STEP_SHARE = 0.6  # of each stage's steps
+BENCHMARK = "scenes-lite0"
+BEFORE, AFTER = f"{BENCHMARK}/source-only", f"{BENCHMARK}/multi-level"
+STEP_SHARE = 0.4  # of each stage's steps
 TRAIN_SCENES = 600  # instead of the benchmark's training scenes
 TEST_SCENES = 100
 CACHE_MB = 100  # holds the training scenes of one domain
@@ -47,7 +48,7 @@ def with_scenes(recipe: Recipe, train: int, test: int) -> Recipe:
 
 # %% ../../nbs/experiments/50_demo.ipynb #594bde24
 def demo_recipe(name: str, steps: int | None = None) -> Recipe:
-    "A recipe of the scenes benchmark, shortened to `STEP_SHARE` of its steps (and to `steps` a stage)."
+    "A recipe of the demo's benchmark, shortened to `STEP_SHARE` of its steps (and to `steps` a stage)."
     recipe = find_recipe(name)
     stages = tuple(replace(stage, steps=max(1, round(stage.steps * STEP_SHARE))) for stage in recipe.stages)
     shorter = with_scenes(replace(recipe, stages=stages), TRAIN_SCENES, TEST_SCENES)
@@ -146,6 +147,7 @@ def report_notes(recipe: Recipe, seed: int) -> list[str]:
         "Before: trained on labelled rendered scenes alone. After: the same warm-up and as many steps, while "
         "predictions on unlabelled camera scenes were aligned with those on rendered scenes "
         f"(output-space adaptation, two levels). Each: {stages}.",
-        f"A demonstration, {STEP_SHARE:g} of the steps of the `scenes` benchmark and fewer images; "
+        "The network is EfficientNet-Lite0 with ImageNet weights and a feature pyramid. "
+        f"A demonstration, {STEP_SHARE:g} of the steps of the `{BENCHMARK}` benchmark and fewer images; "
         f"one run, seed {seed}.",
     ]

@@ -14,7 +14,7 @@ from ..core.errors import InputError, whole_number
 from ..core.records import parse_json, read_json, to_json
 from ..core.settings import describe
 from ..data.dataset import Dataset
-from .demo import CACHE_MB, TEST_SCENES, demo_recipe, good_precision, with_scenes
+from .demo import BENCHMARK, CACHE_MB, TEST_SCENES, demo_recipe, good_precision, with_scenes
 from .dry_run import capped
 from .running import run_recipe
 from ..models.checkpoints import load_weights
@@ -55,14 +55,15 @@ def step_limit(
 
 # %% ../../nbs/experiments/60_lessons.ipynb #151e3e2a
 def lesson_recipe(
-    name: str,  # "scenes/multi-level": a recipe of the scenes benchmark
+    name: str,  # "scenes-lite0/multi-level": a recipe of the lessons' benchmark
     steps: int | None = None,  # at most so many in each stage
 ) -> Recipe:
     """A recipe as the demo shortens it, with few scenes where its steps are capped as well.
 
     `InputError` for a recipe of another benchmark."""
-    if not name.startswith("scenes/"):
-        raise InputError(name, "is no recipe of the scenes benchmark", "choose one from `uda-kit recipes list scenes/`")
+    if not name.startswith(f"{BENCHMARK}/"):
+        remedy = f"choose one from `uda-kit recipes list {BENCHMARK}/`"
+        raise InputError(name, f"is no recipe of the {BENCHMARK} benchmark", remedy)
     recipe, limit = demo_recipe(name), step_limit(steps)
     if limit is None:
         return recipe
@@ -101,7 +102,7 @@ def report_line(recipe: Recipe, run: Path, trained_before: bool) -> str:
 
 # %% ../../nbs/experiments/60_lessons.ipynb #bbe5d49e
 def lesson_network(
-    recipe: str,  # "scenes/source-only", or another recipe of the scenes benchmark
+    recipe: str,  # "scenes-lite0/source-only", or another recipe of the lessons' benchmark
     folder: str | Path = FOLDER,  # where networks are kept; in the checkout, if it is relative
     seed: int = 0,  # decides weights and order of images
     steps: int | None = None,  # at most so many in each stage
@@ -134,7 +135,7 @@ def lesson_data(
     `InputError` for less than one scene."""
     if n < 1:
         raise InputError("lesson_data", f"{n} scenes", "ask for at least one")
-    recipe = lesson_recipe("scenes/single-level")
+    recipe = lesson_recipe(f"{BENCHMARK}/single-level")
     number = n if step_limit() is None else min(n, FEW_SCENES)
 
     def chosen(data: Data) -> Dataset:

@@ -42,7 +42,7 @@ def lite_benchmarks() -> dict[str, SmallBenchmark]:
         replace(CAMVID, name="camvid-lite0", source=by_day, target=at_dusk, scale=LITE_SCALE),
         to_kitti("camvid-kitti", "camvid11", by_day, (18, 24)),
         to_kitti("scenes-kitti", "cityscapes19", rendered, (16, 24)),
-        replace(SCENES, name="scenes-lite0", scale=LITE_SCALE),
+        replace(SCENES, name="scenes-lite0", scale=replace(LITE_SCALE, adv_scale=10.0)),
     )
     return {b.name: b for b in benchmarks}
 
