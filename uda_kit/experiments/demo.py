@@ -28,7 +28,7 @@ from ..training.fit import RunOptions, check_options, peak_gib
 # %% ../../nbs/experiments/50_demo.ipynb #55dd27eb
 BENCHMARK = "scenes-lite0"
 BEFORE, AFTER = f"{BENCHMARK}/source-only", f"{BENCHMARK}/multi-level"
-STEP_SHARE = 0.4  # of each stage's steps
+STEP_SHARE = 0.32  # of each stage's steps
 TRAIN_SCENES = 600  # instead of the benchmark's training scenes
 TEST_SCENES = 100
 CACHE_MB = 100  # holds the training scenes of one domain
