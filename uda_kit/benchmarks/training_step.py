@@ -36,6 +36,7 @@ RESNET = dict(backbone="resnet101", aspp_branches=2)
 TINY = dict(backbone="tiny", bn="train")
 BACKBONES: dict[str, dict] = {  # timed on four images of 176x240, the size of small real benchmarks
     "backbone-tiny": TINY,
+    "backbone-lite0-pyramid": dict(backbone="lite0", timm=TimmOptions(pyramid=4)),
     "backbone-lite0-16": dict(backbone="lite0", timm=TimmOptions(16)),
     "backbone-lite0-8": dict(backbone="lite0", timm=TimmOptions(8)),
     "backbone-resnet50": dict(backbone="resnet50"),
