@@ -18,6 +18,8 @@ from .data.labels import label_space as label_space
 from .data.sampling import RareClassSampling as RareClassSampling
 from .data.streams import Stream as Stream
 from .data.streets.dataset import StreetScenes as StreetScenes
+from .data.streets.random_style import RANDOMISED as RANDOMISED
+from .data.streets.random_style import RandomStyle as RandomStyle
 from .data.streets.style import CAMERA as CAMERA
 from .data.streets.style import RENDERED as RENDERED
 from .data.streets.style import SceneStyle as SceneStyle
@@ -63,6 +65,7 @@ from .models.pyramid_segmenters import pspnet as pspnet
 from .models.segmenters import Outputs as Outputs
 from .models.segmenters import Segmenter as Segmenter
 from .models.segmenters import deeplab_v2 as deeplab_v2
+from .models.timm_backbones import TimmOptions as TimmOptions
 from .models.translators import CycleTranslator as CycleTranslator
 from .models.translators import ImageDiscriminator as ImageDiscriminator
 from .recipes.catalogue import find_recipe as find_recipe
