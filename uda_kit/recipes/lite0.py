@@ -21,7 +21,8 @@ from .patch_alignment import small_patch_recipes
 # %% ../../nbs/recipes/70_lite0.ipynb #70110005
 FINE = TimmOptions(pyramid=4)  # features of stride 4, for poles and people a few pixels wide
 LITE0 = DeepLabV2("lite0", weights="imagenet", bn="train", aspp_rates=(1, 2, 4, 6), timm=FINE)
-LITE_SCALE = SmallScale(warmup=500, steps=400, warmup_lr=1e-3, lr=5e-4, adv_scale=1.0, net=LITE0)
+LENGTHS = SmallScale(warmup=500, steps=400, warmup_lr=1e-3, lr=5e-4, net=LITE0)
+LITE_SCALE = replace(LENGTHS, adv_scale=1.0, discriminative=0.01, patch_adv=5e-4)  # the papers' weights as printed
 KITTI_SIZE, KITTI_CROP = (160, 528), (160, 240)
 
 
@@ -42,7 +43,7 @@ def lite_benchmarks() -> dict[str, SmallBenchmark]:
         replace(CAMVID, name="camvid-lite0", source=by_day, target=at_dusk, scale=LITE_SCALE),
         to_kitti("camvid-kitti", "camvid11", by_day, (18, 24)),
         to_kitti("scenes-kitti", "cityscapes19", rendered, (16, 24)),
-        replace(SCENES, name="scenes-lite0", scale=replace(LITE_SCALE, adv_scale=10.0)),
+        replace(SCENES, name="scenes-lite0", scale=LENGTHS),
     )
     return {b.name: b for b in benchmarks}
 

@@ -187,6 +187,8 @@ class SmallScale:
     adv_scale: float = 10.0
     discriminator_width: int = 16
     discriminator_lr: float = 1e-3
+    discriminative: float = 0.3  # weights of patch alignment
+    patch_adv: float = 0.3
     net: DeepLabV2 = TINY
 
     def terms(self, paper: OutputSpaceTerms) -> OutputSpaceTerms:

@@ -212,14 +212,13 @@ POSE, LANE = scenes_benchmark("pose", "lorry"), scenes_benchmark("lane", "van")
 SMALL_FUSION = (
     "two stages: warm-up on the source, then this row's objective; tiny network, narrow output discriminators"
 )
-SMALL_WEIGHT = 0.3
 SELF_START = 100  # of the second stage's 300 steps: pseudo-labels after a third of them
 
 
 def small_fusion(scale: SmallScale) -> FusionTerms:
     """All partners' losses: the papers' weights, the target's adversarial ones times the benchmark's factor.
 
-    Patch alignment's weights are as chosen."""
+    Patch alignment's weights are the benchmark's own."""
     ou = scale.terms(OutputSpaceTerms(adv_aux=0.0))
     ps = SemiSupervisedTerms(
         adv_source=0.01,
@@ -229,7 +228,7 @@ def small_fusion(scale: SmallScale) -> FusionTerms:
         width=scale.discriminator_width,
         lr=scale.discriminator_lr,
     )
-    patch = PatchTerms(discriminative=SMALL_WEIGHT, adv=SMALL_WEIGHT, start=0, lr=scale.discriminator_lr)
+    patch = PatchTerms(discriminative=scale.discriminative, adv=scale.patch_adv, start=0, lr=scale.discriminator_lr)
     return FusionTerms(ou, ps, patch, seg_aux=0.1)
 
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #322efa21
@@ -251,7 +250,7 @@ def small_patch_recipes(b: SmallBenchmark) -> list[Recipe]:
     recipes = [small_row(b, cell) for cell in cells() if not (only_the_camera and "pi" in cell.partners)]
     for name, (settings, partners, _) in ABLATIONS.items():
         if "entropy" in settings:
-            settings = settings | {"entropy": SMALL_WEIGHT}
+            settings = settings | {"entropy": b.scale.patch_adv}
         recipes.append(small_row(b, Cell(name, partners, True), settings=settings))
     recipes += [small_row(b, Cell(f"patch-k{k}", (), True), k) for k in K_SWEEP]
     return recipes
