@@ -115,3 +115,22 @@ def test_refusals(tmp_path, monkeypatch):
     refused(lite0_file, "is not the file that was published")
     monkeypatch.setattr("uda_kit.models.timm_backbones.LITE0_PACKAGE", "no-such-package")
     refused(lite0_file, "not installed", "pretrained")
+
+
+def test_gradients_of_dilated_depthwise_convolutions_in_bf16():
+    "torch's own are noise there, on processors and in channels-last: at stride 8 lite0 would learn nothing in them."
+    torch.manual_seed(0)
+    net = deeplab_v2(5, "lite0", weights="imagenet", timm=TimmOptions(8)).to(memory_format=torch.channels_last).eval()
+    picture = torch.rand(1, 3, 184, 240).contiguous(memory_format=torch.channels_last)
+    dilated = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1 and m.dilation[0] > 1]
+    assert len(dilated) > 4
+
+    def gradients(half):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = net(picture).logits
+        logits.float().square().sum().backward()
+        return [module.weight.grad.clone() for module in dilated]
+
+    for half, whole in zip(gradients(True), gradients(False), strict=True):
+        assert torch.cosine_similarity(half.flatten(), whole.flatten(), 0) > 0.9
