@@ -74,7 +74,10 @@ def test_a_recipe_trains_it(tmp_path, capsys):
     run_recipe(override(find_recipe("scenes/source-only"), [*SHORT, *both]), out, OPTIONS)
     config = json.loads((out / "config.json").read_text())
     network = config["recipe"]["stages"][0]["net"]
-    assert config["licences"] == {"lite0": "apache-2.0"} and "weights of lite0: apache-2.0" in capsys.readouterr().err
+    assert (
+        config["licences"] == {"lite0": "apache-2.0"}
+        and "published weights of lite0: apache-2.0" in capsys.readouterr().err
+    )
     assert network["backbone"] == "lite0" and network["timm"]["bn_momentum"] == 0.1
     assert load_weights(out / "weights.safetensors").config["licence"] == "apache-2.0"
 

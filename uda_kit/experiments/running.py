@@ -182,7 +182,9 @@ def run_recipe(
         config = run_config(run)
         check_alike(config)  # all have looked before the first one writes
         in_first_process(lambda: claim(directory, config, resume, held))
-        for note in notes + [f"weights of {name}: {licence}" for name, licence in weight_licences(run).items()]:
+        for note in notes + [
+            f"published weights of {name}: {licence}" for name, licence in weight_licences(run).items()
+        ]:
             tell(note)
         in_first_process(lambda: keep_modes(run))
         return train_and_score(run, directory, test, config, fabric, report)
@@ -203,7 +205,7 @@ def run_config(run: Run) -> dict[str, Any]:
 
 
 def weight_licences(run: Run) -> dict[str, str]:
-    "Licences of pretrained weights whose licence is known, by the network they are for."
+    "Licences under which weights of the pretrained networks were published; those of another file may differ."
     nets = [stage.net.config for stage in run.stages if isinstance(stage.net, Segmenter)]
     return {config["backbone"]: config["licence"] for config in nets if "licence" in config}
 

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/experiments/35_settings.ipynb #35160003
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,9 +26,13 @@ def candidate_recipe(recipe: Recipe, candidate: str) -> Recipe:
     """The recipe under a candidate's settings, to be scored on its validation images.
 
     `InputError` for settings that it does not have, and for a recipe without validation images."""
-    changed = override(recipe, candidate.split())
-    if changed.val is None:
-        raise InputError(recipe.name, "has no validation images to choose by", "give some: val=DATA among the settings")
+    if recipe.val is None:
+        raise InputError(recipe.name, "has no validation images to choose by", "choose a recipe that has some")
+    changed = override(recipe, shlex.split(candidate))
+    assert changed.val is not None, "a setting cannot take it away"
+    if (changed.val, changed.test) != (recipe.val, recipe.test):
+        remedy = "leave val and test as they are"
+        raise InputError(candidate, "would have candidates judged on different images", remedy)
     return replace(changed, test=changed.val, val=None, protocol="")
 
 
@@ -39,10 +44,11 @@ def recipe_digest(recipe: Recipe) -> str:
 SETTINGS_COLUMNS = ("recipe", "settings", "seed", "steps", "miou", "seconds", "digest", "commit", "machine")
 
 
-def known_score(path: Path, digest: str, seed: int) -> float | None:
-    "mIoU of a line of results/settings.csv, None where there is none."
+def known_score(path: Path, digest: str, options: RunOptions) -> float | None:
+    "mIoU of a line of results/settings.csv with the same seed, machine and precision, None where there is none."
+    key = (digest, str(options.seed), recorded_machine(options))
     lines = read_csv(path, SETTINGS_COLUMNS) if path.exists() else []
-    found = [float(line["miou"]) for line in lines if line["digest"] == digest and int(line["seed"]) == seed]
+    found = [float(line["miou"]) for line in lines if (line["digest"], line["seed"], line["machine"]) == key]
     return found[-1] if found else None
 
 # %% ../../nbs/experiments/35_settings.ipynb #35160008
@@ -65,9 +71,10 @@ def compare_settings(
     for seed in seeds:
         for candidate, changed in recipes.items():
             digest = recipe_digest(changed)
-            score = known_score(path, digest, seed)
+            own = replace(options, seed=seed)
+            score = known_score(path, digest, own)
             if score is None:
-                score = score_candidate(changed, candidate, digest, replace(options, seed=seed), Path(out), path, data)
+                score = score_candidate(changed, candidate, digest, own, Path(out), path, data)
             scores[candidate].append(score)
     return scores
 

@@ -223,9 +223,10 @@ def neck_of(backbone: Backbone) -> Neck | None:
         return None
     if backbone.pyramid is None:
         return None if backbone.patch is None else UpsamplingNeck(backbone.dimensions["main"])
-    if backbone.patch is not None or backbone.pyramid not in backbone.strides:
+    usable = [stride for stride in backbone.strides if 4 <= stride < backbone.strides[-1]]
+    if backbone.patch is not None or backbone.pyramid not in usable:
         strides = ", ".join(map(str, backbone.strides))
-        remedy = "leave it out, or give one of them that is smaller than the last"
+        remedy = f"give {' or '.join(map(str, usable))}" if usable and backbone.patch is None else "leave it out"
         raise InputError(shown("pyramid", backbone.pyramid), f"cannot be had of maps of strides {strides}", remedy)
     first = backbone.strides.index(backbone.pyramid)
     return PyramidNeck(backbone.channels[first:])

@@ -189,10 +189,10 @@ def fitting(self: TimmBackbone, x: Tensor) -> Tensor:
 class TimmOptions:
     "Options that backbones from timm have and the kit's own do not."
 
-    output_stride: int | None = None  # of the last maps, 8, 16 or 32; None: 16, or the network's own if it is fixed
+    output_stride: int | None = None  # of the last maps, 8, 16 or 32; None: 16, with a pyramid 32, or the network's own
     any_size: bool = False  # transformers: images of other sizes than their patches divide are resized
     bn_momentum: BelowOne | None = None  # of the batch norms' running averages; None: the network's own
-    pyramid: int | None = None  # 4 or 8: a feature pyramid gives the classifier features of this stride
+    pyramid: int | None = None  # 4, 8 or 16: a feature pyramid gives the classifier features of this stride
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110121
 def timm_config(

@@ -12,7 +12,7 @@ from math import exp, log
 
 import numpy as np
 
-from .style import COUNTABLE, SIGNS, SceneStyle, check_number, check_range
+from .style import COUNTABLE, RANGES, SIGNS, SceneStyle, check_number, check_range
 
 # %% ../../../nbs/data/streets/12_random_style.ipynb #12d10004
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class RandomStyle(SceneStyle):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "ranges", {dial: tuple(pair) for dial, pair in dict(self.ranges).items()})
         check_number("crowd", self.crowd, 1, 10)
         for dial, pair in self.ranges.items():
             check_range(dial, pair)
+        in_order = {dial: tuple(self.ranges[dial]) for dial in RANGES if dial in self.ranges}
+        object.__setattr__(self, "ranges", in_order)
 
     def of_scene(self, rng: np.random.Generator) -> SceneStyle:
         "A plain style for one scene. Dials are drawn evenly; factors evenly on a logarithmic scale."
