@@ -34,7 +34,9 @@ DIALS = {  # of SceneStyle: name -> (what stands beside the slider, its step)
     "offset": ("offset to the right, m", 0.1),
     "focal": ("focal length, widths", 0.01),
     "sway": ("sway of the pose", 0.1),
+    "verge": ("verges of grass", 0.05),
     "palette": ("palette, game to camera", 0.05),
+    "recolor": ("random colours", 0.05),
     "variety": ("variety of colours", 0.05),
     "texture": ("texture", 0.05),
     "dirt": ("dirt", 0.05),
@@ -49,9 +51,9 @@ DIALS = {  # of SceneStyle: name -> (what stands beside the slider, its step)
 }
 GROUPS = {  # what belongs together, for views that have room for headings
     "street": ("start", "scene", "seed"),
-    "content": ("crowd", "factor", "signs", "poles", "lights"),
+    "content": ("crowd", "factor", "verge", "signs", "poles", "lights"),
     "camera": ("height", "pitch", "offset", "focal", "sway"),
-    "materials": ("palette", "variety", "texture", "dirt"),
+    "materials": ("palette", "recolor", "variety", "texture", "dirt"),
     "light and weather": ("exposure_low", "exposure_high", "cast", "shadow", "fog", "rain"),
     "lens and sensor": ("contrast", "saturation", "noise", "blur"),
     "shown": ("difference", "sweep"),
