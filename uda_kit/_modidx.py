@@ -299,6 +299,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'uda_kit.cli.options': { 'uda_kit.cli.options.at_least': ('cli/options.html#at_least', 'uda_kit/cli/options.py'),
                                      'uda_kit.cli.options.check_number': ('cli/options.html#check_number', 'uda_kit/cli/options.py'),
                                      'uda_kit.cli.options.check_root': ('cli/options.html#check_root', 'uda_kit/cli/options.py'),
+                                     'uda_kit.cli.options.check_runs': ('cli/options.html#check_runs', 'uda_kit/cli/options.py'),
                                      'uda_kit.cli.options.command_line': ('cli/options.html#command_line', 'uda_kit/cli/options.py'),
                                      'uda_kit.cli.options.device_count': ('cli/options.html#device_count', 'uda_kit/cli/options.py'),
                                      'uda_kit.cli.options.exists': ('cli/options.html#exists', 'uda_kit/cli/options.py'),

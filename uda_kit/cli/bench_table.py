@@ -16,10 +16,9 @@ from uda_kit.cli.options import (
     Positional,
     Text,
     TrainingPrecision,
-    at_least,
+    check_runs,
     given_roots,
     once,
-    read_out,
     read_precision,
     short,
 )
@@ -46,13 +45,8 @@ class BenchTable(Measurement):
     no_progress: bool = False  # no progress bars
 
     def check(self) -> None:
-        at_least(0, workers=self.workers, cache_mb=self.cache_mb)
-        for seed in self.seeds:
-            at_least(0, seeds=seed)
-        once("--seeds", self.seeds)
+        check_runs(self.seeds, self.workers, self.cache_mb, self.out, self.results)
         once("--rows", self.rows)
-        read_out(self.out)
-        read_out(self.results, "--results")
 
     def measure(self) -> tuple[list[str], dict[str, Any]]:
         return [], run_rows(self)
