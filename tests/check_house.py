@@ -88,6 +88,13 @@ def style():
     return wrong
 
 
+def timed_asserts(cells):
+    "Cells that fail on a busy machine: an `assert` beside a timer, and not slow. A deadline against hanging has `time.monotonic`."
+    timer = re.compile(r"perf_counter|process_time|\btime\.time\(")
+    timed = [c for c in cells if timer.search(c) and re.search(r"^\s*assert\b", c, re.M)]
+    return [f"asserts a time, mark it slow: {c.strip()[:60]!r}" for c in timed if not c.startswith("#| slow")]
+
+
 def notebook_rules():
     "One notebook a module; size, saved widget state, density of exported cells."
     wrong, owner = [], {}
@@ -103,6 +110,7 @@ def notebook_rules():
                 owner.setdefault(found[1], []).append(str(name))
             if re.search(r"^#\|\s*export", cell, re.M):
                 wrong += [f"{name}: {text}" for text in too_dense(cell)]
+        wrong += [f"{name}: {text}" for text in timed_asserts(cells)]
         exported = [c for c in cells if re.search(r"^#\|\s*export", c, re.M)]
         if exported and not any("assert" in c for c in cells if c not in exported):
             wrong.append(f"{name}: exports and asserts nothing")

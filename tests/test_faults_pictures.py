@@ -55,7 +55,7 @@ class Deadly:
 @pytest.mark.parametrize("number, word", [(signal.SIGKILL, "SIGKILL"), (signal.SIGUSR1, "SIGUSR1")])
 @pytest.mark.parametrize("way", ["check", "evaluate", "stream"])
 def test_a_dead_worker_is_one_line_at_once(way, number, word):
-    start = time.perf_counter()
+    start = time.monotonic()
     if way == "check":
         error = expect_error(check_split, Deadly(number), 2, False)
     elif way == "evaluate":
@@ -63,7 +63,7 @@ def test_a_dead_worker_is_one_line_at_once(way, number, word):
     else:
         error = expect_error(list, Stream(Deadly(number), 2, workers=2))
     assert word in error and "--workers" in error and "\n" not in error
-    assert time.perf_counter() - start < 10 and not multiprocessing.active_children()
+    assert time.monotonic() - start < 30 and not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -109,7 +109,7 @@ def test_no_worker_outlives_its_process():
     ]
     pids = [int(pid) for run in runs for pid in run.communicate(timeout=60)[0].split()]
     assert len(pids) == 4
-    deadline = time.time() + 5
+    deadline = time.time() + 30
     while time.time() < deadline and any(map(running, pids)):
         time.sleep(0.05)
     assert not any(map(running, pids))
