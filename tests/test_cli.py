@@ -453,7 +453,10 @@ def test_sigterm_outside_training(tmp_path):
         text=True,
         cwd=tmp_path,
     )
-    wait_until_caught(process, signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
+    try:
+        wait_until_caught(process, signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 143 and err.startswith("uda-kit: stopped") and err.count("\n") == 1, err
