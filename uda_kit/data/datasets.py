@@ -43,8 +43,8 @@ from uda_kit.data.labels import (
     translate,
 )
 from .streets.dataset import StreetScenes
-from .streets.random_style import RANDOMISED
-from .streets.style import CAMERA, LORRY, RENDERED, VAN
+from .streets.random_style import RANDOMISED, with_dials
+from .streets.style import CAMERA, LORRY, RENDERED, VAN, SceneStyle
 
 # %% ../../nbs/data/40_datasets.ipynb #c506792f
 def _visible(name: str) -> bool:
@@ -1323,7 +1323,7 @@ def settings(self: Relabelled) -> dict:  # JSON-able
 
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20ad
 LOADER_OPTIONS = {  # data set: what may stand behind the ? in its line, beside split and space
-    "scenes": ("n", "seed", "size"),
+    "scenes": ("n", "seed", "size", "dials"),
     "vistas": ("mapping",),
     "crosscity": ("city",),
     "gta5": ("drop_mismatched",),
@@ -1382,8 +1382,19 @@ SPLIT_SEEDS = {"train": 0, "val": 1_000_003, "test": 2_000_003}  # added to a sc
 SCENE_STYLES = {"rendered": RENDERED, "camera": CAMERA, "lorry": LORRY, "van": VAN, "randomised": RANDOMISED}
 
 
+def scene_style(
+    name: str,
+    dials: str,  # other values of its dials, as "fog=0.02,truck=0.3,recolor=0..0.6"; "": its own
+    where: str,  # for the message
+) -> SceneStyle:
+    "A style by its name. `InputError` for an unknown name or dial."
+    if name not in SCENE_STYLES:
+        raise InputError(where, f"unknown style {name!r}", nearest_listed(name, SCENE_STYLES))
+    return with_dials(SCENE_STYLES[name], dials) if dials else SCENE_STYLES[name]
+
+
 def open_scenes(
-    style: str,  # name of a `SceneStyle`
+    style: SceneStyle,
     split: str | None,
     space: LabelSpace | str | None,
     labelled: bool | None,
@@ -1392,18 +1403,14 @@ def open_scenes(
     size: tuple[int, int] = (128, 256),  # (height, width) in pixels
     seed: int = 0,
 ) -> Relabelled:
-    """Rendered street scenes by the name of their style.
-
-    `InputError` for an unknown style or split, and for a size of too many pixels."""
-    if style not in SCENE_STYLES:
-        raise InputError(where, f"unknown style {style!r}", nearest_listed(style, SCENE_STYLES))
+    "Rendered street scenes. `InputError` for an unknown split, and for a size of too many pixels."
     if split not in (None, *SPLIT_SEEDS):
         raise InputError(where, f"has no split {split!r}", nearest_listed(split, SPLIT_SEEDS))
     height, width = size
     if height * width > MAX_PIXELS:
         problem = f"option 'size' is {height}x{width}, more than {MAX_PIXELS // 10**6} megapixels"
         raise InputError(where, problem, "give a smaller size")
-    dataset = StreetScenes(SCENE_STYLES[style], n=n, size=size, seed=seed + SPLIT_SEEDS[split or "train"])
+    dataset = StreetScenes(style, n=n, size=size, seed=seed + SPLIT_SEEDS[split or "train"])
     return Relabelled(dataset, split or "train", space, labelled)
 
 # %% ../../nbs/data/40_datasets.ipynb #ea8dc537
@@ -1435,7 +1442,8 @@ def open_named(
     where = where or f"{name}:{root}"
     _check_known(name, options, where)
     if name == "scenes":
-        return open_scenes(root, split, space, labelled, where, **options)
+        style = scene_style(root, options.pop("dials", ""), where)
+        return open_scenes(style, split, space, labelled, where, **options)
     return DATASETS[name](root, split, space, labelled, strict, **options)
 
 # %% ../../nbs/data/40_datasets.ipynb #ea8dc538

@@ -27,7 +27,7 @@ from uda_kit.recipes.output_space import (
     SmallBenchmark,
     SmallScale,
 )
-from ..training.optim import SGD, AdamW
+from ..training.optim import SGD
 
 # %% ../../nbs/recipes/50_content_invariant.ipynb #f25b124f
 ANCILLARY = replace(RESNET_SINGLE, ancillary=2)
@@ -174,7 +174,7 @@ def small_content_stages(b: SmallBenchmark, row: SmallRow) -> tuple[StageConfig,
     scale, plain = b.scale, SupervisedTerms()
     net = replace(scale.net, ancillary=row.k) if row.ass else scale.net
     stages = [scale.first_stage(b.source)]
-    source, adam = b.source, AdamW(scale.lr)
+    source, adam = b.source, scale.adam(scale.lr)
     if row.cir and row.translated:
         source = replace(source, translated=row.translated, originals=False)
     elif row.cir:

@@ -252,12 +252,12 @@ SMALL_TRANSFER = "statistics"
 
 def small_scale(b: SmallBenchmark) -> ContrastiveScale:
     "Sizes of the stages on a small benchmark."
-    adam, contrast = AdamW(b.scale.lr), 2 * b.scale.steps // 3
+    adam, contrast = b.scale.adam(b.scale.lr), 2 * b.scale.steps // 3
     augmentation = StrongAugmentation(cutout=(0, 8), scale=(0.7, 1.5), rotation=(-10.0, 10.0))
     teacher = TeacherConfig(every=50, scales=(1, 1.5), expansion=ExpansionConfig(window=50), augmentation=augmentation)
     return ContrastiveScale(
-        supervised=Length(AdamW(b.scale.warmup_lr), b.scale.warmup),
-        contrast=Length(AdamW(b.scale.warmup_lr / 10), contrast),
+        supervised=Length(b.scale.adam(b.scale.warmup_lr), b.scale.warmup),
+        contrast=Length(b.scale.adam(b.scale.warmup_lr / 10), contrast),
         head=Length(adam, b.scale.steps - contrast),
         self_train=Length(adam, b.scale.steps),
         longer=Length(adam, b.scale.steps),

@@ -26,6 +26,7 @@ from ..data.translated import TranslatedImages, join_translated
 LOADER_FIELDS = (
     "n",
     "seed",
+    "dials",
     "city",
     "mapping",
     "beta",
@@ -54,6 +55,7 @@ class Data:
     root: str = ""  # folder, or description file of a "folder"; "": where the run is told
     space: str = ""  # label space; "": the recipe's
     style: str = ""  # of scenes
+    dials: str = ""  # of scenes: other values of its dials, as "fog=0.02,truck=0.3,recolor=0..0.6"
     n: Steps | None = None  # scenes
     seed: Seed | None = None  # of scenes: another one, other streets
     city: str = ""  # of Cross-City

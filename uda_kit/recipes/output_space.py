@@ -190,6 +190,15 @@ class SmallScale:
     discriminative: float = 0.3  # weights of patch alignment
     patch_adv: float = 0.3
     net: DeepLabV2 = TINY
+    backbone_multiplier: float = 1.0  # on the learning rate: a pretrained backbone keeps more with less
+
+    def adam(self, lr: float) -> AdamW:
+        "The optimizer of a segmenter's stage."
+        return AdamW(lr, backbone_multiplier=self.backbone_multiplier)
+
+    def with_statistics(self) -> "SmallScale":
+        "The scale whose network takes batch statistics in training: what a control of them needs."
+        return replace(self, net=replace(self.net, bn="train"))
 
     def terms(self, paper: OutputSpaceTerms) -> OutputSpaceTerms:
         "Losses with the paper's weights, the adversarial ones scaled, and a small discriminator."
@@ -207,12 +216,14 @@ class SmallScale:
         "Warm-up on the source, then `terms`; translated images and patch modes are the second stage's."
         warmup = self.first_stage(source)
         source = replace(source, translated=translated)
-        adapt = StageConfig(source, terms, self.net, target, AdamW(self.lr), self.steps, name="adapt", modes=modes)
+        adapt = StageConfig(source, terms, self.net, target, self.adam(self.lr), self.steps, name="adapt", modes=modes)
         return warmup, adapt
 
     def first_stage(self, source: Data) -> StageConfig:
         "The warm-up on labelled images, which all rows share."
-        return StageConfig(source, SupervisedTerms(), self.net, None, AdamW(self.warmup_lr), self.warmup, name="warmup")
+        return StageConfig(
+            source, SupervisedTerms(), self.net, None, self.adam(self.warmup_lr), self.warmup, name="warmup"
+        )
 
 # %% ../../nbs/recipes/30_output_space.ipynb #35d7e861
 ONE_LEVEL = OutputSpaceTerms(adv_aux=0.0)  # with the auxiliary cross-entropy, which all small rows have
@@ -274,7 +285,10 @@ def small_recipes(b: SmallBenchmark) -> list[Recipe]:
 
     supervised = SupervisedTerms()
     bound = SMALL.replace("the source", "the labelled target") + "; an upper bound, not a method"
-    methods = [recipe(row, b.scale.stages(b.scale.terms(terms), b.source, b.target)) for row, terms in ROWS.items()]
+    methods = []
+    for row, terms in ROWS.items():
+        scale = b.scale.with_statistics() if row == "statistics-only" else b.scale
+        methods.append(recipe(row, scale.stages(scale.terms(terms), b.source, b.target)))
     return [
         recipe("source-only", b.scale.stages(supervised, b.source, None)),
         *methods,
