@@ -19,6 +19,7 @@ from ..models.checkpoints import load_weights
 from ..results.tables import append_csv, current_commit, read_csv, read_number, results_folder
 from ..training.runs import ResultRecord
 from ..visual.alignment import alignment_scores
+from ..visual.embedding import embed, plot_embeddings
 from ..visual.features import FeatureTable, join, sample_features
 
 # %% ../../nbs/benchmarks/50_feature_alignment.ipynb #aa8a3a09
@@ -55,6 +56,7 @@ def bench_alignment(
     record: bool = False,
     root: str | os.PathLike | None = None,
     progress: bool = True,
+    picture: str | os.PathLike | None = None,  # file for a map of each run's features
 ) -> list[dict]:  # recipe, seed, scores
     """Alignment scores of the last network of each run. With `record`, lines in results/alignment.csv.
 
@@ -62,16 +64,29 @@ def bench_alignment(
     records = [run_of(folder) for folder in runs]  # all must be there before the first is measured
     domains = {"source": source, "target": target}
     names = [f"{dataset.name} {dataset.split}".strip() for dataset in domains.values()]
-    measured = []
+    measured, tables = [], {}
     for folder, run in zip(runs, records, strict=True):
         table = features_of(folder, domains, per_class, progress)
         scores = alignment_scores(table)
+        tables[f"{run['recipe']}, seed {run['seed']}"] = (table, scores)
         measured.append({"recipe": run["recipe"], "seed": run["seed"], **scores, "cells": len(table)})
         if record:
             numbers = [f"{scores[score]:.4f}" for score in SCORES]
             line = (run["recipe"], run["seed"], *numbers, len(table), *names, current_commit())
             append_csv(Path(root or results_folder()) / "alignment.csv", COLUMNS, line)
+    if picture is not None:
+        draw_maps(tables, picture)
     return measured
+
+# %% ../../nbs/benchmarks/50_feature_alignment.ipynb #50160001
+def draw_maps(
+    runs: dict[str, tuple[FeatureTable, dict[str, float]]],  # title -> features of both domains, their scores
+    file: str | os.PathLike,
+) -> None:
+    "A UMAP map of the features of each run, side by side (contrastive paper, Fig. 4), in a picture file."
+    maps = {title: (embed(table), table) for title, (table, _) in runs.items()}
+    figure = plot_embeddings(maps, scores={title: scores for title, (_, scores) in runs.items()})
+    figure.savefig(file, dpi=110, facecolor="white")
 
 # %% ../../nbs/benchmarks/50_feature_alignment.ipynb #83dad5da
 def alignment_table(

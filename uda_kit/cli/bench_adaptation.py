@@ -9,6 +9,7 @@ __all__ = []
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .measurement import Measurement
@@ -75,9 +76,11 @@ class BenchAlignment(Measurement):
     target_split: Text = None  # of the target alone
     per_class: int = 150  # cells of each class and domain
     record: bool = False  # append the figures to results/alignment.csv
+    picture: Text = None  # picture file (.png, .jpg, .pdf) for UMAP maps of all runs, side by side
     no_progress: bool = False  # no progress bars
 
     def check(self) -> None:
+        check_picture(self.picture)
         at_least(1, runs=len(self.runs), per_class=self.per_class)
 
     def measure(self) -> tuple[list[str], dict[str, Any]]:
@@ -86,9 +89,21 @@ class BenchAlignment(Measurement):
 
         source = open_dataset(self.source, self.source_split or self.split)
         target = open_dataset(self.target, self.target_split or self.split)
-        progress = not self.no_progress
-        rows = bench_alignment(self.runs, source, target, self.per_class, self.record, progress=progress)
+        progress, picture = not self.no_progress, self.picture
+        rows = bench_alignment(
+            self.runs, source, target, self.per_class, self.record, progress=progress, picture=picture
+        )
         return list(map(measures_of_run, rows)), {"runs": rows}
+
+# %% ../../nbs/cli/75_bench_adaptation.ipynb #75160001
+def check_picture(file: str | None) -> None:
+    "`InputError` for a picture file whose kind is none that can be written, or whose folder is missing."
+    if file is None:
+        return
+    if Path(file).suffix.lower() not in (".png", ".jpg", ".pdf"):
+        raise InputError(f"--picture {file}", "is no kind of picture", "end the name in .png, .jpg or .pdf")
+    if not Path(file).absolute().parent.is_dir():
+        raise InputError(f"--picture {file}", "its folder is missing", "make the folder first")
 
 # %% ../../nbs/cli/75_bench_adaptation.ipynb #c110004a
 def measures_of_run(row: dict[str, Any]) -> str:
