@@ -162,9 +162,8 @@ def overview(
         if row in measured
     ]
     over = f" over {len(classes)} classes" if classes else ""
-    caption = (
-        f"MEASURED HERE, {benchmark}: mIoU in percent{over}, gain and share of the gap over the seeds that all have"
-    )
+    seeds = "gain over the seeds that a row has with source-only, share over those that the oracle has, too"
+    caption = f"MEASURED HERE, {benchmark}: mIoU in percent{over}; {seeds}"
     return Table(("row", "mIoU", "gain over source-only", "share of the gap"), lines, caption)
 
 # %% ../../nbs/results/20_comparisons.ipynb #64f143e3
