@@ -13,35 +13,22 @@ from typing import Any
 
 from fastcore.basics import patch
 
-from .measurement import Measurement
+from .measurement import TrainingRuns
 from uda_kit.cli.options import (
     Positional,
-    Text,
-    TrainingPrecision,
-    check_runs,
-    given_roots,
     once,
-    read_precision,
 )
 
 # %% ../../nbs/cli/72_bench_settings.ipynb #c1160005
 @dataclass(frozen=True)
-class BenchSettings(Measurement):
+class BenchSettings(TrainingRuns):
     "Compare settings of a recipe on its validation images; the highest mean mIoU over the seeds wins."
 
     recipe: Positional[str]  # camvid-lite0/source-only, ...
     candidates: tuple[str, ...] = ()  # each a text of settings as for --set, beside the recipe as it is
-    seeds: tuple[int, ...] = (0,)  # seeds
-    out: str = "runs/bench"  # folder of the runs, as of `bench table`
-    results: Text = None  # folder the scores are appended to (default: results/)
-    roots: tuple[str, ...] = ()  # NAME=FOLDER of each data set on disk
-    workers: int = 0  # processes that read images, for each domain
-    cache_mb: int = 0  # megabytes of decoded, resized images to keep, for each domain
-    precision: TrainingPrecision = "32-true"
-    no_progress: bool = False  # no progress bars
 
     def check(self) -> None:
-        check_runs(self.seeds, self.workers, self.cache_mb, self.out, self.results)
+        super().check()
         once("--candidates", self.candidates)
 
     def measure(self) -> tuple[list[str], dict[str, Any]]:
@@ -61,9 +48,6 @@ def compare(self: BenchSettings) -> dict[str, list[float]]:
     "Scores of every candidate, one for each seed."
     from uda_kit.experiments.settings import compare_settings
     from uda_kit.recipes.catalogue import find_recipe
-    from uda_kit.training.fit import RunOptions
 
-    options = RunOptions(precision=read_precision(self.precision), progress=not self.no_progress)
-    data = {"roots": given_roots(self.roots), "workers": self.workers, "cache_mb": self.cache_mb}
-    recipe = find_recipe(self.recipe)
+    recipe, options, data = find_recipe(self.recipe), self.options(), self.data()
     return compare_settings(recipe, self.candidates, self.seeds, self.out, options, self.results, **data)

@@ -11,15 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .measurement import Measurement
+from .measurement import TrainingRuns
 from uda_kit.cli.options import (
     Positional,
     Text,
-    TrainingPrecision,
-    check_runs,
-    given_roots,
     once,
-    read_precision,
     short,
 )
 from ..core.errors import InputError, nearest
@@ -29,23 +25,15 @@ if TYPE_CHECKING:  # imports torch, and a command line starts without it
 
 # %% ../../nbs/cli/70_bench_table.ipynb #76f76bec
 @dataclass(frozen=True)
-class BenchTable(Measurement):
+class BenchTable(TrainingRuns):
     "Run rows of a benchmark for several seeds; scores are appended to results/."
 
     benchmark: Positional[str]  # scenes, camvid, gta5, ...
     rows: tuple[str, ...] = ()  # rows to run (default: all of the paper's)
     paper: Text = None  # whose table (default: the first that has the rows)
-    seeds: tuple[int, ...] = (0,)  # seeds
-    out: str = "runs/bench"  # folder of the runs; one warm-up is shared by all rows of a seed
-    results: Text = None  # folder the scores are appended to (default: results/)
-    roots: tuple[str, ...] = ()  # NAME=FOLDER of each data set on disk
-    workers: int = 0  # processes that read images, for each domain
-    cache_mb: int = 0  # megabytes of decoded, resized images to keep, for each domain
-    precision: TrainingPrecision = "32-true"
-    no_progress: bool = False  # no progress bars
 
     def check(self) -> None:
-        check_runs(self.seeds, self.workers, self.cache_mb, self.out, self.results)
+        super().check()
         once("--rows", self.rows)
 
     def measure(self) -> tuple[list[str], dict[str, Any]]:
@@ -55,14 +43,12 @@ class BenchTable(Measurement):
 def run_rows(args: BenchTable) -> dict[str, Any]:
     "Run the rows of a table; their scores as the record."
     from uda_kit.experiments.running import run_table
-    from uda_kit.training.fit import RunOptions, peak_gib
+    from uda_kit.training.fit import peak_gib
 
     began = time.time()
     rows, paper = bench_rows(args.benchmark, args.rows, args.paper)
-    roots = given_roots(args.roots)
-    options = RunOptions(precision=read_precision(args.precision), progress=not args.no_progress)
-    data = {"roots": roots, "workers": args.workers, "cache_mb": args.cache_mb}
-    run_table(args.benchmark, rows, list(args.seeds), args.out, options, args.results, paper=paper, **data)
+    seeds, options, data = list(args.seeds), args.options(), args.data()
+    run_table(args.benchmark, rows, seeds, args.out, options, args.results, paper=paper, **data)
     record = {"benchmark": args.benchmark, "paper": paper, "rows": scores_by_row(args, rows, paper)}
     return {**record, "seconds": round(time.time() - began, 1), "peak_gib": round(peak_gib(), 3)}
 

@@ -175,16 +175,6 @@ def once(option: str, values: Sequence[Any]) -> None:
         if value in values[:k]:
             raise InputError(option, f"names {value!r} twice", "name each once")
 
-# %% ../../nbs/cli/10_options.ipynb #c1100c0a
-def check_runs(seeds: Iterable[int], workers: int, cache_mb: int, out: str, results: str | None) -> None:
-    "`InputError` for options of a benchmark that trains: seeds twice or below 0, folders that cannot be."
-    at_least(0, workers=workers, cache_mb=cache_mb)
-    for seed in seeds:
-        at_least(0, seeds=seed)
-    once("--seeds", list(seeds))
-    read_out(out)
-    read_out(results, "--results")
-
 # %% ../../nbs/cli/10_options.ipynb #35e9339c
 def read_devices(text: str, accelerator: str = "auto") -> int | str:
     "A number of devices, or 'auto'. `InputError` for more than there can be."

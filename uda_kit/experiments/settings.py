@@ -25,7 +25,7 @@ from ..training.fit import RunOptions
 def candidate_recipe(recipe: Recipe, candidate: str) -> Recipe:
     """The recipe under a candidate's settings, to be scored on its validation images.
 
-    `InputError` for settings that it does not have, and for a recipe without validation images."""
+    `InputError` for settings that it does not have, and for a recipe without validation images, or trained on them."""
     if recipe.val is None:
         raise InputError(recipe.name, "has no validation images to choose by", "choose a recipe that has some")
     changed = override(recipe, shlex.split(candidate))
@@ -33,6 +33,10 @@ def candidate_recipe(recipe: Recipe, candidate: str) -> Recipe:
     if (changed.val, changed.test) != (recipe.val, recipe.test):
         remedy = "leave val and test as they are"
         raise InputError(candidate, "would have candidates judged on different images", remedy)
+    for stage in changed.stages:
+        if stage.labels_given and stage.source.same_images(changed.val):
+            problem = f"stage {stage.name!r} trains on the labels of its validation images ({changed.val})"
+            raise InputError(recipe.name, problem, "choose by a recipe that has not seen them")
     return replace(changed, test=changed.val, val=None, protocol="")
 
 

@@ -115,6 +115,13 @@ def from_text(cls: Data, text: str) -> Data:
     "An entry from a line alone; `override` calls it where there is none yet."
     return data_from(text)
 
+# %% ../../nbs/recipes/10_data.ipynb #da7a0013
+@patch
+def same_images(self: Data, other: Data) -> bool:
+    "Do both entries name the same images, however they are resized or batched? Scenes may differ in number."
+    chosen_by = ("name", "root", "split", "style", "dials", "seed", "city", "beta", "frames")
+    return all(getattr(self, name) == getattr(other, name) for name in chosen_by)
+
 # %% ../../nbs/recipes/10_data.ipynb #da7a0007
 def data_from(
     text: str,  # NAME:ROOT?option=value
