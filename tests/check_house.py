@@ -95,6 +95,12 @@ def timed_asserts(cells):
     return [f"asserts a time, mark it slow: {c.strip()[:60]!r}" for c in timed if not c.startswith("#| slow")]
 
 
+def timers_in_tests():
+    "Tests that time: a busy machine would fail them."
+    timer = re.compile(r"perf_counter|process_time")
+    return [f"{f.name}: times something" for f in files("tests/test_*.py") if timer.search(f.read_text("utf-8"))]
+
+
 def notebook_rules():
     "One notebook a module; size, saved widget state, density of exported cells."
     wrong, owner = [], {}
@@ -204,7 +210,7 @@ def leftovers():
 
 
 def main():
-    wrong = out_of_step() + notebook_rules() + imports() + links() + style() + leftovers()
+    wrong = out_of_step() + notebook_rules() + timers_in_tests() + imports() + links() + style() + leftovers()
     print("\n".join(wrong) or "house in order")
     sys.exit(bool(wrong))
 

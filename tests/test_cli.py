@@ -399,7 +399,7 @@ def test_doctor_without_packages(tmp_path):
     )
 
 
-def test_start_is_quick_and_light():
+def test_start_is_light():
     heavy = {"umap", "sklearn", "IPython", "nbdev", "matplotlib", "jupyter_core", "ipywidgets"}
     probe = "import sys; from uda_kit.cli import main; {}; print(sorted({{m.split('.')[0] for m in sys.modules}} & {}))"
 

@@ -109,8 +109,8 @@ def test_no_worker_outlives_its_process():
     ]
     pids = [int(pid) for run in runs for pid in run.communicate(timeout=60)[0].split()]
     assert len(pids) == 4
-    deadline = time.time() + 30
-    while time.time() < deadline and any(map(running, pids)):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(map(running, pids)):
         time.sleep(0.05)
     assert not any(map(running, pids))
 

@@ -409,13 +409,10 @@ def test_any_terminal_takes_what_is_printed(tmp_path, monkeypatch):
             text = raw.getvalue().decode(encoding)
         assert "\x1b" not in text and json.loads(text.splitlines()[-1]) == {"name": strange, "nan": None}, encoding
     env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
-    code = "import sys, time; from uda_kit.cli import main; s = main(['recipes']); print(sorted(set(sys.modules) & {'torch', 'numpy'}), time.process_time()); sys.exit(s)"
+    code = "import sys; from uda_kit.cli import main; s = main(['recipes']); print(sorted(set(sys.modules) & {'torch', 'numpy'})); sys.exit(s)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env)
     last = done.stdout.decode("cp1252").splitlines()[-1]
-    assert done.returncode == 0 and not done.stderr and last.startswith("[]") and float(last.split()[-1]) < 0.5, (
-        last,
-        done.stderr,
-    )
+    assert done.returncode == 0 and not done.stderr and last == "[]", (last, done.stderr)
 
 
 def test_list_of_recipes_is_in_step():

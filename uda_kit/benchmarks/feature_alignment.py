@@ -68,7 +68,8 @@ def bench_alignment(
     for folder, run in zip(runs, records, strict=True):
         table = features_of(folder, domains, per_class, progress)
         scores = alignment_scores(table)
-        tables[f"{run['recipe']}, seed {run['seed']}"] = (table, scores)
+        title = f"{run['recipe']}, seed {run['seed']}"
+        tables[f"{title}, {folder}" if title in tables else title] = (table, scores)
         measured.append({"recipe": run["recipe"], "seed": run["seed"], **scores, "cells": len(table)})
         if record:
             numbers = [f"{scores[score]:.4f}" for score in SCORES]

@@ -100,10 +100,13 @@ def check_picture(file: str | None) -> None:
     "`InputError` for a picture file whose kind is none that can be written, or whose folder is missing."
     if file is None:
         return
-    if Path(file).suffix.lower() not in (".png", ".jpg", ".pdf"):
+    if Path(file).suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf"):
         raise InputError(f"--picture {file}", "is no kind of picture", "end the name in .png, .jpg or .pdf")
     if not Path(file).absolute().parent.is_dir():
         raise InputError(f"--picture {file}", "its folder is missing", "make the folder first")
+    from uda_kit.visual.style import needs
+
+    needs("umap", "umap-learn")
 
 # %% ../../nbs/cli/75_bench_adaptation.ipynb #c110004a
 def measures_of_run(row: dict[str, Any]) -> str:

@@ -1390,7 +1390,7 @@ def scene_style(
     "A style by its name. `InputError` for an unknown name or dial."
     if name not in SCENE_STYLES:
         raise InputError(where, f"unknown style {name!r}", nearest_listed(name, SCENE_STYLES))
-    return with_dials(SCENE_STYLES[name], dials) if dials else SCENE_STYLES[name]
+    return with_dials(SCENE_STYLES[name], dials, where) if dials else SCENE_STYLES[name]
 
 
 def open_scenes(

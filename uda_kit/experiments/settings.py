@@ -41,7 +41,7 @@ def candidate_recipe(recipe: Recipe, candidate: str) -> Recipe:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    "A short name of all that a recipe says."
+    "A short name of all that a recipe says. A version of the kit that knows more settings gives it another one."
     return settings_digest(describe(recipe))
 
 # %% ../../nbs/experiments/35_settings.ipynb #35160006

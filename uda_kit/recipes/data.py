@@ -118,9 +118,23 @@ def from_text(cls: Data, text: str) -> Data:
 # %% ../../nbs/recipes/10_data.ipynb #da7a0013
 @patch
 def same_images(self: Data, other: Data) -> bool:
-    "Do both entries name the same images, however they are resized or batched? Scenes may differ in number."
-    chosen_by = ("name", "root", "split", "style", "dials", "seed", "city", "beta", "frames")
-    return all(getattr(self, name) == getattr(other, name) for name in chosen_by)
+    """Do both entries name the same images, or share some, however they are resized or batched?
+
+    A root that one of them leaves open is the other's; scenes may differ in number."""
+    chosen_by = ("name", "split", "style", "dials", "city", "beta")
+    same = all(getattr(self, name) == getattr(other, name) for name in chosen_by)
+    same = same and (self.seed or 0) == (other.seed or 0)
+    roots = {self.root, other.root} - {""}
+    return same and len(roots) <= 1 and share_frames(self.frames, other.frames)
+
+
+def share_frames(some: str, others: str) -> bool:
+    "Do two ranges of KITTI's frames, as '0-119', have one in common? An empty range is all of them."
+    if not (some and others):
+        return True
+    first, last = map(int, some.split("-"))
+    from_, to = map(int, others.split("-"))
+    return first <= to and from_ <= last
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a0007
 def data_from(

@@ -23,7 +23,7 @@ FINE = TimmOptions(pyramid=4)  # features of stride 4, for poles and people a fe
 LITE0 = DeepLabV2("lite0", weights="imagenet", bn="train", aspp_rates=(1, 2, 4, 6), timm=FINE)
 LENGTHS = SmallScale(warmup=500, steps=400, warmup_lr=1e-3, lr=5e-4, net=LITE0)
 LITE_SCALE = replace(LENGTHS, adv_scale=1.0, discriminative=0.01, patch_adv=5e-4)  # the papers' weights as printed
-# far from photographs, the backbone keeps what ImageNet taught it: its statistics, and most of its filters
+# for rendered images: batch norms stay as ImageNet left them, the backbone's filters learn at a tenth of the rate
 KEPT = replace(LITE_SCALE, net=replace(LITE0, bn="frozen"), backbone_multiplier=0.1)
 KITTI_SIZE, KITTI_CROP = (160, 528), (160, 240)
 

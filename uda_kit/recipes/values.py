@@ -12,6 +12,7 @@ from ..core.errors import InputError, nearest
 from ..core.settings import brief, check_settings
 from ..data.datasets import DATASETS, LOADER_OPTIONS
 from ..data.labels import label_space, protocols
+from ..data.streets.random_style import read_dials
 from .config import Recipe, StageConfig
 from .data import LOADER_FIELDS, Data
 from ..training.optim import SGD
@@ -72,6 +73,8 @@ def check_data(data: Data | None, path: str) -> None:
         raise InputError(f"{path}.name", f"{brief(data.name)} is no data set", nearest(data.name, known))
     if data.scale and data.scale[0] > data.scale[1]:
         raise InputError(f"{path}.scale", f"cannot be {data.scale}", "give the smaller factor first")
+    if data.dials:
+        read_dials(data.dials, f"{path}.dials")
     options = LOADER_OPTIONS.get(data.name, ())
     for name in (*LOADER_FIELDS, "style", "root"):
         belongs = name == ("style" if data.name == "scenes" else "root") or name in options

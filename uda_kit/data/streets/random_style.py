@@ -83,38 +83,47 @@ RANDOMISED = RandomStyle(
 )
 
 # %% ../../../nbs/data/streets/12_random_style.ipynb #12d10009
-def _numbers(dial: str, text: str) -> tuple[float, ...]:
+def _numbers(dial: str, text: str, where: str) -> tuple[float, ...]:
     "'0.02' -> (0.02,), '0..0.6' -> (0.0, 0.6). `InputError` for anything else."
     try:
         values = tuple(float(part) for part in text.split(".."))
     except ValueError:
         values = ()
     if len(values) not in (1, 2):
-        raise InputError(f"dial {dial!r}", f"is {text!r}", f"write {dial}=NUMBER or {dial}=LOW..HIGH")
+        raise InputError(where, f"{dial!r} is {text!r}", f"write {dial}=NUMBER or {dial}=LOW..HIGH")
     return values
 
 
-def read_dials(text: str) -> dict[str, tuple[float, ...]]:
-    "'fog=0.02,recolor=0..0.6' -> dial or class: its number, or smallest and largest."
+def read_dials(
+    text: str,
+    where: str = "dials",  # for the message
+) -> dict[str, tuple[float, ...]]:
+    """'fog=0.02,recolor=0..0.6' -> dial or class: its number, or smallest and largest.
+
+    `InputError` for an unknown dial, one that is given twice, and a value that is no number."""
     known = [*RANGES, "exposure", *COUNTABLE]
     dials = {}
     for part in text.split(","):
         dial, _, value = (word.strip() for word in part.partition("="))
         if dial not in known:
-            raise InputError("dials", f"{dial!r} is no dial of a scene", nearest_listed(dial, known))
+            raise InputError(where, f"{dial!r} is no dial of a scene", nearest_listed(dial, known))
         if dial in dials:
-            raise InputError("dials", f"{dial!r} is given twice", "give it once")
-        dials[dial] = _numbers(dial, value)
+            raise InputError(where, f"{dial!r} is given twice", "give it once")
+        dials[dial] = _numbers(dial, value, where)
         if dial in COUNTABLE and len(dials[dial]) == 2:
-            raise InputError(f"dial {dial!r}", f"is {value!r}", "give one factor on how often the class appears")
+            raise InputError(where, f"{dial!r} is {value!r}", "give one factor on how often the class appears")
     return dials
 
 # %% ../../../nbs/data/streets/12_random_style.ipynb #12d10010
-def with_dials(style: SceneStyle, text: str) -> SceneStyle:
+def with_dials(
+    style: SceneStyle,
+    text: str,
+    where: str = "dials",  # for the message
+) -> SceneStyle:
     """A style with other values of some dials: 'fog=0.02,truck=0.3,recolor=0..0.6'.
 
     `InputError` for an unknown dial and for a value out of its range."""
-    dials = read_dials(text)
+    dials = read_dials(text, where)
     counts = {name: value for name, (value, *_) in dials.items() if name in COUNTABLE}
     fixed: dict = {name: value[0] for name, value in dials.items() if name in RANGES and len(value) == 1}
     drawn = {name: value for name, value in dials.items() if name in RANGES and len(value) == 2}
