@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/cli/65_measurement.ipynb #c1100040
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:  # imports torch, and a command line starts without it
 
 # %% ../../nbs/cli/65_measurement.ipynb #c1100042
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(ABC):
     "A benchmark. Its fields are its options; `measure` gives lines for a reader and the record."
 
     def check(self) -> None:
@@ -27,9 +28,9 @@ class Measurement:
             if option.name in ("steps", "repeats"):
                 at_least(1, **{option.name: getattr(self, option.name)})
 
+    @abstractmethod
     def measure(self) -> tuple[Sequence[object], dict[str, Any]]:  # what to print line by line, the record
         "Measure."
-        raise NotImplementedError
 
     def run(self) -> int:
         self.check()
