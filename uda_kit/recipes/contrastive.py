@@ -145,6 +145,7 @@ def parts(scale: ContrastiveScale) -> dict[str, Row]:
         "contrastive-in-domain": Row(terms={"cross": None}),
         "contrastive-statistics": Row(terms={"alpha": 0.0, "pseudo": 1e-9}),
         "contrastive-plain": Row(terms={"alpha": 0.0}, teacher={"expansion": None}),
+        "contrastive-self-train": Row(pretrain=False, terms={"alpha": 0.0}, teacher={"expansion": None}),
         "contrastive-common-limit": Row(teacher={"expansion": common}),
     }
 

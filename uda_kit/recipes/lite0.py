@@ -74,6 +74,7 @@ LITE_ROWS = (
     "contrastive-cond6",
     "contrastive",
     "contrastive-plain",
+    "contrastive-self-train",
 )
 PAPERS: tuple[Callable[[SmallBenchmark], list[Recipe]], ...] = (
     small_recipes,
