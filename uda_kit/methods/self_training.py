@@ -14,7 +14,7 @@ from ..data.strong_augmentation import StrongAugmentation
 from .contrastive_terms import ContrastiveTerms
 from .label_expansion import LabelExpansion
 from .output_space import SupervisedTerms
-from .teacher import SCALES, AugmentSource, Averaging, PseudoSupervised, Teacher
+from .teacher import SCALES, AugmentSource, Averaging, ConfidentShare, PseudoSupervised, Teacher
 from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TransformConfig
 from ..training.objective import Term
@@ -57,8 +57,9 @@ class TeacherConfig(TransformConfig):
     share: Fraction = 0.1
     precision: str = "bf16-mixed"  # of the teacher
     expansion: ExpansionConfig | None = ExpansionConfig()
-    augmentation: StrongAugmentation = StrongAugmentation()
+    augmentation: StrongAugmentation | None = StrongAugmentation()  # of the target; None: left as it is
     averaging: Averaging = Averaging()  # of a teacher with an `average`
+    rule: ConfidentShare | None = None  # in place of cap and share
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> Teacher:
         "The teacher, a copy of `net` from the stage's first step on."
@@ -77,6 +78,7 @@ class TeacherConfig(TransformConfig):
             expansion,
             self.precision,
             self.averaging,
+            self.rule,
         )
 
 # %% ../../nbs/methods/94_self_training.ipynb #2120a0c6

@@ -146,6 +146,17 @@ def fold_into(folded: nn.Conv2d, conv: nn.Conv2d, norm: _BatchNorm) -> None:
     shift = torch.zeros_like(rsqrt) if conv.bias is None else conv.bias
     bias.copy_((shift - mean) * rsqrt * gamma + beta)
 
+# %% ../../nbs/methods/82_teacher.ipynb #82000104
+def prediction(
+    net: nn.Module,  # in evaluation mode
+    image: Tensor,  # [B,3,H,W] RGB in [0, 1]
+    precision: str = "32-true",  # or "bf16-mixed"
+) -> tuple[Tensor, Tensor]:  # probabilities [B,C,H,W] fp32; features [B,F,h,w]
+    "Class probabilities at the images' own size, without gradient."
+    with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        out = net(image)
+    return upsample(out.logits.float(), image.shape[-2:]).softmax(1), out.features
+
 # %% ../../nbs/methods/82_teacher.ipynb #fb7d48a3
 def average_prediction(
     net: nn.Module,  # in evaluation mode
@@ -153,8 +164,12 @@ def average_prediction(
     scales: Sequence[float] = SCALES,
     precision: str = "32-true",  # or "bf16-mixed"
 ) -> tuple[Tensor, Tensor]:  # probabilities [B,C,H,W] fp32; features [B,F,h,w] at the scale nearest to 1
-    "Mean class probabilities over scales (contrastive, section 5.1), without gradient."
+    """Mean class probabilities over scales (contrastive, section 5.1), without gradient.
+
+    Of a single scale 1: the softmax of upsampled logits, which is what the student's losses see."""
     total, features = torch.zeros(()), torch.empty(0)
+    if tuple(scales) == (1,):
+        return prediction(net, image, precision)
     middle, largest = min(scales, key=lambda s: abs(s - 1)), max(scales)
     with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         for scale in sorted(scales, reverse=True):  # the largest first: its grid takes the sum
@@ -175,6 +190,28 @@ def _resized(image: Tensor, scale: float) -> Tensor:
         return image
     return F.interpolate(image, size=new_size, mode="bilinear", align_corners=True, antialias=scale < 1)
 
+# %% ../../nbs/methods/82_teacher.ipynb #82000102
+@dataclass(frozen=True)
+class ConfidentShare:
+    """A rule without thresholds of classes: every pixel gets its most probable class, and all count alike.
+
+    Their weight is the share of confident pixels in the batch (DACS, Tranheden et al., WACV 2021, section 3.2)."""
+
+    threshold: float = 0.968  # a pixel is confident from this probability on
+
+    def __post_init__(self):
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold={self.threshold}", "is no probability", "give a number from 0 to 1")
+
+    def weight(
+        self,
+        confidence: Tensor,  # [B,H,W] probability of the most probable class
+    ) -> Tensor:  # scalar from 0 to 1
+        "Share of confident pixels in the batch of all processes."
+        confident = (confidence >= self.threshold).sum()
+        counts = summed(torch.stack([confident, torch.full_like(confident, confidence.numel())]))
+        return counts[0] / counts[1]
+
 # %% ../../nbs/methods/82_teacher.ipynb #33c15e96
 @dataclass
 class Labelling:
@@ -184,7 +221,7 @@ class Labelling:
     confidence: Tensor  # [B,H,W] its probability
     thresholds: Tensor  # [C] tau_c
     confident: Tensor  # int64 [B,H,W] `initial`, 255 where no more sure than the threshold
-    expanded: Tensor  # int64 [B,H,W] the pseudo-label: `confident`, and what an expansion adds
+    expanded: Tensor  # int64 [B,H,W] the pseudo-label: `confident`, and what an expansion or a rule adds
     features: Tensor  # [B,F,h,w] of the penultimate layer
 
 # %% ../../nbs/methods/82_teacher.ipynb #8f60fa6e
@@ -195,6 +232,7 @@ def label_batch(
     cap: float = 0.9,  # tau_0
     share: float = 0.1,  # of a class that is confident in any case
     precision: str = "32-true",  # or "bf16-mixed"
+    rule: ConfidentShare | None = None,  # in place of thresholds
 ) -> Labelling:
     """Pseudo-labels of a batch without expansion: average over scales, threshold per class.
 
@@ -204,7 +242,12 @@ def label_batch(
         confidence, initial = probabilities.max(1)
         if summed((~torch.isfinite(confidence).all()).long()):
             raise NonFiniteError("the teacher's prediction is not finite")  # in all processes, or none
-        tau = confidence_thresholds(confidence, initial, probabilities.shape[1], cap, share)
+        classes = probabilities.shape[1]
+        if rule is not None:
+            tau = torch.full((classes,), rule.threshold, device=image.device)
+            confident = torch.where(confidence >= rule.threshold, initial, IGNORE)
+            return Labelling(initial, confidence, tau, confident, initial, features)
+        tau = confidence_thresholds(confidence, initial, classes, cap, share)
         confident = torch.where(confidence > tau[initial], initial, IGNORE)
     return Labelling(initial, confidence, tau, confident, confident, features)
 
@@ -271,8 +314,13 @@ class Teacher(BatchTransform):
         expansion: Any = None,  # a LabelExpansion; None: confident pixels only
         precision: str = "32-true",  # of the teacher: or "bf16-mixed"
         averaging: Averaging = Averaging(),
+        rule: ConfidentShare | None = None,  # in place of cap and share: every pixel is labelled
     ):
         check_teacher(every, average, scales, cap, share, precision)
+        if rule is not None and expansion is not None:
+            problem = "labels every pixel already, so there is nothing to expand"
+            raise InputError("teacher", f"its rule {problem}", "leave the rule or the expansion out")
+        self.rule = rule
         self.every, self.average = int(every), average
         self.scales, self.cap, self.share = tuple(scales), cap, share
         self.augmentation, self.expansion = augmentation, expansion
@@ -283,15 +331,19 @@ class Teacher(BatchTransform):
         self.age, self.copied = 0, 0  # steps so far, and those before the latest copy
         self.without: Tensor | int = 0  # [C] steps in which a class had no confident pixel
 
-    def settings(self) -> dict:
-        "What decides the labels, JSON-able."
-        numbers = {k: getattr(self, k) for k in ("every", "average", "scales", "cap", "share", "precision")}
-        augmentation = None if self.augmentation is None else asdict(self.augmentation)
-        expansion = None if self.expansion is None else self.expansion.settings()
-        settings = {"transform": "Teacher", **numbers, "augmentation": augmentation, "expansion": expansion}
-        if self.averaging != Averaging():
-            settings["averaging"] = asdict(self.averaging)
-        return json.loads(json.dumps(settings))
+# %% ../../nbs/methods/82_teacher.ipynb #82000105
+@patch
+def settings(self: Teacher) -> dict:
+    "What decides the labels, JSON-able."
+    numbers = {k: getattr(self, k) for k in ("every", "average", "scales", "cap", "share", "precision")}
+    augmentation = None if self.augmentation is None else asdict(self.augmentation)
+    expansion = None if self.expansion is None else self.expansion.settings()
+    settings = {"transform": "Teacher", **numbers, "augmentation": augmentation, "expansion": expansion}
+    if self.averaging != Averaging():
+        settings["averaging"] = asdict(self.averaging)
+    if self.rule is not None:
+        settings["rule"] = asdict(self.rule)
+    return json.loads(json.dumps(settings))
 
 # %% ../../nbs/methods/82_teacher.ipynb #5e240425
 def check_teacher(
@@ -381,7 +433,8 @@ def network(self: Teacher, student: Segmenter | None) -> Segmenter:
 @patch
 def _label(self: Teacher, image: Tensor, student: Segmenter | None) -> Labelling:
     "Labels without expansion."
-    return label_batch(self.network(student), image, self.scales, self.cap, self.share, self.precision)
+    numbers = (self.scales, self.cap, self.share, self.precision, self.rule)
+    return label_batch(self.network(student), image, *numbers)
 
 
 @patch
@@ -412,6 +465,10 @@ def __call__(self: Teacher, batches: dict[str, Batch], generator: torch.Generato
     labelling = self._label(tgt.image, cast(Segmenter, tgt.net))
     confident, confidence, features = labelling.confident, labelling.confidence, labelling.features
     weight = torch.where(confident == IGNORE, 0.0, confidence)
+    if self.rule is not None:
+        weight = self.rule.weight(confidence).expand_as(confidence)
+    if tgt.weight is not None:
+        weight = weight * tgt.weight  # pixels that the data leave out
     if self.expansion is not None:
         self.expansion.to(tgt.image.device).gather(confident, confidence, features)
         labelling.expanded = self.expansion.expand(confident, features)
@@ -471,9 +528,7 @@ def load_state_dict(self: Teacher, state: dict) -> None:
 
 # %% ../../nbs/methods/82_teacher.ipynb #7313a919
 class PseudoSupervised(Term):
-    "Cross-entropy of the target prediction with its pseudo-label (contrastive, Eq. 4)."
-
-    reads = ("target",)
+    "Cross-entropy of a prediction with its pseudo-label (contrastive, Eq. 4): of the target, or of another batch."
 
     def __init__(
         self,
@@ -482,32 +537,39 @@ class PseudoSupervised(Term):
         start: int = 0,  # steps during which the term keeps silent
         average: str = "labelled",  # divide by the number of pixels with a label, or by "all"
         weighted: bool = False,  # pixels count with the batch's weight; the contrastive paper weighs prototypes alone
+        batch: str = "target",  # or one that a transform makes: "mixed", "masked"
     ):
         super().__init__(weight, start)
+        self.reads = (batch,)
         self.level, self.average, self.weighted = level, average, weighted
 
-    def forward(self, target: Batch) -> Tensor:
-        if target.label is None:
+    def forward(self, batch: Batch) -> Tensor:
+        if batch.label is None:
             remedy = "give the stage a Teacher among its transforms, or a pseudo-labelled target"
-            raise InputError("PseudoSupervised", "the target has no pseudo-labels", remedy)
-        weight = target.weight if self.weighted else None
-        return weighted_cross_entropy(target.logits(self.level), target.label, weight, self.average)
+            raise InputError("PseudoSupervised", f"the {self.reads[0]} has no pseudo-labels", remedy)
+        weight = batch.weight if self.weighted else None
+        return weighted_cross_entropy(batch.logits(self.level), batch.label, weight, self.average)
 
-    def update(self, batches: dict[str, Batch], autocast: Any = None) -> dict[str, Tensor]:
-        "Fractions of the crop that are confident and labelled, and how many classes had no confident pixel."
-        counts = batches["target"].counts
-        if COUNTS[0] not in counts:
-            return {}  # labels from elsewhere
-        predicted, confident, expanded = (counts[name] for name in COUNTS)
-        total = predicted.sum()
-        without = (confident == 0).sum()
-        return {"confident": confident.sum() / total, "labelled": expanded.sum() / total, "classes_without": without}
+# %% ../../nbs/methods/82_teacher.ipynb #82000106
+@patch
+def update(self: PseudoSupervised, batches: dict[str, Batch], autocast: Any = None) -> dict[str, Tensor]:
+    "Fractions of the crop that are confident and labelled, and how many classes had no confident pixel."
+    counts = batches[self.reads[0]].counts
+    if COUNTS[0] not in counts:
+        return {}  # labels from elsewhere
+    predicted, confident, expanded = (counts[name] for name in COUNTS)
+    total = predicted.sum()
+    without = (confident == 0).sum()
+    return {"confident": confident.sum() / total, "labelled": expanded.sum() / total, "classes_without": without}
 
-    def settings(self) -> dict:
-        "What decides the loss, as JSON."
-        average = {} if self.average == "labelled" else {"average": self.average}
-        weighted = {"weighted": True} if self.weighted else {}
-        return super().settings() | {"level": self.level} | average | weighted
+
+@patch
+def settings(self: PseudoSupervised) -> dict:
+    "What decides the loss, as JSON."
+    average = {} if self.average == "labelled" else {"average": self.average}
+    weighted = {"weighted": True} if self.weighted else {}
+    batch = {} if self.reads == ("target",) else {"batch": self.reads[0]}
+    return Term.settings(self) | {"level": self.level} | average | weighted | batch
 
 # %% ../../nbs/methods/82_teacher.ipynb #95bbd9b8
 def label_quality(

@@ -18,11 +18,13 @@ from .lite0 import lite0_recipes
 from .output_space import output_space_recipes
 from .own_files import is_file_recipe, recipe_from_file
 from .patch_alignment import patch_recipes
+from .self_training import self_training_recipes
 
 # %% ../../nbs/recipes/80_catalogue.ipynb #c3219e5a
 def recipes() -> dict[str, Recipe]:
     "All recipes by name."
-    every = [*output_space_recipes(), *patch_recipes(), *content_recipes(), *contrastive_recipes(), *lite0_recipes()]
+    seeds = [*output_space_recipes(), *patch_recipes(), *content_recipes(), *contrastive_recipes()]
+    every = [*seeds, *self_training_recipes(), *lite0_recipes()]
     return {recipe.name: recipe for recipe in every}
 
 # %% ../../nbs/recipes/80_catalogue.ipynb #c3219ebf

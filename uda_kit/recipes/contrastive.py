@@ -97,7 +97,9 @@ def self_training(self: ContrastiveTask, row: Row) -> StageConfig:
     "Self-training on both domains."
     assert row.terms is not None, "the row has self-training"
     terms, teacher = replace(self.scale.terms, **row.terms), replace(self.scale.teacher, **row.teacher)
-    transforms = (teacher, SourceAugmentation(teacher.augmentation))
+    augmentation = teacher.augmentation
+    assert augmentation is not None, "the paper augments both domains"
+    transforms = (teacher, SourceAugmentation(augmentation))
     size = (self.scale.self_train.optimizer, self.scale.self_train.steps)
     return StageConfig(self.source, terms, self.net, self.target, *size, name="self-train", transforms=transforms)
 
