@@ -17,6 +17,7 @@ WIDE = {  # functions with more parameters than that: constructors whose options
     "deeplab_v2",
     "pspnet",
     "deeplab_v3",
+    "daformer",
     "predict",
     "make_pseudo_labels",
     "translation_quality",

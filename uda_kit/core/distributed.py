@@ -88,6 +88,17 @@ def my_share(numbers: Iterable[int]) -> list[int]:
     numbers = list(numbers)
     return numbers[rank() :: dist.get_world_size()] if several_processes() else numbers
 
+# %% ../../nbs/core/50_distributed.ipynb #50000102
+def draw_rows(
+    count: int,  # images of this process
+    *shape: int,  # of the numbers for one image
+    generator: torch.Generator,  # the same in all processes
+) -> Tensor:  # [count, ...] from 0 to 1
+    "Random numbers for this process's images, of those drawn for the images of all processes."
+    processes = dist.get_world_size() if several_processes() else 1
+    numbers = torch.rand(processes * count, *shape, generator=generator)
+    return numbers[rank() * count : (rank() + 1) * count]
+
 # %% ../../nbs/core/50_distributed.ipynb #09b5f9cb
 def together(
     work: Callable[[], Result],  # returns something small and picklable

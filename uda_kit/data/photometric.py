@@ -13,6 +13,7 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
+from ..core.distributed import draw_rows
 from ..core.errors import InputError
 from ..core.settings import Fraction
 
@@ -77,13 +78,13 @@ def blur(
 def photometric(
     image: Tensor,  # [B,3,H,W] RGB in [0, 1]
     settings: Photometric,
-    generator: torch.Generator,  # source of all randomness, on the CPU
+    generator: torch.Generator,  # source of all randomness, on the CPU; the same in all processes
 ) -> Tensor:  # [B,3,H,W]; the same tensor where nothing was drawn
     "A batch in other colors and out of focus (DACS, section 3.1). The same numbers are drawn whatever happens."
     count = len(image)
     jitters, blurs = torch.rand(2, generator=generator).tolist()
-    u = torch.rand(count, 5, generator=generator)
     order = torch.randperm(4, generator=generator).tolist()
+    u = draw_rows(count, 5, generator=generator)
     middle, change = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor(settings.jitter)
     if jitters < settings.jitter_probability:
         image = jitter_colors(image, middle + change * (2 * u[:, :4] - 1), order)

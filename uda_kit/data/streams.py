@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.files import fingerprint
 from .dataset import Dataset
-from .transforms import JointTransform
+from .transforms import JointTransform, mark_margins
 from .workers import read_in_order
 
 # %% ../../nbs/data/60_streams.ipynb #cb41c581
@@ -59,6 +59,7 @@ class LoadedBatch(NamedTuple):
     image: Tensor  # uint8 [B,3,H,W] RGB
     label: Tensor | None  # uint8 [B,H,W] class ids
     keys: list  # names of the B samples
+    counts: Tensor | None = None  # bool [B,H,W] of unlabelled images with margins: False in the margins
 
 # %% ../../nbs/data/60_streams.ipynb #f33f63e1
 class SampleCache:
@@ -107,6 +108,10 @@ class Batches:
         if pair is None:
             image, label = self.dataset[i][:2] if self.labelled else (self.dataset.image(i), None)
             pair = self.transform.resize(image, label)
+            margins = self.transform.margins
+            if margins is not None:
+                plane = torch.zeros(pair[0].shape[1:], dtype=torch.uint8) if pair[1] is None else pair[1]
+                pair = pair[0], mark_margins(plane, margins)
             self.cache.put(i, *pair)
         return pair
 
@@ -142,7 +147,10 @@ def __getitem__(self: Batches, step: int) -> LoadedBatch:
         samples.append(self.sample(address(step, slot, *self.part)))
         _check_same_size(samples[0], samples[-1])
     images, labels, keys = zip(*samples)
-    return LoadedBatch(torch.stack(images), torch.stack(labels) if self.labelled else None, list(keys))
+    planes = None if labels[0] is None else torch.stack(labels)
+    if self.labelled or planes is None:
+        return LoadedBatch(torch.stack(images), planes, list(keys))
+    return LoadedBatch(torch.stack(images), None, list(keys), planes != 255)
 
 # %% ../../nbs/data/60_streams.ipynb #6529a861
 def _check_same_size(first: tuple, sample: tuple) -> None:

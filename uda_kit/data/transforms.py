@@ -144,6 +144,28 @@ def pair_of(name: str, value: Any, least: int) -> tuple:
         raise InputError(name, f"is {value!r}", "give two positive numbers, the smaller first")
     return pair
 
+# %% ../../nbs/data/50_transforms.ipynb #50000102
+def check_margins(margins: Sequence[float]) -> None:
+    "`InputError` for margins that are no four shares, or leave nothing of an image."
+    four = len(margins) == 4 and all(0 <= share < 1 for share in margins)
+    if not four or margins[0] + margins[1] >= 1 or margins[2] + margins[3] >= 1:
+        remedy = "give shares of height and width from 0: top, bottom, left, right"
+        raise InputError("margins", f"{tuple(margins)} leave nothing of an image", remedy)
+
+
+def mark_margins(
+    label: Tensor,  # uint8 [H,W]
+    margins: Sequence[float],  # shares of height and width: top, bottom, left, right
+) -> Tensor:  # uint8 [H,W]
+    "A label map whose margins are 255."
+    height, width = label.shape
+    top, bottom = (round(share * height) for share in margins[:2])
+    left, right = (round(share * width) for share in margins[2:])
+    marked = torch.full_like(label, 255)
+    inside = slice(top, height - bottom), slice(left, width - right)
+    marked[inside] = label[inside]
+    return marked
+
 # %% ../../nbs/data/50_transforms.ipynb #d950a26a
 @dataclass(frozen=True)
 class JointTransform:
@@ -155,12 +177,16 @@ class JointTransform:
     flip: bool = False  # mirror left-right with probability 1/2
     scale: tuple[float, float] | None = None  # (low, high): resize by a random factor between these
     crop: tuple | None = None  # (height, width) of a random window
+    # shares of height and width that do not count: top, bottom, left, right
+    margins: tuple[float, float, float, float] | None = None
 
     def __post_init__(self):
         for name, least in (("size", 1), ("crop", 1), ("scale", 0)):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, pair_of(name, value, least))
+        if self.margins is not None:
+            check_margins(self.margins)
 
     def resize(
         self,

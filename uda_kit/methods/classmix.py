@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.distributed import draw_rows, gather_rows
 from ..core.errors import InputError
 from ..core.settings import Amount
 from ..data.photometric import Photometric, photometric
@@ -31,13 +32,13 @@ def present_classes(
 # %% ../../nbs/methods/86_classmix.ipynb #86000009
 def draw_half(
     present: Tensor,  # bool [B,256]
-    generator: torch.Generator,  # on the CPU
+    generator: torch.Generator,  # on the CPU; the same in all processes
     shared: bool = False,  # draw from all classes of the batch
 ) -> Tensor:  # bool [B,256]
     "Half of the classes of each label map, or of the whole batch, rounded up."
     if shared:
-        present = present.any(0).expand_as(present)
-    numbers = torch.rand(present.shape, generator=generator).to(present.device)
+        present = gather_rows(present)[0].any(0).expand_as(present)
+    numbers = draw_rows(*present.shape, generator=generator).to(present.device)
     numbers = numbers.masked_fill(~present, -1)  # what is absent comes last
     rank = numbers.argsort(1, descending=True).argsort(1)
     half = (present.sum(1, keepdim=True) + 1) // 2
@@ -62,6 +63,7 @@ class ClassMix(BatchTransform):
 
     reads = ("source", "target")
     makes = ("mixed",)
+    joint_draws = True
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from ..models.backbones import check_choice
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import Segmenter, upsample
 from ..training.configs import BuildContext, TermsConfig
-from ..training.objective import Batch, Term, discriminator_step, weighted_cross_entropy
+from ..training.objective import AVERAGES, Batch, Term, discriminator_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/10_output_space.ipynb #83148111
 LEVELS = ("main", "aux")
@@ -39,17 +39,20 @@ class Supervised(Term):
         self,
         level: str = "main",  # 'main' or 'aux' head
         weight: float = 1.0,  # lambda_seg of the level
+        average: str = "labelled",  # divide by the labelled pixels, or by "all"
     ):
         super().__init__(weight)
         check_choice("level", level, LEVELS)
-        self.level = level
+        check_choice("average", average, AVERAGES)
+        self.level, self.average = level, average
 
     def forward(self, src: Batch) -> Tensor:
         assert src.label is not None, "the source has no labels"
-        return weighted_cross_entropy(src.logits(self.level), src.label, src.weight)
+        return weighted_cross_entropy(src.logits(self.level), src.label, src.weight, self.average)
 
     def settings(self):
-        return super().settings() | {"level": self.level}
+        average = {} if self.average == "labelled" else {"average": self.average}
+        return super().settings() | {"level": self.level} | average
 
 # %% ../../nbs/methods/10_output_space.ipynb #8c47ba67
 ALIGNMENTS = ("output", "feature", "entropy")
@@ -166,12 +169,13 @@ class SupervisedTerms(TermsConfig):
     That is source-only training, or the oracle where the source is the labelled target."""
 
     seg_aux: Amount = 0.1  # lambda_seg of the auxiliary level
+    average: str = "labelled"  # divide by the labelled pixels, or by "all"
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`seg`, and `seg_aux` where the network has an auxiliary level."
-        terms: dict[str, Term] = {"seg": Supervised("main")}
+        terms: dict[str, Term] = {"seg": Supervised("main", average=self.average)}
         if self.seg_aux and net.channels.get("aux"):
-            terms["seg_aux"] = Supervised("aux", self.seg_aux)
+            terms["seg_aux"] = Supervised("aux", self.seg_aux, self.average)
         return terms
 
 # %% ../../nbs/methods/10_output_space.ipynb #934ce619

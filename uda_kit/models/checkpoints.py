@@ -34,6 +34,7 @@ from uda_kit.models.backbones import (
     renamed_tensors,
     shown,
 )
+from .fusion_segmenters import daformer
 from .pyramid_segmenters import deeplab_v3, pspnet
 from .segmenters import Segmenter, deeplab_v2
 
@@ -184,6 +185,7 @@ ARCHITECTURES: dict[str, Callable[..., Segmenter]] = {
     "deeplab_v2": deeplab_v2,
     "deeplab_v3": deeplab_v3,
     "pspnet": pspnet,
+    "daformer": daformer,
 }
 
 

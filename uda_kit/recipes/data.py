@@ -14,7 +14,7 @@ from typing import Any
 from fastcore.basics import patch
 
 from ..core.errors import InputError
-from ..core.settings import Count, Scale, Seed, Size, Steps
+from ..core.settings import BelowOne, Count, Scale, Seed, Size, Steps
 from ..data.dataset import Dataset
 from ..data.datasets import open_named, parse_spec, read_options
 from ..data.labels import LabelSpace, translate
@@ -46,6 +46,8 @@ class Data:
     flip: bool = False
     scale: tuple[Scale, Scale] | None = None  # (low, high) of a random factor before the crop
     crop: Size | None = None  # (height, width) of a random window
+    # shares of height and width whose labels do not count: top, bottom, left, right
+    margins: tuple[BelowOne, BelowOne, BelowOne, BelowOne] | None = None
     translated: str = ""  # name of a folder of translated images, located like a data set
     translated_by: str = ""  # name of an earlier stage that translates the images
     originals: bool = True  # False: translated images replace the originals instead of joining them
@@ -74,7 +76,7 @@ def resize(self: Data) -> tuple[int, int] | None:
 @patch(as_prop=True)
 def transform(self: Data) -> JointTransform:
     "What is done with an image and its label."
-    return JointTransform(size=self.resize, flip=self.flip, scale=self.scale, crop=self.crop)
+    return JointTransform(self.resize, self.flip, self.scale, self.crop, self.margins)
 
 # %% ../../nbs/recipes/10_data.ipynb #bc3c9858
 @patch
@@ -99,7 +101,7 @@ def __str__(self: Data) -> str:
 def with_images(self: Data, other: Data) -> Data:
     "The entry with another one's images; batch size, crop and the like stay."
     size = None if "scenes" in (self.name, other.name) else self.size
-    keep = ("batch_size", "flip", "scale", "crop", "translated", "translated_by", "originals", "rare")
+    keep = ("batch_size", "flip", "scale", "crop", "margins", "translated", "translated_by", "originals", "rare")
     fields = {name: getattr(self, name) for name in keep}
     return replace(other, split=other.split or self.split, size=other.size or size, **fields)
 

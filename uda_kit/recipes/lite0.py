@@ -17,7 +17,7 @@ from .contrastive import small_contrastive_recipes
 from .data import Data
 from .output_space import CAMVID, SCENES, SmallBenchmark, SmallScale, small_recipes
 from .patch_alignment import small_patch_recipes
-from .self_training import MIX_ROWS, small_mix_recipes
+from .self_training import FUSED, SMALL_ROWS, small_mix_recipes
 
 # %% ../../nbs/recipes/70_lite0.ipynb #70110005
 FINE = TimmOptions(pyramid=4)  # features of stride 4, for poles and people a few pixels wide
@@ -76,7 +76,8 @@ LITE_ROWS = (
     "contrastive",
     "contrastive-plain",
     "contrastive-self-train",
-    *MIX_ROWS,
+    *SMALL_ROWS,
+    *(f"dacs-{row}" for row in FUSED),
 )
 PAPERS: tuple[Callable[[SmallBenchmark], list[Recipe]], ...] = (
     small_recipes,

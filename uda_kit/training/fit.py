@@ -72,7 +72,10 @@ class LoaderConfig:
 
     def settings(self) -> dict:
         "What decides the batches; workers and cache do not."
-        settings = {**self.dataset.settings(), "batch_size": self.batch_size, **asdict(self.transform)}
+        transform = asdict(self.transform)
+        if self.transform.margins is None:
+            transform.pop("margins")  # runs from before there were any stay what they are
+        settings = {**self.dataset.settings(), "batch_size": self.batch_size, **transform}
         if self.rare is not None:
             settings["rare"] = asdict(self.rare)
         return settings
@@ -248,7 +251,8 @@ def make_batch(
     if channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
     label = None if batch.label is None else batch.label.to(device, non_blocking=True).long()
-    return Batch(image, label, net, batch.keys)
+    weight = None if batch.counts is None else batch.counts.to(device, non_blocking=True).float()
+    return Batch(image, label, net, batch.keys, weight)
 
 
 def sides_read(stage: Stage) -> set:
@@ -371,9 +375,10 @@ def step(self: Training, step: int, source: LoadedBatch | None, target: LoadedBa
     for side, batch in (("source", source), ("target", target)):
         if batch is not None:
             batches[side] = make_batch(batch, stage.net, fabric.device, options.channels_last)
-    generator = generator_at("views", options.seed, step, fabric.global_rank)
+    own = generator_at("views", options.seed, step, fabric.global_rank)
+    joint = generator_at("joint", options.seed, step)
     for transform in stage.transforms:
-        batches = transform(batches, generator)
+        batches = transform(batches, joint if transform.joint_draws else own)
     log = train_step(self.objective, self.optimizer, batches, fabric)
     for transform in stage.transforms:
         transform.after(stage.net, step)

@@ -1,0 +1,171 @@
+"""ClassMix, masked images, rare classes and the averaged teacher in runs: killed and resumed, on two processes, with zero weights, refused where they cannot work."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from resuming import killed_and_resumed, options, same_stage, undisturbed
+from safetensors.torch import load_file
+
+from uda_kit.core.errors import InputError
+from uda_kit.core.settings import override
+from uda_kit.data.sampling import RareClassSampling
+from uda_kit.experiments.build import Run, build_stages
+from uda_kit.experiments.dry_run import dry_run
+from uda_kit.experiments.running import run_recipe
+from uda_kit.models.segmenters import deeplab_v2
+from uda_kit.recipes.catalogue import find_recipe, recipes
+from uda_kit.training.runs import RunDirectory, newest_checkpoint
+
+RENDERED, CAMERA = (f"scenes:{style}?n=6&size=48x64" for style in ("rendered", "camera"))
+STEPS = {"warmup": 2, "adapt": 9}
+RARE = "stages.1.source.rare=RareClassSampling(min_pixels=5)"
+SETTINGS = [
+    *(f"stages.{i}.steps={steps}" for i, steps in enumerate(STEPS.values())),
+    *(f"stages.{i}.source={RENDERED}" for i in (0, 1)),
+    *(f"stages.{i}.source.batch_size=2" for i in (0, 1)),
+    f"stages.1.target={CAMERA}",
+    "stages.1.target.batch_size=2",
+    "stages.1.target.margins=(0.1,0.2,0,0)",
+    f"test={CAMERA}",
+    f"val={CAMERA}",
+]
+
+
+def small(row, *settings):
+    "A row on the scenes with few steps; the last setting of a path counts."
+    last = {setting.partition("=")[0]: setting for setting in (*SETTINGS, *settings)}
+    return override(find_recipe(f"scenes/{row}"), list(last.values()))
+
+
+ARGS = ["train", "scenes/dacs-mic", "--no-progress", "--save-every", "3", "--log-every", "1"]
+ARGS += ["--accelerator", "cpu", "--set", *SETTINGS]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return undisturbed(ARGS, tmp_path_factory)
+
+
+def test_killed_at_a_random_step(alone, tmp_path):
+    killed_and_resumed(alone, tmp_path / "run", ARGS, STEPS, "adapt")
+
+
+def test_what_a_checkpoint_holds(alone):
+    "The teacher, which is not the student."
+    state = same_stage(alone, alone, "adapt", STEPS["adapt"])
+    student = newest_checkpoint(RunDirectory(alone), "adapt").weights
+    teacher = {name.split("teacher.", 1)[1]: value for name, value in state.items() if "teacher." in name}
+    moved = [name for name in student if name in teacher and not teacher[name].equal(student[name])]
+    assert any(name.startswith("backbone.") and name.endswith("weight") for name in moved)
+
+
+def test_rare_classes_and_feature_distance_train(tmp_path):
+    "Every small row of a network with weights is built; one with all parts trains, and its frozen copy is not saved."
+    recipe = small("dacs-mic")
+    full = find_recipe("camvid-lite0/daformer-mic").stages[1]
+    last = replace(recipe.stages[1], steps=2)
+    last = replace(last, terms=full.terms, transforms=full.transforms)
+    last = replace(last, source=replace(last.source, rare=RareClassSampling(min_pixels=5)))
+    run_recipe(replace(recipe, stages=(recipe.stages[0], last)), tmp_path / "run", options())
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"loss/seg", "loss/mixed", "loss/masked", "loss/feature_distance"} <= log[-1].keys()
+    weights = load_file(tmp_path / "run" / "weights.safetensors")
+    assert not [name for name in weights if "frozen" in name]
+
+
+def without_target():
+    settings = [setting for setting in SETTINGS if ".target" not in setting]
+    return override(find_recipe("scenes/source-only"), settings)
+
+
+def test_weight_zero_is_supervised_training(tmp_path):
+    "Without their losses, mixing and masking leave no trace in the network."
+    silent = ("stages.1.terms.parts.1.weight=0", "stages.1.terms.parts.2.weight=0")
+    run_recipe(small("dacs-mic", *silent), tmp_path / "silent", options())
+    run_recipe(without_target(), tmp_path / "supervised", options())
+    silent, supervised = (load_file(tmp_path / name / "weights.safetensors") for name in ("silent", "supervised"))
+    assert silent.keys() == supervised.keys()
+    assert all(torch.equal(silent[name], supervised[name]) for name in silent)
+
+
+PROGRAM = """
+import sys
+from dataclasses import replace
+import torch
+from uda_kit.data.labels import CITYSCAPES19
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA, RENDERED
+from uda_kit.models.segmenters import deeplab_v2
+from uda_kit.recipes.catalogue import find_recipe
+from uda_kit.training.configs import BuildContext
+from uda_kit.training.fit import SGD, LoaderConfig, RunOptions, Stage, fit
+out, devices = sys.argv[1], int(sys.argv[2])
+torch.manual_seed(0)
+net = deeplab_v2(19, backbone="tiny", bn="frozen", multi_level=False)
+last = find_recipe("scenes/dacs-mic").stages[-1]
+context = BuildContext(space=CITYSCAPES19)
+teacher, mixing, masking = last.transforms
+teacher = replace(teacher, precision="32-true", averaging=replace(teacher.averaging, norms="eval"))
+teacher = replace(teacher, rule=replace(teacher.rule, threshold=0.09))
+transforms = [part.build(net, context) for part in (teacher, replace(mixing, shared=True), masking)]
+size, batch = (64, 96), 4 // devices
+source, target = LoaderConfig(StreetScenes(RENDERED, 8, size), batch), LoaderConfig(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
+stage = Stage("adapt", net, last.terms.build(net, context), source, target, steps=4, optimizer=SGD(lr=1e-2, head_multiplier=1.0), transforms=transforms)
+fit(stage, out, RunOptions(accelerator="cpu", devices=devices, progress=False, log_every=1))
+"""
+
+
+def test_two_processes_equal_one(tmp_path):
+    "The same classes are drawn, the same blocks hidden, the same colors changed, the same share of pixels is confident."
+    script = tmp_path / "run.py"
+    script.write_text(PROGRAM)
+    weights, logs = [], []
+    for devices in (1, 2):
+        out = tmp_path / f"out{devices}"
+        command = [sys.executable, script, out, str(devices)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-3000:]
+        (last,) = sorted((out / "checkpoints").glob("adapt-*"))[-1:]
+        weights.append(load_file(last / "weights.safetensors"))
+        logs.append([json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()])
+    torch.manual_seed(0)
+    start = deeplab_v2(19, backbone="tiny", bn="frozen", multi_level=False).state_dict()
+    names = [name for name in start if start[name].is_floating_point()]
+    moved = max(float((weights[0][name] - start[name]).abs().max()) for name in names)
+    apart = max(float((weights[0][name] - weights[1][name]).abs().max()) for name in names)
+    assert moved > 1e-3 and apart < moved / 100
+    assert 0 < logs[0][0]["mixed/confident"] < 1
+
+
+@pytest.mark.parametrize(
+    "settings,problem",
+    [
+        (["stages.1.transforms.2.ratio=1.0"], "ratio"),
+        (["stages.1.target.margins=(0.5,0.5,0,0)"], "leave nothing of an image"),
+        (["stages.1.source.crop=(48,32)"], "the source has 2 of 48x32 images, the target 2 of 48x64"),
+        (["stages.1.target.batch_size=1"], "the same batch size"),
+        (["stages.1.terms.parts.1.average=some"], "no way to average"),
+        (["stages.1.terms.parts.1.batch=mixt"], "which nobody makes"),
+        (["stages.1.transforms.0.rule.threshold=1.5"], "threshold"),
+    ],
+)
+def test_what_cannot_work(tmp_path, settings, problem):
+    with pytest.raises(InputError, match=problem):
+        run_recipe(small("dacs-mic", *settings), tmp_path / "run", options())
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_rows_of_all_benchmarks_are_built():
+    "Stages of every small row fit together, as far as they can be built without data on disk."
+    for recipe in recipes().values():
+        if recipe.papers == ("self_training",) and recipe.benchmark == "scenes":
+            build_stages(Run(override(recipe, ["test.n=2", "val.n=2"])))
+
+
+def test_dry_run():
+    measured = dry_run(small("dacs-mic"), steps=1, options=options(), say=lambda text: None)
+    assert list(measured["stages"]) == list(STEPS) and json.dumps(measured)
