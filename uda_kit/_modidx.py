@@ -3601,6 +3601,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'uda_kit/recipes/output_space.py'),
                                               'uda_kit.recipes.output_space.SmallScale.adam': ( 'recipes/output_space.html#smallscale.adam',
                                                                                                 'uda_kit/recipes/output_space.py'),
+                                              'uda_kit.recipes.output_space.SmallScale.adapting_net': ( 'recipes/output_space.html#smallscale.adapting_net',
+                                                                                                        'uda_kit/recipes/output_space.py'),
                                               'uda_kit.recipes.output_space.SmallScale.first_stage': ( 'recipes/output_space.html#smallscale.first_stage',
                                                                                                        'uda_kit/recipes/output_space.py'),
                                               'uda_kit.recipes.output_space.SmallScale.nothing_kept': ( 'recipes/output_space.html#smallscale.nothing_kept',

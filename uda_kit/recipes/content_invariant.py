@@ -172,7 +172,7 @@ def small_translation(b: SmallBenchmark) -> TranslationConfig:
 def small_content_stages(b: SmallBenchmark, row: SmallRow) -> tuple[StageConfig, ...]:
     "Stages of a row on a small benchmark, as `cirn_stages`."
     scale, plain = b.scale, SupervisedTerms()
-    net = replace(scale.net, ancillary=row.k) if row.ass else scale.net
+    net = replace(scale.adapting_net(), ancillary=row.k) if row.ass else scale.net
     stages = [scale.first_stage(b.source)]
     source, adam = b.source, scale.adam(scale.lr)
     if row.cir and row.translated:

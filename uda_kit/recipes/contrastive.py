@@ -69,6 +69,7 @@ class ContrastiveTask:
     source: Data
     target: Data
     how: str | TranslationConfig  # an instant translator by name, or a stage that translates
+    self_train_net: NetworkConfig | None = None  # of self-training, where its settings differ
 
     def supervision(self, name: str, length: Length, transfer: bool, **options) -> StageConfig:
         "A stage of cross-entropy, on translated images where `transfer`."
@@ -101,7 +102,8 @@ def self_training(self: ContrastiveTask, row: Row) -> StageConfig:
     assert augmentation is not None, "the paper augments both domains"
     transforms = (teacher, SourceAugmentation(augmentation))
     size = (self.scale.self_train.optimizer, self.scale.self_train.steps)
-    return StageConfig(self.source, terms, self.net, self.target, *size, name="self-train", transforms=transforms)
+    net = self.self_train_net or self.net
+    return StageConfig(self.source, terms, net, self.target, *size, name="self-train", transforms=transforms)
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #d9ee910c
 @patch
@@ -272,6 +274,8 @@ def small_scale(b: SmallBenchmark) -> ContrastiveScale:
 def small_contrastive_recipes(b: SmallBenchmark) -> list[Recipe]:
     "Table 3 with its parts and controls, Tables 7 and 8 on a small benchmark."
     task, whole = ContrastiveTask(small_scale(b), b.scale.net, b.source, b.target, SMALL_TRANSFER), Row()
+    if b.scale.adapt_bn:
+        task = replace(task, self_train_net=b.scale.adapting_net())
 
     def recipe(name: str, row: Row = whole, task: ContrastiveTask = task) -> Recipe:
         return b.recipe(name, task.stages(row), ("contrastive",), SMALL_CONTRASTIVE)
@@ -284,7 +288,7 @@ def small_contrastive_recipes(b: SmallBenchmark) -> list[Recipe]:
         recipes.append(recipe(f"contrastive-{name}", task=replace(task, how=translator)))
     networks: dict[str, NetworkConfig] = {"pspnet": PSPNet("tiny"), "deeplab-v3": DeepLabV3("tiny")}
     for name, net in networks.items():
-        recipes.append(recipe(f"contrastive-{name}", task=replace(task, net=net)))
+        recipes.append(recipe(f"contrastive-{name}", task=replace(task, net=net, self_train_net=None)))
     return recipes
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #2cbecbe8

@@ -9,6 +9,8 @@ __all__ = []
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fastcore.basics import patch
+
 from ..methods.output_space import MinEntropyTerms, OutputSpaceTerms, SupervisedTerms
 from ..models.configs import DeepLabV2, NetworkConfig
 from .config import Clustering, Recipe, StageConfig
@@ -169,11 +171,11 @@ def synscapes_recipes() -> list[Recipe]:
         task.recipe("synscapes/least-squares", ["Table 9: LS-GAN"], LEAST_SQUARES),
     ]
 
-# %% ../../nbs/recipes/30_output_space.ipynb #f731a603
+# %% ../../nbs/recipes/30_output_space.ipynb #30000101
 TINY = DeepLabV2("tiny", multi_level=True, bn="train")
 SMALL = "two stages: warm-up on the source, then this row's objective; tiny network, narrow discriminator"
 
-
+# %% ../../nbs/recipes/30_output_space.ipynb #f731a603
 @dataclass(frozen=True)
 class SmallScale:
     """What a small benchmark changes.
@@ -191,14 +193,11 @@ class SmallScale:
     patch_adv: float = 0.3
     net: DeepLabV2 = TINY
     backbone_multiplier: float = 1.0  # on the learning rate: below 1 a pretrained backbone changes less
+    adapt_bn: str = ""  # batch norms once a target is read: "frozen", they keep the warm-up's statistics; "": no change
 
     def adam(self, lr: float) -> AdamW:
         "The optimizer of a segmenter's stage."
         return AdamW(lr, backbone_multiplier=self.backbone_multiplier)
-
-    def nothing_kept(self) -> "SmallScale":
-        "The scale whose backbone takes batch statistics and learns at the full rate."
-        return replace(self, net=replace(self.net, bn="train"), backbone_multiplier=1.0)
 
     def terms(self, paper: OutputSpaceTerms) -> OutputSpaceTerms:
         "Losses with the paper's weights, the adversarial ones scaled, and a small discriminator."
@@ -216,7 +215,8 @@ class SmallScale:
         "Warm-up on the source, then `terms`; translated images and patch modes are the second stage's."
         warmup = self.first_stage(source)
         source = replace(source, translated=translated)
-        adapt = StageConfig(source, terms, self.net, target, self.adam(self.lr), self.steps, name="adapt", modes=modes)
+        net = self.net if target is None else self.adapting_net()
+        adapt = StageConfig(source, terms, net, target, self.adam(self.lr), self.steps, name="adapt", modes=modes)
         return warmup, adapt
 
     def first_stage(self, source: Data) -> StageConfig:
@@ -224,6 +224,18 @@ class SmallScale:
         return StageConfig(
             source, SupervisedTerms(), self.net, None, self.adam(self.warmup_lr), self.warmup, name="warmup"
         )
+
+# %% ../../nbs/recipes/30_output_space.ipynb #30000102
+@patch
+def nothing_kept(self: SmallScale) -> SmallScale:
+    "The scale whose backbone takes batch statistics and learns at the full rate."
+    return replace(self, net=replace(self.net, bn="train"), backbone_multiplier=1.0, adapt_bn="")
+
+
+@patch
+def adapting_net(self: SmallScale) -> DeepLabV2:
+    "The network of stages that read the target."
+    return replace(self.net, bn=self.adapt_bn) if self.adapt_bn else self.net
 
 # %% ../../nbs/recipes/30_output_space.ipynb #35d7e861
 ONE_LEVEL = OutputSpaceTerms(adv_aux=0.0)  # with the auxiliary cross-entropy, which all small rows have

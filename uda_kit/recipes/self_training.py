@@ -181,7 +181,7 @@ def small_mix_recipes(b: SmallBenchmark) -> list[Recipe]:
     for name, row in SMALL_ROWS.items():
         if row.distance and b.scale.net.weights is None:
             continue
-        warmup, adapt = b.scale.stages(SupervisedTerms(), b.source, None)
+        warmup, adapt = b.scale.stages(SupervisedTerms(), b.source, b.target)
         recipes.append(b.recipe(name, (warmup, on_top(row, adapt, b.target)), ("self_training",), ABOUT_SMALL))
     return recipes + fusion_recipes(b)
 
