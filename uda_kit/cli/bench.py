@@ -9,7 +9,7 @@ __all__ = []
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from .bench_adaptation import BenchAlignment, BenchQuality
+from .bench_adaptation import BenchAlignment, BenchQuality, BenchStatistics
 from .bench_settings import BenchSettings
 from .bench_table import BenchTable
 from .measurement import Measurement
@@ -167,6 +167,7 @@ BENCHES = {
     "contrastive": BenchContrastive,
     "quality": BenchQuality,
     "alignment": BenchAlignment,
+    "statistics": BenchStatistics,
     "explorers": BenchExplorers,
     "embedding": BenchEmbedding,
 }
@@ -183,7 +184,8 @@ class Bench:
     validation images, `bench step` times a training step, `bench
     patches` the parts of patch alignment, `bench translation` attention modules and CycleGAN, `bench contrastive` the
     contrastive loss and self-training, `bench quality` judges translated images, `bench alignment` the features of
-    finished runs, `bench explorers` and `bench embedding` time what notebooks show."""
+    finished runs, `bench statistics` scores them with other batch-norm statistics, `bench explorers` and `bench
+    embedding` time what notebooks show."""
 
     what: AnyBench
 
