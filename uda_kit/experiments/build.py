@@ -24,6 +24,7 @@ from ..core.settings import Seed, check_value, describe
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
+from ..data.translated import Joined
 from ..evaluation.evaluate import class_scores, evaluate, evaluation_mode, reconcile, spread_out
 from ..methods.patch_alignment import ModePrediction
 from ..methods.patch_modes import PatchModes, patch_grid
@@ -141,7 +142,7 @@ def feed(self: Run, data: Data, labelled: bool) -> LoaderConfig:
 def source(self: Run, config: StageConfig) -> LoaderConfig:
     "How a stage reads its source; one that gets its labels later is opened without them."
     if config.labels_given:
-        return self.feed(config.source, True)
+        return with_other_sources(self, config, self.feed(config.source, True))
     return replace(self.feed(config.source, False), labelled=None)
 
 
@@ -149,6 +150,26 @@ def source(self: Run, config: StageConfig) -> LoaderConfig:
 def modes(self: Run, config: StageConfig, source: LoaderConfig) -> PatchModes:
     "Patch modes of a stage's source labels, from the first of the folders that has them, or found now."
     return stage_modes(config, source, self.folders, self.options.progress)
+
+# %% ../../nbs/experiments/10_build.ipynb #10000101
+def with_other_sources(run: Run, config: StageConfig, feed: LoaderConfig) -> LoaderConfig:
+    """How a stage reads its source and its other parts; the loader of the source alone where there are none.
+
+    Each part is resized as its entry says. Then all are cropped and flipped alike."""
+    if not config.other_sources:
+        return feed
+    parts, shares = [resized(config.source, feed.dataset)], [1.0]
+    for part in config.other_sources:
+        parts.append(resized(part.data, run.feed(part.data, True).dataset))
+        shares[0] -= part.share
+        shares.append(part.share)
+    transform = replace(feed.transform, size=None)
+    return replace(feed, dataset=Joined(parts), transform=transform, shares=tuple(shares))
+
+
+def resized(data: Data, dataset: Dataset) -> Dataset:
+    "The data set at the size that its entry asks for."
+    return Resized(dataset, data.resize) if data.resize else dataset
 
 # %% ../../nbs/experiments/10_build.ipynb #e94e57b2
 def validator(run: Run) -> Callable | None:

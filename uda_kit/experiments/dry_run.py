@@ -20,7 +20,7 @@ from ..data.datasets import Relabelled
 from ..data.labels import LabelSpace
 from ..data.streets.dataset import StreetScenes
 from ..data.streets.style import CAMERA, RENDERED
-from .build import Run, assemble, check_recipe, check_room
+from .build import Run, assemble, check_recipe, check_room, with_other_sources
 from .own_classes import settle, tell
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_given, open_data
@@ -70,7 +70,7 @@ class DryRun(Run):
     def source(self, config: StageConfig) -> LoaderConfig:
         "How a stage reads its source."
         if config.labels_given:
-            return self.feed(config.source, True)
+            return with_other_sources(self, config, self.feed(config.source, True))
         return self.read(config.source, True, stand_in(config.source, self.recipe.space, True))
 
     def read(self, data: Data, labelled: bool, dataset: Dataset) -> LoaderConfig:

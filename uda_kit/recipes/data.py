@@ -19,6 +19,7 @@ from ..data.dataset import Dataset
 from ..data.datasets import open_named, parse_spec, read_options
 from ..data.labels import LabelSpace, translate
 from ..data.sampling import RareClassSampling
+from ..data.several_sources import FewImages
 from ..data.transforms import JointTransform
 from ..data.translated import TranslatedImages, join_translated
 
@@ -54,6 +55,7 @@ class Data:
     rare: RareClassSampling | None = (
         None  # images that hold rare classes are drawn more often; None: each image once an epoch
     )
+    only: Count | None = None  # so many images, spread evenly over all; None: all
     root: str = ""  # folder, or description file of a "folder"; "": where the run is told
     space: str = ""  # label space; "": the recipe's
     style: str = ""  # of scenes
@@ -101,7 +103,18 @@ def __str__(self: Data) -> str:
 def with_images(self: Data, other: Data) -> Data:
     "The entry with another one's images; batch size, crop and the like stay."
     size = None if "scenes" in (self.name, other.name) else self.size
-    keep = ("batch_size", "flip", "scale", "crop", "margins", "translated", "translated_by", "originals", "rare")
+    keep = (
+        "batch_size",
+        "flip",
+        "scale",
+        "crop",
+        "margins",
+        "translated",
+        "translated_by",
+        "originals",
+        "rare",
+        "only",
+    )
     fields = {name: getattr(self, name) for name in keep}
     return replace(other, split=other.split or self.split, size=other.size or size, **fields)
 
@@ -195,6 +208,8 @@ def open_data(
 ) -> Dataset:
     "`open_images`, with or instead of them the images of the folder `translated`."
     dataset = open_images(data, space, roots, labelled)
+    if data.only:
+        dataset = FewImages(dataset, data.only)
     return with_translated(dataset, need_root(data.translated, roots), data.originals) if data.translated else dataset
 
 

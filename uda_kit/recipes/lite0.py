@@ -79,6 +79,7 @@ LITE_ROWS = (
     "contrastive-plain",
     "contrastive-self-train",
     *SMALL_ROWS,
+    "dacs-few-labels",
     *(f"dacs-{row}" for row in FUSED),
 )
 PAPERS: tuple[Callable[[SmallBenchmark], list[Recipe]], ...] = (

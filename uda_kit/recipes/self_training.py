@@ -19,7 +19,7 @@ from ..methods.output_space import SupervisedTerms
 from ..methods.self_training import TeacherConfig
 from ..methods.teacher import Averaging, ConfidentShare
 from ..models.configs import DAFormer, DeepLabV2, NetworkConfig
-from .config import Recipe, StageConfig
+from .config import Recipe, SourcePart, StageConfig
 from .content_invariant import small_content_recipes
 from .data import Data
 from .output_space import CAMVID, SCENES, SmallBenchmark, small_recipes
@@ -130,6 +130,24 @@ def daformer_recipes(source: str) -> list[Recipe]:
     stages["daformer-resnet101"] = on_top(DAFORMER_ROW, on_resnet, target)
     return [full_recipe(f"{source}/{row}", stage, HALF_SIZE_VAL, ABOUT_MIT) for row, stage in stages.items()]
 
+# %% ../../nbs/recipes/65_self_training.ipynb #6500001a
+def several_sources() -> list[Recipe]:
+    "DAFormer from GTA5, SYNTHIA and Synscapes together. Images are drawn by shares in place of rare classes."
+    source = Data("gta5", "all", (704, 1280), 2, flip=True, crop=WINDOW)
+    others = (
+        SourcePart(Data("synthia", "all", (760, 1280)), 0.25),
+        SourcePart(Data("synscapes", "all", (720, 1440)), 0.25),
+    )
+    supervised = StageConfig(source, SupervisedTerms(0.0, average="all"), MIT_B5, None, DAFORMER_ADAM, 40_000)
+    row = replace(DAFORMER_ROW, rare=None)
+    adapted = on_top(row, supervised, replace(HALF_SIZE, flip=True, margins=NO_BONNET))
+    stages = {"source-only": supervised, "daformer": adapted}
+    recipes = []
+    for name, stage in stages.items():
+        stage = replace(stage, other_sources=others)
+        recipes.append(full_recipe(f"three-sources/{name}", stage, HALF_SIZE_VAL, ABOUT_MIT))
+    return recipes
+
 # %% ../../nbs/recipes/65_self_training.ipynb #6500000e
 DINOV2 = {
     "small": DeepLabV2("timm:vit_small_patch14_dinov2", multi_level=False),
@@ -172,6 +190,7 @@ SMALL_ROWS = {
     "daformer-mic": MixRow(ClassMixConfig(shared=True), SMALL_RARE, 0.005, SMALL_MASKING),
     "dacs-contrast": MixRow(contrast=ContrastiveTerms(size=200)),
 }
+FEW = 8  # labelled target images
 ABOUT_SMALL = "two stages: warm-up on the source, then ClassMix with an averaged teacher; tiny network"
 
 
@@ -183,7 +202,16 @@ def small_mix_recipes(b: SmallBenchmark) -> list[Recipe]:
             continue
         warmup, adapt = b.scale.stages(SupervisedTerms(), b.source, b.target)
         recipes.append(b.recipe(name, (warmup, on_top(row, adapt, b.target)), ("self_training",), ABOUT_SMALL))
-    return recipes + fusion_recipes(b)
+    return [*recipes, few_labels(b), *fusion_recipes(b)]
+
+
+def few_labels(b: SmallBenchmark) -> Recipe:
+    "DACS with eight labelled images of the target among the source's: a quarter of what is drawn."
+    warmup, adapt = b.scale.stages(SupervisedTerms(), b.source, b.target)
+    whole = replace(b.target, crop=None, flip=False, only=FEW)
+    stage = replace(on_top(MixRow(), adapt, b.target), other_sources=(SourcePart(whole, 0.25),))
+    about = f"{ABOUT_SMALL}; {FEW} labelled target images"
+    return b.recipe("dacs-few-labels", (warmup, stage), ("self_training",), about)
 
 # %% ../../nbs/recipes/65_self_training.ipynb #65000012
 FUSED = ("single-level", "ou-patch", "cir-ass")  # rows of three papers that ClassMix goes on top of
@@ -206,4 +234,4 @@ def self_training_recipes() -> list[Recipe]:
     "All recipes of the self-training papers."
     small = [*small_mix_recipes(SCENES), *small_mix_recipes(CAMVID)]
     full = [recipe for source in SOURCES for recipe in (*dacs_recipes(source), *daformer_recipes(source))]
-    return [*small, *full, *vfm_recipes()]
+    return [*small, *full, *several_sources(), *vfm_recipes()]

@@ -59,6 +59,27 @@ def check_stage_values(stage: StageConfig, path: str) -> None:
     for name in ("rare", "translated_by", "translated"):
         if stage.target and getattr(stage.target, name):
             raise InputError(f"{path}.target.{name}", "is for labelled source images", "leave it out")
+    check_other_sources(stage, path)
+
+# %% ../../nbs/recipes/25_values.ipynb #25000101
+def check_other_sources(stage: StageConfig, path: str) -> None:
+    "What `check_values` asks of a stage whose source has several parts."
+    if not stage.other_sources:
+        return
+    where = f"{path}.other_sources"
+    total = sum(part.share for part in stage.other_sources)
+    if total >= 1:
+        raise InputError(where, f"have a share of {total:g}", "leave some of the images to the source itself")
+    if stage.source.rare:
+        remedy = "leave out one of the two"
+        raise InputError(where, "are drawn by share, and the source by its rare classes", remedy)
+    if not stage.labels_given or stage.translates:
+        raise InputError(where, "are for stages that learn from given labels", "leave them out")
+    for index, part in enumerate(stage.other_sources):
+        check_data(part.data, f"{where}.{index}.data")
+        if part.data.crop or part.data.flip or part.data.scale:
+            remedy = "leave them out: the source's are used for all parts"
+            raise InputError(f"{where}.{index}.data", "has a crop, a flip or a scale of its own", remedy)
 
 # %% ../../nbs/recipes/25_values.ipynb #a3c7d9c8
 def check_data(data: Data | None, path: str) -> None:

@@ -30,6 +30,7 @@ from ..core.files import writing
 from ..core.records import write_json
 from ..data.dataset import Dataset
 from ..data.sampling import RareClasses, RareClassSampling, class_counts
+from ..data.several_sources import Shares
 from ..data.streams import LoadedBatch, Stream, generator_at
 from ..data.transforms import JointTransform
 from ..models.pyramid_segmenters import sync_batch_norms
@@ -62,9 +63,13 @@ class LoaderConfig:
     cache_mb: int = 0  # bound of the cache of decoded, resized samples
     rare: RareClassSampling | None = None  # images that hold rare classes more often; None: each image once an epoch
     counts: str | Path | None = None  # folder where class counts are kept; None: counted anew
+    shares: tuple[float, ...] = ()  # of the parts of a `Joined` data set; (): images are drawn alike
 
-    def sampler(self) -> RareClasses | None:
+    def sampler(self) -> RareClasses | Shares | None:
         "What draws the images; counts the classes of the data set the first time."
+        if self.shares:
+            parts: Any = self.dataset  # `Joined`
+            return Shares([len(dataset) for dataset in parts.datasets], self.shares)
         if self.rare is None:
             return None
         counts = class_counts(self.dataset, self.counts, progress=True)
@@ -78,6 +83,8 @@ class LoaderConfig:
         settings = {**self.dataset.settings(), "batch_size": self.batch_size, **transform}
         if self.rare is not None:
             settings["rare"] = asdict(self.rare)
+        if self.shares:
+            settings["shares"] = list(self.shares)
         return settings
 
 # %% ../../nbs/training/40_fit.ipynb #0f1f097a
