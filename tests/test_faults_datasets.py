@@ -12,7 +12,8 @@ from refusals import refused
 
 from uda_kit.core.errors import InputError
 from uda_kit.data.check import check_data
-from uda_kit.data.datasets import FolderDataset, Relabelled, listed, natural, open_dataset, parse_spec
+from uda_kit.data.datasets import FolderDataset, Relabelled, open_dataset, parse_spec
+from uda_kit.data.file_dataset import listed, natural
 from uda_kit.data.labels import CITYSCAPES19, CITYSCAPES_IDS, SYNTHIA16, LabelSpace, protocols
 from uda_kit.evaluation.evaluate import Evaluation, load_evaluation, reconcile
 from uda_kit.evaluation.metrics import subset_iou
