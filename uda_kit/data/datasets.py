@@ -50,6 +50,7 @@ from uda_kit.data.labels import (
     label_space,
     translate,
 )
+from .more_datasets import ACDC, BDD100K, DarkZurich, UrbanSyn
 from .streets.dataset import StreetScenes
 from .streets.random_style import RANDOMISED, with_dials
 from .streets.style import CAMERA, LORRY, RENDERED, VAN, SceneStyle
@@ -696,7 +697,9 @@ def find_labels(self: FolderDataset) -> dict[str, str]:
     return self.find("labels")
 
 # %% ../../nbs/data/40_datasets.ipynb #7ff271bf
-_LOADERS = (GTA5, Synthia, Synscapes, Cityscapes, CrossCity, RobotCar, Vistas, CamVid, Kitti, FolderDataset)
+_SOURCES = (GTA5, Synthia, Synscapes, UrbanSyn)
+_TARGETS = (Cityscapes, CrossCity, RobotCar, Vistas, CamVid, Kitti, ACDC, DarkZurich, BDD100K)
+_LOADERS = (*_SOURCES, *_TARGETS, FolderDataset)
 DATASETS = {loader.name: loader for loader in _LOADERS}
 
 
@@ -803,6 +806,8 @@ LOADER_OPTIONS = {  # data set: what may stand behind the ? in its line, beside 
     "gta5": ("drop_mismatched",),
     "cityscapes": ("beta",),
     "kitti": ("frames",),
+    "acdc": ("condition",),
+    "darkzurich": ("condition",),
 }
 
 

@@ -184,7 +184,7 @@ def listed(
     pattern: str = "*",  # "*" this folder, "*/*" one folder below
     keep_folder: bool = False,  # put the folder's name into the key
 ) -> dict[str, str]:  # key -> path, in natural order of keys
-    """Image files of a folder by key. Labels converted by other kits are skipped.
+    """Image files of a folder by key. Labels converted by other kits are skipped, unless the suffix asks for such.
 
     `NotThere` if the folder is missing, `InputError` if two files share a key."""
     folder = Path(folder)
@@ -192,7 +192,8 @@ def listed(
         raise NotThere(folder, "no such folder", "check the root, or finish unpacking the data set")
     named = []
     for path, _ in image_files(folder, pattern):
-        if not path.stem.endswith(suffix) or path.stem.endswith(CONVERTED):
+        is_copy = path.stem.endswith(CONVERTED) and not suffix.endswith(CONVERTED)
+        if is_copy or not path.stem.endswith(suffix):
             continue
         key = path.stem[: len(path.stem) - len(suffix)]
         named.append((f"{path.parent.name}/{key}" if keep_folder else key, path))
@@ -544,15 +545,13 @@ def _find_files(self: FileDataset) -> tuple[dict, dict, dict]:  # images and lab
     return images, labels, every
 
 # %% ../../nbs/data/38_file_dataset.ipynb #42361c5a
-OTHER_LAYOUTS = {  # a folder that tells a layout without a loader of its own -> how to describe it
-    "rgb_anon": ("ACDC", "rgb_anon/*/train/*/*_rgb_anon.png", "gt/*/train/*/*_gt_labelIds.png"),
-}
+TELLING = {"rgb_anon": ("acdc", "darkzurich")}  # a folder that only these data sets have
 
 
 def _wanted_layout(dataset: FileDataset) -> str:
-    "The remedy where a data set's folders are not there: the layout that is read, or how to describe the one at hand."
-    for folder, (name, images, labels) in OTHER_LAYOUTS.items():
-        if os.path.isdir(dataset.root / folder):
-            entries = f'images = "{images}", labels = "{labels}", ids = "cityscapes" and classes = "cityscapes19"'
-            return f"{name} is read through a TOML file with {entries}"
+    "The remedy where a data set's folders are not there: the layout that is read, or the data set that it seems to be."
+    for folder, names in TELLING.items():
+        if dataset.name not in names and os.path.isdir(dataset.root / folder):
+            lines = " or ".join(f"{name}:FOLDER" for name in names)
+            return f"its folder {folder} is that of another data set: open it as {lines}"
     return f"{dataset.name} is read as {dataset.layout}: check the root, or finish unpacking"
