@@ -12,7 +12,8 @@ from refusals import refused
 
 from uda_kit.core.errors import InputError
 from uda_kit.data.check import check_data
-from uda_kit.data.datasets import FolderDataset, Relabelled, listed, natural, open_dataset, parse_spec
+from uda_kit.data.datasets import FolderDataset, Relabelled, open_dataset, parse_spec
+from uda_kit.data.file_dataset import listed, natural
 from uda_kit.data.labels import CITYSCAPES19, CITYSCAPES_IDS, SYNTHIA16, LabelSpace, protocols
 from uda_kit.evaluation.evaluate import Evaluation, load_evaluation, reconcile
 from uda_kit.evaluation.metrics import subset_iou
@@ -422,8 +423,8 @@ def test_vistas_foggy_cityscapes_acdc(tmp_path):
     assert foggy.keys == ["x"] and int(foggy[0].image.max()) == 20 and foggy.settings()["beta"] == "0.02"
     image(tmp_path / "acdc/rgb_anon/fog/train/G/G_1_rgb_anon.png")
     label(tmp_path / "acdc/gt/fog/train/G/G_1_gt_labelIds.png", 7)
-    text = refused(lambda: open_dataset(f"cityscapes:{tmp_path / 'acdc'}"), "ACDC", "TOML")
-    images, labels = (text.split(f'{kind} = "')[1].split('"')[0] for kind in ("images", "labels"))
+    refused(lambda: open_dataset(f"cityscapes:{tmp_path / 'acdc'}"), "acdc:FOLDER", "darkzurich:FOLDER")
+    images, labels = "rgb_anon/*/train/*/*_rgb_anon.png", "gt/*/train/*/*_gt_labelIds.png"
     described = open_dataset(
         describe(tmp_path / "acdc", 'classes = "cityscapes19"\nids = "cityscapes"\n', images, labels)
     )

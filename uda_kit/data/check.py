@@ -18,13 +18,13 @@ from ..core.errors import InputError, printable
 from uda_kit.data.datasets import (
     DATASETS,
     FolderDataset,
-    NotThere,
     check_description,
     folder_splits,
     open_dataset,
     parse_spec,
     read_toml,
 )
+from .file_dataset import NotThere
 from .images import label_format
 from .labels import SPACES, IdTable
 from .workers import read_in_order

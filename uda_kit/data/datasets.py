@@ -6,12 +6,10 @@
 __all__ = ['open_dataset']
 
 # %% ../../nbs/data/40_datasets.ipynb #be50e81c
-import fnmatch
 import os
 import re
 import tomllib
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +17,20 @@ import torch
 from fastcore.basics import patch
 
 from ..core.errors import InputError, nearest_listed, printable, whole_number
-from ..core.files import and_more, fingerprint
-from ..core.records import read_text
+from ..core.files import fingerprint
 from .dataset import Dataset, Sample
-from .images import ENCODINGS, MAX_PIXELS, SUFFIXES, read_ids, read_image, visible
+from uda_kit.data.file_dataset import (
+    WILDCARD,
+    FileDataset,
+    by_key,
+    image_files,
+    listed,
+    names_in,
+    nfc,
+    read_plain,
+    stands_for,
+)
+from .images import ENCODINGS, MAX_PIXELS
 from uda_kit.data.labels import (
     CAMVID_IDS,
     CITYSCAPES_IDS,
@@ -42,543 +50,10 @@ from uda_kit.data.labels import (
     label_space,
     translate,
 )
+from .more_datasets import ACDC, BDD100K, DarkZurich, UrbanSyn
 from .streets.dataset import StreetScenes
 from .streets.random_style import RANDOMISED, with_dials
 from .streets.style import CAMERA, LORRY, RENDERED, VAN, SceneStyle
-
-# %% ../../nbs/data/40_datasets.ipynb #c506792f
-def _visible(name: str) -> bool:
-    "Is a file or folder of this name the user's own, neither hidden nor the system's?"
-    return visible(Path(name), Path())
-
-
-def nfc(text: str) -> str:
-    "A name in Unicode's composed form, in which names are compared."
-    return unicodedata.normalize("NFC", text)
-
-
-def _names(folder: Path) -> list[str]:
-    "What lies in a folder, in alphabetical order. `InputError` where it may not be read."
-    try:
-        return sorted(os.listdir(folder))
-    except OSError as error:
-        raise InputError(folder, f"cannot be listed ({error.strerror})", "check its permissions") from None
-
-# %% ../../nbs/data/40_datasets.ipynb #a441c393
-def _tree(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """A folder and all below it, each with the names that lead there.
-
-    Links are followed last, and no folder is entered twice."""
-    entered: set[str] = set()
-    waiting: list[tuple[Path, tuple[str, ...]]] = [(folder, ())]
-    while waiting:
-        links = []
-        while waiting:
-            here, names = waiting.pop(0)
-            real = os.path.realpath(here)
-            if real in entered:
-                continue
-            entered.add(real)
-            yield here, names
-            for name in _names(here):
-                path = here / name
-                if _visible(name) and os.path.isdir(path):
-                    later = links if path.is_symlink() else waiting
-                    later.append((path, (*names, name)))
-        waiting = links
-
-# %% ../../nbs/data/40_datasets.ipynb #65b6c716
-WILDCARD = re.compile(r"[*?]+|\[!?\]?[^\]]*\]")
-
-
-def _is_literal(folder: Path, part: str) -> bool:
-    "Is a part of a pattern a name to be taken as it is? Brackets and question marks may be in one that is there."
-    if not WILDCARD.search(part):
-        return True
-    return "*" not in part and os.path.lexists(folder / part)
-
-
-def _spelled(folder: Path, part: str) -> str:
-    "A literal name as the folder spells it: the same one in another Unicode form, if that is there and it is not."
-    if part == ".." or part.isascii() or os.path.lexists(folder / part) or not os.path.isdir(folder):
-        return part
-    return next((name for name in _names(folder) if nfc(name) == nfc(part)), part)
-
-# %% ../../nbs/data/40_datasets.ipynb #2dc496d7
-def _stands_for(name: str, pattern: str) -> str:
-    """The part of a name that the wildcards of its pattern stand for, from the first to the last.
-
-    The whole name where there are none."""
-    wildcards = list(WILDCARD.finditer(pattern))
-    if not wildcards:
-        return name
-    before, after = pattern[: wildcards[0].start()], pattern[wildcards[-1].end() :]
-    if not name.startswith(before) or not name.endswith(after):
-        return name
-    return name[len(before) : len(name) - len(after)]
-
-# %% ../../nbs/data/40_datasets.ipynb #99358f19
-def _entries(folder: Path, part: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    "Names in a folder that match one part of a pattern, each with what the part's wildcards stand for."
-    if _is_literal(folder, part):
-        yield _spelled(folder, part), ()
-        return
-    for name in _names(folder):
-        if _visible(name) and fnmatch.fnmatchcase(nfc(name), nfc(part)):
-            yield name, (_stands_for(nfc(name), nfc(part)),)
-
-# %% ../../nbs/data/40_datasets.ipynb #1abac312
-def _matching(folder: Path, parts: list[str], wild: tuple[str, ...] = ()) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    "Paths below a folder that match the parts of a pattern, each with what the wildcards of its folders stand for."
-    part, *rest = parts
-    if part == "**":
-        for below, names in _tree(folder):
-            yield from _matching(below, rest, (*wild, *names))
-        return
-    for name, stands_for in _entries(folder, part):
-        path = folder / name
-        if not rest and os.path.lexists(path):
-            yield path, wild
-        if rest and os.path.isdir(path):
-            yield from _matching(path, rest, (*wild, *stands_for))
-
-# %% ../../nbs/data/40_datasets.ipynb #1a0d5225
-def _check_pattern(folder: str | os.PathLike, pattern: str, parts: list[str]) -> None:
-    "`InputError` for a pattern that is none."
-    remedy = "give one relative to the description's folder, as photos/*.jpg"
-    if "\0" in pattern or pattern.startswith(("/", "\\")) or os.path.isabs(pattern):
-        raise InputError(folder, f"{pattern!r} is no usable pattern", remedy)
-    if any("**" in part and part != "**" for part in parts):
-        raise InputError(folder, f"{pattern!r} is no usable pattern: ** stands alone between slashes", remedy)
-    names_no_files = not parts or parts[-1] in ("**", "..")
-    if names_no_files or os.path.isdir(Path(folder, *parts)) and not WILDCARD.search(parts[-1]):
-        raise InputError(
-            folder, f"{pattern!r} is a folder, no pattern of files", "add the files' names, as photos/*.jpg"
-        )
-
-# %% ../../nbs/data/40_datasets.ipynb #9e202141
-def _image_files(
-    folder: str | os.PathLike,  # where to look, taken as it is
-    pattern: str,  # relative to it: wildcards *, ?, [..], and ** for any number of folders
-) -> list[tuple[Path, tuple[str, ...]]]:  # path, and what the wildcards of its folders stand for
-    "Image files that match. `InputError` for a pattern that is none, and for folders that cannot be read."
-    parts = [part for part in pattern.split("/") if part not in ("", ".")]
-    _check_pattern(folder, pattern, parts)
-    files = {}
-    for path, wild in _matching(Path(folder), parts):
-        if _visible(path.name) and path.suffix.lower() in SUFFIXES:
-            files.setdefault(path, wild)
-    return list(files.items())
-
-# %% ../../nbs/data/40_datasets.ipynb #757fe14d
-def natural(text: str) -> tuple:
-    "Sort key: '2' before '10', numbers by value; of names that differ in zeros alone, the same one first everywhere."
-    parts = [part for part in re.split(r"([0-9]+)", str(text)) if part]
-    return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts], str(text)
-
-# %% ../../nbs/data/40_datasets.ipynb #dccae3cc
-def by_key(
-    named: Iterable[tuple[str, Path]],  # keys and paths
-    problem: str,  # what a second file of one key does, for the message
-    remedy: str,
-) -> dict[str, str]:  # key -> path, in natural order of keys
-    "Files by their keys. `InputError` where two files share one."
-    paths = {}
-    for key, path in named:
-        key = nfc(key)
-        if key in paths:
-            alike = nfc(paths[key]) == nfc(str(path))
-            form = " (in another Unicode form)" if alike else ""
-            raise InputError(path, f"{problem} {paths[key]}{form}", remedy)
-        paths[key] = str(path)
-    return dict(sorted(paths.items(), key=lambda item: natural(item[0])))
-
-# %% ../../nbs/data/40_datasets.ipynb #8aaac525
-class NotThere(InputError):
-    "A folder that a data set's layout asks for does not exist."
-
-
-CONVERTED = "_labelTrainIds"  # other kits leave such copies beside the labels
-
-
-def listed(
-    folder: str | os.PathLike,  # where to look
-    suffix: str = "",  # what file names end with, before the extension
-    pattern: str = "*",  # "*" this folder, "*/*" one folder below
-    keep_folder: bool = False,  # put the folder's name into the key
-) -> dict[str, str]:  # key -> path, in natural order of keys
-    """Image files of a folder by key. Labels converted by other kits are skipped.
-
-    `NotThere` if the folder is missing, `InputError` if two files share a key."""
-    folder = Path(folder)
-    if not os.path.isdir(folder):
-        raise NotThere(folder, "no such folder", "check the root, or finish unpacking the data set")
-    named = []
-    for path, _ in _image_files(folder, pattern):
-        if not path.stem.endswith(suffix) or path.stem.endswith(CONVERTED):
-            continue
-        key = path.stem[: len(path.stem) - len(suffix)]
-        named.append((f"{path.parent.name}/{key}" if keep_folder else key, path))
-    return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
-
-# %% ../../nbs/data/40_datasets.ipynb #0cfafa98
-def unpaired(
-    images: dict[str, str],  # key -> path of the images in use
-    labels: dict[str, str],  # key -> path of all labels
-    known_images: Iterable[str],  # keys of all images, also those outside the split
-) -> list[InputError]:  # one per direction, empty if all is well
-    "What keeps images and labels from pairing up."
-    bare = [path for key, path in images.items() if key not in labels]
-    stray = [path for key, path in labels.items() if key not in known_images]
-    problems = []
-    if bare:
-        remedy = "finish unpacking the labels, remove the image, or use labelled=False for images alone"
-        problems.append(InputError(bare[0], f"image without a label{and_more(bare)}", remedy))
-    if stray:
-        remedy = "finish unpacking the images, or remove the label"
-        problems.append(InputError(stray[0], f"label without an image{and_more(stray)}", remedy))
-    return problems
-
-# %% ../../nbs/data/40_datasets.ipynb #63fe46da
-class PairedFiles:
-    "The reading half of every data set on disk: paths, an id table and an encoding in, samples out."
-
-    name: str
-    split: str
-    labelled: bool
-    table: IdTable  # of the label files
-    keys: list[str]
-    image_paths: list[str]  # in the order of the keys
-    label_paths: list[str]  # likewise; empty where there are no labels
-    encoding: str = "ids"
-
-    @property
-    def space(self) -> LabelSpace:
-        return self.table.space
-
-    def __len__(self):
-        return len(self.keys)
-
-    def key(self, i: int) -> str:
-        return self.keys[i]
-
-    def image(self, i: int) -> torch.Tensor:  # uint8 [3,H,W] RGB
-        "The i-th image; InputError if it cannot be read."
-        return read_image(self.image_paths[i])
-
-    def raw(self, i: int):  # uint8 or uint16 array [H,W]: ids as stored; None if unlabelled
-        "The i-th label before mapping."
-        return read_ids(self.label_paths[i], self.encoding) if self.labelled else None
-
-    def label(self, i: int) -> torch.Tensor | None:  # uint8 [H,W]: class ids in `space`; None if unlabelled
-        "The i-th label at its full size; InputError if it cannot be read or holds unknown ids."
-        return torch.from_numpy(self.table.encode(self.raw(i), self.label_paths[i])) if self.labelled else None
-
-# %% ../../nbs/data/40_datasets.ipynb #bb4bdef7
-@patch
-def __getitem__(self: PairedFiles, i: int) -> Sample:
-    image, label = self.image(i), self.label(i)
-    if label is not None and image.shape[1:] != label.shape:
-        wanted, actual = (f"{width}x{height}" for height, width in (image.shape[1:], label.shape))
-        problem = f"label is {actual} pixels, its image {self.image_paths[i]} is {wanted}"
-        raise InputError(self.label_paths[i], problem, "leave the pair out, or get both files again")
-    return Sample(image, label, self.keys[i])
-
-
-@patch
-def settings(self: PairedFiles) -> dict:  # JSON-able
-    "What decides the samples, for a run's config."
-    table = self.table
-    ids = fingerprint(self.encoding, table.space.classes, sorted(table.ids.items()), sorted(table.ignored))
-    return {
-        "name": self.name,
-        "split": self.split,
-        "space": self.space.name,
-        "labelled": self.labelled,
-        "samples": len(self),
-        "keys": fingerprint(*self.keys),
-        "labels": ids,
-    }
-
-# %% ../../nbs/data/40_datasets.ipynb #457f52a8
-def read_plain(
-    path: str | Path,
-    what: str,  # the file should be, for the message
-) -> str:
-    "A text file that a user wrote. `InputError` where it is missing or not UTF-8."
-    text = read_text(path, f"give {what}")
-    if "\0" in text:
-        raise InputError(path, "is not UTF-8 text", "save it as UTF-8")
-    return text
-
-# %% ../../nbs/data/40_datasets.ipynb #65d1081a
-_ALIASES = {"training": "train", "validation": "val", "valid": "val"}  # what splits are called elsewhere
-
-
-def choose_split(
-    root: Path,  # the data set's folder
-    split: str | None,  # the name asked for; None: the first
-    published: tuple[str, ...],  # its published splits
-) -> tuple[str, Path | None]:
-    "The split's name and its list file (None for a published split)."
-    split = published[0] if split is None else split
-    if split in published:
-        return split, None
-    paths = sorted(path for path in root.glob("*.txt") if _visible(path.name))
-    lists = {nfc(path.stem): path for path in paths if "readme" not in path.stem.lower()}
-    if nfc(str(split)) in lists:
-        return split, lists[nfc(str(split))]
-    alias = _ALIASES.get(split)
-    if alias in published:
-        return alias, None
-    known = [*published, *lists]
-    remedy = nearest_listed(split, known)
-    if len(known) == 1:
-        remedy += f"; write ?split={known[0]} behind the data set's name"
-    raise InputError(root, f"has no split {split!r}", remedy)
-
-# %% ../../nbs/data/40_datasets.ipynb #81114122
-def _path_parts(name: str) -> list[str]:
-    "Folders and name of a path as a list file writes it; the extension of an image is left out."
-    parts = [part for part in nfc(name).replace("\\", "/").split("/") if part not in ("", ".")]
-    if parts and parts[-1].lower().endswith(SUFFIXES):
-        parts[-1] = parts[-1].rpartition(".")[0]
-    return parts
-
-
-def _ends_with(names: list[str], end: list[str]) -> bool:
-    "Are the last of the `names` those of `end`?"
-    return len(end) <= len(names) and names[len(names) - len(end) :] == end
-
-# %% ../../nbs/data/40_datasets.ipynb #c9c3d65d
-class _Names:
-    "Files by what a list may call them."
-
-    def __init__(self, files: dict[str, str], root: Path):  # key -> path, the data set's folder
-        self.files, self.by_name = files, {}
-        to_root = _path_parts(os.path.abspath(root))
-        for key, path in files.items():
-            *folders, name = _path_parts(os.path.relpath(path, root))
-            self.by_name.setdefault(name, []).append((key, folders, [*to_root, *folders]))
-
-    def called(self, name: str) -> set[str]:
-        "Keys of the files of a name, whatever their folders."
-        parts = _path_parts(name) or [""]
-        return {key for key, _, _ in self.by_name.get(parts[-1], ())}
-
-# %% ../../nbs/data/40_datasets.ipynb #c5fec69c
-@patch
-def find(self: _Names, text: str) -> set[str]:
-    """Keys of the files that `text` may mean: a key, a file's name, or a path.
-
-    Of the path and the file's, one ends with the other, from the data set's folder on."""
-    *folders, name = _path_parts(text) or [""]
-    keys = set()
-    for key, below_root, from_top in self.by_name.get(name, ()):
-        begins_elsewhere = bool(below_root) and _ends_with(folders, below_root)
-        if begins_elsewhere or _ends_with(from_top, folders):
-            keys.add(key)
-    plain = nfc(text)
-    if not plain.lower().endswith(SUFFIXES):
-        return keys | ({plain} & self.files.keys())
-    if keys or folders:
-        return keys
-    return {plain, name} & self.files.keys()
-
-# %% ../../nbs/data/40_datasets.ipynb #91f31faf
-def _columns(line: str) -> list[tuple[str, str]]:
-    "Ways to read a line as image and label: those of which both are image files, or else all."
-    gaps = re.finditer(r"\s*[,\t]\s*|\s+", line)
-    columns = [(line[: gap.start()], line[gap.end() :]) for gap in gaps]
-    files = [
-        (image, label)
-        for image, label in columns
-        if image.lower().endswith(SUFFIXES) and label.lower().endswith(SUFFIXES)
-    ]
-    return files or columns
-
-
-def _check_beside(image: str, label: str, theirs: set[str], keys: set[str], is_file: bool, where: str) -> None:
-    "`InputError` where the label beside an image is not the one of the image's key."
-    if theirs != keys or not is_file:
-        raise InputError(
-            where,
-            f"puts {label!r} beside {image!r}, which is not its label",
-            "write one image a line; labels are paired by name",
-        )
-
-# %% ../../nbs/data/40_datasets.ipynb #eb92f6ea
-def _line_key(
-    line: str,  # one line of a list
-    images: _Names,
-    labels: _Names | None,  # None: labels are not looked at
-    where: str,  # file and line, for messages
-) -> str:
-    """The key of the image that a line names, alone or beside its label.
-
-    `InputError` where the line names none, or another image's label."""
-    keys = images.find(line)
-    for image, label in [] if keys else _columns(line):
-        keys = images.find(image)
-        if len(keys) == 1:
-            theirs = labels.find(label) if labels else images.called(label) or keys
-            is_file = bool(labels) or label.lower().endswith(SUFFIXES)
-            _check_beside(image, label, theirs, keys, is_file, where)
-            break
-    if len(keys) > 1:
-        raise InputError(where, f"names {line!r}, which {len(keys)} images are called", "write their paths")
-    if not keys:
-        remedy = "correct the list, or finish unpacking the images"
-        raise InputError(where, f"names {line!r}, but there is no such image", remedy)
-    return keys.pop()
-
-# %% ../../nbs/data/40_datasets.ipynb #7c1d20b1
-def from_list(
-    images: dict[str, str],  # key -> path of all images
-    list_file: Path,  # one image a line, or an image and its label
-    root: str | os.PathLike,  # the data set's folder
-    labels: dict[str, str] | None = None,  # key -> path of all labels; None: labels are not looked at
-) -> dict[str, str]:
-    "The images a list file names, in its order."
-    chosen = {}
-    text = read_plain(list_file, "a text file with one image name per line")
-    image_names = _Names(images, Path(root))
-    label_names = None if labels is None else _Names(labels, Path(root))
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
-        if not line.strip():
-            continue
-        key = _line_key(line.strip(), image_names, label_names, f"{list_file}, line {number}")
-        if key in chosen:
-            raise InputError(list_file, f"line {number} names {key!r} a second time", "name every image once")
-        chosen[key] = images[key]
-    return chosen
-
-# %% ../../nbs/data/40_datasets.ipynb #cbff73bf
-class FileDataset(PairedFiles):
-    "Images on disk, with or without label files: finds and pairs the files of one split."
-
-    name = "files"
-    layout: str = ""  # what lies in its folder, for messages
-    splits: tuple[str, ...] = ("all",)
-    tables: tuple[IdTable, ...] = ()  # for the label files; the first is the data set's own
-
-    def __init__(
-        self,
-        root: str | os.PathLike,  # the data set's folder
-        split: str | None = None,  # a published split, or the stem of a list file ROOT/<split>.txt; None: the first
-        space: LabelSpace | str | None = None,  # the classes wanted, or their name; None: the data set's own
-        labelled: bool | None = None,  # None: as published, True: needs labels, False: never touches labels
-        strict: bool = True,  # raise on unpaired files; False: leave them out and keep the errors in `problems`
-    ):
-        self.root = self.find_root(Path(root))
-        self.split, self.list_file = choose_split(self.root, split, self.splits)
-        self.table = self._table_for(space)
-        self.labelled = self.has_labels() if labelled is None else bool(labelled)
-        images, labels, every = self._find_files()
-        self.problems = unpaired(images, labels, every) if self.labelled else []
-        if self.problems and strict:
-            raise self.problems[0]
-        self._use(images, labels)
-
-# %% ../../nbs/data/40_datasets.ipynb #48a35f81
-@patch
-def find_root(self: FileDataset, root: Path) -> Path:
-    "The folder in which the layout begins. `NotThere` where it does not exist."
-    if not os.path.isdir(root):
-        raise NotThere(root, "no such folder", f"give the folder that holds {self.layout}")
-    return root
-
-
-@patch(cls_method=True)
-def splits_at(cls: FileDataset, root: Path) -> tuple[str, ...]:
-    "The published splits of the data set in this folder."
-    return cls.splits
-
-
-@patch
-def has_labels(self: FileDataset) -> bool:
-    "Is the split published with labels?"
-    return True
-
-
-@patch
-def find_images(self: FileDataset) -> dict[str, str]:
-    "Path of every image by key; each layout has its own."
-    raise NotImplementedError(f"{type(self).__name__} does not say where its images are")
-
-
-@patch
-def find_labels(self: FileDataset) -> dict[str, str]:
-    "Path of every label by key; each layout has its own."
-    raise NotImplementedError(f"{type(self).__name__} does not say where its labels are")
-
-
-@patch
-def drops(self: FileDataset, key: str) -> bool:
-    "Is the image of this key a known fault that is left out?"
-    return False
-
-# %% ../../nbs/data/40_datasets.ipynb #c41fea85
-@patch
-def _table_for(self: FileDataset, space: LabelSpace | str | None) -> IdTable:
-    "The id table whose classes are those of `space`; the data set's own, translated, where none is."
-    space = label_space(space) or self.tables[0].space
-    for table in self.tables:
-        if table.space == space:
-            return table
-    return self.tables[0].to(space)
-
-
-@patch
-def _use(self: FileDataset, images: dict[str, str], labels: dict[str, str]) -> None:
-    "Keep keys and paths of the images in use; known faults go to `dropped`."
-    self.dropped = [key for key in images if self.drops(key)]
-    without_faults = [key for key in images if not self.drops(key)]
-    self.keys = [key for key in without_faults if not self.labelled or key in labels]
-    self.image_paths = [images[key] for key in self.keys]
-    self.label_paths = [labels[key] for key in self.keys] if self.labelled else []
-
-# %% ../../nbs/data/40_datasets.ipynb #0ecadb8a
-@patch
-def __repr__(self: FileDataset) -> str:
-    kind = "labelled" if self.labelled else "unlabelled"
-    where = f"{type(self).__name__}({printable(self.root)!r}, split={self.split!r})"
-    return f"{where}: {len(self)} samples, {self.space.name}, {kind}"
-
-# %% ../../nbs/data/40_datasets.ipynb #edef9e48
-@patch
-def _find_files(self: FileDataset) -> tuple[dict, dict, dict]:  # images and labels in use, all images: key -> path
-    "Look for the files of the split. `InputError` where there are no images, or an image is its own label."
-    try:
-        every = self.find_images()
-        labels = self.find_labels() if self.labelled and every else {}
-    except NotThere as error:
-        raise NotThere(error.where, error.problem, _wanted_layout(self)) from None
-    both = set(every.values()) & set(labels.values())
-    if both:
-        remedy = "name them apart, as photos/*.jpg and masks/*.png"
-        raise InputError(min(both), "is found as an image and as a label", remedy)
-    images = every
-    if self.list_file and every:
-        images = from_list(every, self.list_file, self.root, labels if self.labelled else None)
-    if not images:
-        where, problem = self.list_file or self.root, f"split {self.split!r} of {self.name} holds no images"
-        raise NotThere(where, problem, f"expected {self.layout}")
-    return images, labels, every
-
-# %% ../../nbs/data/40_datasets.ipynb #42361c5a
-OTHER_LAYOUTS = {  # a folder that tells a layout without a loader of its own -> how to describe it
-    "rgb_anon": ("ACDC", "rgb_anon/*/train/*/*_rgb_anon.png", "gt/*/train/*/*_gt_labelIds.png"),
-}
-
-
-def _wanted_layout(dataset: FileDataset) -> str:
-    "The remedy where a data set's folders are not there: the layout that is read, or how to describe the one at hand."
-    for folder, (name, images, labels) in OTHER_LAYOUTS.items():
-        if os.path.isdir(dataset.root / folder):
-            entries = f'images = "{images}", labels = "{labels}", ids = "cityscapes" and classes = "cityscapes19"'
-            return f"{name} is read through a TOML file with {entries}"
-    return f"{dataset.name} is read as {dataset.layout}: check the root, or finish unpacking"
 
 # %% ../../nbs/data/40_datasets.ipynb #5ac126c4
 GTA5_MISMATCHED = frozenset(
@@ -626,7 +101,7 @@ def find(self: GTA5, kind: str) -> dict[str, str]:  # "images" or "labels" -> ke
 @patch
 def _parts(self: GTA5, kind: str) -> list[Path]:
     "Folders of the archive's parts: `01_images/images`, or `01_images` itself."
-    parts = [self.root / name for name in _names(self.root) if re.fullmatch(f"[0-9]+_{kind}", name)]
+    parts = [self.root / name for name in names_in(self.root) if re.fullmatch(f"[0-9]+_{kind}", name)]
     return [part / kind if os.path.isdir(part / kind) else part for part in parts]
 
 # %% ../../nbs/data/40_datasets.ipynb #7c1d20aa
@@ -1143,9 +618,9 @@ def globbed(
     "Files of a pattern by what its wildcards stand for: in the file's name and, where wanted, in its folders' names."
     name_pattern = nfc(Path(pattern).stem)
     named = []
-    for path, wild in _image_files(Path(root), pattern):
+    for path, wild in image_files(Path(root), pattern):
         stem = nfc(path.stem)
-        name = _stands_for(stem, name_pattern) if "*" in name_pattern else stem
+        name = stands_for(stem, name_pattern) if "*" in name_pattern else stem
         named.append(("/".join((*wild, name)) if folders else name, path))
     if not named:
         remedy = "correct the pattern; it is relative to the description's folder"
@@ -1222,7 +697,9 @@ def find_labels(self: FolderDataset) -> dict[str, str]:
     return self.find("labels")
 
 # %% ../../nbs/data/40_datasets.ipynb #7ff271bf
-_LOADERS = (GTA5, Synthia, Synscapes, Cityscapes, CrossCity, RobotCar, Vistas, CamVid, Kitti, FolderDataset)
+_SOURCES = (GTA5, Synthia, Synscapes, UrbanSyn)
+_TARGETS = (Cityscapes, CrossCity, RobotCar, Vistas, CamVid, Kitti, ACDC, DarkZurich, BDD100K)
+_LOADERS = (*_SOURCES, *_TARGETS, FolderDataset)
 DATASETS = {loader.name: loader for loader in _LOADERS}
 
 
@@ -1329,6 +806,8 @@ LOADER_OPTIONS = {  # data set: what may stand behind the ? in its line, beside 
     "gta5": ("drop_mismatched",),
     "cityscapes": ("beta",),
     "kitti": ("frames",),
+    "acdc": ("condition",),
+    "darkzurich": ("condition",),
 }
 
 

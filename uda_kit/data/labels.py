@@ -391,6 +391,12 @@ SYNTHIA_IDS = id_table("synthia", CITYSCAPES19, _SYNTHIA, range(23))
 CAMVID_IDS = id_table("camvid", CAMVID11, range(11), range(12))
 ROBOTCAR_IDS = id_table("robotcar", ROBOTCAR9, ({11, 12, 13, 14, 17}, 10, 7, 6, 5, 1, 2, 4, 3), range(34))
 
+# %% ../../nbs/data/10_labels.ipynb #42000f02
+ACDC_IDS = id_table("acdc", CITYSCAPES19, range(19), ())
+DARK_ZURICH_IDS = id_table("darkzurich", CITYSCAPES19, range(19), ())
+BDD100K_IDS = id_table("bdd100k", CITYSCAPES19, range(19), ())
+URBANSYN_IDS = id_table("urbansyn", CITYSCAPES19, range(19), (19,))
+
 # %% ../../nbs/data/10_labels.ipynb #c315cca6
 _ROAD_SIDEWALK = ({13, 24, 41}, {15, 2})
 _BUILDING_TO_LIGHT = (17, 6, 3, {45, 47}, 48)

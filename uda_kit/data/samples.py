@@ -19,14 +19,18 @@ from ..core.errors import InputError
 from ..core.files import writing
 from .images import visible
 from uda_kit.data.labels import (
+    ACDC_IDS,
+    BDD100K_IDS,
     CAMVID_IDS,
     CITYSCAPES19,
     CITYSCAPES_IDS,
+    DARK_ZURICH_IDS,
     GTA5_IDS,
     KITTI_IDS,
     ROBOTCAR_IDS,
     SYNSCAPES_IDS,
     SYNTHIA_IDS,
+    URBANSYN_IDS,
     VISTAS_HE2020,
     IdTable,
     translate,
@@ -79,16 +83,17 @@ def jpeg(
     return file.getvalue()
 
 # %% ../../nbs/data/80_samples.ipynb #7cd1f4bf
-SIZE = (128, 256)  # height, width of all samples
+SIZE, SMALL = (128, 256), (64, 128)  # height, width of the samples
 
 
 def scenes(
     style: SceneStyle,
     seed: int,  # of the data set
     names: tuple,  # one for each scene
+    size: tuple[int, int] = SIZE,  # (height, width)
 ) -> Iterator[tuple]:
     "Of each scene its name, the rendered image uint8 [H,W,3], and its label uint8 [H,W] in Cityscapes' 19 classes."
-    dataset = StreetScenes(style, n=len(names), size=SIZE, seed=seed)
+    dataset = StreetScenes(style, n=len(names), size=size, seed=seed)
     for i, name in enumerate(names):
         yield name, *dataset.scene(i)
 
@@ -152,6 +157,15 @@ def synscapes_files() -> dict[str, bytes]:
     for name, image, label in scenes(RENDERED, 103, (2, 10)):
         files[f"img/rgb/{name}.png"] = png(image)
         files[f"img/class/{name}.png"] = png(raw_ids(label, SYNSCAPES_IDS, 1))
+    return files
+
+# %% ../../nbs/data/80_samples.ipynb #80000426
+def urbansyn_files() -> dict[str, bytes]:
+    "Train ids, 19 for unlabelled; names begin with the kind of file."
+    files = {}
+    for name, image, label in scenes(RENDERED, 115, ("0001", "0002"), SMALL):
+        files[f"rgb/rgb_{name}.png"] = png(image)
+        files[f"ss/ss_{name}.png"] = png(raw_ids(label, URBANSYN_IDS, 19))
     return files
 
 # %% ../../nbs/data/80_samples.ipynb #e8fd7b54
@@ -237,6 +251,67 @@ def kitti_files() -> dict[str, bytes]:
         files[f"training/semantic/{name}.png"] = png(raw_ids(label, KITTI_IDS, 0))
     return files
 
+# %% ../../nbs/data/80_samples.ipynb #80000422
+LIGHT = {"day": (8, 0), "twilight": (4, 0), "night": (2, 0), "fog": (4, 110), "rain": (5, 20), "snow": (5, 80)}
+
+
+def lit(
+    image: np.ndarray,  # uint8 [H,W,3]
+    condition: str,
+) -> np.ndarray:  # uint8 [H,W,3]
+    "An image in the light of a condition: eighths of its brightness, and how much is added to it."
+    eighths, added = LIGHT[condition]
+    return (image.astype(np.uint16) * eighths // 8 + added).astype(np.uint8)
+
+# %% ../../nbs/data/80_samples.ipynb #80000423
+ACDC_DRIVES = {"fog": "GOPR0475", "night": "GOPR0351", "rain": "GOPR0400", "snow": "GOPR0122"}
+
+
+def acdc_files() -> dict[str, bytes]:
+    "Four conditions, each with two labelled splits and an unlabelled one; train ids."
+    files = {}
+    names = tuple(f"{condition}/{split}" for condition in ACDC_DRIVES for split in ("train", "val", "test"))
+    for name, image, label in scenes(CAMERA, 112, names, SMALL):
+        condition, split = name.split("/")
+        drive = ACDC_DRIVES[condition]
+        frame = f"{name}/{drive}/{drive}_frame_{names.index(name):06d}"
+        files[f"rgb_anon/{frame}_rgb_anon.png"] = png(lit(image, condition))
+        if split != "test":
+            files[f"gt/{frame}_gt_labelTrainIds.png"] = png(raw_ids(label, ACDC_IDS, 255))
+    return files
+
+# %% ../../nbs/data/80_samples.ipynb #80000424
+DARK_ZURICH_DRIVES = {
+    "train/day": "GOPR0345",
+    "train/twilight": "GOPR0347",
+    "train/night": "GOPR0351",
+    "val/night": "GOPR0356",
+    "test/night": "GOPR0364",
+}
+
+
+def darkzurich_files() -> dict[str, bytes]:
+    "Unlabelled images in three conditions; labels of validation images at night alone."
+    files = {}
+    for place, image, label in scenes(CAMERA, 113, tuple(DARK_ZURICH_DRIVES), SMALL):
+        drive = DARK_ZURICH_DRIVES[place]
+        frame = f"{place}/{drive}/{drive}_frame_000001"
+        files[f"rgb_anon/{frame}_rgb_anon.png"] = png(lit(image, place.split("/")[1]))
+        if place == "val/night":
+            files[f"gt/{frame}_gt_labelTrainIds.png"] = png(raw_ids(label, DARK_ZURICH_IDS, 255))
+    return files
+
+# %% ../../nbs/data/80_samples.ipynb #80000425
+def bdd100k_files() -> dict[str, bytes]:
+    "JPEG images and masks of train ids, below bdd100k as in the archives; test images without labels."
+    files = {}
+    names = ("train/0004a4c0-d4dff0ad", "train/00054602-3bf57337", "val/7d06fefd-f7be05a6", "test/ac6d4f42-00000000")
+    for name, image, label in scenes(CAMERA, 114, names, SMALL):
+        files[f"bdd100k/images/10k/{name}.jpg"] = jpeg(image)
+        if not name.startswith("test"):
+            files[f"bdd100k/labels/sem_seg/masks/{name}.png"] = png(raw_ids(label, BDD100K_IDS, 255))
+    return files
+
 # %% ../../nbs/data/80_samples.ipynb #9e7c6c51
 TOWN = b"""# A folder of one's own: open it with "folder:town.toml". Paths are relative to this file.
 name    = "town"
@@ -273,12 +348,16 @@ LAYOUTS = {
     "gta5": gta5_files,
     "synthia": synthia_files,
     "synscapes": synscapes_files,
+    "urbansyn": urbansyn_files,
     "cityscapes": cityscapes_files,
     "crosscity": crosscity_files,
     "robotcar": robotcar_files,
     "vistas": vistas_files,
     "camvid": camvid_files,
     "kitti": kitti_files,
+    "acdc": acdc_files,
+    "darkzurich": darkzurich_files,
+    "bdd100k": bdd100k_files,
     "folder": folder_files,
 }
 

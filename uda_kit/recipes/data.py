@@ -32,6 +32,7 @@ LOADER_FIELDS = (
     "mapping",
     "beta",
     "frames",
+    "condition",
     "drop_mismatched",
 )  # options of a single loader, under its own names
 
@@ -66,6 +67,7 @@ class Data:
     mapping: str = ""  # of Mapillary Vistas
     beta: str = ""  # of foggy Cityscapes
     frames: str = ""  # of KITTI: first and last number, as 0-119
+    condition: str = ""  # of ACDC and Dark Zurich: fog, night, rain, snow; day, twilight, night
     drop_mismatched: bool | None = None  # of GTA5
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a0010
@@ -140,7 +142,13 @@ def same_images(self: Data, other: Data) -> bool:
     same = all(getattr(self, name) == getattr(other, name) for name in chosen_by)
     same = same and (self.seed or 0) == (other.seed or 0)
     roots = {self.root, other.root} - {""}
+    same = same and share_conditions(self.condition, other.condition)
     return same and len(roots) <= 1 and share_frames(self.frames, other.frames)
+
+
+def share_conditions(some: str, others: str) -> bool:
+    "May images of two conditions be the same? An empty one stands for several."
+    return some == others or not (some and others)
 
 
 def share_frames(some: str, others: str) -> bool:
