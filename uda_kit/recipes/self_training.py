@@ -90,7 +90,7 @@ ABOUT_DACS = "the authors start from COCO weights, this recipe from ImageNet's"
 
 def full_recipe(name: str, stage: StageConfig, test: Data, about: str) -> Recipe:
     "A recipe of one stage with Cityscapes as its target."
-    protocol = SOURCES[stage.source.name][1]
+    protocol = SOURCES.get(stage.source.name, ((), ""))[1]
     return Recipe(name, (stage,), test, "cityscapes19", papers=("self_training",), protocol=protocol, about=about)
 
 
@@ -146,6 +146,33 @@ def several_sources() -> list[Recipe]:
     for name, stage in stages.items():
         stage = replace(stage, other_sources=others)
         recipes.append(full_recipe(f"three-sources/{name}", stage, HALF_SIZE_VAL, ABOUT_MIT))
+    return recipes
+
+# %% ../../nbs/recipes/65_self_training.ipynb #6500002b
+ADVERSE = {  # target, split and size of its test images
+    "acdc": Data("acdc", "train", (540, 960), 2, flip=True, crop=WINDOW),
+    "darkzurich": Data("darkzurich", "train", (540, 960), 2, flip=True, crop=WINDOW),
+}
+NO_CHANGE = replace(STRENGTH, jitter_probability=0.0)  # colors say which weather it is
+ADVERSE_ROW = replace(DAFORMER_ROW, mixing=ClassMixConfig(True, NO_CHANGE))
+ABOUT_ADVERSE = f"labels of Cityscapes, images in bad weather or at night; {ABOUT_MIT}"
+
+
+def adverse_recipes() -> list[Recipe]:
+    "From Cityscapes to bad weather (ACDC) and to the night (Dark Zurich): source-only, DAFormer and MIC."
+    source = replace(HALF_SIZE, flip=True)
+    supervised = StageConfig(source, SupervisedTerms(0.0, average="all"), MIT_B5, None, DAFORMER_ADAM, 40_000)
+    with_masks = replace(ADVERSE_ROW, masking=MaskingConfig(0.7, 32, NO_CHANGE))
+    recipes = []
+    for name, target in ADVERSE.items():
+        stages = {
+            "source-only": supervised,
+            "daformer": on_top(ADVERSE_ROW, supervised, target),
+            "daformer-mic": on_top(with_masks, supervised, target),
+        }
+        test = replace(target, split="val", crop=None, flip=False, batch_size=1)
+        for row, stage in stages.items():
+            recipes.append(full_recipe(f"cityscapes-{name}/{row}", stage, test, ABOUT_ADVERSE))
     return recipes
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500000e
@@ -234,4 +261,4 @@ def self_training_recipes() -> list[Recipe]:
     "All recipes of the self-training papers."
     small = [*small_mix_recipes(SCENES), *small_mix_recipes(CAMVID)]
     full = [recipe for source in SOURCES for recipe in (*dacs_recipes(source), *daformer_recipes(source))]
-    return [*small, *full, *several_sources(), *vfm_recipes()]
+    return [*small, *full, *several_sources(), *adverse_recipes(), *vfm_recipes()]
