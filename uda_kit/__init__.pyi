@@ -34,6 +34,7 @@ from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.evaluate import predict as predict
 from .evaluation.metrics import ConfusionMatrix as ConfusionMatrix
 from .evaluation.report import write_report as write_report
+from .evaluation.windows import Inference as Inference
 from .experiments.running import run_recipe as run_recipe
 from .methods.ancillary_classifier import CIRNTerms as CIRNTerms
 from .methods.classmix import ClassMixConfig as ClassMixConfig

@@ -19,6 +19,7 @@ from ..data.dataset import Dataset
 from ..data.streams import Stream
 from ..data.transforms import JointTransform
 from ..evaluation.evaluate import evaluate
+from ..evaluation.windows import Inference
 from ..methods.batch_statistics import with_statistics
 from ..models.checkpoints import load_weights
 
@@ -52,6 +53,7 @@ def bench_statistics(
     "mIoU of each run's last network on test images, with four kinds of batch-norm statistics."
     records = [run_of(folder) for folder in runs]  # all must be there before the first is scored
     kinds = {"source": [source], "target": [target], "both": [source, target]}
+    inference = Inference(precision=how.precision)
     rows = []
     for folder, record in zip(runs, records, strict=True):
         trained = load_weights(Path(folder) / "weights.safetensors")
@@ -60,6 +62,6 @@ def bench_statistics(
             nets[whose] = with_statistics(trained, how.batches_of(*datasets), how.precision)
         scores = {}
         for whose, net in nets.items():
-            scores[whose] = evaluate(net, test, how.size, None, how.precision, keep=0, progress=how.progress).miou
+            scores[whose] = evaluate(net, test, how.size, None, inference, keep=0, progress=how.progress).miou
         rows.append({"recipe": record["recipe"], "seed": record["seed"], "miou": scores})
     return rows

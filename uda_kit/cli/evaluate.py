@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from uda_kit.cli.options import (
     ForwardPrecision,
+    Pixels,
     Positional,
     Text,
     at_least,
     exists,
+    read_inference,
     read_out,
     read_precision,
     read_size,
@@ -42,6 +44,9 @@ class Evaluate:
     data: Positional[str]  # NAME:ROOT
     split: Text = None  # split of the data (default: the data set's first)
     size: Text = None  # HEIGHTxWIDTH the network sees (default: each image's own)
+    window: Pixels = None  # predict in windows of this size, averaged where they overlap
+    stride: Pixels = None  # pixels from window to window (default: half of the window)
+    mirror: bool = False  # average with the prediction of the mirror image
     space: Text = None  # label space the network was trained in, where its file does not say
     oracle: Text = None
     """mIoU as a fraction, or EVALUATION.json, of a network trained on labelled target images"""
@@ -55,18 +60,19 @@ class Evaluate:
         at_least(0, workers=self.workers)
         size, oracle, before = read_size(self.size), read_oracle(self.oracle), read_evaluation(self.before)
         report, precision = empty_folder(self.report), read_precision(self.precision)
+        inference = read_inference(self.window, self.stride, self.mirror, precision)
         from uda_kit.data.datasets import open_dataset
         from uda_kit.evaluation.evaluate import evaluate
 
         net, dataset = load_network(self.weights), open_dataset(self.data, self.split)
         progress = not self.no_progress
-        after = evaluate(net, dataset, size, self.space, precision, self.workers, progress=progress)
+        after = evaluate(net, dataset, size, self.space, inference, self.workers, progress=progress)
         show(after.table(oracle))
         if report:
             with all_or_nothing(report):
                 write_evaluation(report, before, after, oracle, dataset, self.weights)
             show(f"\nreport: {report / 'report.md'}")
-        finish(evaluation_record(after, before, oracle))
+        finish(evaluation_record(after, before, oracle) | {"inference": inference.settings()})
         return 0
 
 # %% ../../nbs/cli/40_evaluate.ipynb #c5f909a1
@@ -176,6 +182,9 @@ class Predict:
     out: str  # folder for the pictures
     split: Text = None  # split of a data set
     size: Text = None  # HEIGHTxWIDTH the network sees (default: each image's own)
+    window: Pixels = None  # predict in windows of this size, averaged where they overlap
+    stride: Pixels = None  # pixels from window to window (default: half of the window)
+    mirror: bool = False  # average with the prediction of the mirror image
     space: Text = None  # label space the network was trained in, where its file does not say
     precision: ForwardPrecision = "32-true"
     overwrite: bool = False  # replace files of the same name
@@ -184,13 +193,13 @@ class Predict:
     def run(self) -> int:
         began, size, source = time.time(), read_size(self.size), find_images(self.source, self.split)
         read_out(self.out)
-        precision = read_precision(self.precision)
+        inference = read_inference(self.window, self.stride, self.mirror, read_precision(self.precision))
         from uda_kit.evaluation.evaluate import predict
 
         net, allowed = load_network(self.weights), {"overwrite": self.overwrite, "progress": not self.no_progress}
-        names = predict(net, source, self.out, size, self.space, precision, **allowed)
+        names = predict(net, source, self.out, size, self.space, inference, **allowed)
         show(f"{len(names)} images in {Path(self.out)}: colour/, overlay/, confidence/, labels/")
-        finish({"images": len(names), "out": self.out, **cost_since(began)})
+        finish({"images": len(names), "out": self.out, "inference": inference.settings(), **cost_since(began)})
         return 0
 
 # %% ../../nbs/cli/40_evaluate.ipynb #c110002d

@@ -17,6 +17,7 @@ from .output import complain
 from ..core.errors import InputError, nearest
 
 if TYPE_CHECKING:  # imports torch, and a command line starts without it
+    from uda_kit.evaluation.windows import Inference
     from uda_kit.recipes.config import Recipe
 
 try:
@@ -29,6 +30,7 @@ except ImportError:  # `uda-kit doctor` still works, and says that tyro is missi
 # %% ../../nbs/cli/10_options.ipynb #f50a0ba4
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
 Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+Pixels = Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH", help_behavior_hint="")]
 Precision = Literal["32-true", "bf16-mixed", "auto"]
 ForwardPrecision = Annotated[Precision, arg(help="of the forward pass; auto: what is fast on this machine")]
 TrainingPrecision = Annotated[Precision, arg(help="of forward and backward passes; auto: what is fast on this machine")]
@@ -62,6 +64,22 @@ def read_size(text: str | None) -> tuple[int, int] | None:
         remedy = "write HEIGHTxWIDTH in pixels of 16 to 16384, for example 512x1024"
         raise InputError(f"--size {short(text)}", "is not a size", remedy)
     return int(match[1]), int(match[2])
+
+# %% ../../nbs/cli/10_options.ipynb #15000041
+def read_inference(
+    window: tuple[int, int] | None,  # --window
+    stride: tuple[int, int] | None,  # --stride
+    mirror: bool,  # --mirror
+    precision: str = "32-true",  # from `read_precision`
+    batch: int = 4,  # windows in a forward pass
+) -> "Inference":
+    "How a command predicts images. `InputError` naming the option that makes no sense."
+    from uda_kit.evaluation.windows import Inference
+
+    try:
+        return Inference(window, stride, mirror, precision, batch)
+    except InputError as error:
+        raise InputError(f"--{error.where}", error.problem, error.remedy) from None
 
 # %% ../../nbs/cli/10_options.ipynb #4db45541
 def translated_names(recipes: Iterable["Recipe"]) -> list[str]:

@@ -13,10 +13,12 @@ from pathlib import Path
 from .evaluate import cost_since, load_network
 from uda_kit.cli.options import (
     ForwardPrecision,
+    Pixels,
     Positional,
     Text,
     at_least,
     command_line,
+    read_inference,
     read_out,
     read_precision,
     read_size,
@@ -67,9 +69,12 @@ class PseudoLabel:
     split: Text = None  # split of the data (default: the data set's first)
     rule: str = "median"  # median, median:CAP, fixed:THRESHOLD or top:SHARE, for each class by itself
     size: Text = None  # HEIGHTxWIDTH the network sees (default: each image's own)
+    window: Pixels = None  # predict in windows of this size, averaged where they overlap
+    stride: Pixels = None  # pixels from window to window (default: half of the window)
+    mirror: bool = False  # average with the prediction of the mirror image
     space: Text = None  # label space the network was trained in, where its file does not say
     precision: ForwardPrecision = "32-true"
-    batch_size: int = 4  # images in a forward pass, where their sizes agree
+    batch_size: int = 4  # images in a forward pass, where their sizes agree; or windows of one image
     workers: int = 0  # processes that read images
     cache_mb: int = 1024  # megabytes of scores to keep between the two passes
     overwrite: bool = False  # delete the pseudo-labels that the folder holds
@@ -89,6 +94,7 @@ class PseudoLabel:
 def pseudo_label(args: PseudoLabel) -> int:
     "Label images, say how many pixels are confident, print the record."
     began, size, precision = time.time(), read_size(args.size), read_precision(args.precision)
+    inference = read_inference(args.window, args.stride, args.mirror, precision, args.batch_size)
     from uda_kit.data.datasets import open_dataset
     from uda_kit.methods.pseudo_labels import confidence_rule, make_pseudo_labels
 
@@ -100,7 +106,7 @@ def pseudo_label(args: PseudoLabel) -> int:
         rule,
         size,
         args.space,
-        precision,
+        inference,
         args.batch_size,
         args.workers,
         args.cache_mb,
@@ -110,5 +116,5 @@ def pseudo_label(args: PseudoLabel) -> int:
     files = f"{summary['samples']} label files in {Path(args.out)}, {summary['written']} of them new"
     show(f"{files}; {100 * summary['kept_share']:.1f}% of the pixels are confident")
     counts = {name: summary[name] for name in ("kept_share", "without_confident_pixel", "samples", "written")}
-    finish({**counts, "rule": str(rule), **cost_since(began)})
+    finish({**counts, "rule": str(rule), "inference": inference.settings(), **cost_since(began)})
     return 0

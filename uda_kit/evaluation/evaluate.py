@@ -36,6 +36,7 @@ from ..data.labels import LabelSpace, colorize, label_space, protocols, translat
 from ..data.transforms import JointTransform
 from ..data.workers import read_in_order
 from .metrics import MISSING, ConfusionMatrix, nan_mean, subset_iou
+from .windows import Inference, check_window, raw_scores
 from ..models.segmenters import Segmenter
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #71140425
@@ -182,6 +183,7 @@ class Evaluation:
     size: tuple[int, int] | None  # (h, w) the network saw, or None for the image's own size
     images: int  # number of images
     seconds: float  # wall time
+    inference: Inference = Inference()  # windows and mirror image
     samples: dict[int, np.ndarray] = field(  # index -> uint8 [H,W] prediction in `space`, for pictures
         default_factory=dict, repr=False, compare=False
     )
@@ -289,6 +291,7 @@ def record(
         "mapping": self.mapping,
         "images": self.images,
         "seconds": round(self.seconds, 2),
+        **self.inference.recorded(),
     }
     return {"miou": _number(self.miou), **more, **means, **about}
 
@@ -298,6 +301,7 @@ def conditions(self: Evaluation) -> str:
     "What was evaluated and how, in one line."
     name = f"{self.dataset} {self.split}".strip()
     seen = "its own size" if self.size is None else f"{self.size[0]}x{self.size[1]}"
+    seen += self.inference.in_words()
     text = f"{name}: {self.images} images, network sees {seen}, scored at the labels' full size; "
     text += f"trained with {self.width} classes ({self.trained}); {self.mapping}"
     narrower = " and ".join(list(self.protocol_sets())[1:])
@@ -374,6 +378,14 @@ class _Space(TypedDict):
     ignore: NotRequired[int]
 
 
+class _SavedInference(TypedDict):
+    "Windows and mirror image as JSON, see `Inference.settings`."
+
+    window: list[int] | None
+    stride: list[int] | None
+    mirror: bool
+
+
 class _Saved(TypedDict):
     "An evaluation as JSON."
 
@@ -388,6 +400,7 @@ class _Saved(TypedDict):
     size: list[int] | None
     images: int
     seconds: float
+    inference: NotRequired[_SavedInference]  # missing where whole images were predicted, not mirrored
 
 
 REMEDY = "write it again with `evaluate`"
@@ -445,6 +458,7 @@ def load_evaluation(
         size=None if data["size"] is None else _height_and_width(map(int, data["size"])),
         images=data["images"],
         seconds=data["seconds"],
+        inference=_saved_inference(data, where),
     )
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #cfc8a7be
@@ -452,6 +466,17 @@ def _height_and_width(size: Iterable[int]) -> tuple[int, int]:
     "A size of two numbers as a tuple."
     height, width = size
     return height, width
+
+
+def _saved_inference(data: _Saved, where: object) -> Inference:
+    "How a saved evaluation was predicted. `InputError` where its entry makes no sense."
+    if "inference" not in data:
+        return Inference()
+    values: dict[str, Any] = dict(data["inference"])
+    try:
+        return Inference(**values)
+    except InputError as error:
+        raise InputError(where, f"its field inference is none ({error.where}: {error.problem})", REMEDY) from None
 
 
 def _saved_space(data: _Space, where: object) -> LabelSpace:
@@ -471,7 +496,7 @@ def to_dict(self: Evaluation) -> dict[str, Any]:
     for name in ("dataset", "split"):  # a list file's name need not be UTF-8
         fields[name] = printable(fields[name])
     space = {name: getattr(self.space, name) for name in ("name", "classes", "palette", "ignore")}
-    return json_able({**fields, "space": space, "scores": self.record()})
+    return json_able({**fields, **self.inference.recorded(), "space": space, "scores": self.record()})
 
 
 @patch
@@ -526,19 +551,19 @@ def resized(
 def class_scores(
     net: nn.Module,  # network: float [1,3,h,w] -> Outputs
     image: torch.Tensor,  # uint8 [3,h,w] at the network's size
-    precision: str = "32-true",  # or "bf16-mixed"
+    inference: Inference = Inference(),  # windows, mirror image, precision
     where: object = "image",  # for the error message
-) -> torch.Tensor:  # [C,h',w'] on the network's device
+) -> torch.Tensor:  # [C,h',w'] on the network's device; with windows [C,h,w]
     "The main head's raw scores for one image. `InputError` where the image is too small, or a score is not finite."
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     x = image[None].to(device).float() / 255
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            scores = net(x).logits[0].float()
+        scores = raw_scores(net, x, inference)[0]
     except RuntimeError as error:
-        if min(x.shape[-2:]) >= SMALL_SIDE:
+        view = inference.view(x.shape[-2:])
+        if min(view) >= SMALL_SIDE:
             raise
-        raise _too_small(where, x, error) from None
+        raise _too_small(where, view, view != tuple(x.shape[-2:]), error) from None
     if not torch.isfinite(scores).all():
         raise InputError(where, "the network's scores are not finite", "check the checkpoint, or use 32-bit precision")
     return scores
@@ -547,11 +572,13 @@ def class_scores(
 SMALL_SIDE = 64  # pixels: below, a network's poolings may leave nothing of an image
 
 
-def _too_small(where: object, x: torch.Tensor, error: RuntimeError) -> InputError:
-    "PyTorch's error about an image [1,3,h,w] of which nothing is left, in one line."
-    height, width = x.shape[-2:]
+def _too_small(where: object, size: tuple[int, int], is_window: bool, error: RuntimeError) -> InputError:
+    "PyTorch's error about an image, or a window, of (h, w) pixels of which nothing is left, in one line."
+    height, width = size
     reason = str(error).splitlines()[0][:120]
     problem = f"is {width}x{height} pixels, too small for this network ({reason})"
+    if is_window:
+        return InputError(f"a window of {where}", problem, "give larger windows")
     return InputError(where, problem, "give larger images, or a size")
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #220f1749
@@ -629,7 +656,7 @@ class _Counting:
     items: _Items
     comparison: Comparison
     keep: list[int]  # indices whose predictions are kept for pictures
-    precision: str
+    inference: Inference
     workers: int
     progress: bool
 
@@ -640,7 +667,7 @@ class _Counting:
         for i, (image, label, key) in _read_all(self.items, self.workers, self.progress, "evaluate"):
             if label is None:
                 raise _unlabelled(self.items.dataset)
-            scores = class_scores(net, image, self.precision, key)
+            scores = class_scores(net, image, self.inference, key)
             ids = self.translated(best_classes(scores, tuple(label.shape))[0])
             counts.update(to_space[label.long()].to(ids.device), ids)
             if i in self.keep:
@@ -658,19 +685,21 @@ def evaluate(
     dataset: Dataset,  # labelled
     size: tuple[int, int] | None = None,  # (h, w) the network sees; None: each image's own size
     space: LabelSpace | str | None = None,  # the network was trained in; None: the network's own, or the data set's
-    precision: str = "32-true",  # or "bf16-mixed"
+    inference: Inference = Inference(),  # windows, mirror image, precision
     workers: int = 0,  # processes that read images
     keep: int = 4,  # how many evenly spaced predictions to keep for pictures
     progress: bool = True,  # show a progress bar
 ) -> Evaluation:
     """Mean IoU as in the papers: main head, scores at the label's full size, all labelled pixels in one matrix.
 
-    `InputError` for unlabelled or empty data, and where no labelled pixel is of a class that is scored."""
+    `InputError` for unlabelled or empty data, windows larger than the images, and where no labelled pixel is of a
+    class that is scored."""
     _check_labelled(dataset)
+    check_window(inference, size, dataset.key(0), lambda: dataset[0].image)
     trained = space_of(net, space, dataset.space)
     comparison = reconcile(trained, dataset.space)
     kept_indices, start = spread_out(len(dataset), keep), time.perf_counter()
-    counting = _Counting(_Items(dataset, size), comparison, kept_indices, precision, workers, progress)
+    counting = _Counting(_Items(dataset, size), comparison, kept_indices, inference, workers, progress)
     share_state(net)
     with evaluation_mode(net):
         parts = together(lambda: counting.count(net))
@@ -688,6 +717,7 @@ def evaluate(
         size=None if size is None else _height_and_width(size),
         images=len(dataset),
         seconds=time.perf_counter() - start,
+        inference=inference,
         samples=_merged(samples for _, samples in parts),
     )
 
@@ -872,7 +902,7 @@ def predict(
     out: str | Path,  # folder for the results
     size: tuple[int, int] | None = None,  # (h, w) the network sees; None: each image's own size
     space: LabelSpace | str | None = None,  # the network was trained in; None: the network's own, or the data set's
-    precision: str = "32-true",  # or "bf16-mixed"
+    inference: Inference = Inference(),  # windows, mirror image, precision
     opacity: float = 0.5,  # of the colours in the overlay
     overwrite: bool = False,  # accept an output folder that holds predictions
     progress: bool = True,  # show a progress bar
@@ -883,15 +913,16 @@ def predict(
     space = naming_space(net, space, getattr(source, "space", None))
     images = image_source(source)
     names = [name for name, _ in images]
+    check_window(inference, size, *images[0])
     with _staged(out, overwrite) as stage, evaluation_mode(net):
         for name, read in tqdm(images, desc="predict", unit="image", disable=not progress):
             image = read()
-            scores = class_scores(net, resized(image, size), precision, name)
+            scores = class_scores(net, resized(image, size), inference, name)
             ids, probability = best_classes(scores, tuple(image.shape[-2:]), confidence=True)
             pictures = _pictures(image, ids, probability, space, opacity)
             _save_pictures(pictures, stage, name)
         about = {"space": space.name, "classes": space.classes, "palette": space.palette, "size": size, "images": names}
-        write_json(stage / PREDICTIONS, about, indent=None)
+        write_json(stage / PREDICTIONS, about | inference.recorded(), indent=None)
     return names
 
 # %% ../../nbs/evaluation/20_evaluate.ipynb #5731bd4c

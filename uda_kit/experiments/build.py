@@ -26,6 +26,7 @@ from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
 from ..data.translated import Joined
 from ..evaluation.evaluate import class_scores, evaluate, evaluation_mode, reconcile, spread_out
+from ..evaluation.windows import Inference
 from ..methods.patch_alignment import ModePrediction
 from ..methods.patch_modes import PatchModes, patch_grid
 from ..models.segmenters import Segmenter
@@ -186,7 +187,8 @@ def validator(run: Run) -> Callable | None:
     val = open_scored(entry, space, run.roots)
 
     def miou(net: Segmenter) -> float:
-        return evaluate(net, val, entry.resize, space, options.precision, keep=0, progress=False).miou
+        inference = Inference(precision=options.precision)
+        return evaluate(net, val, entry.resize, space, inference, keep=0, progress=False).miou
 
     return miou
 

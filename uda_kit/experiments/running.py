@@ -29,6 +29,7 @@ from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.report import write_report
+from ..evaluation.windows import Inference
 from .build import Run, build_stages, keep_modes, open_scored, stage_keys
 from .own_classes import settle, tell
 from ..methods.teacher import Teacher, precision_and_coverage, teacher_quality
@@ -243,7 +244,8 @@ def train_and_score(
     before: list[Evaluation] = []
 
     def score(net: Segmenter) -> Evaluation:
-        return evaluate(net, test, recipe.test.resize, space, options.precision, progress=options.progress)
+        inference = Inference(precision=options.precision)
+        return evaluate(net, test, recipe.test.resize, space, inference, progress=options.progress)
 
     def score_before(net: Segmenter) -> None:
         before.append(score(net))

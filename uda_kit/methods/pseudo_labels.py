@@ -35,6 +35,7 @@ from uda_kit.data.translated import image_settings
 from uda_kit.data.workers import read_in_order
 from uda_kit.evaluation.evaluate import best_classes, evaluation_mode, image_source, resized, space_of
 from uda_kit.evaluation.metrics import ConfusionMatrix, divide
+from uda_kit.evaluation.windows import Inference, check_window, raw_scores
 from uda_kit.models.checkpoints import state_digest
 from uda_kit.models.segmenters import Segmenter
 
@@ -148,6 +149,7 @@ DECIDES = {
     "rule": "rule",
     "size": "size",
     "precision": "precision",
+    "inference": "prediction in windows or mirrored",
     "images": "data set",
     "format": "format",
 }
@@ -163,7 +165,7 @@ def network_hash(net: nn.Module) -> str:
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #03fab844
 def about_labels(
-    net: nn.Module, dataset: Any, rule: ConfidenceRule, size: tuple | None, space: LabelSpace, precision: str
+    net: nn.Module, dataset: Any, rule: ConfidenceRule, size: tuple | None, space: LabelSpace, inference: Inference
 ) -> dict:
     "All that decides the pseudo-labels of a data set, for `summary.json`. Arguments as in `make_pseudo_labels`."
     return {
@@ -172,8 +174,9 @@ def about_labels(
         "space": {"name": space.name, "classes": list(space.classes)},
         "rule": str(rule),
         "size": size and list(size),
-        "precision": precision,
+        "precision": inference.precision,
         "images": image_settings(dataset),
+        **inference.recorded(),
     }
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #5ec44eab
@@ -192,6 +195,7 @@ class AboutLabels(TypedDict):
     size: list[int] | None
     precision: str
     images: dict[str, Any]
+    inference: NotRequired[dict[str, Any]]  # windows and mirror image, where there are such
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #b37c94e6
 class ClassNote(TypedDict):
@@ -356,7 +360,7 @@ def start_folder(
     claim_folder(folder, (), "labels", "")
     summary = _claim(folder, about)
     if summary["about"] != about:
-        other = ", ".join(f"another {word}" for k, word in DECIDES.items() if summary["about"].get(k) != about[k])
+        other = ", ".join(f"another {word}" for k, word in DECIDES.items() if summary["about"].get(k) != about.get(k))
         problem = f"belongs to other pseudo-labels ({other})"
         remedy = "give the settings it was started with, name another folder, or allow overwriting"
         raise InputError(folder / SUMMARY, problem, remedy)
@@ -435,15 +439,14 @@ def _check_finite(scores: Tensor, images: list) -> None:
 def block_scores(
     net: nn.Module,
     block: list,  # of `Blocks`
-    precision: str,
+    inference: Inference,
 ) -> Iterator[tuple[int, tuple, Tensor]]:  # index, (H, W), float32 [C,h',w'] raw scores
     "The network's scores for a block; neighbors of one size share a forward pass. InputError if not finite."
     device = _device_of(net)
     for _, group in itertools.groupby(block, key=lambda item: item[2].shape):
         images = list(group)
         x = torch.stack([image for _, _, image, _ in images]).to(device).float() / 255
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            scores = net(x).logits.float()
+        scores = raw_scores(net, x, inference)
         _check_finite(scores, images)
         for (i, _, _, full_size), image_scores in zip(images, scores, strict=False):
             yield i, full_size, image_scores
@@ -458,13 +461,13 @@ class Predictions:
         self,
         net: nn.Module,
         blocks: Blocks,
-        precision: str = "32-true",
+        inference: Inference = Inference(),
         workers: int = 0,
         cache_mb: int = 0,
         progress: bool = True,
     ):
         self.net, self.blocks = net, blocks
-        self.precision, self.workers, self.progress = precision, workers, progress
+        self.inference, self.workers, self.progress = inference, workers, progress
         self.free_bytes = cache_mb * 2**20
         self.cache = {}  # number of a block -> its scores, on the CPU
 
@@ -483,7 +486,7 @@ class Predictions:
                 yield from self.cache[k]
         missing = [k for k in chosen if k not in self.cache]
         for k, block in read_blocks(self.blocks, missing, self.workers):
-            scores = list(block_scores(self.net, block, self.precision))
+            scores = list(block_scores(self.net, block, self.inference))
             self.keep(k, scores)
             yield from scores
 
@@ -657,8 +660,8 @@ def make_pseudo_labels(
     rule: str | ConfidenceRule = "median",  # a ConfidenceRule, or a name `confidence_rule` knows
     size: tuple | None = None,  # (h, w) the network sees; None: each image's own size
     space: LabelSpace | str | None = None,  # the network was trained in; None: the network's own, or the data set's
-    precision: str = "32-true",  # or "bf16-mixed"
-    batch_size: int = 4,  # images in a forward pass, where their sizes agree
+    inference: Inference = Inference(),  # windows, mirror image, precision
+    batch_size: int = 4,  # images in a forward pass, where their sizes agree; with windows, they come one by one
     workers: int = 0,  # processes that read images
     cache_mb: int = 1024,  # megabytes of scores to keep between the passes
     overwrite: bool = False,  # delete the pseudo-labels that the folder holds
@@ -667,14 +670,18 @@ def make_pseudo_labels(
 ) -> dict:  # summary.json, and "written": images labelled now; those already there are not counted
     """Label a data set with a network's confident predictions, 255 elsewhere (CIRN, stage 3), or go on with it.
 
-    Labels have each image's full size. InputError for a folder of another checkpoint, class set, rule, size or
-    data set, an unreadable image, scores that are not finite, and a full disk: what is written stays valid."""
+    Labels have each image's full size. InputError for a folder of another checkpoint, class set, rule, size,
+    prediction or data set, windows larger than the images, an unreadable image, scores that are not finite, and a
+    full disk: what is written stays valid."""
     rule, folder, space = confidence_rule(rule), Path(folder), space_of(net, space, dataset.space)
     _check_numbers(batch_size, workers, cache_mb)
-    names = [f"{key}.png" for key, _ in image_source(dataset)]
+    images = image_source(dataset)
+    check_window(inference, size, *images[0])
+    names = [f"{key}.png" for key, _ in images]
     share_state(net)
-    about = about_labels(net, dataset, rule, size, space, precision)
-    predictions = Predictions(net, Blocks(dataset, size, batch_size), precision, workers, cache_mb, progress)
+    about = about_labels(net, dataset, rule, size, space, inference)
+    blocks = Blocks(dataset, size, batch_size if inference.window is None else 1)
+    predictions = Predictions(net, blocks, inference, workers, cache_mb, progress)
     try:
         summary = _claim_together(folder, about, names, overwrite)
         with evaluation_mode(net):

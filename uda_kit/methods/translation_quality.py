@@ -23,6 +23,7 @@ from ..data.dataset import Dataset
 from ..data.labels import LabelSpace
 from ..data.streams import generator_at
 from ..evaluation.evaluate import Evaluation, evaluate, evaluation_mode, resized, space_of
+from ..evaluation.windows import Inference
 from ..models.segmenters import Segmenter
 
 # %% ../../nbs/methods/55_translation_quality.ipynb #a3ff8aa2
@@ -246,7 +247,7 @@ def translation_quality(
     sets, other label spaces and strangers among the translated images."""
     check_sets(segmenter, source, translated, target, space)
     before, after, ceiling = (
-        evaluate(segmenter, dataset, size, space, precision, progress=progress)
+        evaluate(segmenter, dataset, size, space, Inference(precision=precision), progress=progress)
         for dataset in (source, translated, target)
     )
     n = min(n or len(source), len(source), len(target) // 2)

@@ -22,6 +22,7 @@ from ..core.errors import InputError
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
+from ..evaluation.windows import Inference
 from ..methods.pseudo_labels import PseudoLabelled, confidence_rule, make_pseudo_labels
 from ..methods.translation import CycleGAN, write_translated
 from ..models.checkpoints import load_weights, read_header, save_weights
@@ -303,7 +304,7 @@ class PseudoLabelStage(RecipeStage):
             config.rule,
             config.source.resize,
             run.recipe.space,
-            options.precision,
+            Inference(precision=options.precision),
             workers=run.workers,
             progress=options.progress,
             say=say,
