@@ -18,6 +18,7 @@ WIDE = {  # functions with more parameters than that: constructors whose options
     "pspnet",
     "deeplab_v3",
     "daformer",
+    "hrda",
     "predict",
     "make_pseudo_labels",
     "translation_quality",

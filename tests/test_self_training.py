@@ -13,11 +13,19 @@ from safetensors.torch import load_file
 from uda_kit.core.errors import InputError
 from uda_kit.core.settings import override
 from uda_kit.data.sampling import RareClassSampling
+from uda_kit.data.streets.dataset import StreetScenes
+from uda_kit.data.streets.style import CAMERA as CAMERA_STYLE
+from uda_kit.evaluation.evaluate import evaluate
+from uda_kit.evaluation.windows import Inference
 from uda_kit.experiments.build import Run, build_stages
 from uda_kit.experiments.dry_run import dry_run
 from uda_kit.experiments.running import run_recipe
+from uda_kit.methods.feature_distance import FeatureDistanceTerms
+from uda_kit.models.checkpoints import load_weights
+from uda_kit.models.configs import HRDA
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.recipes.catalogue import find_recipe, recipes
+from uda_kit.training.configs import SumOfTerms
 from uda_kit.training.runs import RunDirectory, newest_checkpoint
 
 RENDERED, CAMERA = (f"scenes:{style}?n=6&size=48x64" for style in ("rendered", "camera"))
@@ -99,6 +107,9 @@ import torch
 from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import CAMERA, RENDERED
+from uda_kit.methods.feature_distance import FeatureDistanceTerms
+from uda_kit.models.checkpoints import load_weights
+from uda_kit.models.configs import HRDA
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.recipes.catalogue import find_recipe
 from uda_kit.training.configs import BuildContext
@@ -169,3 +180,25 @@ def test_rows_of_all_benchmarks_are_built():
 def test_dry_run():
     measured = dry_run(small("dacs-mic"), steps=1, options=options(), say=lambda text: None)
     assert list(measured["stages"]) == list(STEPS) and json.dumps(measured)
+
+
+def test_two_resolutions_train_and_score(tmp_path):
+    "HRDA's recipe on a small network: all losses are there, the saved network is read again and scored in windows."
+    full = find_recipe("gta5/hrda-mic").stages[0]
+    net = HRDA("tiny", width=16, dropout=0.0)
+    recipe = small("dacs-mic")
+    first, last = recipe.stages
+    last = replace(last, net=net, fresh=True, steps=2, terms=without_distance(full.terms), transforms=full.transforms)
+    sizes = [f"stages.{i}.source={RENDERED}" for i in (0, 1)]
+    run_recipe(override(replace(recipe, stages=(first, last)), sizes), tmp_path / "run", options())
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"loss/detail_source", "loss/detail_mixed", "loss/detail_masked", "loss/masked"} <= log[-1].keys()
+    trained = load_weights(tmp_path / "run" / "weights.safetensors")
+    streets = StreetScenes(CAMERA_STYLE, 2, (96, 128))
+    whole, windows = (evaluate(trained, streets, inference=Inference(w), progress=False) for w in (None, (48, 64)))
+    assert 0 <= whole.miou <= 1 and 0 <= windows.miou <= 1
+
+
+def without_distance(terms):
+    "The network has no weights to stay near to."
+    return SumOfTerms(tuple(part for part in terms.parts if not isinstance(part, FeatureDistanceTerms)))

@@ -42,6 +42,7 @@ from .methods.classmix import PseudoLabelTerms as PseudoLabelTerms
 from .methods.contrastive import contrastive_loss as contrastive_loss
 from .methods.contrastive_terms import ContrastiveTerms as ContrastiveTerms
 from .methods.cyclegan import CycleGANTerms as CycleGANTerms
+from .methods.detail import DetailTerms as DetailTerms
 from .methods.feature_distance import FeatureDistanceTerms as FeatureDistanceTerms
 from .methods.label_expansion import LabelExpansion as LabelExpansion
 from .methods.masking import MaskingConfig as MaskingConfig
@@ -60,6 +61,7 @@ from .methods.translation import translator as translator
 from .methods.translation import write_translated as write_translated
 from .models.checkpoints import load_weights as load_weights
 from .models.checkpoints import save_weights as save_weights
+from .models.configs import HRDA as HRDA
 from .models.configs import DAFormer as DAFormer
 from .models.configs import DeepLabV2 as DeepLabV2
 from .models.configs import DeepLabV3 as DeepLabV3
@@ -68,6 +70,7 @@ from .models.configs import PSPNet as PSPNet
 from .models.discriminators import OutputDiscriminator as OutputDiscriminator
 from .models.discriminators import PatchDiscriminator as PatchDiscriminator
 from .models.fusion_segmenters import daformer as daformer
+from .models.multi_resolution import hrda as hrda
 from .models.pyramid_segmenters import deeplab_v3 as deeplab_v3
 from .models.pyramid_segmenters import pspnet as pspnet
 from .models.segmenters import Outputs as Outputs

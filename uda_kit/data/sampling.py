@@ -67,7 +67,7 @@ class RareClassSampling:
 
     temperature: float = 0.01  # T
     min_pixels: int = 3000  # an image is drawn for a class if it holds more pixels of it
-    crop_share: float = 0.5  # of `min_pixels` that the crop has to hold
+    crop_share: float = 0.5  # how many times `min_pixels` the crop has to hold; above 1 where images are enlarged
     redraws: int = 10  # crops that are tried before the last one is taken as it is
     max_share: float = 1.0  # of a crop's labelled pixels that one class may have
 
@@ -77,9 +77,9 @@ class RareClassSampling:
             raise InputError(where, "is not positive", "give a number above 0; DAFormer's is 0.01")
         if not 0 < self.max_share <= 1:
             raise InputError(f"max_share={self.max_share}", "lets no crop pass", "give a share above 0 and up to 1")
-        if self.min_pixels < 0 or not 0 <= self.crop_share <= 1 or self.redraws < 0:
+        if self.min_pixels < 0 or self.crop_share < 0 or self.redraws < 0:
             where = f"min_pixels={self.min_pixels}, crop_share={self.crop_share}, redraws={self.redraws}"
-            raise InputError(where, "make no sense together", "give numbers from 0, and a share up to 1")
+            raise InputError(where, "make no sense together", "give numbers from 0")
 
 # %% ../../nbs/data/65_sampling.ipynb #4ee587ed
 DAFORMER = RareClassSampling()

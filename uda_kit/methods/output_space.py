@@ -170,10 +170,11 @@ class SupervisedTerms(TermsConfig):
 
     seg_aux: Amount = 0.1  # lambda_seg of the auxiliary level
     average: str = "labelled"  # divide by the labelled pixels, or by "all"
+    seg: Amount = 1.0  # lambda_seg of the main level
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`seg`, and `seg_aux` where the network has an auxiliary level."
-        terms: dict[str, Term] = {"seg": Supervised("main", average=self.average)}
+        terms: dict[str, Term] = {"seg": Supervised("main", self.seg, self.average)}
         if self.seg_aux and net.channels.get("aux"):
             terms["seg_aux"] = Supervised("aux", self.seg_aux, self.average)
         return terms

@@ -35,6 +35,7 @@ from uda_kit.models.backbones import (
     shown,
 )
 from .fusion_segmenters import daformer
+from .multi_resolution import hrda
 from .pyramid_segmenters import deeplab_v3, pspnet
 from .segmenters import Segmenter, deeplab_v2
 
@@ -186,6 +187,7 @@ ARCHITECTURES: dict[str, Callable[..., Segmenter]] = {
     "deeplab_v3": deeplab_v3,
     "pspnet": pspnet,
     "daformer": daformer,
+    "hrda": hrda,
 }
 
 

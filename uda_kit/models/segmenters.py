@@ -52,6 +52,8 @@ class Outputs:
     ancillary: Tensor | None = None  # [B,C,h,w] raw class scores of the ancillary classifier alone
     attention: Tensor | None = None  # [B,K,h,w] its attention maps in [0, 1], or None for K = 0
     stages: tuple[Tensor, ...] | None = None  # the backbone's maps, finest first, where `keep_stages` is set
+    detail: Tensor | None = None  # [B,C,h,w] raw class scores of a window at full size, of a network of two resolutions
+    box: tuple[int, int, int, int] | None = None  # that window in pixels of the image: top, left, bottom, right
 
 # %% ../../nbs/models/20_segmenters.ipynb #1daf30e7
 def upsample(

@@ -13,12 +13,13 @@ from ..data.photometric import Photometric
 from ..data.sampling import RareClassSampling
 from ..methods.classmix import ClassMixConfig, PseudoLabelTerms
 from ..methods.contrastive_terms import ContrastiveTerms
+from ..methods.detail import DetailTerms
 from ..methods.feature_distance import FeatureDistanceTerms
 from ..methods.masking import MaskingConfig
 from ..methods.output_space import SupervisedTerms
 from ..methods.self_training import TeacherConfig
 from ..methods.teacher import Averaging, ConfidentShare
-from ..models.configs import DAFormer, DeepLabV2, NetworkConfig
+from ..models.configs import HRDA, DAFormer, DeepLabV2, NetworkConfig
 from .config import Recipe, SourcePart, StageConfig
 from .content_invariant import small_content_recipes
 from .data import Data
@@ -121,7 +122,7 @@ def daformer_recipes(source: str) -> list[Recipe]:
     size = {"gta5": (704, 1280), "synthia": (760, 1280)}[source]
     data = Data(source, "all", size, 2, flip=True, crop=WINDOW)
     target = replace(HALF_SIZE, flip=True, margins=NO_BONNET)
-    losses = SupervisedTerms(0.0, average="all")
+    losses = SupervisedTerms(seg_aux=0.0, average="all")
     supervised = StageConfig(data, losses, MIT_B5, None, DAFORMER_ADAM, 40_000)
     stages = {row: on_top(parts, supervised, target) for row, parts in DAFORMER_ROWS.items()}
     whole = stages["daformer"]
@@ -138,7 +139,7 @@ def several_sources() -> list[Recipe]:
         SourcePart(Data("synthia", "all", (760, 1280)), 0.25),
         SourcePart(Data("synscapes", "all", (720, 1440)), 0.25),
     )
-    supervised = StageConfig(source, SupervisedTerms(0.0, average="all"), MIT_B5, None, DAFORMER_ADAM, 40_000)
+    supervised = StageConfig(source, SupervisedTerms(seg_aux=0.0, average="all"), MIT_B5, None, DAFORMER_ADAM, 40_000)
     row = replace(DAFORMER_ROW, rare=None)
     adapted = on_top(row, supervised, replace(HALF_SIZE, flip=True, margins=NO_BONNET))
     stages = {"source-only": supervised, "daformer": adapted}
@@ -146,6 +147,41 @@ def several_sources() -> list[Recipe]:
     for name, stage in stages.items():
         stage = replace(stage, other_sources=others)
         recipes.append(full_recipe(f"three-sources/{name}", stage, HALF_SIZE_VAL, ABOUT_MIT))
+    return recipes
+
+# %% ../../nbs/recipes/65_self_training.ipynb #6500003b
+FULL_WINDOW = (1024, 1024)
+NO_BONNET_NO_SIDES = (30 / 1024, 240 / 1024, 30 / 2048, 30 / 2048)
+HRDA_MIT_B5 = HRDA("timm:mit_b5")
+HRDA_ROW = replace(DAFORMER_ROW, rare=RareClassSampling(crop_share=2.0, max_share=0.75))
+HRDA_ROWS = {"hrda": HRDA_ROW, "hrda-mic": replace(HRDA_ROW, masking=MaskingConfig(0.7, 64, STRENGTH))}
+DETAIL = 0.1  # weight of the detail window's loss
+
+
+def with_detail(terms: SumOfTerms) -> SumOfTerms:
+    "Losses of mixed and masked batches with a share of the detail window."
+    parts: list[TermsConfig] = []
+    for part in terms.parts:
+        if isinstance(part, PseudoLabelTerms):
+            parts += [replace(part, weight=1 - DETAIL), DetailTerms(part.batch, DETAIL, "all")]
+        else:
+            parts.append(part)
+    return SumOfTerms((*parts, DetailTerms("source", DETAIL, "all")))
+
+
+def hrda_recipes(source: str) -> list[Recipe]:
+    "HRDA and MIC on it from GTA5 or SYNTHIA to Cityscapes, at full resolution."
+    size = {"gta5": (1440, 2560), "synthia": (1520, 2560)}[source]
+    data = Data(source, "all", size, 2, flip=True, crop=FULL_WINDOW)
+    target = Data("cityscapes", "train", (1024, 2048), 2, flip=True, crop=FULL_WINDOW, margins=NO_BONNET_NO_SIDES)
+    losses = SupervisedTerms(0.0, "all", 1 - DETAIL)
+    supervised = StageConfig(data, losses, HRDA_MIT_B5, None, DAFORMER_ADAM, 40_000)
+    recipes = []
+    for row, parts in HRDA_ROWS.items():
+        stage = on_top(parts, supervised, target)
+        assert isinstance(stage.terms, SumOfTerms), "as `on_top` makes it"
+        stage = replace(stage, terms=with_detail(stage.terms))
+        recipes.append(full_recipe(f"{source}/{row}", stage, Data("cityscapes", "val"), ABOUT_MIT))
     return recipes
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500002b
@@ -161,7 +197,7 @@ ABOUT_ADVERSE = f"labels of Cityscapes, images in bad weather or at night; {ABOU
 def adverse_recipes() -> list[Recipe]:
     "From Cityscapes to bad weather (ACDC) and to the night (Dark Zurich): source-only, DAFormer and MIC."
     source = replace(HALF_SIZE, flip=True)
-    supervised = StageConfig(source, SupervisedTerms(0.0, average="all"), MIT_B5, None, DAFORMER_ADAM, 40_000)
+    supervised = StageConfig(source, SupervisedTerms(seg_aux=0.0, average="all"), MIT_B5, None, DAFORMER_ADAM, 40_000)
     with_masks = replace(ADVERSE_ROW, masking=MaskingConfig(0.7, 32, NO_CHANGE))
     recipes = []
     for name, target in ADVERSE.items():
@@ -260,5 +296,9 @@ def fusion_recipes(b: SmallBenchmark) -> list[Recipe]:
 def self_training_recipes() -> list[Recipe]:
     "All recipes of the self-training papers."
     small = [*small_mix_recipes(SCENES), *small_mix_recipes(CAMVID)]
-    full = [recipe for source in SOURCES for recipe in (*dacs_recipes(source), *daformer_recipes(source))]
+    full = [
+        recipe
+        for source in SOURCES
+        for recipe in (*dacs_recipes(source), *daformer_recipes(source), *hrda_recipes(source))
+    ]
     return [*small, *full, *several_sources(), *adverse_recipes(), *vfm_recipes()]

@@ -156,9 +156,9 @@ def detach(self: Batch) -> Batch:
 
 
 def _cut(value: Any) -> Any:
-    "A tensor, or a tuple or `Outputs` of such, without its graph; None stays None."
-    if value is None:
-        return None
+    "A tensor, or a tuple or `Outputs` of such, without its graph; None and numbers stay what they are."
+    if value is None or isinstance(value, int):
+        return value
     if isinstance(value, tuple):
         return tuple(map(_cut, value))
     if isinstance(value, Outputs):
