@@ -85,7 +85,7 @@ def read_inference(
 def translated_names(recipes: Iterable["Recipe"]) -> list[str]:
     "Names of the folders of translated images that recipes read."
     stages = [stage for recipe in recipes for stage in recipe.stages]
-    entries = [data for stage in stages for data in (stage.source, stage.target) if data]
+    entries = [data for stage in stages for data in stage.entries]
     return list(dict.fromkeys(data.translated for data in entries if data.translated))
 
 

@@ -32,7 +32,7 @@ from ..core.processes import first_process
 
 if TYPE_CHECKING:  # these import torch, and a command line starts without it
     from uda_kit.evaluation.evaluate import Evaluation
-    from uda_kit.recipes.config import Recipe
+    from uda_kit.recipes.config import Recipe, SourcePart
     from uda_kit.recipes.data import Data
     from uda_kit.training.fit import RunOptions
 
@@ -125,13 +125,20 @@ def with_images(data: "Data", text: str | None) -> "Data":
     return data if text is None else data.with_text(text)
 
 
+def with_target_part(part: "SourcePart", target: "Data | None", text: str | None) -> "SourcePart":
+    "A part of a source; where it is labelled images of the target, it follows --target."
+    follows = target is not None and part.data.same_images(target)
+    return replace(part, data=with_images(part.data, text)) if follows else part
+
+
 def with_training_data(recipe: "Recipe", args: Train) -> "Recipe":
     "A recipe with the data of --source and --target in place of its own."
     stages = []
     for stage in recipe.stages:  # a stage that learns from pseudo-labels has the target as its source
         source = with_images(stage.source, args.source if stage.labels_given else args.target)
         target = stage.target and with_images(stage.target, args.target)
-        stages.append(replace(stage, source=source, target=target))
+        others = tuple(with_target_part(part, stage.target, args.target) for part in stage.other_sources)
+        stages.append(replace(stage, source=source, target=target, other_sources=others))
     return replace(recipe, stages=tuple(stages))
 
 # %% ../../nbs/cli/30_train.ipynb #21243e1b

@@ -45,6 +45,9 @@ def _check_photometric(settings: Photometric) -> None:
     if not all(0 <= p <= 1 for p in probabilities):
         raise InputError(where, f"probabilities {probabilities}", "give numbers from 0 to 1")
 
+# %% ../../nbs/data/56_photometric.ipynb #56000016
+DACS_COLORS = Photometric()
+
 # %% ../../nbs/data/56_photometric.ipynb #56000009
 COLOR_STEPS = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
 

@@ -131,9 +131,10 @@ def sample(self: Batches, m: int) -> tuple[Tensor, Tensor | None, str]:
 def sampled(self: Batches, m: int) -> tuple[Tensor, Tensor | None, str]:
     "The same for a sample that the sampler draws."
     i, wanted = self.sampler.draw(self.seed, m)
+    whole = self.load(i)
     for attempt in range(self.sampler.redraws + 1):
         generator = generator_at("sample", self.seed, m, attempt)
-        image, label = self.transform.augment(*self.load(i), generator)
+        image, label = self.transform.augment(*whole, generator)
         if self.sampler.accepts(label, wanted):
             break
     return image, label, self.dataset.key(i)

@@ -178,7 +178,9 @@ class JointTransform:
     scale: tuple[float, float] | None = None  # (low, high): resize by a random factor between these
     crop: tuple | None = None  # (height, width) of a random window
     # shares of height and width that do not count: top, bottom, left, right
-    margins: tuple[float, float, float, float] | None = None
+    margins: tuple[float, float, float, float] | None = None  # a `Stream` marks them
+    # of a crop's labelled pixels, that one class may have; a crop with more is drawn again, up to ten times
+    max_share: float | None = None
 
     def __post_init__(self):
         for name, least in (("size", 1), ("crop", 1), ("scale", 0)):
@@ -187,6 +189,8 @@ class JointTransform:
                 object.__setattr__(self, name, pair_of(name, value, least))
         if self.margins is not None:
             check_margins(self.margins)
+        if self.max_share is not None and not 0 < self.max_share <= 1:
+            raise InputError(f"max_share={self.max_share}", "lets no crop pass", "give a share above 0 and up to 1")
 
     def resize(
         self,
@@ -220,11 +224,33 @@ def augment(
         size = [max(1, round(side * factor)) for side in image.shape[1:]]
         image, label = resize_pair(image, label, size)
     if self.crop:
-        image, label = crop_pair(image, label, self.crop, generator)
+        image, label = self.cropped(image, label, generator)
     if self.flip and uniform(0, 1, generator) < 0.5:
         image, label = mirror_pair(image, label)
     image = image.as_subclass(Tensor)  # plain tensors again
     return image, None if label is None else label.as_subclass(Tensor)
+
+# %% ../../nbs/data/50_transforms.ipynb #50000105
+REDRAWS = 10  # crops that are tried before the last one is taken
+
+
+@patch
+def cropped(
+    self: JointTransform, image: Tensor, label: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    "A random window; another one where a class has too large a share of it."
+    assert self.crop is not None, "asked for where there is a crop"
+    for _ in range(REDRAWS):
+        window = crop_pair(image, label, self.crop, generator)
+        if self.max_share is None or window[1] is None or _largest_share(window[1]) <= self.max_share:
+            break
+    return window
+
+
+def _largest_share(label: Tensor) -> float:
+    "Share of the most frequent class among the labelled pixels; 0 where there are none."
+    pixels = torch.bincount(label.as_subclass(Tensor).flatten().long(), minlength=256)[:255]  # 255: no label
+    return float(pixels.max() / pixels.sum().clamp(min=1))
 
 # %% ../../nbs/data/50_transforms.ipynb #1f345557
 @patch

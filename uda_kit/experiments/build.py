@@ -207,6 +207,10 @@ def build_stages(run: Run) -> list[RecipeStage]:
         if stage.config.labels_given:
             check_labelled(stage)
         stage_optimizer(stage)  # rates of layers that the network does not have are refused
+        check_labels(stage)
+        check_mixed_sizes(stage)
+        if stage.source.rare:
+            stage.source.sampler()  # a class of which there is enough must occur
         check_room(stage)
     check_test_size(run.recipe, run.stages[-1])
     return run.stages
@@ -239,7 +243,7 @@ def check_recipe(recipe: Recipe) -> None:
             remedy = "give it the images themselves"
             raise InputError(stage.name, "translates images that another stage has translated", remedy)
         makers = {maker.name: maker.source for maker in recipe.stages[:index] if maker.translates}
-        for data in filter(None, (stage.source, stage.target)):
+        for data in stage.entries:
             check_translated(stage.name, data, makers)
 
 # %% ../../nbs/experiments/10_build.ipynb #21c31701
@@ -263,7 +267,7 @@ def check_translated(stage: str, data: Data, makers: dict[str, Data]) -> None:
 # %% ../../nbs/experiments/10_build.ipynb #f4a37847
 def _images(data: Data) -> tuple[str, ...]:
     "What decides which images an entry holds, and how large they are."
-    return str(data), str(data.split), str(data.size)
+    return str(data), str(data.split), str(data.size), str(data.only)
 
 # %% ../../nbs/experiments/10_build.ipynb #4bdde22c
 def check_labelled(stage: RecipeStage) -> None:
@@ -364,6 +368,33 @@ def check_room(stage: RecipeStage) -> None:
         batch = f"{stage.config.source.batch_size} in a batch"
         problem = f"its images of {shown} are too small for it, {batch} ({first_line(error)})"
         raise InputError(f"stage {stage.config.name!r}", problem, "give a larger size or crop") from error
+
+# %% ../../nbs/experiments/10_build.ipynb #10000102
+def check_labels(stage: RecipeStage) -> None:
+    "`InputError` where a batch transform needs labels that are neither given nor made by one before it."
+    feeds = {"source": stage.source, "target": stage.target}
+    known = {side for side, feed in feeds.items() if feed is not None and feed.labelled is not False}
+    for transform in stage.transforms:
+        missing = [side for side in transform.needs_labels if side not in known]
+        if missing:
+            problem = f"{type(transform).__name__} needs labels of the {missing[0]}, and nothing before it makes them"
+            remedy = "put a Teacher before it" if missing[0] == "target" else "give the stage a labelled source"
+            raise InputError(f"stage {stage.config.name!r}", problem, remedy)
+        known |= {*transform.labels, *transform.makes}
+
+
+def check_mixed_sizes(stage: RecipeStage) -> None:
+    "`InputError` where images of source and target are mixed, and differ in size or number."
+    config = stage.config
+    mixes = any({"source", "target"} <= set(transform.needs_labels) for transform in stage.transforms)
+    if not mixes or config.target is None or stage.target is None:
+        return
+    sides = ((config.source, stage.source.dataset), (config.target, stage.target.dataset))
+    shapes = [(data.batch_size, *trained_size(data, dataset)) for data, dataset in sides]
+    if shapes[0] != shapes[1]:
+        (count, height, width), (others, h, w) = shapes
+        problem = f"mixes {count} source images of {height}x{width} with {others} target images of {h}x{w}"
+        raise InputError(f"stage {config.name!r}", problem, "give both the same crop and the same batch size")
 
 # %% ../../nbs/experiments/10_build.ipynb #3961883a
 def check_test_size(recipe: Recipe, stage: Stage) -> None:

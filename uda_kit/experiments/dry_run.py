@@ -123,7 +123,7 @@ def say_stand_ins(recipe: Recipe, roots: dict[str, str] | None, say: Callable) -
     "Say what a dry run leaves out, and for which data street scenes stand in."
     if any(getattr(stage.net, "weights", None) == "imagenet" for stage in recipe.stages):
         say("ImageNet weights are left out of a dry run: the network starts from random ones")
-    entries = [data for stage in recipe.stages for data in (stage.source, stage.target) if data]
+    entries = [data for stage in recipe.stages for data in stage.entries]
     missing = dict.fromkeys(data.name for data in entries if not is_given(data, roots))
     if missing:
         names = ", ".join(missing)

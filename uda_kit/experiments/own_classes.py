@@ -35,7 +35,13 @@ def listed(names: Iterable[str], limit: int = 8) -> str:
 # %% ../../nbs/experiments/20_own_classes.ipynb #1d7dad13
 def labelled_sources(recipe: Recipe) -> dict[str, Data]:
     "Where each labelled source of a recipe stands, and the source."
-    return {f"stages.{i}.source": stage.source for i, stage in enumerate(recipe.stages) if stage.labels_given}
+    sources = {}
+    for i, stage in enumerate(recipe.stages):
+        if stage.labels_given:
+            sources[f"stages.{i}.source"] = stage.source
+            parts = {f"stages.{i}.other_sources.{k}": part.data for k, part in enumerate(stage.other_sources)}
+            sources |= parts
+    return sources
 
 
 def check_sources(sources: dict[str, Data], roots: dict[str, str] | None) -> None:

@@ -34,7 +34,8 @@ def candidate_recipe(recipe: Recipe, candidate: str) -> Recipe:
         remedy = "leave val and test as they are"
         raise InputError(candidate, "would have candidates judged on different images", remedy)
     for stage in changed.stages:
-        if stage.labels_given and stage.source.same_images(changed.val):
+        trained_on = stage.labelled_sources if stage.labels_given else ()
+        if any(data.same_images(changed.val) for data in trained_on):
             problem = f"stage {stage.name!r} trains on the labels of its validation images ({changed.val})"
             raise InputError(recipe.name, problem, "choose by a recipe that has not seen them")
     return replace(changed, test=changed.val, val=None, protocol="")

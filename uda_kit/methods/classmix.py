@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.distributed import draw_rows, gather_rows
 from ..core.errors import InputError
 from ..core.settings import Amount
-from ..data.photometric import Photometric, photometric
+from ..data.photometric import DACS_COLORS, Photometric, photometric
 from .teacher import PseudoSupervised
 from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TermsConfig, TransformConfig
@@ -54,15 +54,13 @@ def class_mask(
     drawn = draw_half(present_classes(label), generator, shared)
     return drawn.gather(1, label.flatten(1).long()).view(label.shape)
 
-# %% ../../nbs/methods/86_classmix.ipynb #8600002f
-DACS_COLORS = Photometric()
-
 # %% ../../nbs/methods/86_classmix.ipynb #8600000f
 class ClassMix(BatchTransform):
     "Makes the batch 'mixed' from the source and a target with pseudo-labels (DACS, section 3.1)."
 
     reads = ("source", "target")
     makes = ("mixed",)
+    needs_labels = ("source", "target")
     joint_draws = True
 
     def __init__(

@@ -7,6 +7,7 @@ __all__ = ['FeatureDistanceTerms']
 
 # %% ../../nbs/methods/88_feature_distance.ipynb #88000004
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from ..core.errors import InputError
 from ..core.settings import Amount, Fraction
 from ..data.labels import LabelSpace
+from .contrastive_terms import joint_mean
 from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, Term
@@ -86,7 +88,7 @@ class FeatureDistance(Term):
         reference = self.frozen[0](source.image)
         cells = cells_of_things(source.label, features.shape[-2:], self.things, self.least)
         distance = torch.linalg.vector_norm(features - reference, dim=1)  # [B,h,w]
-        return (distance * cells).sum() / cells.sum().clamp(min=1)
+        return joint_mean((distance * cells).sum(), cells.sum())
 
     def settings(self) -> dict:
         "What decides the loss, as JSON."
@@ -123,4 +125,7 @@ class FeatureDistanceTerms(TermsConfig):
         "The term `feature_distance`. `InputError` where the label space has no things."
         if context.space is None:
             raise InputError("feature distance", "does not know the classes", "build it with a label space")
+        if not net.pretrained:
+            problem = "the network starts from random weights, and stays near to random features"
+            print(f"feature distance: {problem}; give it weights", file=sys.stderr)
         return {"feature_distance": FeatureDistance(net, things_of(context.space), self.weight, self.least)}

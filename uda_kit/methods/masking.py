@@ -17,8 +17,8 @@ from torch import Tensor
 from ..core.distributed import draw_rows
 from ..core.errors import InputError
 from ..core.settings import BelowOne, Count
-from ..data.photometric import Photometric, photometric
-from .classmix import DACS_COLORS, weight_of
+from ..data.photometric import DACS_COLORS, Photometric, photometric
+from .classmix import weight_of
 from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TransformConfig
 from ..training.objective import Batch, BatchTransform
@@ -51,6 +51,7 @@ class Masking(BatchTransform):
 
     reads = ("target",)
     makes = ("masked",)
+    needs_labels = ("target",)
     joint_draws = True
 
     def __init__(

@@ -148,7 +148,7 @@ def fold_into(folded: nn.Conv2d, conv: nn.Conv2d, norm: _BatchNorm) -> None:
 
 # %% ../../nbs/methods/82_teacher.ipynb #82000104
 def prediction(
-    net: nn.Module,  # in evaluation mode
+    net: nn.Module,  # as it shall predict
     image: Tensor,  # [B,3,H,W] RGB in [0, 1]
     precision: str = "32-true",  # or "bf16-mixed"
 ) -> tuple[Tensor, Tensor]:  # probabilities [B,C,H,W] fp32; features [B,F,h,w]
@@ -302,6 +302,7 @@ class Teacher(BatchTransform):
     Contrastive paper, sections 5.1 and 5.4."""
 
     reads = ("target",)
+    labels = ("target",)
 
     def __init__(
         self,
@@ -415,6 +416,7 @@ def _begin(self: Teacher, student: Segmenter) -> None:
         self.without, self.saved = self.saved["without"].to(device), None
     if self.averaging.norms == "train":
         use_batch_statistics(self.own)
+        self.own.aux, self.own.keep_stages = None, False  # it is asked for labels alone
 
 
 @patch
@@ -467,8 +469,10 @@ def __call__(self: Teacher, batches: dict[str, Batch], generator: torch.Generato
     weight = torch.where(confident == IGNORE, 0.0, confidence)
     if self.rule is not None:
         weight = self.rule.weight(confidence).expand_as(confidence)
-    if tgt.weight is not None:
-        weight = weight * tgt.weight  # pixels that the data leave out
+    if tgt.weight is not None:  # 0 for pixels that the data leave out
+        weight = weight * tgt.weight
+        confident = torch.where(tgt.weight > 0, confident, IGNORE)
+        labelling.expanded = torch.where(tgt.weight > 0, labelling.expanded, IGNORE)
     if self.expansion is not None:
         self.expansion.to(tgt.image.device).gather(confident, confidence, features)
         labelling.expanded = self.expansion.expand(confident, features)
@@ -515,7 +519,7 @@ def state_dict(self: Teacher) -> dict:
 def load_state_dict(self: Teacher, state: dict) -> None:
     "Go on as the teacher that `state` was taken from. InputError where its settings differ."
     mine, theirs = self.settings(), state["settings"]
-    other = [k for k in mine if mine[k] != theirs.get(k)]
+    other = [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
     if other:
         problem = f"the run was started with another {' and '.join(other)}"
         raise InputError("teacher", problem, "give the settings it was started with")

@@ -240,6 +240,7 @@ class Segmenter(nn.Module):
     space: LabelSpace | None = None  # what its classes mean, if known
     described: dict | None = None  # the options by which a run's config.json describes it, if it was read from a run
     fixed = False  # the backbone does not learn, see `fix_backbone`
+    pretrained = False  # the backbone was built with weights
     keep_stages = False  # `Outputs.stages` is filled, for terms and heads that look at several stages; costs memory
 
     def __init__(
@@ -376,7 +377,7 @@ def build_backbone(config: dict, late_dilation: bool = False) -> Backbone:
 
 def load_pretrained(net: "Segmenter", weights: str) -> None:
     "Fill a network's backbone. `InputError` for files that do not fit."
-    backbone = net.config["backbone"]
+    backbone, net.pretrained = net.config["backbone"], True
     if not isinstance(net.backbone, TimmBackbone):
         load_backbone(net.backbone, weights, backbone, net.config)
         return

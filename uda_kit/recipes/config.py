@@ -37,7 +37,7 @@ class SourcePart:
     data: Data
     share: Fraction  # of the images that a step draws from the source
 
-
+# %% ../../nbs/recipes/20_config.ipynb #20000101
 @dataclass(frozen=True)
 class StageConfig:
     """One stage of a recipe. Its network goes on from the stage before; one with more parts takes over the parts they
@@ -61,7 +61,17 @@ class StageConfig:
     labels_given: ClassVar[bool] = True  # are the source's labels there before the run?
     translates: ClassVar[bool] = False  # does it leave translated source images?
 
+    @property
+    def labelled_sources(self) -> tuple[Data, ...]:
+        "The source and its other parts."
+        return (self.source, *(part.data for part in self.other_sources))
 
+    @property
+    def entries(self) -> tuple[Data, ...]:
+        "All data that the stage reads."
+        return self.labelled_sources if self.target is None else (*self.labelled_sources, self.target)
+
+# %% ../../nbs/recipes/20_config.ipynb #20000102
 @dataclass(frozen=True)
 class TranslationConfig(StageConfig):
     """A stage that trains a translator and then translates the source images, at the stage's size. The network of the

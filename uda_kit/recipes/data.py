@@ -14,7 +14,7 @@ from typing import Any
 from fastcore.basics import patch
 
 from ..core.errors import InputError
-from ..core.settings import BelowOne, Count, Scale, Seed, Size, Steps
+from ..core.settings import BelowOne, Count, Fraction, Scale, Seed, Size, Steps
 from ..data.dataset import Dataset
 from ..data.datasets import open_named, parse_spec, read_options
 from ..data.labels import LabelSpace, translate
@@ -50,6 +50,7 @@ class Data:
     crop: Size | None = None  # (height, width) of a random window
     # shares of height and width whose labels do not count: top, bottom, left, right
     margins: tuple[BelowOne, BelowOne, BelowOne, BelowOne] | None = None
+    max_share: Fraction | None = None  # of a window's labelled pixels that one class may have
     translated: str = ""  # name of a folder of translated images, located like a data set
     translated_by: str = ""  # name of an earlier stage that translates the images
     originals: bool = True  # False: translated images replace the originals instead of joining them
@@ -80,7 +81,7 @@ def resize(self: Data) -> tuple[int, int] | None:
 @patch(as_prop=True)
 def transform(self: Data) -> JointTransform:
     "What is done with an image and its label."
-    return JointTransform(self.resize, self.flip, self.scale, self.crop, self.margins)
+    return JointTransform(self.resize, self.flip, self.scale, self.crop, self.margins, self.max_share)
 
 # %% ../../nbs/recipes/10_data.ipynb #bc3c9858
 @patch
@@ -111,6 +112,7 @@ def with_images(self: Data, other: Data) -> Data:
         "scale",
         "crop",
         "margins",
+        "max_share",
         "translated",
         "translated_by",
         "originals",

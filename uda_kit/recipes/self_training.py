@@ -90,7 +90,7 @@ ABOUT_DACS = "the authors start from COCO weights, this recipe from ImageNet's"
 
 
 def full_recipe(name: str, stage: StageConfig, test: Data, about: str) -> Recipe:
-    "A recipe of one stage with Cityscapes as its target."
+    "A recipe of one stage."
     protocol = SOURCES.get(stage.source.name, ((), ""))[1]
     return Recipe(name, (stage,), test, "cityscapes19", papers=("self_training",), protocol=protocol, about=about)
 
@@ -107,7 +107,7 @@ STRENGTH = Photometric((0.2, 0.2, 0.2, 0.2))  # of DAFormer and MIC
 MIT_B5 = DAFormer("timm:mit_b5")
 DAFORMER_ADAM = AdamW(6e-5, weight_decay=0.01, head_multiplier=10.0, power=1.0, warmup=1500, decay_norms=False)
 NO_BONNET = (15 / 512, 120 / 512, 0.0, 0.0)  # blurred upper edge, and the car's own bonnet
-DAFORMER_ROW = MixRow(ClassMixConfig(True, STRENGTH), RareClassSampling(max_share=0.75), 0.005, average=0.999)
+DAFORMER_ROW = MixRow(ClassMixConfig(True, STRENGTH), RareClassSampling(), 0.005, average=0.999)
 DAFORMER_ROWS = {
     "daformer": DAFORMER_ROW,
     "daformer-no-rare": replace(DAFORMER_ROW, rare=None),
@@ -120,21 +120,26 @@ ABOUT_MIT = "give MiT's weights as a local file: --set stages.0.net.weights=FILE
 def daformer_recipes(source: str) -> list[Recipe]:
     "DAFormer, its ablations and MIC from GTA5 or SYNTHIA to Cityscapes."
     size = {"gta5": (704, 1280), "synthia": (760, 1280)}[source]
-    data = Data(source, "all", size, 2, flip=True, crop=WINDOW)
+    data = Data(source, "all", size, 2, flip=True, crop=WINDOW, max_share=0.75)
     target = replace(HALF_SIZE, flip=True, margins=NO_BONNET)
     losses = SupervisedTerms(seg_aux=0.0, average="all")
     supervised = StageConfig(data, losses, MIT_B5, None, DAFORMER_ADAM, 40_000)
     stages = {row: on_top(parts, supervised, target) for row, parts in DAFORMER_ROWS.items()}
+    stages["mit-source-only"] = supervised
     whole = stages["daformer"]
     stages["daformer-no-warmup"] = replace(whole, optimizer=replace(DAFORMER_ADAM, warmup=0))
-    on_resnet = replace(supervised, net=RESNET_101, optimizer=replace(DAFORMER_ADAM))
+    on_resnet = replace(supervised, net=RESNET_101)
     stages["daformer-resnet101"] = on_top(DAFORMER_ROW, on_resnet, target)
-    return [full_recipe(f"{source}/{row}", stage, HALF_SIZE_VAL, ABOUT_MIT) for row, stage in stages.items()]
+    recipes = []
+    for row, stage in stages.items():
+        about = "DAFormer's training of DeepLab-v2" if stage.net == RESNET_101 else ABOUT_MIT
+        recipes.append(full_recipe(f"{source}/{row}", stage, HALF_SIZE_VAL, about))
+    return recipes
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500001a
 def several_sources() -> list[Recipe]:
     "DAFormer from GTA5, SYNTHIA and Synscapes together. Images are drawn by shares in place of rare classes."
-    source = Data("gta5", "all", (704, 1280), 2, flip=True, crop=WINDOW)
+    source = Data("gta5", "all", (704, 1280), 2, flip=True, crop=WINDOW, max_share=0.75)
     others = (
         SourcePart(Data("synthia", "all", (760, 1280)), 0.25),
         SourcePart(Data("synscapes", "all", (720, 1440)), 0.25),
@@ -153,7 +158,7 @@ def several_sources() -> list[Recipe]:
 FULL_WINDOW = (1024, 1024)
 NO_BONNET_NO_SIDES = (30 / 1024, 240 / 1024, 30 / 2048, 30 / 2048)
 HRDA_MIT_B5 = HRDA("timm:mit_b5")
-HRDA_ROW = replace(DAFORMER_ROW, rare=RareClassSampling(crop_share=2.0, max_share=0.75))
+HRDA_ROW = replace(DAFORMER_ROW, rare=RareClassSampling(crop_share=2.0))
 HRDA_ROWS = {"hrda": HRDA_ROW, "hrda-mic": replace(HRDA_ROW, masking=MaskingConfig(0.7, 64, STRENGTH))}
 DETAIL = 0.1  # weight of the detail window's loss
 
@@ -172,7 +177,7 @@ def with_detail(terms: SumOfTerms) -> SumOfTerms:
 def hrda_recipes(source: str) -> list[Recipe]:
     "HRDA and MIC on it from GTA5 or SYNTHIA to Cityscapes, at full resolution."
     size = {"gta5": (1440, 2560), "synthia": (1520, 2560)}[source]
-    data = Data(source, "all", size, 2, flip=True, crop=FULL_WINDOW)
+    data = Data(source, "all", size, 2, flip=True, crop=FULL_WINDOW, max_share=0.75)
     target = Data("cityscapes", "train", (1024, 2048), 2, flip=True, crop=FULL_WINDOW, margins=NO_BONNET_NO_SIDES)
     losses = SupervisedTerms(0.0, "all", 1 - DETAIL)
     supervised = StageConfig(data, losses, HRDA_MIT_B5, None, DAFORMER_ADAM, 40_000)
@@ -185,25 +190,23 @@ def hrda_recipes(source: str) -> list[Recipe]:
     return recipes
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500002b
-ADVERSE = {  # target, split and size of its test images
+ADVERSE = {  # images of the target, half size
     "acdc": Data("acdc", "train", (540, 960), 2, flip=True, crop=WINDOW),
     "darkzurich": Data("darkzurich", "train", (540, 960), 2, flip=True, crop=WINDOW),
 }
-NO_CHANGE = replace(STRENGTH, jitter_probability=0.0)  # colors say which weather it is
-ADVERSE_ROW = replace(DAFORMER_ROW, mixing=ClassMixConfig(True, NO_CHANGE))
 ABOUT_ADVERSE = f"labels of Cityscapes, images in bad weather or at night; {ABOUT_MIT}"
 
 
 def adverse_recipes() -> list[Recipe]:
     "From Cityscapes to bad weather (ACDC) and to the night (Dark Zurich): source-only, DAFormer and MIC."
-    source = replace(HALF_SIZE, flip=True)
+    source = replace(HALF_SIZE, flip=True, max_share=0.75)
     supervised = StageConfig(source, SupervisedTerms(seg_aux=0.0, average="all"), MIT_B5, None, DAFORMER_ADAM, 40_000)
-    with_masks = replace(ADVERSE_ROW, masking=MaskingConfig(0.7, 32, NO_CHANGE))
+    with_masks = replace(DAFORMER_ROW, masking=MaskingConfig(0.7, 32, None))
     recipes = []
     for name, target in ADVERSE.items():
         stages = {
             "source-only": supervised,
-            "daformer": on_top(ADVERSE_ROW, supervised, target),
+            "daformer": on_top(DAFORMER_ROW, supervised, target),
             "daformer-mic": on_top(with_masks, supervised, target),
         }
         test = replace(target, split="val", crop=None, flip=False, batch_size=1)
@@ -241,20 +244,27 @@ def vfm_recipes() -> list[Recipe]:
     return recipes
 
 # %% ../../nbs/recipes/65_self_training.ipynb #65000010
-SMALL_RARE = RareClassSampling(min_pixels=100, max_share=0.75)
-SMALL_MASKING = MaskingConfig(0.7, 12)
+SMALL_RARE = RareClassSampling(min_pixels=100, crop_share=0.25)
+MASKED = MaskingConfig(0.7)  # its blocks have a sixteenth of the images' height
 SMALL_ROWS = {
     "dacs": MixRow(),
     "dacs-shared": MixRow(ClassMixConfig(shared=True)),
     "dacs-rare": MixRow(rare=SMALL_RARE),
     "dacs-distance": MixRow(distance=0.005),
     "daformer": MixRow(ClassMixConfig(shared=True), SMALL_RARE, 0.005),
-    "dacs-mic": MixRow(masking=SMALL_MASKING),
-    "daformer-mic": MixRow(ClassMixConfig(shared=True), SMALL_RARE, 0.005, SMALL_MASKING),
+    "dacs-mic": MixRow(masking=MASKED),
+    "daformer-mic": MixRow(ClassMixConfig(shared=True), SMALL_RARE, 0.005, MASKED),
     "dacs-contrast": MixRow(contrast=ContrastiveTerms(size=200)),
 }
 FEW = 8  # labelled target images
 ABOUT_SMALL = "two stages: warm-up on the source, then ClassMix with an averaged teacher; tiny network"
+
+# %% ../../nbs/recipes/65_self_training.ipynb #6500001c
+def block_of(target: Data) -> int:
+    "Side of a block of the mask in pixels: a sixteenth of the images' height, as at full size."
+    size = target.crop or target.size
+    assert size is not None, "small benchmarks say how large their images are"
+    return round(size[0] / 16)
 
 
 def small_mix_recipes(b: SmallBenchmark) -> list[Recipe]:
@@ -263,6 +273,8 @@ def small_mix_recipes(b: SmallBenchmark) -> list[Recipe]:
     for name, row in SMALL_ROWS.items():
         if row.distance and b.scale.net.weights is None:
             continue
+        if row.masking is not None:
+            row = replace(row, masking=replace(row.masking, block=block_of(b.target)))
         warmup, adapt = b.scale.stages(SupervisedTerms(), b.source, b.target)
         recipes.append(b.recipe(name, (warmup, on_top(row, adapt, b.target)), ("self_training",), ABOUT_SMALL))
     return [*recipes, few_labels(b), *fusion_recipes(b)]

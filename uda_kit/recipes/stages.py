@@ -85,8 +85,6 @@ def _build_net(run: "Run", config: "StageConfig", before: "RecipeStage | None") 
     torch.manual_seed(run.options.seed)
     with building(config.name, "network"):
         net: Any = config.net.build(len(label_space(run.recipe.space)))  # of this kind of stage a `Segmenter`
-    if before is None and run.weights:
-        start_from(net, run.weights, label_space(run.recipe.space))
     if before is not None and not config.fresh:
         check_parts(net, before.net)
     return net
@@ -134,6 +132,8 @@ class RecipeStage(Stage):
         context = BuildContext(run.options.seed, label_space(run.recipe.space), modes)
         terms = _build_terms(config, index, net, context)
         transforms = _build_transforms(config, net, context)
+        if before is None and run.weights:  # after the terms: those may copy the network as it is built
+            start_from(net, run.weights, label_space(run.recipe.space))
         parts: dict[str, Any] = {"transforms": transforms, "validate": run.validate, **_training_settings(config)}
         return cls(config.name, net, terms, source, target, **parts, config=config, before=before, index=index)
 

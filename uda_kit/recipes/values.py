@@ -56,7 +56,7 @@ def check_stage_values(stage: StageConfig, path: str) -> None:
     if stage.source.rare and not stage.labels_given:
         remedy = "leave it out: which classes the pseudo-labels hold is not known before the run"
         raise InputError(f"{path}.source.rare", "draws images by the classes of their labels", remedy)
-    for name in ("rare", "translated_by", "translated"):
+    for name in ("rare", "max_share", "translated_by", "translated"):
         if stage.target and getattr(stage.target, name):
             raise InputError(f"{path}.target.{name}", "is for labelled source images", "leave it out")
     check_other_sources(stage, path)
@@ -77,9 +77,14 @@ def check_other_sources(stage: StageConfig, path: str) -> None:
         raise InputError(where, "are for stages that learn from given labels", "leave them out")
     for index, part in enumerate(stage.other_sources):
         check_data(part.data, f"{where}.{index}.data")
-        if part.data.crop or part.data.flip or part.data.scale:
-            remedy = "leave them out: the source's are used for all parts"
-            raise InputError(f"{where}.{index}.data", "has a crop, a flip or a scale of its own", remedy)
+        own = ("crop", "flip", "scale", "margins", "rare", "translated", "translated_by")
+        has = [name for name in own if getattr(part.data, name)]
+        if has:
+            remedy = "leave it out: what is done with the source's images is done with all parts"
+            raise InputError(f"{where}.{index}.data.{has[0]}", "is of the source as a whole", remedy)
+        if not stage.source.crop and part.data.size != stage.source.size:
+            remedy = "give the source a crop, or all parts one size"
+            raise InputError(f"{where}.{index}.data.size", "is another than the source's", remedy)
 
 # %% ../../nbs/recipes/25_values.ipynb #a3c7d9c8
 def check_data(data: Data | None, path: str) -> None:
@@ -105,6 +110,6 @@ def check_data(data: Data | None, path: str) -> None:
 
 def check_judge(data: Data | None, path: str) -> None:
     "`InputError` where images that judge a network have what only training images have; None passes."
-    for name in ("rare", "translated_by", "translated"):
+    for name in ("rare", "margins", "max_share", "translated_by", "translated"):
         if data and getattr(data, name):
             raise InputError(f"{path}.{name}", "is for images that train", "leave it out")

@@ -65,27 +65,35 @@ class LoaderConfig:
     counts: str | Path | None = None  # folder where class counts are kept; None: counted anew
     shares: tuple[float, ...] = ()  # of the parts of a `Joined` data set; (): images are drawn alike
 
-    def sampler(self) -> RareClasses | Shares | None:
-        "What draws the images; counts the classes of the data set the first time."
-        if self.shares:
-            parts: Any = self.dataset  # `Joined`
-            return Shares([len(dataset) for dataset in parts.datasets], self.shares)
-        if self.rare is None:
-            return None
-        counts = class_counts(self.dataset, self.counts, progress=True)
-        return RareClasses(counts, self.rare)
-
     def settings(self) -> dict:
         "What decides the batches; workers and cache do not."
         transform = asdict(self.transform)
-        if self.transform.margins is None:
-            transform.pop("margins")  # runs from before there were any stay what they are
+        for later in ("margins", "max_share"):  # runs from before there were any stay what they are
+            if transform[later] is None:
+                transform.pop(later)
         settings = {**self.dataset.settings(), "batch_size": self.batch_size, **transform}
         if self.rare is not None:
             settings["rare"] = asdict(self.rare)
         if self.shares:
             settings["shares"] = list(self.shares)
         return settings
+
+# %% ../../nbs/training/40_fit.ipynb #40000101
+@patch
+def sampler(self: LoaderConfig) -> RareClasses | Shares | None:
+    "What draws the images; counts the classes of the data set the first time."
+    if self.shares:
+        parts: Any = self.dataset  # `Joined`
+        return Shares([len(dataset) for dataset in parts.datasets], self.shares)
+    if self.rare is None:
+        return None
+    counts = class_counts(self.dataset, self.counts, progress=True)
+    sampler = RareClasses(counts, self.rare)
+    never = [self.dataset.space.classes[c] for c, images in enumerate(sampler.images) if not len(images)]
+    if never:
+        enough = f"no image has more than {self.rare.min_pixels} pixels of {', '.join(never)}"
+        print(f"{self.dataset.name}: {enough}; drawn for other classes alone", file=sys.stderr)
+    return sampler
 
 # %% ../../nbs/training/40_fit.ipynb #0f1f097a
 @patch

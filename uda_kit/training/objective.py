@@ -230,6 +230,8 @@ class BatchTransform:
     reads: tuple[str, ...] = ("source", "target")  # the batches it looks at
     makes: tuple[str, ...] = ()  # the batches it adds
     joint_draws = False  # its generator is the same in all processes, which draw by `draw_rows`
+    labels: tuple[str, ...] = ()  # the batches that it labels
+    needs_labels: tuple[str, ...] = ()  # the batches that it reads labels of
 
     def __call__(self, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
         "The batches after the transform; the dictionary that is given stays as it is."
