@@ -20,6 +20,7 @@ from uda_kit.evaluation.windows import Inference
 from uda_kit.experiments.build import Run, build_stages
 from uda_kit.experiments.dry_run import dry_run
 from uda_kit.experiments.running import run_recipe
+from uda_kit.experiments.settings import candidate_recipe
 from uda_kit.methods.feature_distance import FeatureDistanceTerms
 from uda_kit.models.checkpoints import load_weights
 from uda_kit.models.configs import HRDA
@@ -157,7 +158,7 @@ def test_two_processes_equal_one(tmp_path):
     [
         (["stages.1.transforms.2.ratio=1.0"], "ratio"),
         (["stages.1.target.margins=(0.5,0.5,0,0)"], "leave nothing of an image"),
-        (["stages.1.source.crop=(48,32)"], "the source has 2 of 48x32 images, the target 2 of 48x64"),
+        (["stages.1.source.crop=(48,32)"], "mixes 2 source images of 48x32 with 2 target images of 48x64"),
         (["stages.1.target.batch_size=1"], "the same batch size"),
         (["stages.1.terms.parts.1.average=some"], "no way to average"),
         (["stages.1.terms.parts.1.batch=mixt"], "which nobody makes"),
@@ -167,7 +168,67 @@ def test_two_processes_equal_one(tmp_path):
 def test_what_cannot_work(tmp_path, settings, problem):
     with pytest.raises(InputError, match=problem):
         run_recipe(small("dacs-mic", *settings), tmp_path / "run", options())
-    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+LARGE = [setting.replace("48x64", "96x128") for setting in SETTINGS]
+
+
+@pytest.mark.parametrize(
+    "settings,problem",
+    [
+        ("stages.1.source.crop=(96,64)", "the same crop"),
+        ("stages.1.target.batch_size=1", "the same batch size"),
+    ],
+)
+def test_refused_before_the_warm_up(tmp_path, settings, problem):
+    "Images are large enough for any network: nothing but a look at the settings finds the mistake."
+    last = {setting.partition("=")[0]: setting for setting in (*LARGE, settings)}
+    with pytest.raises(InputError, match=problem):
+        run_recipe(override(find_recipe("scenes/dacs"), list(last.values())), tmp_path / "run", options())
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_class_that_never_occurs(tmp_path, capsys):
+    "It is named and left out; where that is every class, nothing trains and nothing is written."
+    recipe = small("dacs")
+    first, last = recipe.stages
+
+    def sampled(least):
+        source = replace(last.source, rare=RareClassSampling(min_pixels=least))
+        return replace(recipe, stages=(first, replace(last, source=source)))
+
+    with pytest.raises(InputError, match="finds no image"):
+        run_recipe(sampled(10**6), tmp_path / "none", options())
+    assert not (tmp_path / "none").exists()
+    build_stages(Run(sampled(300)))
+    assert "none is drawn for them" in capsys.readouterr().err
+
+
+def test_labels_come_before_what_needs_them(tmp_path):
+    recipe = small("dacs")
+    without_teacher = replace(recipe.stages[1], transforms=recipe.stages[1].transforms[1:])
+    with pytest.raises(InputError, match="put a Teacher before it"):
+        run_recipe(replace(recipe, stages=(recipe.stages[0], without_teacher)), tmp_path / "run", options())
+
+
+def test_several_sources_and_a_few_labels(tmp_path):
+    "Each part is drawn by its share; settings are not chosen on images whose labels are trained on."
+    few = small("dacs-few-labels", "stages.1.other_sources.0.data.only=2")
+    part = few.stages[1].other_sources[0]
+    assert part.data.only == 2 and candidate_refused("camvid/dacs-few-labels")
+    settings = ["stages.1.other_sources.0.data=" + CAMERA, "stages.1.other_sources.0.data.only=2"]
+    run_recipe(small("dacs-few-labels", *settings), tmp_path / "run", options())
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+    for wrong, problem in (("share=1.0", "share of 1"), ("data.crop=(8,8)", "of the source as a whole")):
+        with pytest.raises(InputError, match=problem):
+            run_recipe(small("dacs-few-labels", f"stages.1.other_sources.0.{wrong}"), tmp_path / "wrong", options())
+
+
+def candidate_refused(name):
+    with pytest.raises(InputError, match="trains on the labels of its validation images"):
+        candidate_recipe(find_recipe(name), "")
+    return True
 
 
 def test_rows_of_all_benchmarks_are_built():

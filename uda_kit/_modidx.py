@@ -2003,6 +2003,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'uda_kit/experiments/build.py'),
                                            'uda_kit.experiments.build.check_places': ( 'experiments/build.html#check_places',
                                                                                        'uda_kit/experiments/build.py'),
+                                           'uda_kit.experiments.build.check_rare_classes': ( 'experiments/build.html#check_rare_classes',
+                                                                                             'uda_kit/experiments/build.py'),
                                            'uda_kit.experiments.build.check_recipe': ( 'experiments/build.html#check_recipe',
                                                                                        'uda_kit/experiments/build.py'),
                                            'uda_kit.experiments.build.check_room': ( 'experiments/build.html#check_room',

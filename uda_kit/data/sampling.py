@@ -24,11 +24,7 @@ def count_classes(
     dataset: Dataset,  # labelled
     progress: bool = False,  # show a progress bar
 ) -> Tensor:  # int64 [N,C]
-    """Pixels of each class in each label map. Ignored pixels are not counted.
-
-    `InputError` for a data set without labels."""
-    if not dataset.labelled:
-        raise InputError(dataset.name, "has no labels to count", "give a labelled split")
+    "Pixels of each class in each label map. Ignored pixels are not counted."
     classes = len(dataset.space)
     counts = torch.zeros(len(dataset), classes, dtype=torch.int64)
     title = f"counting classes of {dataset.name}"
@@ -39,6 +35,9 @@ def count_classes(
     return counts
 
 # %% ../../nbs/data/65_sampling.ipynb #cedaf1bb
+COUNTED: dict[str, Tensor] = {}  # by what decides the labels: a process counts a data set once
+
+
 def class_counts(
     dataset: Dataset,  # labelled
     folder: str | Path | None = None,  # where the counts are kept; None: nowhere
@@ -46,17 +45,22 @@ def class_counts(
 ) -> Tensor:  # int64 [N,C]
     """Pixels of each class in each label map, read from the folder if they were counted before.
 
-    A damaged file is counted again."""
-    if folder is None:
-        return count_classes(dataset, progress)
-    file = Path(folder) / f"class-counts-{fingerprint(repr(dataset.settings()))}.safetensors"
-    if file.exists():
+    A damaged file is counted again. `InputError` for a data set without labels."""
+    if not dataset.labelled:
+        raise InputError(dataset.name, "has no labels to count", "give a labelled split")
+    key = fingerprint(repr(dataset.settings()))
+    file = None if folder is None else Path(folder) / f"class-counts-{key}.safetensors"
+    if file is not None and file.exists():
         try:
             tensors, _ = load_tensors(file, checksum=True)
             return tensors["counts"]
         except InputError:
             pass  # the counts can be made again
-    counts = count_classes(dataset, progress)
+    if key not in COUNTED:
+        COUNTED[key] = count_classes(dataset, progress)
+    counts = COUNTED[key]
+    if file is None:
+        return counts
     save_tensors(file, {"counts": counts}, {"dataset": dataset.name, "classes": dataset.space.classes})
     return counts
 

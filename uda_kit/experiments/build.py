@@ -23,6 +23,7 @@ from ..core.files import file_hash, settings_digest
 from ..core.settings import Seed, check_value, describe
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
+from ..data.sampling import RareClasses, class_counts
 from ..data.transforms import Resized
 from ..data.translated import Joined
 from ..evaluation.evaluate import class_scores, evaluate, evaluation_mode, reconcile, spread_out
@@ -209,8 +210,7 @@ def build_stages(run: Run) -> list[RecipeStage]:
         stage_optimizer(stage)  # rates of layers that the network does not have are refused
         check_labels(stage)
         check_mixed_sizes(stage)
-        if stage.source.rare:
-            stage.source.sampler()  # a class of which there is enough must occur
+        check_rare_classes(stage)
         check_room(stage)
     check_test_size(run.recipe, run.stages[-1])
     return run.stages
@@ -395,6 +395,20 @@ def check_mixed_sizes(stage: RecipeStage) -> None:
         (count, height, width), (others, h, w) = shapes
         problem = f"mixes {count} source images of {height}x{width} with {others} target images of {h}x{w}"
         raise InputError(f"stage {config.name!r}", problem, "give both the same crop and the same batch size")
+
+# %% ../../nbs/experiments/10_build.ipynb #10000103
+def check_rare_classes(stage: RecipeStage) -> None:
+    """Say which classes occur in no image, where images are drawn by their rare classes. Writes nothing.
+
+    `InputError` where that is every class."""
+    rare, dataset = stage.source.rare, stage.source.dataset
+    if rare is None:
+        return
+    images = RareClasses(class_counts(dataset, progress=True), rare).images
+    never = [dataset.space.classes[c] for c, holding in enumerate(images) if not len(holding)]
+    if never:
+        reason = f"no image has more than {rare.min_pixels} pixels of {', '.join(never)}"
+        print(f"{dataset.name}: {reason}; none is drawn for them", file=sys.stderr)
 
 # %% ../../nbs/experiments/10_build.ipynb #3961883a
 def check_test_size(recipe: Recipe, stage: Stage) -> None:

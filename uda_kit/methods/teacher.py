@@ -409,14 +409,14 @@ def use_batch_statistics(net: nn.Module) -> None:
 def _begin(self: Teacher, student: Segmenter) -> None:
     "Make the teacher's network from the student, and from what a checkpoint held."
     self.net, self.without = copy.deepcopy(student).requires_grad_(False).eval(), 0
+    if self.averaging.norms == "train":
+        use_batch_statistics(self.own)
+        self.own.aux, self.own.keep_stages = None, False  # it is asked for labels alone
     self.agree()
     if self.saved is not None:
         self.own.load_state_dict(self.saved["teacher"])
         device = next(student.parameters()).device
         self.without, self.saved = self.saved["without"].to(device), None
-    if self.averaging.norms == "train":
-        use_batch_statistics(self.own)
-        self.own.aux, self.own.keep_stages = None, False  # it is asked for labels alone
 
 
 @patch

@@ -88,12 +88,7 @@ def sampler(self: LoaderConfig) -> RareClasses | Shares | None:
     if self.rare is None:
         return None
     counts = class_counts(self.dataset, self.counts, progress=True)
-    sampler = RareClasses(counts, self.rare)
-    never = [self.dataset.space.classes[c] for c, images in enumerate(sampler.images) if not len(images)]
-    if never:
-        enough = f"no image has more than {self.rare.min_pixels} pixels of {', '.join(never)}"
-        print(f"{self.dataset.name}: {enough}; drawn for other classes alone", file=sys.stderr)
-    return sampler
+    return RareClasses(counts, self.rare)
 
 # %% ../../nbs/training/40_fit.ipynb #0f1f097a
 @patch
