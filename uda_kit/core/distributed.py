@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/core/50_distributed.ipynb #2ac304ce
-import warnings
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -24,17 +23,29 @@ def several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    # torch.distributed.nn has this too, but is deprecated, and importing it keeps the group alive for ever.
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
 def summed(x: Tensor) -> Tensor:
     """Sum over processes, differentiable: the loss of each process depends on every summand.
 
     `x` itself where there is one process."""
     if not several_processes():
         return x
-    from torch.distributed.nn.functional import all_reduce
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # its announced successor is private
-        return all_reduce(x)
+    return _SumOverProcesses.apply(x)
 
 # %% ../../nbs/core/50_distributed.ipynb #71355e53
 @torch.no_grad()
