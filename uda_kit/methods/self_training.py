@@ -60,6 +60,7 @@ class TeacherConfig(TransformConfig):
     augmentation: StrongAugmentation | None = StrongAugmentation()  # of the target; None: left as it is
     averaging: Averaging = Averaging()  # of a teacher with an `average`
     rule: ConfidentShare | None = None  # in place of cap and share
+    mirror: bool = False  # average the teacher over mirror images, too
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> Teacher:
         "The teacher, a copy of `net` from the stage's first step on."
@@ -79,6 +80,7 @@ class TeacherConfig(TransformConfig):
             self.precision,
             self.averaging,
             self.rule,
+            self.mirror,
         )
 
 # %% ../../nbs/methods/94_self_training.ipynb #2120a0c6

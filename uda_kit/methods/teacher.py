@@ -190,6 +190,18 @@ def _resized(image: Tensor, scale: float) -> Tensor:
         return image
     return F.interpolate(image, size=new_size, mode="bilinear", align_corners=True, antialias=scale < 1)
 
+# %% ../../nbs/methods/82_teacher.ipynb #82000111
+def mirrored_prediction(
+    net: nn.Module,  # in evaluation mode
+    image: Tensor,  # [B,3,H,W] RGB in [0, 1]
+    scales: Sequence[float] = SCALES,
+    precision: str = "32-true",  # or "bf16-mixed"
+) -> tuple[Tensor, Tensor]:  # as `average_prediction`; features of the images as they are
+    "Mean of the predictions for images and for their mirror images (VFM-UDA, Englert et al., 2024, section 3)."
+    probabilities, features = average_prediction(net, image, scales, precision)
+    reflected, _ = average_prediction(net, image.flip(-1), scales, precision)
+    return (probabilities + reflected.flip(-1)) / 2, features
+
 # %% ../../nbs/methods/82_teacher.ipynb #82000102
 @dataclass(frozen=True)
 class ConfidentShare:
@@ -233,12 +245,14 @@ def label_batch(
     share: float = 0.1,  # of a class that is confident in any case
     precision: str = "32-true",  # or "bf16-mixed"
     rule: ConfidentShare | None = None,  # in place of thresholds
+    mirror: bool = False,  # average over the mirror image, too
 ) -> Labelling:
     """Pseudo-labels of a batch without expansion: average over scales, threshold per class.
 
     Contrastive paper, section 5.1 and supplement A."""
     with torch.no_grad():
-        probabilities, features = average_prediction(net, image, scales, precision)
+        predict = mirrored_prediction if mirror else average_prediction
+        probabilities, features = predict(net, image, scales, precision)
         confidence, initial = probabilities.max(1)
         if summed((~torch.isfinite(confidence).all()).long()):
             raise NonFiniteError("the teacher's prediction is not finite")  # in all processes, or none
@@ -316,12 +330,13 @@ class Teacher(BatchTransform):
         precision: str = "32-true",  # of the teacher: or "bf16-mixed"
         averaging: Averaging = Averaging(),
         rule: ConfidentShare | None = None,  # in place of cap and share: every pixel is labelled
+        mirror: bool = False,  # average over the mirror image, too
     ):
         check_teacher(every, average, scales, cap, share, precision)
         if rule is not None and expansion is not None:
             problem = "labels every pixel already, so there is nothing to expand"
             raise InputError("teacher", f"its rule {problem}", "leave the rule or the expansion out")
-        self.rule = rule
+        self.rule, self.mirror = rule, mirror
         self.every, self.average = int(every), average
         self.scales, self.cap, self.share = tuple(scales), cap, share
         self.augmentation, self.expansion = augmentation, expansion
@@ -344,6 +359,8 @@ def settings(self: Teacher) -> dict:
         settings["averaging"] = asdict(self.averaging)
     if self.rule is not None:
         settings["rule"] = asdict(self.rule)
+    if self.mirror:
+        settings["mirror"] = True
     return json.loads(json.dumps(settings))
 
 # %% ../../nbs/methods/82_teacher.ipynb #5e240425
@@ -435,7 +452,7 @@ def network(self: Teacher, student: Segmenter | None) -> Segmenter:
 @patch
 def _label(self: Teacher, image: Tensor, student: Segmenter | None) -> Labelling:
     "Labels without expansion."
-    numbers = (self.scales, self.cap, self.share, self.precision, self.rule)
+    numbers = (self.scales, self.cap, self.share, self.precision, self.rule, self.mirror)
     return label_batch(self.network(student), image, *numbers)
 
 

@@ -15,9 +15,9 @@ from .config import Recipe
 from .content_invariant import small_content_recipes
 from .contrastive import small_contrastive_recipes
 from .data import Data
+from .mixing import FUSED, SMALL_ROWS, small_mix_recipes
 from .output_space import CAMVID, SCENES, SmallBenchmark, SmallScale, small_recipes
 from .patch_alignment import small_patch_recipes
-from .self_training import FUSED, SMALL_ROWS, small_mix_recipes
 
 # %% ../../nbs/recipes/70_lite0.ipynb #70110005
 FINE = TimmOptions(pyramid=4)  # features of stride 4, for poles and people a few pixels wide
