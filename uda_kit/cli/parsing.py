@@ -114,11 +114,14 @@ def usage_error(text: str, argv: list[str]) -> InputError:
 
 # %% ../../nbs/cli/80_parsing.ipynb #a28e5f10
 def check_command(argv: list[str]) -> None:
-    "`InputError` where tyro is missing, or the first argument is no command."
+    "`InputError` where tyro is missing, or what should name a command names none."
     if tyro is None:
         raise InputError("tyro", "is not installed", "pip install tyro, and see `uda-kit doctor`")
     if argv and argv[0] not in COMMANDS and argv[0] not in ("-h", "--help"):
         raise InputError(argv[0], "is not a command", nearest(argv[0], COMMANDS))
+    benchmark = argv[1] if argv[:1] == ["bench"] and len(argv) > 1 else "--help"
+    if benchmark not in BENCHES and not benchmark.startswith("-"):
+        raise InputError(f"bench {benchmark}", "is not a command", nearest(benchmark, BENCHES))
 
 # %% ../../nbs/cli/80_parsing.ipynb #8032ec12
 def parse(argv: list[str]) -> Any:
