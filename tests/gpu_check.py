@@ -156,7 +156,8 @@ def check_teacher(small):
     "The teacher's six scales against the student's own step, and what following costs."
     import torch
 
-    from uda_kit.methods.teacher import Teacher, average_prediction
+    from uda_kit.methods.averaged_prediction import average_prediction
+    from uda_kit.methods.teacher import Teacher
     from uda_kit.models.segmenters import deeplab_v2
 
     size = (97, 97) if small else (713, 713)

@@ -18,7 +18,7 @@ from uda_kit import (
     save_weights,
 )
 from uda_kit.core.errors import expect_error
-from uda_kit.methods.teacher import fast_copy
+from uda_kit.methods.averaged_prediction import fast_copy
 from uda_kit.models.pyramid_segmenters import with_synced_norms
 from uda_kit.models.timm_backbones import TimmOptions, lite0_file
 

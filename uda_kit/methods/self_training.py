@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from ..core.settings import Amount, Count, Delay, Fraction, Scale
 from ..data.strong_augmentation import StrongAugmentation
+from .averaged_prediction import SCALES
 from .contrastive_terms import ContrastiveTerms
 from .label_expansion import LabelExpansion
 from .output_space import SupervisedTerms
-from .teacher import SCALES, AugmentSource, Averaging, ConfidentShare, PseudoSupervised, Teacher
+from .teacher import AugmentSource, Averaging, ConfidentShare, PseudoSupervised, Teacher
 from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TransformConfig
 from ..training.objective import Term

@@ -14,193 +14,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..core.distributed import several_processes, summed
 from ..core.errors import InputError
 from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
 from ..evaluation.metrics import ConfusionMatrix, divide
+from .averaged_prediction import SCALES, FoldedCopy, average_prediction, mirrored_prediction
 from .contrastive import confidence_thresholds
 from .pseudo_labels import IGNORE
-from ..models.segmenters import Segmenter, upsample
+from ..models.segmenters import Segmenter
 from ..training.objective import Batch, BatchTransform, NonFiniteError, Term, weighted_cross_entropy
-
-# %% ../../nbs/methods/82_teacher.ipynb #84c68f48
-SCALES = (0.5, 0.75, 1, 1.25, 1.5, 1.75)
-
-# %% ../../nbs/methods/82_teacher.ipynb #67b7f73c
-def scaled_size(
-    size: Sequence[int],  # (H, W)
-    scale: float,
-    stride: int = 8,
-) -> tuple[int, ...]:  # (h, w)
-    "The size nearest to `scale` times `size` that a network of this stride maps corner to corner; itself at scale 1."
-    if scale == 1:
-        return tuple(size)
-    return tuple(stride * max(1, round((n - 1) * scale / stride)) + 1 for n in size)
-
-# %% ../../nbs/methods/82_teacher.ipynb #936923af
-def folding_pairs(net: nn.Module) -> list[tuple[str, str]]:  # (name of the convolution, name of the batch norm)
-    "Batch norms that are registered right after a convolution: the convolution can do their work at evaluation."
-    pairs = []
-    for path, module in net.named_modules():
-        children = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
-                pairs.append((f"{path}.{conv_name}".lstrip("."), f"{path}.{norm_name}".lstrip(".")))
-    return pairs
-
-
-def _convolution(net: nn.Module, name: str) -> nn.Conv2d:
-    "The convolution of this name."
-    conv = net.get_submodule(name)
-    assert isinstance(conv, nn.Conv2d)
-    return conv
-
-
-def _batch_norm(net: nn.Module, name: str) -> _BatchNorm:
-    "The batch norm of this name."
-    norm = net.get_submodule(name)
-    assert isinstance(norm, _BatchNorm)
-    return norm
-
-# %% ../../nbs/methods/82_teacher.ipynb #f01d0a01
-def fold_norms(net: nn.Module) -> nn.Module:  # in evaluation mode; the same object without those batch norms
-    "Let each convolution do the work of the batch norm registered after it, in place. For evaluation, up to rounding."
-    for conv_name, norm_name in folding_pairs(net):
-        folded = fuse_conv_bn_eval(_convolution(net, conv_name), _batch_norm(net, norm_name))
-        net.set_submodule(conv_name, folded)
-        net.set_submodule(norm_name, _behind(_batch_norm(net, norm_name)))
-    return net
-
-
-def _behind(norm: nn.Module) -> nn.Module:
-    "What stays where a batch norm was: nothing, or the activation that batch norms of timm hold."
-    parts = [getattr(norm, name, None) for name in ("drop", "act")]
-    layers = [part for part in parts if isinstance(part, nn.Module)]
-    return nn.Sequential(*layers) if layers else nn.Identity()
-
-# %% ../../nbs/methods/82_teacher.ipynb #512ac266
-def fast_copy(
-    net: Segmenter,  # stays as it is
-    precision: str = "32-true",  # "bf16-mixed": round the backbone's weights once, as autocast would in every call
-) -> Segmenter:
-    "A copy for prediction: evaluation mode, no gradients, folded batch norms, main classifier only."
-    fast = copy.deepcopy(net).requires_grad_(False).eval()
-    if getattr(fast, "aux", None) is not None:
-        fast.aux = None
-    fold_norms(fast)
-    if precision == "bf16-mixed":
-        for conv in fast.backbone.modules():
-            if isinstance(conv, nn.Conv2d):
-                conv.weight.data = conv.weight.data.bfloat16()
-    return fast
-
-# %% ../../nbs/methods/82_teacher.ipynb #4af0721f
-class FoldedCopy:
-    "A `fast_copy` of a network whose numbers can be renewed in place."
-
-    def __init__(
-        self,
-        net: Segmenter,  # whose numbers it takes, now and at every `renew`
-        precision: str = "32-true",  # as for `fast_copy`
-    ):
-        self.net = fast_copy(net, precision).to(memory_format=torch.channels_last)
-        own = dict(self.net.named_modules())
-        pairs = [(conv, norm) for conv, norm in folding_pairs(net) if conv in own]  # it has no aux classifier
-        self.folds = [
-            (_convolution(net, conv), _batch_norm(net, norm), _convolution(self.net, conv)) for conv, norm in pairs
-        ]
-        folded = tuple(f"{name}." for pair in pairs for name in pair)
-        theirs = net.state_dict()
-        mine = self.net.state_dict()
-        self.copies = [(mine[k], theirs[k]) for k in mine if not k.startswith(folded) and k in theirs]
-
-    @torch.no_grad()
-    def renew(self) -> None:
-        "Take over the network's numbers as they are now."
-        for mine, theirs in self.copies:
-            mine.copy_(theirs)
-        for conv, norm, folded in self.folds:
-            fold_into(folded, conv, norm)
-
-# %% ../../nbs/methods/82_teacher.ipynb #dacb2648
-def fold_into(folded: nn.Conv2d, conv: nn.Conv2d, norm: _BatchNorm) -> None:
-    """Weights and bias of `conv` followed by `norm`, written into `folded`.
-
-    The arithmetic is that of PyTorch's `fuse_conv_bn_weights`."""
-    mean, variance, bias = norm.running_mean, norm.running_var, folded.bias
-    assert mean is not None and variance is not None and bias is not None, "a norm without running statistics"
-    rsqrt = torch.rsqrt(variance + norm.eps)
-    gamma = torch.ones_like(rsqrt) if norm.weight is None else norm.weight
-    beta = torch.zeros_like(rsqrt) if norm.bias is None else norm.bias
-    scale = (gamma * rsqrt).reshape(-1, 1, 1, 1)
-    if folded.weight.dtype == conv.weight.dtype:
-        torch.mul(conv.weight, scale, out=folded.weight)
-    else:
-        folded.weight.copy_(conv.weight * scale)
-    shift = torch.zeros_like(rsqrt) if conv.bias is None else conv.bias
-    bias.copy_((shift - mean) * rsqrt * gamma + beta)
-
-# %% ../../nbs/methods/82_teacher.ipynb #82000104
-def prediction(
-    net: nn.Module,  # as it shall predict
-    image: Tensor,  # [B,3,H,W] RGB in [0, 1]
-    precision: str = "32-true",  # or "bf16-mixed"
-) -> tuple[Tensor, Tensor]:  # probabilities [B,C,H,W] fp32; features [B,F,h,w]
-    "Class probabilities at the images' own size, without gradient."
-    with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-        out = net(image)
-    return upsample(out.logits.float(), image.shape[-2:]).softmax(1), out.features
-
-# %% ../../nbs/methods/82_teacher.ipynb #fb7d48a3
-def average_prediction(
-    net: nn.Module,  # in evaluation mode
-    image: Tensor,  # [B,3,H,W] RGB in [0, 1]
-    scales: Sequence[float] = SCALES,
-    precision: str = "32-true",  # or "bf16-mixed"
-) -> tuple[Tensor, Tensor]:  # probabilities [B,C,H,W] fp32; features [B,F,h,w] at the scale nearest to 1
-    """Mean class probabilities over scales (contrastive, section 5.1), without gradient.
-
-    Of a single scale 1: the softmax of upsampled logits, which is what the student's losses see."""
-    total, features = torch.zeros(()), torch.empty(0)
-    if tuple(scales) == (1,):
-        return prediction(net, image, precision)
-    middle, largest = min(scales, key=lambda s: abs(s - 1)), max(scales)
-    with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-        for scale in sorted(scales, reverse=True):  # the largest first: its grid takes the sum
-            out = net(_resized(image, scale))
-            if scale == largest:
-                grid = out.logits.shape[-2:]
-            if scale == middle:
-                features = out.features
-            total = total + upsample(out.logits.float().softmax(1), grid)
-    return upsample(total / len(scales), image.shape[-2:]), features
-
-
-def _resized(image: Tensor, scale: float) -> Tensor:
-    "The batch at a scale; the batch itself where its size stays."
-    size = tuple(image.shape[-2:])
-    new_size = scaled_size(size, scale)
-    if new_size == size:
-        return image
-    return F.interpolate(image, size=new_size, mode="bilinear", align_corners=True, antialias=scale < 1)
-
-# %% ../../nbs/methods/82_teacher.ipynb #82000111
-def mirrored_prediction(
-    net: nn.Module,  # in evaluation mode
-    image: Tensor,  # [B,3,H,W] RGB in [0, 1]
-    scales: Sequence[float] = SCALES,
-    precision: str = "32-true",  # or "bf16-mixed"
-) -> tuple[Tensor, Tensor]:  # as `average_prediction`; features of the images as they are
-    "Mean of the predictions for images and for their mirror images (VFM-UDA, Englert et al., 2024, section 3)."
-    probabilities, features = average_prediction(net, image, scales, precision)
-    reflected, _ = average_prediction(net, image.flip(-1), scales, precision)
-    return (probabilities + reflected.flip(-1)) / 2, features
 
 # %% ../../nbs/methods/82_teacher.ipynb #82000102
 @dataclass(frozen=True)
