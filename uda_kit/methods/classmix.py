@@ -47,11 +47,9 @@ def draw_half(
 # %% ../../nbs/methods/86_classmix.ipynb #8600000c
 def class_mask(
     label: Tensor,  # [B,H,W] class ids of the source, 255 = ignore
-    generator: torch.Generator,  # on the CPU
-    shared: bool = False,  # draw from all classes of the batch
+    drawn: Tensor,  # bool [B,256]: the classes to paste
 ) -> Tensor:  # bool [B,H,W]: these pixels are pasted
-    "Pixels of half of the classes (DACS, section 3.1)."
-    drawn = draw_half(present_classes(label), generator, shared)
+    "Pixels of the drawn classes."
     return drawn.gather(1, label.flatten(1).long()).view(label.shape)
 
 # %% ../../nbs/methods/86_classmix.ipynb #8600000f
@@ -70,10 +68,14 @@ class ClassMix(BatchTransform):
     ):
         self.shared, self.colors = shared, colors
 
+    def draw(self, label: Tensor, generator: torch.Generator) -> Tensor:  # [B,H,W] -> bool [B,256]
+        "The classes to paste of each source image. A subclass may choose them otherwise."
+        return draw_half(present_classes(label), generator, self.shared)
+
     def __call__(self, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
         source, target = batches["source"], batches["target"]
         source_label, target_label = labels_to_mix(source, target)
-        mask = class_mask(source_label, generator, self.shared)
+        mask = class_mask(source_label, self.draw(source_label, generator))
         image = torch.where(mask[:, None], source.image, target.image)
         if self.colors is not None:
             image = photometric(image, self.colors, generator)

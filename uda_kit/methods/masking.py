@@ -64,13 +64,18 @@ class Masking(BatchTransform):
             raise InputError(f"ratio={ratio}", "hides more than there is, or less than nothing", "give 0 to below 1")
         self.ratio, self.block, self.colors = ratio, int(block), colors
 
+    def draw(self, image: Tensor, generator: torch.Generator) -> Tensor:  # [B,3,H,W] -> bool [B,H,W]
+        "The pixels of the images that stay."
+        size = len(image), *image.shape[-2:]
+        return block_mask(size, self.ratio, self.block, generator).to(image.device)
+
     def __call__(self, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
         target = batches["target"]
         if target.label is None:
             remedy = "put a Teacher before it, or give the stage a pseudo-labelled target"
             raise InputError("Masking", "the target has no pseudo-labels", remedy)
         image = target.image if self.colors is None else photometric(target.image, self.colors, generator)
-        stays = block_mask((len(image), *image.shape[-2:]), self.ratio, self.block, generator).to(image.device)
+        stays = self.draw(image, generator)
         image = torch.where(stays[:, None], image, mean_color(target.net).to(image))
         if target.image.is_contiguous(memory_format=torch.channels_last):
             image = image.contiguous(memory_format=torch.channels_last)
