@@ -59,35 +59,42 @@ class Masking(BatchTransform):
         ratio: float = 0.7,  # r: share that is hidden
         block: int = 64,  # side of a block in pixels
         colors: Photometric | None = DACS_COLORS,  # None: as they are
+        statistics: bool = False,  # count masked images in the running statistics of batch norms
     ):
         if not 0 <= ratio < 1:
             raise InputError(f"ratio={ratio}", "hides more than there is, or less than nothing", "give 0 to below 1")
         self.ratio, self.block, self.colors = ratio, int(block), colors
+        self.statistics = statistics
 
-    def draw(self, image: Tensor, generator: torch.Generator) -> Tensor:  # [B,3,H,W] -> bool [B,H,W]
-        "The pixels of the images that stay."
-        size = len(image), *image.shape[-2:]
-        return block_mask(size, self.ratio, self.block, generator).to(image.device)
+# %% ../../nbs/methods/87_masking.ipynb #87000016
+@patch
+def draw(self: Masking, image: Tensor, generator: torch.Generator) -> Tensor:  # [B,3,H,W] -> bool [B,H,W]
+    "The pixels of the images that stay."
+    size = len(image), *image.shape[-2:]
+    return block_mask(size, self.ratio, self.block, generator).to(image.device)
 
-    def __call__(self, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
-        target = batches["target"]
-        if target.label is None:
-            remedy = "put a Teacher before it, or give the stage a pseudo-labelled target"
-            raise InputError("Masking", "the target has no pseudo-labels", remedy)
-        image = target.image if self.colors is None else photometric(target.image, self.colors, generator)
-        stays = self.draw(image, generator)
-        image = torch.where(stays[:, None], image, mean_color(target.net).to(image))
-        if target.image.is_contiguous(memory_format=torch.channels_last):
-            image = image.contiguous(memory_format=torch.channels_last)
-        masked = Batch(image, target.label, target.net, target.keys, weight_of(target), target.counts)
-        return batches | {"masked": masked}
+
+@patch
+def __call__(self: Masking, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
+    target = batches["target"]
+    if target.label is None:
+        remedy = "put a Teacher before it, or give the stage a pseudo-labelled target"
+        raise InputError("Masking", "the target has no pseudo-labels", remedy)
+    image = target.image if self.colors is None else photometric(target.image, self.colors, generator)
+    stays = self.draw(image, generator)
+    image = torch.where(stays[:, None], image, mean_color(target.net).to(image))
+    if target.image.is_contiguous(memory_format=torch.channels_last):
+        image = image.contiguous(memory_format=torch.channels_last)
+    masked = Batch(image, target.label, target.net, target.keys, weight_of(target), target.counts, self.statistics)
+    return batches | {"masked": masked}
 
 # %% ../../nbs/methods/87_masking.ipynb #87000014
 @patch
 def settings(self: Masking) -> dict:
     "For a run's config."
     colors = None if self.colors is None else asdict(self.colors)
-    return {"transform": type(self).__name__, "ratio": self.ratio, "block": self.block, "colors": colors}
+    names = ("ratio", "block", "statistics")
+    return {"transform": type(self).__name__, **{name: getattr(self, name) for name in names}, "colors": colors}
 
 # %% ../../nbs/methods/87_masking.ipynb #8700000d
 @dataclass(frozen=True)
@@ -97,7 +104,8 @@ class MaskingConfig(TransformConfig):
     ratio: BelowOne = 0.7  # share that is hidden
     block: Count = 64  # side of a block in pixels: 64 at crops of 1024, 32 at 512
     colors: Photometric | None = DACS_COLORS  # None: as they are
+    statistics: bool = False  # count masked images in the running statistics of batch norms
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> Masking:
         "The transform, for any network."
-        return Masking(self.ratio, self.block, self.colors)
+        return Masking(self.ratio, self.block, self.colors, self.statistics)

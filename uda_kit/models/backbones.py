@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from uda_kit.core.errors import InputError
@@ -159,9 +160,10 @@ def finish(
 
 # %% ../../nbs/models/10_backbones.ipynb #d60647a5
 @contextmanager
-def still_statistics(net: nn.Module) -> Iterator[None]:
+def still_statistics(net: object) -> Iterator[None]:
     "Context: batch norms of `net` normalise as before, but leave their running statistics alone."
-    training = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    modules = net.modules() if isinstance(net, nn.Module) else ()
+    training = [m for m in modules if isinstance(m, _BatchNorm) and m.training]
     settings = [(norm.momentum, norm.num_batches_tracked) for norm in training]
     for norm in training:
         norm.momentum, norm.num_batches_tracked = 0.0, None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..core.distributed import any_process, average_gradients, gather_objects, several_processes
 from ..core.errors import InputError, nearest
+from ..models.backbones import still_statistics
 from ..models.segmenters import Outputs, upsample
 
 # %% ../../nbs/training/10_objective.ipynb #d3199661
@@ -31,6 +32,7 @@ class Batch:
     keys: list[str] = field(default_factory=list)  # names of the samples
     weight: Tensor | None = None  # [B,H,W] how much a pixel's label counts; None: all alike
     counts: dict[str, Tensor] = field(default_factory=dict)  # pixels of each class [C], by kind, for the log
+    statistics: bool = True  # count these images in the running statistics of batch norms
     _cache: dict = field(default_factory=dict, repr=False)
 
     def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
@@ -44,7 +46,8 @@ class Batch:
         "Outputs of the network for `image`, at its own resolution."
         net = self.net
         assert net is not None, "a batch without a network has no outputs"
-        return self.cached("out", lambda: net(self.image))
+        with nullcontext() if self.statistics else still_statistics(net):
+            return self.cached("out", lambda: net(self.image))
 
 # %% ../../nbs/training/10_objective.ipynb #b95ba098
 class Term(nn.Module):
