@@ -84,18 +84,18 @@ def check_one_size(source: Batch, target: Batch, where: str) -> None:
         raise InputError(where, problem, "give size=(height, width) for both")
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a0000b
-def dacs_teacher() -> Teacher:
-    "A teacher of the network as it is: one scale, every pixel labelled, neither expansion nor augmentation."
-    return Teacher(every=0, scales=(1,), augmentation=None, expansion=None, rule=ConfidentShare())
+def checked_teacher(teacher: object, where: str) -> Teacher:
+    """The teacher; for None one that is the network itself, with one scale and neither expansion nor augmentation.
 
-
-def check_teacher_of(teacher: object, where: str) -> None:
-    "`InputError` for a teacher that does not weigh by the confident share."
+    `InputError` for one that does not weigh its labels by the confident share."""
+    if teacher is None:
+        return Teacher(every=0, scales=(1,), augmentation=None, expansion=None, rule=ConfidentShare())
     if not isinstance(teacher, Teacher):
         raise InputError(where, f"teacher={short(teacher)} is no Teacher", "give a Teacher, or None")
     if teacher.rule is None:
         problem = "the teacher leaves pixels unlabelled by thresholds of its own"
         raise InputError(where, problem, "give it rule=ConfidentShare(), or use LabelExpansionExplorer")
+    return teacher
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a0000c
 def asked(teacher: Teacher, net: Segmenter, image: torch.Tensor, where: str) -> Labelling:  # on the CPU
@@ -127,7 +127,7 @@ class PickedClasses(ClassMix):
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00010
 T = TypeVar("T")  # what `MixExplorer.once` computes
-PER_IMAGE, FROM_BATCH, BY_HAND = "half of each image's", "half of the batch's", "by hand"
+PER_IMAGE, FROM_BATCH, BY_HAND = "half of the image's", "half of the batch's", "by hand"
 
 
 class MixStart(TypedDict, total=False):
@@ -171,8 +171,7 @@ class MixExplorer(Explorer):
         check_one_size(self.source, self.target, self.title)
         assert self.source.label is not None, "checked before"
         self.source_label = self.source.label  # int64 [B,H,W]
-        self.teacher = dacs_teacher() if teacher is None else teacher
-        check_teacher_of(self.teacher, self.title)
+        self.teacher = checked_teacher(teacher, self.title)
         self.labelling = asked(self.teacher, net, self.target.image, target.name)
         self.cache: dict[str, tuple] = {}
         self.boxes = self._class_boxes()
@@ -486,7 +485,7 @@ def _pasted_in_words(self: MixExplorer) -> str:
         if drawn[c]:
             (here if present[c] else absent).append(self.class_name(c))
     share = f"{self.pasted().float().mean():.1%} of the image"
-    text = f"Pasted: {', '.join(here) or 'nothing'}: {share}."
+    text = f"Pasted, {self.values.classes}: {', '.join(here) or 'nothing'}; {share}."
     return text + (f" Not in this source image: {', '.join(absent)}." if absent else "")
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00045
