@@ -21,6 +21,7 @@ PICTURES = [
     ("30_patches", "PatchClusterExplorer", {}, "patch_clusters"),
     ("40_translation_attention", "AttentionExplorer", {}, "attention"),
     ("50_contrast_expansion", "LabelExpansionExplorer", {}, "label_expansion"),
+    ("70_mixed_images", "MixExplorer", {"draw": ("ArrowRight", 5)}, "mix"),
 ]
 
 

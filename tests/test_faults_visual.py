@@ -30,6 +30,7 @@ from uda_kit.visual.explorers import (
     AlignmentExplorer,
     AttentionExplorer,
     LabelExpansionExplorer,
+    MixExplorer,
     PatchClusterExplorer,
     SceneExplorer,
     TrainingExplorer,
@@ -466,6 +467,7 @@ def explorers():
             "patches": PatchClusterExplorer(game, camera, patch=(8, 16), ks=(2, 3), images=2, progress=False),
             "expansion": LabelExpansionExplorer(net, camera, 1, (1,), progress=False),
             "attention": AttentionExplorer(net, camera, count=1, progress=False),
+            "mix": MixExplorer(net, game, camera),
             "scenes": SceneExplorer((32, 64)),
         },
         net,
@@ -478,7 +480,10 @@ def explorers():
 def test_a_control_refuses_and_nothing_moves(explorers):
     for name, explorer in explorers[0].items():
         for control in (*explorer.controls, "unknown"):
-            for value in (*JUNK, 1.5 if control in ("point", "page", "scene", "seed", "lambda_cos") else ()):
+            for value in (
+                *JUNK,
+                1.5 if control in ("point", "page", "scene", "seed", "lambda_cos", "draw", "block") else (),
+            ):
                 before, controls = dict(vars(explorer.values)), dict(explorer.controls)
                 first = next(iter(explorer.controls))
                 try:
@@ -500,6 +505,8 @@ def test_a_control_refuses_and_nothing_moves(explorers):
 
 def test_what_explorers_are_made_of_is_checked(explorers):
     _, net, game, camera, t = explorers
+    unlabelled = StreetScenes(RENDERED, 2, (32, 64))
+    unlabelled.labelled = False
     quiet = {"progress": False}
     sides = {"source": game, "target": camera}
     calls = [
@@ -507,6 +514,7 @@ def test_what_explorers_are_made_of_is_checked(explorers):
         lambda **k: PatchClusterExplorer(game, camera, **{"patch": (8, 16), "ks": (2,), "images": 2, **quiet, **k}),
         lambda **k: LabelExpansionExplorer(net, camera, **{"images": 1, "scales": (1,), **quiet, **k}),
         lambda **k: AttentionExplorer(net, camera, **{"count": 1, **quiet, **k}),
+        lambda **k: MixExplorer(**{"net": net, "source": game, "target": camera, **k}),
         lambda **k: SceneExplorer(**k),
         lambda **k: AlignmentExplorer.from_networks(
             {"a": net}, sides, **{"per_class": 3, "methods": ("pca",), **quiet, **k}
@@ -556,6 +564,27 @@ def test_what_explorers_are_made_of_is_checked(explorers):
             {"size": (1, 1)},
             {"source": 5},
         ),
+        (
+            {"images": 0},
+            {"images": "ab"},
+            {"images": [9]},
+            {"size": (1, 1)},
+            {"size": 5},
+            {"seed": -1},
+            {"teacher": net},
+            {"teacher": "average"},
+            {"threshold": 0.0},
+            {"threshold": 1.0},
+            {"ratio": 1.0},
+            {"ratio": "x"},
+            {"block": 0},
+            {"block": 2.5},
+            {"draw": -1},
+            {"classes": "car"},
+            {"colors": 1},
+            {"source": unlabelled},
+            {"source": StreetScenes(RENDERED, 2, (64, 64))},
+        ),
         ({"size": (1, 1)}, {"size": None}, {"styles": ()}, {"styles": 5}, {"n": 0}, {"n": "x"}, {"seed": -1}),
         (
             {"size": (1, 1)},
@@ -577,6 +606,9 @@ def test_what_explorers_are_made_of_is_checked(explorers):
             lambda: LabelExpansionExplorer(net, junk),
             lambda: LabelExpansionExplorer(junk, camera),
             lambda: AttentionExplorer(net, junk),
+            lambda: MixExplorer(junk, game, camera),
+            lambda: MixExplorer(net, junk, camera),
+            lambda: MixExplorer(net, game, junk),
             lambda: AlignmentExplorer(junk, sides),
             lambda: AlignmentExplorer({"a": t}, junk),
         ):

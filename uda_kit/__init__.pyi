@@ -112,11 +112,13 @@ from .visual.embedding import plot_embedding as plot_embedding
 from .visual.explorers.alignment import AlignmentExplorer as AlignmentExplorer
 from .visual.explorers.attention import AttentionExplorer as AttentionExplorer
 from .visual.explorers.label_expansion import LabelExpansionExplorer as LabelExpansionExplorer
+from .visual.explorers.mix import MixExplorer as MixExplorer
 from .visual.explorers.patch_clusters import PatchClusterExplorer as PatchClusterExplorer
 from .visual.explorers.scenes import SceneExplorer as SceneExplorer
 from .visual.explorers.training import TrainingExplorer as TrainingExplorer
 from .visual.features import FeatureTable as FeatureTable
 from .visual.features import sample_features as sample_features
+from .visual.mix_panels import mix_panels as mix_panels
 from .visual.mode_panels import patch_gallery as patch_gallery
 from .visual.panels import attention_panels as attention_panels
 from .visual.panels import expansion_panels as expansion_panels

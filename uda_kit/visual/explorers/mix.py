@@ -84,18 +84,18 @@ def check_one_size(source: Batch, target: Batch, where: str) -> None:
         raise InputError(where, problem, "give size=(height, width) for both")
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a0000b
-def dacs_teacher() -> Teacher:
-    "A teacher of the network as it is: one scale, every pixel labelled, neither expansion nor augmentation."
-    return Teacher(every=0, scales=(1,), augmentation=None, expansion=None, rule=ConfidentShare())
+def checked_teacher(teacher: object, where: str) -> Teacher:
+    """The teacher; for None one that is the network itself, with one scale and neither expansion nor augmentation.
 
-
-def check_teacher_of(teacher: object, where: str) -> None:
-    "`InputError` for a teacher that does not weigh by the confident share."
+    `InputError` for one that does not weigh its labels by the confident share."""
+    if teacher is None:
+        return Teacher(every=0, scales=(1,), augmentation=None, expansion=None, rule=ConfidentShare())
     if not isinstance(teacher, Teacher):
         raise InputError(where, f"teacher={short(teacher)} is no Teacher", "give a Teacher, or None")
     if teacher.rule is None:
         problem = "the teacher leaves pixels unlabelled by thresholds of its own"
         raise InputError(where, problem, "give it rule=ConfidentShare(), or use LabelExpansionExplorer")
+    return teacher
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a0000c
 def asked(teacher: Teacher, net: Segmenter, image: torch.Tensor, where: str) -> Labelling:  # on the CPU
@@ -127,7 +127,7 @@ class PickedClasses(ClassMix):
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00010
 T = TypeVar("T")  # what `MixExplorer.once` computes
-PER_IMAGE, FROM_BATCH, BY_HAND = "half of each image's", "half of the batch's", "by hand"
+PER_IMAGE, FROM_BATCH, BY_HAND = "half of the image's", "half of the batch's", "by hand"
 
 
 class MixStart(TypedDict, total=False):
@@ -171,8 +171,7 @@ class MixExplorer(Explorer):
         check_one_size(self.source, self.target, self.title)
         assert self.source.label is not None, "checked before"
         self.source_label = self.source.label  # int64 [B,H,W]
-        self.teacher = dacs_teacher() if teacher is None else teacher
-        check_teacher_of(self.teacher, self.title)
+        self.teacher = checked_teacher(teacher, self.title)
         self.labelling = asked(self.teacher, net, self.target.image, target.name)
         self.cache: dict[str, tuple] = {}
         self.boxes = self._class_boxes()
@@ -181,10 +180,16 @@ class MixExplorer(Explorer):
         self._begin(start)
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00012
+@patch(as_prop=True)
+def present(self: MixExplorer) -> torch.Tensor:  # bool [B,256]
+    "The classes that each source image has."
+    return self.once("present", (), lambda: present_classes(self.source_label))
+
+
 @patch
 def _class_boxes(self: MixExplorer) -> dict[str, int]:  # name of the control -> class id
     "A box for each class that a source image of the batch has."
-    present = present_classes(self.source_label).any(0)
+    present = self.present.any(0)
     ids = [c for c in range(256) if present[c]]
     names = [self.class_name(c) for c in ids]
     return {f"paste {name}": c for name, c in zip(names, ids, strict=True)}
@@ -386,11 +391,12 @@ def prediction(self: MixExplorer) -> torch.Tensor:  # uint8 [H,W]
     return self.once("prediction", key, lambda: predicted_classes(self.net, image, "masked image")[0])
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00020
+ALL_PALE = -1  # no class stays in its colour
+
+
 def pale_outside(labels: torch.Tensor, where: torch.Tensor, space: LabelSpace) -> np.ndarray:  # uint8 [H,W,3]
     "Labels [H,W] in their colours within a region bool [H,W], pale elsewhere."
-    colors = painted(labels, space)
-    gray = 205 + colors @ np.array([0.299, 0.587, 0.114]) * 0.18
-    return np.where(np.asarray(where)[..., None], colors, gray[..., None].astype(np.uint8))
+    return np.where(np.asarray(where)[..., None], painted(labels, space), painted(labels, space, ALL_PALE))
 
 
 @patch
@@ -480,13 +486,13 @@ def _in_words(self: MixExplorer) -> list[str]:
 def _pasted_in_words(self: MixExplorer) -> str:
     "The classes drawn or ticked, those that the source image has and those that it has not."
     drawn = self.drawn()[self.values.pair]
-    present = present_classes(self.source_label)[self.values.pair]
+    present = self.present[self.values.pair]
     here, absent = [], []
     for c in self.boxes.values():
         if drawn[c]:
             (here if present[c] else absent).append(self.class_name(c))
     share = f"{self.pasted().float().mean():.1%} of the image"
-    text = f"Pasted: {', '.join(here) or 'nothing'}: {share}."
+    text = f"Pasted, {self.values.classes}: {', '.join(here) or 'nothing'}; {share}."
     return text + (f" Not in this source image: {', '.join(absent)}." if absent else "")
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00045
@@ -507,41 +513,44 @@ def _right_in_words(self: MixExplorer) -> str:
 def about(self: MixExplorer) -> str:  # HTML
     "The pair shown, in sentences."
     text = "".join(map(caption, [*self._in_words(), self._right_in_words()]))
-    return f'<div style="max-width:900px">{text}</div>'
+    return f'<div style="width:900px;max-width:95vw">{text}</div>'
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00025
-def fraction(part: torch.Tensor, whole: torch.Tensor) -> float:  # bool [H,W] each
-    "Share of a region's pixels that a part has; nan of an empty region."
-    return float((part & whole).sum() / whole.sum()) if whole.any() else float("nan")
-
-
-@patch
-def _bars_of(self: MixExplorer, c: int) -> list[tuple]:
-    "Bars for a class: of source, mixed and teacher's label; of the last what passes, and what is right."
-    k, truth, mixed = self.values.pair, self.truth(), self.mixed().label
-    assert mixed is not None, "as ClassMix makes it"
-    of_class = self.labelling.initial[k] == c
-    everywhere = torch.ones_like(of_class)
-    shares = [fraction(where == c, everywhere) for where in (self.source_label[k], mixed[k])]
-    shares += [fraction(of_class, everywhere), fraction(self.passes(), of_class)]
-    if truth is not None:
-        shares.append(fraction(truth == c, of_class & (truth != IGNORE)))
-    return [(share, color, 46) for share, color in zip(shares, BAR_COLORS, strict=False)]
-
-# %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00046
 BAR_COLORS = ("#8d99a6", "#2a6f97", "#8d99a6", "#c8553d", "#c8553d")
 
 
+def pixels_of(ids: torch.Tensor) -> np.ndarray:  # any shape -> int64 [256]
+    "How many pixels each class id has."
+    return torch.bincount(ids.flatten(), minlength=256).numpy()
+
+
+@patch
+def counts(
+    self: MixExplorer,
+) -> list[tuple[np.ndarray, np.ndarray]]:  # pixels of each class and of the whole, [256] each
+    "For each column of the table its numerators and denominators: source, mixed, teacher's, of these sure, and right."
+    k, truth, mixed = self.values.pair, self.truth(), self.mixed().label
+    assert mixed is not None, "as ClassMix makes it"
+    initial = self.labelling.initial[k]
+    predicted, total = pixels_of(initial), np.full(256, initial.numel())
+    columns = [(pixels_of(self.source_label[k]), total), (pixels_of(mixed[k]), total), (predicted, total)]
+    columns.append((pixels_of(initial[self.passes()]), predicted))
+    if truth is not None:
+        columns.append((pixels_of(initial[truth == initial]), pixels_of(initial[truth != IGNORE])))
+    return columns
+
+# %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00046
 @patch
 def rows(self: MixExplorer) -> list[tuple]:
     "The table of the pair shown: class, pasted or not, bars."
-    k, rows = self.values.pair, []
-    in_source = present_classes(self.source_label)[k]
-    there = in_source | present_classes(self.labelling.initial)[k]
-    for c in there.nonzero()[:, 0].tolist():
+    columns, drawn = self.counts(), self.drawn()[self.values.pair]
+    source, predicted = columns[0][0], columns[2][0]
+    rows = []
+    for c in np.flatnonzero(source + predicted).tolist():
         name = Markup(self._swatch(c) + html_text(self.class_name(c)))
-        pasted = "pasted" if self.drawn()[k, c] and in_source[c] else ""
-        rows.append((name, pasted, *self._bars_of(c)))
+        shares = [part[c] / whole[c] if whole[c] else float("nan") for part, whole in columns]
+        bars_of_class = [(share, color, 46) for share, color in zip(shares, BAR_COLORS, strict=False)]
+        rows.append((name, "pasted" if drawn[c] and source[c] else "", *bars_of_class))
     return rows
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00026

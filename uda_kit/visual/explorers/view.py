@@ -321,18 +321,19 @@ def control_widget(control: Control) -> "Widget":
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #34b61a94
 def control_rows(explorer: Explorer, inputs: Mapping[str, "Widget"]) -> list["Widget"]:
-    "Widgets of controls, by name, in one row that wraps, or in a row for each of the explorer's groups."
+    "Widgets of controls, by name, in one row that wraps, or in such a row for each of the explorer's groups."
     import ipywidgets as w
 
-    def row(widgets: list) -> "Widget":
-        return w.Box(widgets, layout=w.Layout(flex_flow="row wrap", grid_gap="2px 18px"))
+    def row(widgets: list, **layout: str) -> "Widget":
+        return w.Box(widgets, layout=w.Layout(flex_flow="row wrap", grid_gap="2px 18px", **layout))
 
     if not explorer.groups:
         return [row(list(inputs.values()))]
     rows = []
     for title, names in explorer.groups.items():
-        heading = w.HTML(f'<b style="font-size:12px">{html_text(title)}</b>', layout=w.Layout(width="115px"))
-        rows.append(row([heading, *(inputs[name] for name in names if name in inputs)]))
+        text = f'<b style="font-size:12px">{html_text(title)}</b>'
+        heading = w.HTML(text, layout=w.Layout(width="115px", flex="0 0 auto"))
+        rows.append(w.HBox([heading, row([inputs[name] for name in names if name in inputs], flex="1 1 0")]))
     return rows
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #5936e9a6
