@@ -63,11 +63,11 @@ def needs(
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        is_absent = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == top
-        state = "is not installed" if is_absent else f"cannot be imported ({error})"
-        detail = f", {purpose}" if purpose else ""
-        remedy = f"install it with: {how_to_install(module) or f'pip install {package}'}"
-        raise InputError(package, state + detail, remedy) from None
+        state, remedy = f"cannot be imported ({error})", "install it again, and see `uda-kit doctor`"
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == top:
+            command = how_to_install(module) or f"pip install {package}"
+            state, remedy = "is not installed", f"install it with: {command}"
+        raise InputError(package, f"{state}, {purpose}" if purpose else state, remedy) from None
 
 # %% ../../nbs/core/12_extras.ipynb #5e0c1a15
 def is_there(
