@@ -343,9 +343,7 @@ def test_what_stops_a_command_is_one_line(monkeypatch):
     assert "make room" in fails(monkeypatch, RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)"))[1]
     assert "start it again" in fails(monkeypatch, WriteError("run", "cannot be written", "make room"))[1]
     assert fails(monkeypatch, OSError("odd"))[0] == 2
-    assert (
-        'pip install "uda_kit[notebooks]"' in fails(monkeypatch, ModuleNotFoundError("no", name="umap.plot"))[1]
-    )
+    assert 'pip install "uda_kit[notebooks]"' in fails(monkeypatch, ModuleNotFoundError("no", name="umap.plot"))[1]
     assert (
         fails(monkeypatch, Terminated(signal.SIGHUP))[0] == 129
         and fails(monkeypatch, Terminated(signal.SIGTERM))[0] == 143
