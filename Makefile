@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test gpu-check test-browser browser lab check samples notebooks screenshots clean help
+.PHONY: demo test gpu-check test-browser test-lowest test-newest browser lab check samples notebooks screenshots dist dist-check clean help
 
 help:
 	@echo "make demo       adapt a small network from rendered to camera-like scenes; report in runs/demo"
@@ -14,6 +14,9 @@ help:
 	@echo "make browser    Chromium for the tests that drive JupyterLab (Debian or Ubuntu, as root)"
 	@echo "make lab        JupyterLab on nbs/"
 	@echo "make check      notebooks and modules in step, house rules kept"
+	@echo "make dist       wheel and source archive in dist/, checked"
+	@echo "make dist-check   the wheel installed into an empty environment, and the demo run from an empty folder (minutes, 7 GB)"
+	@echo "make test-lowest  part of the tests with the lowest versions of all requirements; test-newest with the newest"
 	@echo "make samples    write data_samples/ again"
 	@echo "make screenshots  pictures of the explorers for the README, after the lessons were run once"
 	@echo "make notebooks  run the notebooks and keep their outputs (NB=path for one)"
@@ -51,6 +54,18 @@ lab: $(READY)
 check: $(READY)
 	$(BIN)/python tests/check_house.py
 	$(BIN)/python tests/check_types.py
+
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	$(BIN)/python tests/check_dist.py
+
+dist-check: dist
+	$(BIN)/python tests/install_dist.py $(EXTRA)
+
+# Another interpreter: make test-lowest PYTHON=python3.12
+test-lowest test-newest: $(READY)
+	$(BIN)/python tests/versions.py $(@:test-%=%) --python $(PYTHON)
 
 samples: $(READY)
 	$(BIN)/python -m uda_kit.data.samples data_samples

@@ -82,7 +82,7 @@ def check():
     options = ["--config-file", str(ROOT / "pyproject.toml"), "--hide-error-context", "--no-error-summary"]
     command = [sys.executable, "-m", "mypy", *options, "-p", "uda_kit"]
     done = subprocess.run(command, cwd=COPY, capture_output=True, text=True)
-    if done.returncode > 1:
+    if done.returncode > 1 or done.stderr:  # also where mypy is not installed
         sys.exit(done.stderr or done.stdout)
     notebooks = notebooks_of()
     return [f"{notebooks.get(line.partition(':')[0], '')}: {line}" for line in done.stdout.splitlines()]

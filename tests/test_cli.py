@@ -319,7 +319,7 @@ def test_memory_and_disk(monkeypatch):
     import uda_kit.experiments.demo as demo
 
     def fails(error):
-        def run_demo(*args):
+        def run_demo(*args, **settings):
             raise error
 
         monkeypatch.setattr(demo, "run_demo", run_demo)

@@ -302,7 +302,8 @@ def test_embed_refuses_in_one_line(tmp_path):
     assert "file" in expect_error(embed, X, "pca", cache=tmp_path / "file")
     for module, method in (("umap", "umap"), ("sklearn.decomposition", "pca"), ("sklearn.manifold", "tsne")):
         with patch.dict(sys.modules, {module: None}):
-            assert "uda_kit[notebooks]" in expect_error(embed, X, method)
+            command = 'pip install "uda_kit[notebooks]"' if module == "umap" else "pip install scikit-learn"
+            assert command in expect_error(embed, X, method)
 
 
 def test_a_kept_map_of_another_shape_is_made_again(tmp_path):

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from .core.extras import OPTIONAL, how_to_install
+
 # %% ../nbs/10_doctor.ipynb #eb8a7957
 @dataclass(frozen=True)
 class Finding:
@@ -37,6 +39,8 @@ class Finding:
 # %% ../nbs/10_doctor.ipynb #448c5eb6
 REQUIRED = {  # module: (distribution, how to mend it)
     "numpy": ("numpy", "pip install numpy"),
+    "scipy": ("scipy", "pip install scipy"),
+    "sklearn": ("scikit-learn", "pip install scikit-learn"),
     "PIL": ("pillow", "pip install pillow"),
     "torch": ("torch", "pip install torch torchvision"),
     "torchvision": (
@@ -51,16 +55,6 @@ REQUIRED = {  # module: (distribution, how to mend it)
     "tqdm": ("tqdm", "pip install tqdm"),
     "tyro": ("tyro", "pip install tyro"),
     "matplotlib": ("matplotlib", "pip install matplotlib"),
-}
-OPTIONAL = {  # module: (distribution, what it is for)
-    "nbdev": ("nbdev", "changing the library"),
-    "sklearn": ("scikit-learn", "t-SNE and clustering"),
-    "umap": ("umap-learn", "UMAP"),
-    "seaborn": ("seaborn", "some figures"),
-    "jscatter": ("jupyter-scatter", "linked embeddings"),
-    "tensorboard": ("tensorboard", "--tensorboard"),
-    "pytest": ("pytest", "the tests"),
-    "torchmetrics": ("torchmetrics", "the tests"),
 }
 
 # %% ../nbs/10_doctor.ipynb #55275e9d
@@ -115,12 +109,12 @@ def installed(module: str, distribution: str) -> str:  # its version, "" where i
 def check_optional() -> list[Finding]:
     "Look for what some features need."
     findings = []
-    for module, (distribution, purpose) in OPTIONAL.items():
+    for module, (distribution, _, purpose) in OPTIONAL.items():
         version = installed(module, distribution)
         if version:
             findings.append(Finding(distribution, "ok", version))
         else:
-            findings.append(Finding(distribution, "missing", f"only for {purpose}", f"pip install {distribution}"))
+            findings.append(Finding(distribution, "missing", f"only for {purpose}", how_to_install(module)))
     return findings
 
 # %% ../nbs/10_doctor.ipynb #9c5fa84d
@@ -265,7 +259,7 @@ def _check_threads(cores: int) -> Finding:
 # %% ../nbs/10_doctor.ipynb #2ebbe4c1
 def check_jupyter() -> list[Finding]:
     "Widgets and kernel, optional as a whole."
-    fix = 'pip install "jupyterlab>=4.4" "ipywidgets>=8.1"   (then restart JupyterLab and reload the page)'
+    fix = f"{how_to_install('jupyterlab')}   (then restart JupyterLab and reload the page)"
     findings = []
     for name in ("jupyterlab", "ipywidgets", "jupyterlab_widgets", "ipykernel"):
         version = installed(name, name)

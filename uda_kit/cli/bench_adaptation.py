@@ -104,7 +104,7 @@ def check_picture(file: str | None) -> None:
         raise InputError(f"--picture {file}", "is no kind of picture", "end the name in .png, .jpg or .pdf")
     if not Path(file).absolute().parent.is_dir():
         raise InputError(f"--picture {file}", "its folder is missing", "make the folder first")
-    from uda_kit.visual.style import needs
+    from uda_kit.core.extras import needs
 
     needs("umap", "umap-learn")
 

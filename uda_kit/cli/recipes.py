@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/cli/20_recipes.ipynb #c1100018
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ class Demo:
     out: str = "runs/demo"  # folder for the report and the runs
     overwrite: bool = False  # replace the folder, if a demo wrote it
     steps: Count = None  # at most this many training steps in each stage
+    network: Literal["auto", "lite0", "tiny"] = "auto"
+    """lite0 (ImageNet weights) where the extra `pretrained` is installed, else tiny (random weights)"""
     seed: int = 0  # decides weights and order of images
     no_progress: bool = False  # no progress bars
 
@@ -30,9 +33,15 @@ class Demo:
         at_least(1, steps=self.steps)
         read_out(self.out)
         from uda_kit.core.tables import percent
-        from uda_kit.experiments.demo import run_demo
+        from uda_kit.experiments.demo import chosen_network, run_demo, substitute_note
 
-        before, after, record = run_demo(self.out, self.seed, self.steps, self.overwrite, not self.no_progress)
+        network = chosen_network(self.network)
+        note = substitute_note(network, self.network)
+        if note:
+            print(note, file=sys.stderr)
+        before, after, record = run_demo(
+            self.out, self.seed, self.steps, self.overwrite, not self.no_progress, network=network
+        )
         print(f"mIoU on camera scenes, trained on rendered scenes alone: {percent(before.miou)}")
         print(f"mIoU on camera scenes, adapted without their labels:     {percent(after.miou)}")
         print(f"report: {Path(self.out) / 'report.md'}")

@@ -14,6 +14,7 @@ from .options import short
 from .output import complain
 from .signals import Terminated
 from ..core.errors import InputError
+from ..core.extras import how_to_install
 
 if TYPE_CHECKING:  # imports torch, and a command line starts without it
     from uda_kit.training.fit import Interrupted
@@ -36,12 +37,6 @@ def full_disk(error: BaseException) -> bool:
     return isinstance(error, Exception) and any(text in str(error) for text in texts)
 
 # %% ../../nbs/cli/87_status.ipynb #9b808ed0
-EXTRAS = {  # extra of the package: what it installs
-    "notebooks": ("sklearn", "umap", "jscatter", "seaborn", "ipywidgets", "IPython", "nbdev", "anywidget"),
-    "dev": ("tensorboard", "torchmetrics", "pytest"),
-}
-
-
 def missing_package(error: BaseException) -> str:
     "What to say of a package that is not installed or does not work; '' for any other error."
     if not isinstance(error, ImportError) or not error.name:
@@ -51,8 +46,7 @@ def missing_package(error: BaseException) -> str:
         return ""
     if not isinstance(error, ModuleNotFoundError):
         return f"{package}: cannot be imported ({short(error)}); install it again, and see `uda-kit doctor`"
-    extra = next((extra for extra, names in EXTRAS.items() if package in names), "")
-    remedy = f'pip install "uda_kit[{extra}]"' if extra else "see `uda-kit doctor`"
+    remedy = how_to_install(package) or "see `uda-kit doctor`"
     return f"{package}: this needs a package that is not installed; {remedy}"
 
 # %% ../../nbs/cli/87_status.ipynb #68b449b8

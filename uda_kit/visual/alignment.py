@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 
 from ..core.errors import InputError, whole_number
+from ..core.extras import needs
 from ..data.labels import LabelSpace
 from ..evaluation.metrics import nan_mean
 from ..methods.contrastive import class_prototypes
 from .checks import array_of
 from .features import FeatureTable, matrix_of, moderate, shared_classes
-from .style import axes_or_new, draw_bars, drawn_name, needs, tidy
+from .style import axes_or_new, draw_bars, drawn_name, tidy
 
 if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.axes import Axes

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ..core.errors import InputError, whole_number
+from ..core.extras import needs
 from ..core.files import atomic_write
 from ..data.labels import LabelSpace
 from ..methods.pseudo_labels import IGNORE
@@ -32,7 +33,7 @@ from uda_kit.visual.features import (
     shared_classes,
     wanted_classes,
 )
-from .style import MARKERS, SIDES, axes_or_new, drawn_name, drawn_text, needs, new_figure
+from .style import MARKERS, SIDES, axes_or_new, drawn_name, drawn_text, new_figure
 
 if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.axes import Axes

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import InputError, whole_number
+from ..core.extras import needs
 from ..data.labels import LabelSpace
 from uda_kit.evaluation.curves import (
     draw_line,
@@ -24,7 +25,7 @@ from uda_kit.evaluation.curves import (
 from ..evaluation.metrics import ConfusionMatrix
 from ..methods.teacher import precision_and_coverage
 from .checks import array_of, checked_numbers, short
-from .style import axes_or_new, draw_bars, drawn_name, drawn_text, line_styles, needs, new_figure, tidy
+from .style import axes_or_new, draw_bars, drawn_name, drawn_text, line_styles, new_figure, tidy
 
 if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.axes import Axes

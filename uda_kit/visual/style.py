@@ -9,9 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from importlib import import_module
 from itertools import cycle, islice
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -331,14 +329,3 @@ def add_legend(
         handlelength=1.2,
         columnspacing=1.2,
     )
-
-# %% ../../nbs/visual/10_style.ipynb #46896c0f
-def needs(
-    module: str,  # to import
-    package: str,  # it is part of
-) -> ModuleType:
-    "A module of a package that only notebooks need. `InputError` where it is not installed."
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise InputError(package, f"is not installed ({error})", 'pip install "uda_kit[notebooks]"') from None

@@ -19,6 +19,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ...core.errors import InputError, printable
+from ...core.extras import how_to_install
 from ...core.tables import html_text
 from ..checks import short
 
@@ -540,7 +541,7 @@ def _check_widgets(self: Explorer) -> None:
     try:
         import ipywidgets  # noqa: F401
     except ImportError:
-        way_out = "pip install ipywidgets, or call .figure() for a still picture"
+        way_out = f"{how_to_install('ipywidgets')}, or call .figure() for a still picture"
         raise InputError(self.title, "needs ipywidgets", way_out) from None
 
 # %% ../../../nbs/visual/explorers/10_view.ipynb #fa9f4e6f
