@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test gpu-check test-browser browser lab check samples notebooks screenshots clean help
+.PHONY: demo test gpu-check test-browser browser lab docs check samples notebooks screenshots clean help
 
 help:
 	@echo "make demo       adapt a small network from rendered to camera-like scenes; report in runs/demo"
@@ -13,6 +13,7 @@ help:
 	@echo "make gpu-check  what only a GPU can show, in a few minutes; figures go to results/bench_gpu.csv"
 	@echo "make browser    Chromium for the tests that drive JupyterLab (Debian or Ubuntu, as root)"
 	@echo "make lab        JupyterLab on nbs/"
+	@echo "make docs       the site, in build/site: lessons, guides, methods, papers, recipes, reference"
 	@echo "make check      notebooks and modules in step, house rules kept"
 	@echo "make samples    write data_samples/ again"
 	@echo "make screenshots  pictures of the explorers for the README, after the lessons were run once"
@@ -27,7 +28,7 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/uda-kit demo --out runs/demo --overwrite
 
-test: check browser
+test: check browser docs
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2
 	$(BIN)/python -m pytest
 
@@ -47,6 +48,10 @@ browser:
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=nbs
+
+# Fails where a link leads nowhere, a page has no title, or a notebook has not been run.
+docs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
 
 check: $(READY)
 	$(BIN)/python tests/check_house.py
