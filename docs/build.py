@@ -108,6 +108,8 @@ def prepare(root: Path, source: Path) -> None:
     texts = {}
     for name, book in books.items():
         target = "overview" if name == "index" else name
+        if name == "index":  # the site has a front page of its own
+            book["cells"][0]["source"] = "".join(book["cells"][0]["source"]).replace("# uda_kit", "# Overview", 1)
         texts[f"{target}.ipynb"] = json.dumps(page(book, name, site), ensure_ascii=False)
     texts |= {f"{folder}/index.md": folder_page(folder, books, site.books) for folder in FOLDERS}
     texts |= {"library.md": library_page(), "commands.md": commands.page()}

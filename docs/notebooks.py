@@ -195,6 +195,27 @@ def banner(name: str, site: Site) -> str:
     return ":::{container} nb-source\n" + " · ".join(parts) + "\n:::"
 
 
+def with_banner(text: str, line: str) -> str:
+    "The first cell with the banner below its title and the sentences quoted there."
+    head = re.match(r"# .*\n*(?:>.*(?:\n|$))*", text)[0]
+    return f"{head.rstrip()}\n\n{line}\n\n{text[len(head) :].lstrip()}"
+
+
+def only_imports(text: str) -> bool:
+    "Does a cell do nothing but import?"
+    try:
+        return all(isinstance(node, (ast.Import, ast.ImportFrom, ast.If)) for node in ast.parse(text).body)
+    except SyntaxError:
+        return False
+
+
+def tags(text: str, marks: list[str], outputs: list[dict]) -> list[str]:
+    "Tags of a code cell: whether it goes into the module, and whether it is folded up."
+    exported = {"export", "exporti"} & set(marks)
+    folded = not outputs and only_imports(text)
+    return ["export"] * bool(exported) + ["hide-input"] * folded
+
+
 def page(book: dict, name: str, site: Site) -> dict:
     "A notebook as the site shows it."
     check_executed(book, name)
@@ -202,7 +223,7 @@ def page(book: dict, name: str, site: Site) -> dict:
     for number, cell in enumerate(book["cells"]):
         if cell["cell_type"] == "markdown":
             text = link_code(source(cell), name, site)
-            cells.append({**cell, "source": text + (f"\n\n{banner(name, site)}" if number == 0 else "")})
+            cells.append({**cell, "source": text if number else with_banner(text, banner(name, site))})
             continue
         marks = directives(source(cell))
         text = DIRECTIVE.sub("", source(cell)).strip("\n")
@@ -211,7 +232,6 @@ def page(book: dict, name: str, site: Site) -> dict:
         for target in site.labels.get((name, cell["id"]), ()):
             cells.append({"cell_type": "markdown", "id": f"t{len(cells)}", "metadata": {}, "source": f"({target})="})
         outputs = [kept for output in cell.get("outputs", ()) if (kept := clean_output(output, name))]
-        tags = ["export"] if {"export", "exporti"} & set(marks) else []
-        cells.append({**cell, "source": text, "outputs": outputs, "metadata": {"tags": tags}})
+        cells.append({**cell, "source": text, "outputs": outputs, "metadata": {"tags": tags(text, marks, outputs)}})
     language = {"name": "python", "pygments_lexer": "ipython3"}
     return {**book, "cells": cells, "metadata": {**book["metadata"], "language_info": language}}

@@ -271,10 +271,10 @@ def pages(names: dict[str, str], site: Site) -> dict[str, str]:
 
 def summary(group: list[str]) -> list[str]:
     "First lines of the docstrings of a page's names, with links."
-    lines = ["| | |", "|:--|:--|"]
+    lines = [":::{container} summary", "| | |", "|:--|:--|"]
     for name in group:
         thing = getattr(uda_kit, name)
         text = (inspect.getdoc(thing) or "") if callable(thing) else f"a {type(thing).__name__}"
         first = re.split(r"(?<=[.:])\s|\n\n", text.strip(), maxsplit=1)[0].replace("\n", " ").rstrip(":")
         lines.append(f"| {{py:obj}}`{name} <uda_kit.{name}>` | {cell(prose(first))} |")
-    return lines
+    return [*lines, ":::"]
