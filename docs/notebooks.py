@@ -111,6 +111,9 @@ def clean_output(output: dict, name: str) -> dict | None:
     data = {kind: value for kind, value in output.get("data", {}).items() if kind in KEPT}
     if any(kind in data for kind in (*PICTURES, "text/html")):
         data.pop("text/plain", None)
+    pictures = sorted((kind for kind in PICTURES if kind in data), key=lambda kind: len("".join(data[kind])))
+    for kind in pictures[1:]:  # the same picture in another format
+        del data[kind]
     for kind in data.keys() - set(PICTURES):
         data[kind] = clean_text("".join(data[kind]), name)
     data = {kind: value for kind, value in data.items() if "".join(value).strip()}
