@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from reference import cell, prose
@@ -88,12 +89,22 @@ def command(recipe: Recipe) -> str:
 
 def printed(recipe: Recipe) -> list[PublishedRow]:
     "Rows that papers print of what a recipe reproduces."
-    rows = []
+    rows = oracles(recipe)
     for paper in recipe.papers:
         if paper in PUBLISHED:
             of_row = [row for row in published(paper) if row.recipe == recipe.row and row.task == task(recipe)]
             rows += [row for row in of_row if not math.isnan(row.miou)]
     return rows
+
+
+def oracles(recipe: Recipe) -> list[PublishedRow]:
+    "What a paper's table prints as the oracle of its own rows, where the recipe is that oracle."
+    if recipe.row not in ("oracle", "vgg-oracle") or recipe.paper not in PUBLISHED:
+        return []
+    source, backbone = DATA.get(recipe.benchmark), "VGG-16" if recipe.row.startswith("vgg") else "ResNet-101"
+    rows = [row for row in published(recipe.paper) if row.recipe and "oracle" in row.extra]
+    rows = [row for row in rows if row.backbone == backbone and row.task.startswith(f"{source} →")]
+    return [replace(row, miou=row.extra["oracle"]) for row in rows]
 
 
 def where(row: PublishedRow) -> str:
