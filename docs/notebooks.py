@@ -55,7 +55,7 @@ def short_title(text: str) -> str:
         short = text.split(": ", 1)[-1]
     if len(short) > 34:
         short = re.sub(r"\s*\([^)]*\)$", "", short)
-    return short.replace("`", "")
+    return (short[0].upper() + short[1:]).replace("`", "")
 
 
 # --- has it been run? ---------------------------------------------------------------------------------------------
@@ -135,7 +135,10 @@ def link_code(text: str, name: str, site: Site) -> str:
     def linked(match: re.Match) -> str:
         words = match[1]
         book = words.removeprefix("nbs/").removesuffix(".ipynb").strip("/")
-        for path in (book, posixpath.join(here, book)):
+        alone = [
+            path for path in site.books if path.endswith(f"/{book}")
+        ]  # its name says which, where it is the only one
+        for path in (book, posixpath.join(here, book), *(alone if len(alone) == 1 else ())):
             if "_" in book and path in site.books and path != name:
                 return f"[`{words}`](/{path}.ipynb)"
         target = site.objects.get(words.removeprefix("uda_kit.").removesuffix("()"))

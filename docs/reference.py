@@ -222,6 +222,12 @@ def constant(value: object) -> list[str]:
     return ["| | |", "|:--|:--|", *fields, ""] if fields else [f"`{value!r}`", ""]
 
 
+def kind_of(value: object) -> str:
+    "A constant in a few words."
+    classes = getattr(value, "classes", None)
+    return f"label space of {len(classes)} classes" if classes else f"a {type(value).__name__}"
+
+
 def documented(names: dict[str, str]) -> dict[str, str]:
     "What prose may call each object -> its full name under `uda_kit`."
     objects = {}
@@ -274,7 +280,7 @@ def summary(group: list[str]) -> list[str]:
     lines = [":::{container} summary", "| | |", "|:--|:--|"]
     for name in group:
         thing = getattr(uda_kit, name)
-        text = (inspect.getdoc(thing) or "") if callable(thing) else f"a {type(thing).__name__}"
+        text = (inspect.getdoc(thing) or "") if callable(thing) else kind_of(thing)
         first = re.split(r"(?<=[.:])\s|\n\n", text.strip(), maxsplit=1)[0].replace("\n", " ").rstrip(":")
         lines.append(f"| {{py:obj}}`{name} <uda_kit.{name}>` | {cell(prose(first))} |")
     return [*lines, ":::"]

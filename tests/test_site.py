@@ -116,6 +116,7 @@ def test_prose_leads_to_the_reference_and_to_notebooks(site):
     linked = notebooks.link_code("`evaluate` of `methods/86_classmix`, `x`", "training/40_fit", site)
     assert "{py:obj}`evaluate <uda_kit.evaluate>`" in linked and "(/methods/86_classmix.ipynb)" in linked
     assert linked.endswith("`x`")
+    assert "(/methods/82_teacher.ipynb)" in notebooks.link_code("`82_teacher`", "papers/contrastive", site)
     assert (
         notebooks.link_code("`86_classmix`", "methods/82_teacher", site)
         == "[`86_classmix`](/methods/86_classmix.ipynb)"
@@ -129,7 +130,7 @@ def test_prose_leads_to_the_reference_and_to_notebooks(site):
     "long, short",
     [
         ("ClassMix: paste half of the source's classes onto the target (DACS)", "ClassMix"),
-        ("Reproduction: patch-level alignment", "patch-level alignment"),
+        ("Reproduction: patch-level alignment", "Patch-level alignment"),
         ("Masked image consistency (MIC)", "Masked image consistency (MIC)"),
         ("Command `train`", "Command train"),
     ],
