@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test gpu-check test-browser test-lowest test-newest browser lab check samples notebooks screenshots dist dist-check clean help
+.PHONY: demo test gpu-check test-browser test-lowest test-newest browser lab docs check samples notebooks screenshots dist dist-check clean help
 
 help:
 	@echo "make demo       adapt a small network from rendered to camera-like scenes; report in runs/demo"
@@ -13,6 +13,7 @@ help:
 	@echo "make gpu-check  what only a GPU can show, in a few minutes; figures go to results/bench_gpu.csv"
 	@echo "make browser    Chromium for the tests that drive JupyterLab (Debian or Ubuntu, as root)"
 	@echo "make lab        JupyterLab on nbs/"
+	@echo "make docs       the site, in build/site: lessons, guides, methods, papers, recipes, reference"
 	@echo "make check      notebooks and modules in step, house rules kept"
 	@echo "make dist       wheel and source archive in dist/, checked"
 	@echo "make dist-check   the wheel installed into an empty environment, and the demo run from an empty folder (minutes, 7 GB)"
@@ -30,7 +31,7 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/uda-kit demo --out runs/demo --overwrite
 
-test: check browser
+test: check browser docs
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2
 	$(BIN)/python -m pytest
 
@@ -50,6 +51,10 @@ browser:
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=nbs
+
+# Fails where a link leads nowhere, a page has no title, or a notebook has not been run.
+docs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
 
 check: $(READY)
 	$(BIN)/python tests/check_house.py

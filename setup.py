@@ -37,7 +37,8 @@ setup(
     extras_require={
         "pretrained": cfg["pretrained_requirements"].split(),
         "notebooks": (cfg["pretrained_requirements"] + " " + cfg["notebook_requirements"]).split(),
-        "dev": " ".join(cfg[f"{kind}_requirements"] for kind in ("pretrained", "notebook", "dev")).split(),
+        "docs": " ".join(cfg[f"{kind}_requirements"] for kind in ("pretrained", "notebook", "docs")).split(),
+        "dev": " ".join(cfg[f"{kind}_requirements"] for kind in ("pretrained", "notebook", "docs", "dev")).split(),
     },
     entry_points={"console_scripts": [cfg["console_scripts"]], "nbdev": ["uda_kit=uda_kit._modidx:d"]},
 )

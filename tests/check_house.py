@@ -83,10 +83,12 @@ def style():
     "What ruff says of notebooks and tests."
     wrong = []
     for command in (["check", "--output-format", "concise", "-q"], ["format", "--check", "-q"]):
-        done = subprocess.run([BIN / "ruff", *command, "nbs", "tests"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [BIN / "ruff", *command, "nbs", "tests", "docs"], cwd=ROOT, capture_output=True, text=True
+        )
         if done.returncode:
             lines = done.stdout.strip().splitlines()
-            wrong += lines[:10] if command[0] == "check" else ["ruff format nbs tests changes files"]
+            wrong += lines[:10] if command[0] == "check" else ["ruff format nbs tests docs changes files"]
     return wrong
 
 
