@@ -24,8 +24,10 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         "pretrained": cfg["pretrained_requirements"].split(),
+        "export": cfg["export_requirements"].split(),
+        "video": cfg["video_requirements"].split(),
         "notebooks": (cfg["pretrained_requirements"] + " " + cfg["notebook_requirements"]).split(),
-        "dev": " ".join(cfg[f"{kind}_requirements"] for kind in ("pretrained", "notebook", "dev")).split(),
+        "dev": " ".join(cfg[f"{kind}_requirements"] for kind in ("pretrained", "export", "video", "notebook", "dev")).split(),
     },
     entry_points={"console_scripts": [cfg["console_scripts"]], "nbdev": ["uda_kit=uda_kit._modidx:d"]},
 )

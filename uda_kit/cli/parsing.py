@@ -16,6 +16,7 @@ from typing import Any
 from .bench import BENCHES, Bench
 from .check import CheckData, Convert, Doctor
 from .evaluate import Evaluate, Predict
+from .export import Export
 from .options import Count, Text, one_of, short, tyro
 from .recipes import Demo, Recipes
 from .train import Train
@@ -33,6 +34,7 @@ COMMANDS = {
     "pseudo-label": PseudoLabel,
     "check-data": CheckData,
     "convert": Convert,
+    "export": Export,
     "doctor": Doctor,
     "bench": Bench,
 }

@@ -38,6 +38,8 @@ def full_disk(error: BaseException) -> bool:
 # %% ../../nbs/cli/87_status.ipynb #9b808ed0
 EXTRAS = {  # extra of the package: what it installs
     "notebooks": ("sklearn", "umap", "jscatter", "seaborn", "ipywidgets", "IPython", "nbdev", "anywidget"),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "video": ("av",),
     "dev": ("tensorboard", "torchmetrics", "pytest"),
 }
 
