@@ -29,6 +29,7 @@ from .data.transforms import JointTransform as JointTransform
 from .data.transforms import Resized as Resized
 from .data.translated import Joined as Joined
 from .data.translated import TranslatedImages as TranslatedImages
+from .evaluation.compare import compare_runs as compare_runs
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.evaluate import predict as predict

@@ -15,6 +15,7 @@ from typing import Any
 
 from .bench import BENCHES, Bench
 from .check import CheckData, Convert, Doctor
+from .compare import Compare
 from .evaluate import Evaluate, Predict
 from .export import Export
 from .options import Count, Text, one_of, short, tyro
@@ -30,6 +31,7 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "compare": Compare,
     "translate": Translate,
     "pseudo-label": PseudoLabel,
     "check-data": CheckData,
