@@ -20,7 +20,7 @@ SCENES = "scenes:camera?n=3&size=64x96"
 def finished_run(folder, recipe, seed, strength, space=CITYSCAPES19, data=SCENES):
     "What a finished run leaves behind, of a network with random weights."
     folder.mkdir()
-    torch.manual_seed(seed)
+    torch.manual_seed(100 * strength + seed)
     net = deeplab_v2(len(space))
     for conv in net.main.convs:
         conv.weight.data.mul_(strength)
@@ -47,6 +47,7 @@ def test_page_and_record(runs, tmp_path):
     base, new = json.loads(out.splitlines()[-1])["groups"]
     scores = {folder.name: read_run(folder).evaluation.miou for folder in runs}
     gains = [scores["new0"] - scores["base0"], scores["new1"] - scores["base1"]]
+    assert max(map(abs, gains)) > 1e-3 and gains[0] != gains[1]
     assert new["paired_seeds"] == 2 and len(new["runs"]) == 3 and base["difference"] == 0
     assert np.isclose(new["difference"], np.mean(gains)) and np.isclose(new["spread"], np.std(gains, ddof=1))
     html = page.read_text()

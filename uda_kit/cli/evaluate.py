@@ -200,8 +200,8 @@ class Predict:
         video = is_video(source)
         if video:
             video_library(source)  # missing: said before the network is read
-        net, allowed = load_network(self.weights), {"overwrite": self.overwrite, "progress": not self.no_progress}
-        where: Any = (self.out, size, self.space, inference)
+        net, where = load_network(self.weights), (self.out, size, self.space, inference)
+        allowed: Any = {"overwrite": self.overwrite, "progress": not self.no_progress}
         count = predict_video(net, source, *where, **allowed) if video else len(predict(net, source, *where, **allowed))
         kind = "frames" if video else "images"
         show(f"{count} {kind} in {Path(self.out)}: colour/, overlay/, confidence/, labels/")

@@ -8,6 +8,7 @@ __all__ = ['compare_runs']
 # %% ../../nbs/evaluation/50_compare.ipynb #50c00003
 import base64
 import json
+import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,10 +34,10 @@ from uda_kit.evaluation.evaluate import (
     resized,
     spread_out,
 )
-from .report import _check_same_data, _draw_panel, _sample_grid, figure_png
+from .report import _check_same_data, _classes_in, _draw_panel, _sample_grid, figure_png
 from ..models.checkpoints import load_weights
 from ..training.runs import RunDirectory, changes, read_log, short
-from ..visual.style import drawn_name, new_figure
+from ..visual.style import add_legend, drawn_name, legend_columns, new_figure
 
 if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.axes import Axes
@@ -263,7 +264,8 @@ def comparison_curves(groups: Sequence[Group]) -> "Figure | None":  # None where
         return None
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(3.6 * columns, 2.5 * rows + 0.3, layout="constrained")
+    width = max(3.6 * columns, 7.0)
+    figure = new_figure(width, 2.5 * rows + 0.3 * -(-len(groups) // 3), layout="constrained")
     for n, (title, curves) in enumerate(panels.items()):
         _draw_runs(figure.add_subplot(rows, columns, n + 1), title, curves)
     used = {line.get_color(): line for axes in figure.axes for line in axes.get_lines()}
@@ -294,7 +296,8 @@ def predicted(run: ComparedRun, dataset: Dataset, indices: Iterable[int]) -> dic
         for i in indices:
             sample = dataset[i]
             scores = class_scores(net, resized(sample.image, evaluation.size), evaluation.inference, sample.key)
-            classes = best_classes(scores, tuple(sample.image.shape[-2:]))[0].cpu().numpy()
+            size = (sample.image.shape[-2], sample.image.shape[-1])
+            classes = best_classes(scores, size)[0].cpu().numpy()
             ids[i] = classes if table is None else table[classes]
     return ids
 
@@ -306,7 +309,7 @@ def picture_figure(groups: Sequence[Group], dataset: Dataset, count: int = 4) ->
     space = groups[0].runs[0].evaluation.space
     _check_same_data(dataset, evaluations, groups[0].runs[0].evaluation)
     indices = spread_out(len(dataset), count)
-    columns = {name: predicted(run, dataset, indices) for name, run in firsts.items()}
+    seen = {name: predicted(run, dataset, indices) for name, run in firsts.items()}
     to_space = translate(dataset.space, space)
     panels = []
     for i in indices:
@@ -314,14 +317,18 @@ def picture_figure(groups: Sequence[Group], dataset: Dataset, count: int = 4) ->
         panel = {"image": sample.image.permute(1, 2, 0).numpy()}
         if sample.label is not None:
             panel["truth"] = to_space[sample.label.numpy()]
-        panels.append(panel | {f"group {name}": ids[i] for name, ids in columns.items()})
-    figure, grid = _sample_grid(panels, 2.6 * len(panels[0]), 0.1)
+        panels.append(panel | {f"group {name}": ids[i] for name, ids in seen.items()})
+    width, present = 2.6 * len(panels[0]), _classes_in(panels)
+    columns = legend_columns(space, present, width)
+    legend = 0.15 + 0.2 * math.ceil(len([c for c in present if c < len(space)]) / columns + 0.01)  # inches
+    figure, grid = _sample_grid(panels, width, legend)
     for r, panel in enumerate(panels):
         for c, (name, pixels) in enumerate(panel.items()):
             axes = figure.add_subplot(grid[r, c])
             _draw_panel(axes, name, pixels, space)
             if r == 0:
                 axes.set_title(drawn_name(name.removeprefix("group ")), fontsize=10, pad=4)
+    add_legend(figure, space, present, legend / figure.get_figheight(), columns)
     return figure
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c00016
@@ -330,7 +337,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222; background: #fff; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
 .wide { overflow-x: auto; } img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: 13px; } caption { color: #555; }
+table { border-collapse: collapse; margin-bottom: 1em; font-size: 13px; } caption { color: #555; }
 th, td { padding: 2px 12px 2px 0; border-bottom: 1px solid #e4e4e4; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } p { color: #444; max-width: 50em; }
 """

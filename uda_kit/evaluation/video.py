@@ -187,7 +187,7 @@ def frame_pictures(
     "One frame's prediction as pictures."
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     scores = class_scores(net, resized(image, size), inference, where)
-    ids, probability = best_classes(scores, tuple(image.shape[-2:]), confidence=True)
+    ids, probability = best_classes(scores, (pixels.shape[0], pixels.shape[1]), confidence=True)
     return _pictures(image, ids, probability, space, 0.5)
 
 # %% ../../nbs/evaluation/25_video.ipynb #25a0000f
@@ -219,7 +219,7 @@ def predict_video(
                 writer.write(pictures[kind], float(time))
             count += 1
         stack.close()
-        about = {"space": named.name, "classes": named.classes, "palette": named.palette, "size": size}
+        about: dict[str, Any] = {"space": named.name, "classes": named.classes, "palette": named.palette, "size": size}
         about |= {"images": [name], "frames": count, "frames_per_second": float(frames.rate)}
         write_json(stage / PREDICTIONS, about | inference.recorded(), indent=None)
     return count

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -51,14 +51,14 @@ class SumOfBranches(nn.Module):
         return total
 
 # %% ../../nbs/models/70_export.ipynb #70e00007
-def pads_by_size(module: nn.Module) -> bool:
+def pads_by_size(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     "Does a convolution pad as TensorFlow does, by the size of its input?"
     return isinstance(module, nn.Conv2d) and (getattr(module, "same", False) or type(module).__name__ == "Conv2dSame")
 
 
 def plain_convolution(conv: nn.Conv2d) -> nn.Module:
     "`nn.Conv2d` with the parameters of a convolution; one that pads by size is for sides that its stride divides."
-    shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
+    shape: Any = {"kernel_size": conv.kernel_size, "stride": conv.stride, "dilation": conv.dilation}
     padding: Any = conv.padding
     edges = None
     if pads_by_size(conv):
@@ -68,7 +68,8 @@ def plain_convolution(conv: nn.Conv2d) -> nn.Module:
             (height, width), (top, left), padding = missing, padding, 0
             edges = nn.ZeroPad2d((left, width - left, top, height - top))
     with torch.device("meta"):
-        plain = nn.Conv2d(*shape, padding, conv.dilation, conv.groups, conv.bias is not None)
+        bias, groups = conv.bias is not None, conv.groups
+        plain = nn.Conv2d(conv.in_channels, conv.out_channels, padding=padding, groups=groups, bias=bias, **shape)
     plain.weight, plain.bias = conv.weight, conv.bias
     return plain if edges is None else nn.Sequential(edges, plain)
 
