@@ -23,7 +23,7 @@ from ..core.files import write_text
 from ..core.records import read_json, to_json
 from ..core.tables import Table, html_text, percent
 from ..data.dataset import Dataset
-from ..data.labels import translate
+from ..data.labels import LabelSpace, translate
 from .curves import log_series, running_mean
 from uda_kit.evaluation.evaluate import (
     Evaluation,
@@ -153,7 +153,7 @@ def difference(base: np.ndarray | Mapping, other: np.ndarray | Mapping, unpaired
     spread = gains.std(0, ddof=1) if len(shared) > 1 else np.full(gains.shape[1:], np.nan)
     return Difference(gains.mean(0), spread, len(shared))
 
-
+# %% ../../nbs/evaluation/50_compare.ipynb #50c000a1
 def class_difference(base: Group, other: Group) -> Difference:
     "Of every class."
     return difference(base.by_seed(), other.by_seed(), (base.iou(), other.iou()))
@@ -229,15 +229,20 @@ def difference_figure(groups: Sequence[Group]) -> "Figure":
         place = rows + (k - (len(others) - 1) / 2) * height
         style: dict[str, Any] = dict(color=f"C{k + 1}", error_kw={"elinewidth": 1, "ecolor": "#333333"})
         axes.barh(place, 100 * gain.mean, 0.9 * height, xerr=spread, label=drawn_name(group.name), **style)
+    _frame_differences(axes, classes, groups[0].name)
+    figure.legend(loc="outside upper center", ncol=3, frameon=False, fontsize=9)
+    return figure
+
+# %% ../../nbs/evaluation/50_compare.ipynb #50c000d1
+def _frame_differences(axes: "Axes", classes: list[str], base: str) -> None:
+    "Names of the classes from the top, and the axis in points."
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(yticks=rows, ylim=(len(classes) - 0.4, -0.6))
-    axes.set_xlabel(f"IoU in points over {drawn_name(groups[0].name)}")
+    axes.set(yticks=np.arange(len(classes)), ylim=(len(classes) - 0.4, -0.6))
+    axes.set_xlabel(f"IoU in points over {drawn_name(base)}")
     axes.set_yticklabels([drawn_name(name) for name in classes], fontsize=9)
     axes.grid(axis="x", color="#e4e4e4")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncol=3, frameon=False, fontsize=9)
-    return figure
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c00011
 MOST_PANELS = 9
@@ -256,7 +261,7 @@ def curve_panels(groups: Sequence[Group]) -> dict[str, list[tuple]]:  # title ->
                         panels.setdefault(title, []).append((k, steps, values))
     return dict(list(panels.items())[:MOST_PANELS])
 
-
+# %% ../../nbs/evaluation/50_compare.ipynb #50c000b1
 def comparison_curves(groups: Sequence[Group]) -> "Figure | None":  # None where nothing was logged
     "Curves of all runs, in the colour of their group; running means where they are long."
     panels = curve_panels(groups)
@@ -301,7 +306,7 @@ def predicted(run: ComparedRun, dataset: Dataset, indices: Iterable[int]) -> dic
             ids[i] = classes if table is None else table[classes]
     return ids
 
-
+# %% ../../nbs/evaluation/50_compare.ipynb #50c000c1
 def picture_figure(groups: Sequence[Group], dataset: Dataset, count: int = 4) -> "Figure":
     "Rows of image, truth and the prediction of each group's first run."
     firsts = {group.name: group.runs[0] for group in groups}
@@ -310,14 +315,21 @@ def picture_figure(groups: Sequence[Group], dataset: Dataset, count: int = 4) ->
     _check_same_data(dataset, evaluations, groups[0].runs[0].evaluation)
     indices = spread_out(len(dataset), count)
     seen = {name: predicted(run, dataset, indices) for name, run in firsts.items()}
-    to_space = translate(dataset.space, space)
-    panels = []
-    for i in indices:
-        sample = dataset[i]
-        panel = {"image": sample.image.permute(1, 2, 0).numpy()}
-        if sample.label is not None:
-            panel["truth"] = to_space[sample.label.numpy()]
-        panels.append(panel | {f"group {name}": ids[i] for name, ids in seen.items()})
+    panels = [_panel(dataset, i, space, {name: ids[i] for name, ids in seen.items()}) for i in indices]
+    return _draw_panels(panels, space)
+
+# %% ../../nbs/evaluation/50_compare.ipynb #50c000e1
+def _panel(dataset: Dataset, i: int, space: LabelSpace, seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    "One row of pictures: image, truth where there is any, and predictions by group."
+    sample = dataset[i]
+    panel = {"image": sample.image.permute(1, 2, 0).numpy()}
+    if sample.label is not None:
+        panel["truth"] = translate(dataset.space, space)[sample.label.numpy()]
+    return panel | {f"group {name}": ids for name, ids in seen.items()}
+
+# %% ../../nbs/evaluation/50_compare.ipynb #50c000f1
+def _draw_panels(panels: list[dict[str, np.ndarray]], space: LabelSpace) -> "Figure":
+    "Rows of pictures, with a legend of the classes that occur."
     width, present = 2.6 * len(panels[0]), _classes_in(panels)
     columns = legend_columns(space, present, width)
     legend = 0.15 + 0.2 * math.ceil(len([c for c in present if c < len(space)]) / columns + 0.01)  # inches
@@ -334,7 +346,8 @@ def picture_figure(groups: Sequence[Group], dataset: Dataset, count: int = 4) ->
 # %% ../../nbs/evaluation/50_compare.ipynb #50c00016
 STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222; background: #fff; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222; }
+body { background: #fff; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
 .wide { overflow-x: auto; } img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; margin-bottom: 1em; font-size: 13px; } caption { color: #555; }

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from ..core.errors import InputError
@@ -145,16 +146,6 @@ class VideoWriter:
         if codec == "libx264":
             self.stream.options = {"crf": "20", "preset": "veryfast"}
 
-    def write(self, pixels: np.ndarray, time: float) -> None:
-        "Append a picture, uint8 [H,W] or [H,W,3], at its time in seconds."
-        pixels = pixels if self.exact else even_sides(pixels)
-        if self.stream is None:
-            self.begin(*pixels.shape[:2])
-        picture = self.av.VideoFrame.from_ndarray(pixels, format="gray" if pixels.ndim == 2 else "rgb24")
-        self.last = max(self.last + 1, round(time * TICKS))
-        picture.pts, picture.time_base = self.last, Fraction(1, TICKS)
-        self.container.mux(self.stream.encode(picture))
-
     def __enter__(self) -> "VideoWriter":
         return self
 
@@ -162,6 +153,18 @@ class VideoWriter:
         if self.stream is not None and error[0] is None:
             self.container.mux(self.stream.encode())
         self.container.close()
+
+# %% ../../nbs/evaluation/25_video.ipynb #25a0001c
+@patch
+def write(self: VideoWriter, pixels: np.ndarray, time: float) -> None:
+    "Append a picture, uint8 [H,W] or [H,W,3], at its time in seconds."
+    pixels = pixels if self.exact else even_sides(pixels)
+    if self.stream is None:
+        self.begin(*pixels.shape[:2])
+    picture = self.av.VideoFrame.from_ndarray(pixels, format="gray" if pixels.ndim == 2 else "rgb24")
+    self.last = max(self.last + 1, round(time * TICKS))
+    picture.pts, picture.time_base = self.last, Fraction(1, TICKS)
+    self.container.mux(self.stream.encode(picture))
 
 # %% ../../nbs/evaluation/25_video.ipynb #25a0000e
 FILES = {"colour": ".mp4", "overlay": ".mp4", "confidence": ".mp4", "labels": ".mkv"}
@@ -189,6 +192,12 @@ def frame_pictures(
     scores = class_scores(net, resized(image, size), inference, where)
     ids, probability = best_classes(scores, (pixels.shape[0], pixels.shape[1]), confidence=True)
     return _pictures(image, ids, probability, space, 0.5)
+
+# %% ../../nbs/evaluation/25_video.ipynb #25a0001d
+def about_video(space: LabelSpace, size: tuple[int, int] | None, name: str, frames: int, rate: Fraction) -> dict:
+    "What predictions.json says of a video."
+    about = {"space": space.name, "classes": space.classes, "palette": space.palette, "size": size}
+    return {**about, "images": [name], "frames": frames, "frames_per_second": float(rate)}
 
 # %% ../../nbs/evaluation/25_video.ipynb #25a0000f
 def predict_video(
@@ -219,7 +228,6 @@ def predict_video(
                 writer.write(pictures[kind], float(time))
             count += 1
         stack.close()
-        about: dict[str, Any] = {"space": named.name, "classes": named.classes, "palette": named.palette, "size": size}
-        about |= {"images": [name], "frames": count, "frames_per_second": float(frames.rate)}
+        about = about_video(named, size, name, count, frames.rate)
         write_json(stage / PREDICTIONS, about | inference.recorded(), indent=None)
     return count

@@ -21,6 +21,7 @@ from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 import uda_kit
@@ -117,15 +118,17 @@ class Sizes:
         near = [math.ceil(side / self.step) * self.step for side in (64, 96, 128, 160)]
         return [(2, near[1], near[2]), (1, near[0], near[3]), (3, near[2], near[0])]
 
-    def dimensions(self) -> dict[int, Any]:
-        "What `torch.export` may vary."
-        dim = torch.export.Dim
-        if self.fixed is not None:
-            return {0: dim.DYNAMIC}
-        if self.step == 1:
-            return {0: dim.DYNAMIC, 2: dim.DYNAMIC, 3: dim.DYNAMIC}
-        rows, columns = dim("rows", min=1, max=2**14), dim("columns", min=1, max=2**14)
-        return {0: dim.DYNAMIC, 2: self.step * rows, 3: self.step * columns}
+# %% ../../nbs/models/70_export.ipynb #70e000b1
+@patch
+def dimensions(self: Sizes) -> dict[int, Any]:
+    "What `torch.export` may vary."
+    dim = torch.export.Dim
+    if self.fixed is not None:
+        return {0: dim.DYNAMIC}
+    if self.step == 1:
+        return {0: dim.DYNAMIC, 2: dim.DYNAMIC, 3: dim.DYNAMIC}
+    rows, columns = dim("rows", min=1, max=2**14), dim("columns", min=1, max=2**14)
+    return {0: dim.DYNAMIC, 2: self.step * rows, 3: self.step * columns}
 
 # %% ../../nbs/models/70_export.ipynb #70e0000c
 FALLBACK = (512, 1024)  # height and width of a program that takes one size, where nobody says which
