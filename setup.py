@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 settings = ConfigParser()
 settings.read(HERE / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
+DEVELOPMENT = ("pretrained", "export", "video", "notebook", "docs", "dev")
 urls = (line.split("=", 1) for line in cfg["urls"].splitlines() if line.strip())
 
 
@@ -36,9 +37,11 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         "pretrained": cfg["pretrained_requirements"].split(),
+        "export": cfg["export_requirements"].split(),
+        "video": cfg["video_requirements"].split(),
         "notebooks": (cfg["pretrained_requirements"] + " " + cfg["notebook_requirements"]).split(),
         "docs": " ".join(cfg[f"{kind}_requirements"] for kind in ("pretrained", "notebook", "docs")).split(),
-        "dev": " ".join(cfg[f"{kind}_requirements"] for kind in ("pretrained", "notebook", "docs", "dev")).split(),
+        "dev": " ".join(cfg[f"{kind}_requirements"] for kind in DEVELOPMENT).split(),
     },
     entry_points={"console_scripts": [cfg["console_scripts"]], "nbdev": ["uda_kit=uda_kit._modidx:d"]},
 )

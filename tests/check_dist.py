@@ -146,10 +146,12 @@ def check_metadata(where, content, root):
 
 def requirement_faults(data, config):
     "Requirements and extras that are not those of settings.ini."
-    kinds = {"": "", "pretrained": "pretrained_", "notebooks": "notebook_", "dev": "dev_"}
+    kinds = {extra: f"{extra}_" for extra in ("pretrained", "export", "video", "docs", "dev")}
+    kinds |= {"": "", "notebooks": "notebook_"}
     stated = {extra: set(map(Requirement, config[f"{kind}requirements"].split())) for extra, kind in kinds.items()}
     stated["notebooks"] |= stated["pretrained"]
-    stated["dev"] |= stated["notebooks"]
+    stated["docs"] |= stated["notebooks"]
+    stated["dev"] |= stated["docs"] | stated["export"] | stated["video"]
     wrong = []
     for extra, requirements in stated.items():
         have = {str(strip_marker(r)) for r in data.requires_dist or [] if extra == extra_of(r)}

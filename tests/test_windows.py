@@ -1,6 +1,8 @@
 """Prediction in windows and mirrored, through functions and commands: against windows cut by hand, in records, and refused in one line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from uda_kit.models.segmenters import deeplab_v2
 SCENES = "scenes:camera?n=3&size=64x96"
 OPTIONS = ["--window", 40, 56, "--stride", 24, 40, "--mirror"]
 SETTINGS = {"window": [40, 56], "stride": [24, 40], "mirror": True}
+MAIN = "import sys; from uda_kit.cli import main; sys.exit(main())"
 PLAIN = {"window": None, "stride": None, "mirror": False}
 
 
@@ -193,3 +196,16 @@ def test_scores_that_are_not_finite_are_refused(net):
         net.main.convs[0].bias.fill_(torch.nan)
     for how in (Inference((40, 56)), Inference(mirror=True)):
         refused(lambda how=how: evaluate(net, open_dataset(SCENES), inference=how, progress=False), "not finite")
+
+
+def test_a_large_image_needs_under_three_gigabytes(weights, tmp_path):
+    "2048x1024 pixels in windows of 1024x1024, by the command in a process of its own."
+    pixels = np.random.default_rng(0).integers(0, 255, (128, 256, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((2048, 1024)).save(tmp_path / "large.png")
+    argv = ["predict", weights, "large.png", "--out", "out", "--window", "1024", "1024", "--no-progress"]
+    done = subprocess.run([sys.executable, "-c", MAIN, *map(str, argv)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert 0 < record["peak_gib"] * 2**30 < 3e9
+    with Image.open("out/labels/large.png") as labels:
+        assert labels.size == (2048, 1024)

@@ -29,11 +29,13 @@ from .data.transforms import JointTransform as JointTransform
 from .data.transforms import Resized as Resized
 from .data.translated import Joined as Joined
 from .data.translated import TranslatedImages as TranslatedImages
+from .evaluation.compare import compare_runs as compare_runs
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.evaluate import predict as predict
 from .evaluation.metrics import ConfusionMatrix as ConfusionMatrix
 from .evaluation.report import write_report as write_report
+from .evaluation.video import predict_video as predict_video
 from .evaluation.windows import Inference as Inference
 from .experiments.running import run_recipe as run_recipe
 from .methods.ancillary_classifier import CIRNTerms as CIRNTerms
@@ -69,6 +71,7 @@ from .models.configs import NetworkConfig as NetworkConfig
 from .models.configs import PSPNet as PSPNet
 from .models.discriminators import OutputDiscriminator as OutputDiscriminator
 from .models.discriminators import PatchDiscriminator as PatchDiscriminator
+from .models.export import export_network as export_network
 from .models.fusion_segmenters import daformer as daformer
 from .models.multi_resolution import hrda as hrda
 from .models.pyramid_segmenters import deeplab_v3 as deeplab_v3

@@ -15,7 +15,9 @@ from typing import Any
 
 from .bench import BENCHES, Bench
 from .check import CheckData, Convert, Doctor
+from .compare import Compare
 from .evaluate import Evaluate, Predict
+from .export import Export
 from .options import Count, Text, one_of, short, tyro
 from .recipes import Demo, Recipes
 from .train import Train
@@ -29,10 +31,12 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "compare": Compare,
     "translate": Translate,
     "pseudo-label": PseudoLabel,
     "check-data": CheckData,
     "convert": Convert,
+    "export": Export,
     "doctor": Doctor,
     "bench": Bench,
 }

@@ -47,8 +47,8 @@ def few_cells(
     x: Tensor,  # [B,F,n,n] a pooled map
 ) -> Tensor:  # [B,G,n,n]
     "The layers on a pooled map. `InputError` where it holds a single value per channel to be normalised by itself."
-    one_value = x.numel() == x.shape[1]
-    if one_value and any(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in layers.children()):
+    by_batch = any(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in layers.children())
+    if by_batch and x.numel() == x.shape[1]:
         raise InputError(
             "a training batch of one image",
             "leaves one pooled value per channel, which batch norm would make zero",

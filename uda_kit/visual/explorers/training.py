@@ -26,6 +26,7 @@ from ...data.datasets import Sample
 from ...data.labels import LabelSpace, colorize, label_space, translate
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
+from ...evaluation.compare import runs_in
 from ...evaluation.curves import discriminator_kinds, is_record, is_value
 from ...evaluation.evaluate import class_scores, evaluation_mode, space_of, spread_out
 from ...models.backbones import fill, read_tensors
@@ -35,7 +36,7 @@ from ...models.segmenters import Segmenter, upsample
 from ..checks import check_dataset, checked_size, short
 from .images import picture_and_label
 from .live_curves import PANELS, SPANS, Curves, LogReader, draw_curves, panel_svg, span_names
-from .view import Choice, Explorer, Number, Parts, bars, caption
+from .view import Choice, Control, Explorer, Number, Parts, bars, caption
 from ..style import drawn_name, new_figure, shrink
 
 if TYPE_CHECKING:
@@ -302,6 +303,17 @@ def check_run(path: Path) -> None:
         raise InputError(path, "has no log", f"choose one of its folders: {', '.join(runs_inside[:6])}")
     raise InputError(path, "has no log", "wait until the run has logged its first step")
 
+# %% ../../../nbs/visual/explorers/90_training.ipynb #445e2a10
+def run_folders(run: Any) -> dict[str, Path]:  # name -> folder
+    "The folders that are shown: one run's, or those of a page that compares runs. `InputError` for one without a log."
+    if isinstance(run, (str, Path)) and Path(run).suffix in (".html", ".htm"):
+        folders = runs_in(run)
+        for folder in folders.values():
+            check_run(folder)
+        return folders
+    path = checked_run(run)
+    return {path.name: path}
+
 # %% ../../../nbs/visual/explorers/90_training.ipynb #635699fe
 class TrainingExplorer(Explorer):
     "Curves, state and predictions of a run directory, live or afterwards."
@@ -310,14 +322,15 @@ class TrainingExplorer(Explorer):
 
     def __init__(
         self,
-        run: object,  # folder of a run, or its RunDirectory
+        run: object,  # folder of a run, its RunDirectory, or a page that compares runs
         dataset: Dataset | None = None,  # images to predict, from the target as a rule; None: curves only
         count: int = 4,  # of them, 1 to 4, evenly spaced
         size: tuple | None = (256, 512),  # (rows, columns) that images are scaled down to fit into; None: as they are
         most: int = 8,  # checkpoints whose predictions stay in memory
         progress: bool = True,  # show a bar
     ):
-        self.path = checked_run(run)
+        self.paths = run_folders(run)  # by name; more than one of a comparison
+        self.path = next(iter(self.paths.values()))
         self.most = whole_number(most, f"{self.title}: most", 1)
         self.progress = progress
         if dataset is not None:
@@ -338,7 +351,10 @@ class TrainingExplorer(Explorer):
         "Move controls; without any, look for news."
         if not values:
             self.look()
-        return super().set(**values)
+        super().set(**values)
+        if "run" in values:
+            self.open(self.paths[self.values.run])
+        return self
 
 # %% ../../../nbs/visual/explorers/90_training.ipynb #dfb82101
 def read_samples(dataset: Dataset, count: int, size: tuple | None) -> dict[str, Sample]:
@@ -352,7 +368,11 @@ def read_samples(dataset: Dataset, count: int, size: tuple | None) -> dict[str, 
 
 @patch
 def _controls(self: TrainingExplorer) -> dict:
-    controls = {
+    controls: dict[str, Control] = {}
+    if len(self.paths) > 1:
+        names = tuple(self.paths)
+        controls["run"] = Choice("run", names, names[0])
+    controls |= {
         "panel": Choice("curves", ("loss",), "loss"),
         "smoothing": Number("mean of n values", 1, 100, 1, 1),
         "span": Choice("steps", tuple(SPANS), "all steps"),
@@ -362,6 +382,17 @@ def _controls(self: TrainingExplorer) -> dict:
         controls["checkpoint"] = Choice("checkpoint", ("newest",), "newest")
         controls["image"] = Choice("image", names, names[0])
     return controls
+
+# %% ../../../nbs/visual/explorers/90_training.ipynb #dfb82102
+@patch
+def open(self: TrainingExplorer, path: Path) -> None:
+    "Show another run of a comparison; nothing is kept of the one before."
+    if path == self.path:
+        return
+    self.path, self.net = path, None
+    self.reader, self.curves = LogReader(path / "log.jsonl"), Curves()
+    self.predictions.clear()
+    self.look()
 
 # %% ../../../nbs/visual/explorers/90_training.ipynb #8b978bc4
 @patch

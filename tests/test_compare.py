@@ -1,0 +1,94 @@
+"""Comparing runs through the command: paired differences, one page that fetches nothing, an explorer that opens it, refusals."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from refusals import refused, refused_command, run_command
+
+from uda_kit import TrainingExplorer, evaluate, open_dataset, save_weights
+from uda_kit.core.records import write_json
+from uda_kit.data.labels import CITYSCAPES19, SYNTHIA16
+from uda_kit.evaluation.compare import read_run
+from uda_kit.models.segmenters import deeplab_v2
+
+SCENES = "scenes:camera?n=3&size=64x96"
+
+
+def finished_run(folder, recipe, seed, strength, space=CITYSCAPES19, data=SCENES):
+    "What a finished run leaves behind, of a network with random weights."
+    folder.mkdir()
+    torch.manual_seed(100 * strength + seed)
+    net = deeplab_v2(len(space))
+    for conv in net.main.convs:
+        conv.weight.data.mul_(strength)
+    evaluate(net, open_dataset(data, "test"), space=space, progress=False).save(folder / "evaluation.json")
+    save_weights(net, folder / "weights.safetensors", space)
+    write_json(folder / "config.json", {"recipe": {"name": recipe, "stages": []}, "options": {"seed": seed}})
+    lines = [json.dumps({"stage": "adapt", "step": k, "loss/seg": strength / k}) + "\n" for k in range(1, 6)]
+    (folder / "log.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    above = tmp_path_factory.mktemp("runs")
+    base = [finished_run(above / f"base{seed}", "scenes/source-only", seed, 1) for seed in (0, 1)]
+    return base + [finished_run(above / f"new{seed}", "a<b>&\"c'", seed, 20) for seed in (1, 0, 2)]
+
+
+def test_page_and_record(runs, tmp_path):
+    page = tmp_path / "pages" / "compare.html"
+    argv = ["compare", *runs, "--out", page, "--data", SCENES, "--split", "test", "--pictures", 2]
+    status, out, err = run_command(*argv)
+    assert status == 0, err
+    base, new = json.loads(out.splitlines()[-1])["groups"]
+    scores = {folder.name: read_run(folder).evaluation.miou for folder in runs}
+    gains = [scores["new0"] - scores["base0"], scores["new1"] - scores["base1"]]
+    assert max(map(abs, gains)) > 1e-3 and gains[0] != gains[1]
+    assert new["paired_seeds"] == 2 and len(new["runs"]) == 3 and base["difference"] == 0
+    assert np.isclose(new["difference"], np.mean(gains)) and np.isclose(new["spread"], np.std(gains, ddof=1))
+    html = page.read_text()
+    assert "a<b>" not in html and "a&lt;b&gt;" in html
+    fetched = re.findall(r"""(?:src|href)=["']?([^"'> ]{0,12})""", html) + re.findall(r"url\(|@import", html)
+    assert len(fetched) == 3 and all(address.startswith("data:image") for address in fetched)
+    refused_command(argv, "exists", "--overwrite")
+    assert run_command(*argv, "--overwrite")[0] == 0
+
+
+def test_the_explorer_opens_the_page(runs, tmp_path):
+    page = tmp_path / "compare.html"
+    assert run_command("compare", *runs, "--out", page)[0] == 0
+    explorer = TrainingExplorer(page, open_dataset(SCENES, "test"), count=1, size=None, progress=False)
+    names = explorer.controls["run"].options
+    assert len(names) == 5 and explorer.path.resolve() == runs[0]
+    first = dict(explorer.curves.panels["loss"])
+    explorer.set(run=names[2])
+    assert explorer.path.resolve() == runs[2] and explorer.curves.panels["loss"] != first
+    picture = explorer.parts()["prediction"]
+    single = TrainingExplorer(runs[2], open_dataset(SCENES, "test"), count=1, size=None, progress=False)
+    assert "run" not in single.controls and np.array_equal(picture, single.parts()["prediction"])
+    (tmp_path / "other.html").write_text("<p>no comparison")
+    refused(lambda: TrainingExplorer(tmp_path / "other.html"), "no comparison of runs")
+
+
+def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+    narrow = finished_run(tmp_path / "narrow", "other", 0, 1, SYNTHIA16)
+    other = finished_run(tmp_path / "other", "other", 0, 1, data="scenes:camera?n=2&size=64x96")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    page = tmp_path / "page.html"
+
+    def wrong(*folders):
+        return ["compare", *folders, "--out", page]
+
+    refused_command(wrong(runs[0], narrow), "narrow", "label space", untouched=tmp_path)
+    refused_command(wrong(runs[0], other), "2 images", "same images", untouched=tmp_path)
+    refused_command(wrong(runs[0], runs[0]), "twice", untouched=tmp_path)
+    refused_command(wrong(runs[0]), "two or more", untouched=tmp_path)
+    refused_command(wrong(runs[0], empty), "evaluation.json", untouched=tmp_path)
+    refused_command(wrong(runs[0], tmp_path / "none"), "no folder", untouched=tmp_path)
+    argv = ["--data", "scenes:camera?n=2&size=64x96", "--split", "test"]
+    refused_command([*wrong(*runs[:2]), *argv], "different data", untouched=tmp_path)
