@@ -19,7 +19,7 @@ from notebooks import page, short_title, survey  # noqa: E402
 from uda_kit.core.errors import InputError  # noqa: E402
 
 FOLDERS = {  # each has a front page that lists its notebooks
-    "tutorials": ("Lessons", "Six lessons of a quarter of an hour each, from the domain gap to your own images."),
+    "tutorials": ("Lessons", "Eight lessons of a quarter of an hour each, from the domain gap to a fair comparison."),
     "guides": ("How-to guides", "One task each, with code that runs."),
     "methods": (
         "Methods",
