@@ -62,12 +62,12 @@ def resolve(app, env, node, contnode):
     short = node["reftarget"].rpartition(".")[2]
     if not TYPES.match(node["reftype"]):
         return None
-    found = env.domains["py"].objects.get(f"uda_kit.{short}")
-    if found is None:
+    target = env.domains["py"].objects.get(f"uda_kit.{short}")
+    if target is None:
         return contnode
     from sphinx.util.nodes import make_refnode
 
-    return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, contnode, f"uda_kit.{short}")
+    return make_refnode(app.builder, node["refdoc"], target.docname, target.node_id, contnode, f"uda_kit.{short}")
 
 
 def setup(app):

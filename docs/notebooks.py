@@ -178,8 +178,8 @@ def survey(root: Path) -> Site:
         site.modules[name] = module[1]
         for cell in codes:
             if {"export", "exporti"} & set(directives(source(cell))):
-                for found in defined(source(cell)):
-                    site.cells.setdefault(f"{module[1]}.{found}", (name, cell["id"]))
+                for name_of_cell in defined(source(cell)):
+                    site.cells.setdefault(f"{module[1]}.{name_of_cell}", (name, cell["id"]))
     return site
 
 

@@ -180,15 +180,15 @@ def recipes_page(root: Path) -> str:
 
 def result_files(root: Path) -> list[tuple[str, str]]:
     "Benchmark and paper of each file of scores in `results/`."
-    found = []
+    measured_pairs = []
     for benchmark in BENCHMARKS:
-        found += [(benchmark, paper) for paper in PAPERS if (root / f"{benchmark}_{paper}.csv").exists()]
-    known = {f"{benchmark}_{paper}.csv" for benchmark, paper in found}
+        measured_pairs += [(benchmark, paper) for paper in PAPERS if (root / f"{benchmark}_{paper}.csv").exists()]
+    known = {f"{benchmark}_{paper}.csv" for benchmark, paper in measured_pairs}
     for file in root.glob("*.csv"):
         paper = next((p for p in PAPERS if file.stem.endswith(f"_{p}")), None)
         if paper and file.name not in known and not file.name.startswith("bench_"):
             raise InputError(file, "is of a benchmark without a page", "add it to BENCHMARKS in docs/records.py")
-    return found
+    return measured_pairs
 
 
 def markdown(table: Table) -> str:

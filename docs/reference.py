@@ -122,11 +122,11 @@ def signature(thing: object) -> inspect.Signature | None:
 
 def head(name: str, thing: object) -> str:
     "The line of a directive: name, parameters, what comes back."
-    found = signature(thing)
-    if found is None:
+    described = signature(thing)
+    if described is None:
         return name
     words, star = [], False
-    for parameter in found.parameters.values():
+    for parameter in described.parameters.values():
         if parameter.name in ("self", "cls"):
             continue
         if parameter.kind is parameter.KEYWORD_ONLY and not star:
@@ -139,7 +139,7 @@ def head(name: str, thing: object) -> str:
         if parameter.default is not EMPTY:
             word += f" = {value_text(parameter.default)}" if hint else f"={value_text(parameter.default)}"
         words.append(word)
-    returned = "" if inspect.isclass(thing) else type_text(found.return_annotation)
+    returned = "" if inspect.isclass(thing) else type_text(described.return_annotation)
     return f"{name}({', '.join(words)})" + (f" -> {returned}" if returned not in ("", "None") else "")
 
 
@@ -184,8 +184,8 @@ def members(thing: type) -> Iterator[tuple[str, str, object]]:
 def member(kind: str, owner: str, name: str, value: object) -> list[str]:
     "A method or property of a class."
     if kind == "property":
-        found = signature(value)
-        hint = type_text(found.return_annotation) if found else ""
+        described = signature(value)
+        hint = type_text(described.return_annotation) if described else ""
         first = [f":::{{py:property}} {owner}.{name}", *([f":type: {hint}"] if hint else [])]
     else:
         first = [f":::{{py:method}} {head(f'{owner}.{name}', value)}"]

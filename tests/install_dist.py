@@ -19,7 +19,7 @@ from pathlib import Path
 from bare_environment import clean_variables
 from check_dist import ROOT, settings
 
-UNITS = {"kB": 1e-3, "MB": 1, "GB": 1e3}
+UNITS = {"bytes": 1e-6, "kB": 1e-3, "MB": 1, "GB": 1e3}
 
 
 def ran(command, folder):
@@ -40,10 +40,9 @@ def megabytes(folder):
 
 def fetched(log):
     "Megabytes and number of the archives that pip took from the index, its cache or a folder, by its log."
-    sizes = [
-        (float(size) * UNITS[unit], name) for name, size, unit in re.findall(r"(\S+) \(([\d.]+) (\w+)\)$", log, re.M)
-    ]
-    return sum(size for size, _ in sizes), len(sizes)
+    lines = re.findall(r"(\S+) \(([\d.]+) (bytes|kB|MB|GB)\)$", log, re.M)
+    sizes = [float(size) * UNITS[unit] for name, size, unit in lines if not name.endswith(".metadata")]
+    return sum(sizes), len(sizes)
 
 
 def install(work, wheel, extra, options):

@@ -11,7 +11,7 @@ from refusals import refused, refused_command, run_command
 from uda_kit import TrainingExplorer, evaluate, open_dataset, save_weights
 from uda_kit.core.records import write_json
 from uda_kit.data.labels import CITYSCAPES19, SYNTHIA16
-from uda_kit.evaluation.compare import read_run
+from uda_kit.evaluation.compare import grouped, read_run, runs_in
 from uda_kit.models.segmenters import deeplab_v2
 
 SCENES = "scenes:camera?n=3&size=64x96"
@@ -77,6 +77,10 @@ def test_the_explorer_opens_the_page(runs, tmp_path):
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     narrow = finished_run(tmp_path / "narrow", "other", 0, 1, SYNTHIA16)
     other = finished_run(tmp_path / "other", "other", 0, 1, data="scenes:camera?n=2&size=64x96")
+    reseeded = finished_run(tmp_path / "reseeded", "other", 0, 1, data="scenes:camera?n=3&size=64x96&seed=2")
+    resized = finished_run(tmp_path / "resized", "other", 0, 1)
+    evaluation = json.loads((resized / "evaluation.json").read_text())
+    (resized / "evaluation.json").write_text(json.dumps(evaluation | {"size": [32, 48]}))
     empty = tmp_path / "empty"
     empty.mkdir()
     page = tmp_path / "page.html"
@@ -86,9 +90,25 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
 
     refused_command(wrong(runs[0], narrow), "narrow", "label space", untouched=tmp_path)
     refused_command(wrong(runs[0], other), "2 images", "same images", untouched=tmp_path)
+    refused_command(wrong(runs[0], reseeded), "other images", "same images", untouched=tmp_path)
+    refused_command(wrong(runs[0], resized), "32x48", "score both alike", untouched=tmp_path)
     refused_command(wrong(runs[0], runs[0]), "twice", untouched=tmp_path)
     refused_command(wrong(runs[0]), "two or more", untouched=tmp_path)
     refused_command(wrong(runs[0], empty), "evaluation.json", untouched=tmp_path)
     refused_command(wrong(runs[0], tmp_path / "none"), "no folder", untouched=tmp_path)
     argv = ["--data", "scenes:camera?n=2&size=64x96", "--split", "test"]
     refused_command([*wrong(*runs[:2]), *argv], "different data", untouched=tmp_path)
+
+
+def test_equal_folder_names_and_other_weights_stay_apart(tmp_path):
+    folders = []
+    for above in ("first", "second"):
+        (tmp_path / above).mkdir()
+        folders.append(finished_run(tmp_path / above / "seed0", "scenes/source-only", 0, 1 + len(folders)))
+    config = json.loads((folders[1] / "config.json").read_text())
+    write_json(folders[1] / "config.json", config | {"weights": "other.safetensors"})
+    groups = grouped([read_run(folder) for folder in folders])
+    assert [group.name for group in groups] == [f"scenes/source-only ({above}/seed0)" for above in ("first", "second")]
+    page = tmp_path / "page.html"
+    assert run_command("compare", *folders, "--out", page)[0] == 0
+    assert len(runs_in(page)) == 2

@@ -5,7 +5,7 @@
     python tests/versions.py lowest --python python3.12
     python tests/versions.py lowest --print
 
-What is tried needs no browser and no second process: names, recipes, data, networks, training, figures, command line."""
+What is tried needs no browser, and none of the extras export, video and docs: names, recipes, data, networks, training, figures, command line."""
 
 import argparse
 import re

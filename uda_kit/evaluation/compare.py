@@ -70,6 +70,7 @@ def read_run(folder: str | Path) -> ComparedRun:
     options = dict(options) if isinstance(options, dict) else {}
     seed = options.pop("seed", None)
     settings = {"recipe": recipe, "options": options}
+    settings |= {name: config[name] for name in ("weights", "data") if name in config}
     return ComparedRun(path, str(recipe.get("name", path.name)), seed, settings, evaluation)
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c00007
@@ -87,16 +88,32 @@ def check_comparable(runs: Sequence[ComparedRun]) -> None:
             problem = f"was scored in {other.space.name} over {len(other.scored)} classes, {first.folder} in "
             problem += f"{one.space.name} over {len(one.scored)}"
             raise InputError(run.folder, problem, "compare runs of one label space")
-        here, there = _test_data(other), _test_data(one)
-        if here != there:
-            problem = f"was scored on {here}, {first.folder} on {there}"
-            raise InputError(run.folder, problem, "compare runs that were scored on the same images")
+        _check_same_images(run, first)
 
-
+# %% ../../nbs/evaluation/50_compare.ipynb #50c0007a
 def _test_data(evaluation: Evaluation) -> str:
-    "Data set, split and number of labelled pixels: the same for the same images."
+    "Data set, split, number of images and of labelled pixels."
     name = f"{evaluation.dataset} {evaluation.split}".strip()
     return f"{name} ({evaluation.images} images, {sum(map(sum, evaluation.matrix))} labelled pixels)"
+
+
+def _seen(evaluation: Evaluation) -> str:
+    "How the network saw the images."
+    size = "their own size" if evaluation.size is None else f"{evaluation.size[0]}x{evaluation.size[1]}"
+    return size + evaluation.inference.in_words()
+
+
+def _check_same_images(run: ComparedRun, first: ComparedRun) -> None:
+    "`InputError` for other test images, or the same seen otherwise."
+    here, there = run.evaluation, first.evaluation
+    remedy = "compare runs that were scored on the same images"
+    if _test_data(here) != _test_data(there):
+        raise InputError(run.folder, f"was scored on {_test_data(here)}, {first.folder} on {_test_data(there)}", remedy)
+    if [sum(row) for row in here.matrix] != [sum(row) for row in there.matrix]:  # pixels of each true class
+        raise InputError(run.folder, f"was scored on other images of {here.dataset} than {first.folder}", remedy)
+    if _seen(here) != _seen(there):
+        problem = f"was scored on images of {_seen(here)}, {first.folder} of {_seen(there)}"
+        raise InputError(run.folder, problem, "score both alike")
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c00008
 @dataclass(frozen=True)
@@ -117,6 +134,17 @@ class Group:
             return {}
         return dict(zip(seeds, self.iou(), strict=True))  # type: ignore[arg-type]
 
+# %% ../../nbs/evaluation/50_compare.ipynb #50c0008a
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    "The last parts of paths, as many as tell all of them apart."
+    paths = [folder.resolve().parts for folder in folders]
+    most = max(map(len, paths), default=1)
+    for count in range(1, most + 1):
+        names = ["/".join(parts[-count:]) for parts in paths]
+        if len(set(names)) == len(names):
+            break
+    return names if paths else []
+
 
 def grouped(runs: Iterable[ComparedRun]) -> list[Group]:
     "Runs by their settings. Groups of one recipe that differ in other settings are told apart by a folder's name."
@@ -128,10 +156,10 @@ def grouped(runs: Iterable[ComparedRun]) -> list[Group]:
         else:
             same.append(run)
     names = [group[0].name for group in groups]
+    folders = distinct_names([group[0].folder for group in groups])
     titles = []
-    for group in groups:
-        first = group[0]
-        titles.append(f"{first.name} ({first.folder.name})" if names.count(first.name) > 1 else first.name)
+    for name, folder in zip(names, folders, strict=True):
+        titles.append(f"{name} ({folder})" if names.count(name) > 1 else name)
     return [Group(title, tuple(group)) for title, group in zip(titles, groups, strict=True)]
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c0000a
@@ -183,11 +211,12 @@ def gain_text(mean: float, spread: float) -> str:
 
 def run_table(groups: Sequence[Group]) -> Table:
     "Every run with its seed and mean IoU."
+    runs = [(group.name, run) for group in groups for run in group.runs]
+    names = distinct_names([run.folder for _, run in runs])
     rows = []
-    for group in groups:
-        for run in group.runs:
-            seed = "–" if run.seed is None else str(run.seed)
-            rows.append((group.name, run.folder.name, seed, percent(run.evaluation.miou)))
+    for (group, run), name in zip(runs, names, strict=True):
+        seed = "–" if run.seed is None else str(run.seed)
+        rows.append((group, name, seed, percent(run.evaluation.miou)))
     return Table(("group", "run", "seed", "mIoU"), rows)
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c0000e
@@ -310,6 +339,9 @@ def predicted(run: ComparedRun, dataset: Dataset, indices: Iterable[int]) -> dic
 def picture_figure(groups: Sequence[Group], dataset: Dataset, count: int = 4) -> "Figure":
     "Rows of image, truth and the prediction of each group's first run."
     firsts = {group.name: group.runs[0] for group in groups}
+    scored_on = groups[0].runs[0].evaluation.dataset
+    if dataset.name != scored_on:
+        raise InputError(dataset.name, f"is not what the runs were scored on ({scored_on})", "give that data set")
     evaluations = {name: run.evaluation for name, run in firsts.items()}
     space = groups[0].runs[0].evaluation.space
     _check_same_data(dataset, evaluations, groups[0].runs[0].evaluation)
@@ -462,4 +494,5 @@ def runs_in(page: str | Path) -> dict[str, Path]:  # title -> folder
         pairs = [(str(entry["group"]), page.parent / entry["folder"]) for entry in entries]
     except (ValueError, KeyError, TypeError):
         raise InputError(page, "is a damaged comparison of runs", remedy) from None
-    return {f"{group}: {folder.name}": folder for group, folder in pairs}
+    names = distinct_names([folder for _, folder in pairs])
+    return {f"{group}: {name}": folder for (group, folder), name in zip(pairs, names, strict=True)}

@@ -6,7 +6,6 @@
 __all__ = ['predict_video']
 
 # %% ../../nbs/evaluation/25_video.ipynb #25a00003
-import importlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -19,7 +18,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from ..core.errors import InputError
-from ..core.extras import how_to_install
+from ..core.extras import needs
 from ..core.records import write_json
 from ..data.labels import LabelSpace
 from uda_kit.evaluation.evaluate import (
@@ -46,11 +45,7 @@ def is_video(path: object) -> bool:
 
 def video_library(path: object) -> Any:
     "The module PyAV. `InputError` naming the extra where it is not installed."
-    try:
-        return importlib.import_module("av")
-    except ImportError:
-        problem = "is a video, and the package av, which reads videos, is not installed"
-        raise InputError(path, problem, f"install it with: {how_to_install('av')}") from None
+    return needs("av", purpose=f"and {path} is a video")
 
 # %% ../../nbs/evaluation/25_video.ipynb #25a00007
 class Frame(NamedTuple):

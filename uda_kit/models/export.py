@@ -7,7 +7,6 @@ __all__ = ['export_network']
 
 # %% ../../nbs/models/70_export.ipynb #70e00003
 import copy
-import importlib.util
 import io
 import json
 import logging
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 import uda_kit
 from ..core.errors import InputError
-from ..core.extras import how_to_install
+from ..core.extras import needs
 from ..core.files import atomic_write
 from ..data.labels import LabelSpace, label_space
 from .backbones import Bottleneck
@@ -218,6 +217,10 @@ def first_line(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:160]
 
 # %% ../../nbs/models/70_export.ipynb #70e00013
+class SizesError(InputError):
+    "A network cannot be recorded, or does not run, for so many sizes."
+
+
 def trace(
     net: Segmenter,  # from `plain_copy`
     sizes: Sizes,
@@ -229,12 +232,12 @@ def trace(
         try:
             return torch.export.export(program, (image,), dynamic_shapes=(sizes.dimensions(),), strict=False)
         except InputError as error:
-            raise InputError(f"a network for {sizes}", f"{error.where} {error.problem}", error.remedy) from None
+            raise SizesError(f"a network for {sizes}", f"{error.where} {error.problem}", error.remedy) from None
         except Exception as error:
             part = f"its part {running[-1]} cannot be" if running else "cannot be"
             problem = f"{part} recorded for {sizes} ({type(error).__name__}: {first_line(error)})"
             remedy = "give a size, or replace the part by layers whose steps do not depend on the values of tensors"
-            raise InputError("the network", problem, remedy) from None
+            raise SizesError("the network", problem, remedy) from None
 
 # %% ../../nbs/models/70_export.ipynb #70e00016
 KEY = "uda_kit"  # of the JSON in the metadata
@@ -265,7 +268,7 @@ def as_onnx(program: Any, about: dict) -> bytes:
             converted = torch.onnx.export(program, dynamo=True, external_data=False, verbose=False, **names)
         except Exception as error:
             problem = f"has a part that ONNX cannot express ({first_line(error)})"
-            raise InputError("the network", problem, "export it as .pt2, or give a size") from None
+            raise SizesError("the network", problem, "export it as .pt2, or give a size") from None
     assert converted is not None
     classes = about["space"]["classes"] if about["space"] else []
     converted.model.metadata_props.update({KEY: json.dumps(about), "classes": json.dumps(classes)})
@@ -372,9 +375,7 @@ def check_packages(files: list[Path]) -> None:
     if all(file.suffix != ".onnx" for file in files):
         return
     for package in PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            problem = f"needs the package {package}, which is not installed"
-            raise InputError("an ONNX file", problem, f"install it with: {how_to_install(package)}")
+        needs(package, purpose="and an ONNX file needs it")
 
 
 def check_bytes(net: nn.Module, files: list[Path]) -> None:
@@ -416,7 +417,7 @@ def compared(net: Segmenter, load: Callable[[], Callable], path: Path, sizes: Si
         raise
     except Exception as error:
         problem = f"was traced for {sizes} and does not run ({type(error).__name__}: {first_line(error)})"
-        raise InputError(path, problem, "give a size") from None
+        raise SizesError(path, problem, "give a size") from None
 
 # %% ../../nbs/models/70_export.ipynb #70e0001e
 def export_network(
@@ -444,6 +445,6 @@ def export_network(
     for sizes in wider:
         try:
             return write_all(net, files, sizes, about_program(net, sizes, named), tolerance)
-        except InputError:
+        except SizesError:
             continue  # the next kind of sizes is narrower
     return write_all(net, files, last, about_program(net, last, named), tolerance)

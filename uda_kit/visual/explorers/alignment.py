@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tqdm.auto import tqdm
 
 from ...core.errors import InputError, whole_number
-from ...core.extras import how_to_install
+from ...core.extras import OPTIONAL, how_to_install
 from ...core.tables import html_text
 from ...data.dataset import Dataset
 from ...data.labels import LabelSpace, colorize, translate
@@ -833,7 +833,7 @@ class AlignmentView(View):
         try:
             maps = self.make_maps(explorer)
         except ImportError as error:
-            missing = error.name or "jupyter-scatter"
+            missing = OPTIONAL["jscatter"][0] if error.name == "jscatter" else error.name
             remedy = how_to_install("jscatter")
             self.note = f"{missing} is missing ({remedy}): maps are pictures, move 'point' to look at one."
             explorer.drawn_map = True
