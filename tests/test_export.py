@@ -100,8 +100,7 @@ def test_refused_before_anything_is_read(weights, tmp_path, monkeypatch):
     refused_command(["export", weights, file, "--tolerance", 0], "no tolerance", untouched=tmp_path)
     refused_command(["export", weights, file, "--space", "synthia16"], "19 classes", untouched=tmp_path)
     refused_command(["export", tmp_path / "none.safetensors", file], "no such file", untouched=tmp_path)
-    spec = export.importlib.util.find_spec
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else spec(name))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as where it is not installed
     refused_command(["export", weights, tmp_path / "net.onnx"], "onnxruntime", "uda_kit[export]", untouched=tmp_path)
 
 

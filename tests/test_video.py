@@ -71,5 +71,5 @@ def test_what_is_no_video_is_refused(weights, drive, tmp_path, monkeypatch):
     refused_command(["predict", weights, text, "--out", out, "--no-progress"], "cannot be read as a video")
     refused_command(["predict", weights, drive, "--out", out, "--window", 65, 97, "--no-progress"], "drive.mp4")
     monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
-    refused_command(["predict", weights, drive, "--out", out], "package av", "uda_kit[video]")
+    refused_command(["predict", weights, drive, "--out", out], "av: is not installed", "drive.mp4", "uda_kit[video]")
     assert not out.exists()
