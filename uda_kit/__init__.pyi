@@ -26,7 +26,6 @@ from .data.streets.style import RENDERED as RENDERED
 from .data.streets.style import SceneStyle as SceneStyle
 from .data.strong_augmentation import StrongAugmentation as StrongAugmentation
 from .data.transforms import JointTransform as JointTransform
-from .data.transforms import Resized as Resized
 from .data.translated import Joined as Joined
 from .data.translated import TranslatedImages as TranslatedImages
 from .evaluation.compare import compare_runs as compare_runs
@@ -81,7 +80,6 @@ from .models.segmenters import Segmenter as Segmenter
 from .models.segmenters import deeplab_v2 as deeplab_v2
 from .models.timm_backbones import TimmOptions as TimmOptions
 from .models.translators import CycleTranslator as CycleTranslator
-from .models.translators import ImageDiscriminator as ImageDiscriminator
 from .recipes.catalogue import find_recipe as find_recipe
 from .recipes.config import PseudoLabelConfig as PseudoLabelConfig
 from .recipes.config import Recipe as Recipe
