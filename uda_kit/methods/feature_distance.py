@@ -101,6 +101,7 @@ class Frozen(nn.Module):
     def __init__(self, net: Segmenter):
         super().__init__()
         self.normalise, self.backbone = copy.deepcopy(net.normalise), copy.deepcopy(net.backbone)
+        self.seen_whole = net.seen_whole
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -109,7 +110,7 @@ class Frozen(nn.Module):
         image: Tensor,  # [B,3,H,W] RGB in [0, 1]
     ) -> Tensor:  # [B,F,h,w] the last map
         self.to(image.device)
-        return self.backbone.stages(self.normalise(image))[-1].float()
+        return self.backbone.stages(self.normalise(self.seen_whole(image)))[-1].float()
 
 # %% ../../nbs/methods/88_feature_distance.ipynb #8800000e
 @dataclass(frozen=True)

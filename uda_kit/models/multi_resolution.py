@@ -81,14 +81,18 @@ class MultiResolution(Segmenter):
 
     attention: ScaleAttention
 
+    def seen_whole(self, image: Tensor) -> Tensor:
+        "The images at half size: `Outputs.stages` are maps of the context."
+        half = window_size((image.shape[-2], image.shape[-1]))
+        return F.interpolate(image, half, mode="bilinear", align_corners=False)
+
     def forward(
         self,
         image: Tensor,  # [B,3,H,W] RGB in [0, 1]
     ) -> Outputs:
         "Fused scores at stride 4. In training also those of one random window."
         size = (image.shape[-2], image.shape[-1])
-        half = F.interpolate(image, window_size(size), mode="bilinear", align_corners=False)
-        context, maps = self.look(half)
+        context, maps = self.look(self.seen_whole(image))
         attention = self.attention(maps)
         if not self.training:
             detail = self.slide(image)

@@ -277,6 +277,12 @@ class Segmenter(nn.Module):
             self.backbone.eval()
         return self
 
+# %% ../../nbs/models/20_segmenters.ipynb #20000031
+@patch
+def seen_whole(self: Segmenter, image: Tensor) -> Tensor:
+    "The images [B,3,H,W] that `Outputs.stages` are maps of: those the network gets."
+    return image
+
 # %% ../../nbs/models/20_segmenters.ipynb #7322aa83
 @patch
 def forward(
