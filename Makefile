@@ -54,7 +54,7 @@ lab: $(READY)
 
 # Fails where a link leads nowhere, a page has no title, or a notebook has not been run.
 docs: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_site.py
 
 check: $(READY)
 	$(BIN)/python tests/check_house.py

@@ -1,4 +1,4 @@
-"""Sphinx's settings; `docs/build.py` writes the pages that are read here."""
+"""Sphinx's settings; `docs/make_site.py` writes the pages that are read here."""
 
 import re
 import sys

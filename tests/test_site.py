@@ -12,12 +12,12 @@ pytest.importorskip("myst_nb")
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
+import make_site  # noqa: E402
 import mathml  # noqa: E402
 import notebooks  # noqa: E402
 import records  # noqa: E402
 import reference  # noqa: E402
 
-import build  # noqa: E402
 from uda_kit.core.errors import InputError, expect_error  # noqa: E402
 
 
@@ -263,9 +263,9 @@ def test_the_command_names_the_notebook(tmp_path, monkeypatch, capsys):
     def refused(*_):
         raise InputError("nbs/a.ipynb", "has not been executed", "run it")
 
-    monkeypatch.setattr(build, "prepare", refused)
-    monkeypatch.setattr(sys, "argv", ["build.py", "--out", str(tmp_path / "site")])
-    assert build.main() == 2
+    monkeypatch.setattr(make_site, "prepare", refused)
+    monkeypatch.setattr(sys, "argv", ["make_site.py", "--out", str(tmp_path / "site")])
+    assert make_site.main() == 2
     assert "nbs/a.ipynb: has not been executed" in capsys.readouterr().err and not (tmp_path / "site").exists()
 
 

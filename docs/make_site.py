@@ -1,4 +1,4 @@
-"""Build the site: `make docs`, or `python docs/build.py`. Pages go to build/site, what Sphinx reads to build/site-source."""
+"""Build the site: `make docs`, or `python docs/make_site.py`. Pages go to build/site, what Sphinx reads to build/site-source."""
 
 import argparse
 import json
