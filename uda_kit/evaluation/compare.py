@@ -8,7 +8,6 @@ __all__ = ['compare_runs']
 # %% ../../nbs/evaluation/50_compare.ipynb #50c00003
 import base64
 import json
-import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,10 +33,10 @@ from uda_kit.evaluation.evaluate import (
     resized,
     spread_out,
 )
-from .report import _check_same_data, _classes_in, _draw_panel, _sample_grid, figure_png
+from .report import _check_same_data, draw_panels, figure_png
 from ..models.checkpoints import load_weights
 from ..training.runs import RunDirectory, changes, read_log, short
-from ..visual.style import add_legend, drawn_name, legend_columns, new_figure
+from ..visual.style import drawn_name, new_figure
 
 if TYPE_CHECKING:  # Matplotlib is loaded with the first figure
     from matplotlib.axes import Axes
@@ -348,7 +347,8 @@ def picture_figure(groups: Sequence[Group], dataset: Dataset, count: int = 4) ->
     indices = spread_out(len(dataset), count)
     seen = {name: predicted(run, dataset, indices) for name, run in firsts.items()}
     panels = [_panel(dataset, i, space, {name: ids[i] for name, ids in seen.items()}) for i in indices]
-    return _draw_panels(panels, space)
+    titles = {name: drawn_name(name.removeprefix("group ")) for name in panels[0]}
+    return draw_panels(panels, space, 2.6 * len(titles), titles.__getitem__)
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c000e1
 def _panel(dataset: Dataset, i: int, space: LabelSpace, seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -358,22 +358,6 @@ def _panel(dataset: Dataset, i: int, space: LabelSpace, seen: dict[str, np.ndarr
     if sample.label is not None:
         panel["truth"] = translate(dataset.space, space)[sample.label.numpy()]
     return panel | {f"group {name}": ids for name, ids in seen.items()}
-
-# %% ../../nbs/evaluation/50_compare.ipynb #50c000f1
-def _draw_panels(panels: list[dict[str, np.ndarray]], space: LabelSpace) -> "Figure":
-    "Rows of pictures, with a legend of the classes that occur."
-    width, present = 2.6 * len(panels[0]), _classes_in(panels)
-    columns = legend_columns(space, present, width)
-    legend = 0.15 + 0.2 * math.ceil(len([c for c in present if c < len(space)]) / columns + 0.01)  # inches
-    figure, grid = _sample_grid(panels, width, legend)
-    for r, panel in enumerate(panels):
-        for c, (name, pixels) in enumerate(panel.items()):
-            axes = figure.add_subplot(grid[r, c])
-            _draw_panel(axes, name, pixels, space)
-            if r == 0:
-                axes.set_title(drawn_name(name.removeprefix("group ")), fontsize=10, pad=4)
-    add_legend(figure, space, present, legend / figure.get_figheight(), columns)
-    return figure
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c00016
 STYLE = """

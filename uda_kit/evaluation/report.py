@@ -8,7 +8,7 @@ __all__ = ['write_report']
 # %% ../../nbs/evaluation/40_report.ipynb #a46e6b0c
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -106,6 +106,28 @@ def _panel_title(name: str, evaluations: Mapping[str, Evaluation]) -> str:
         return drawn_name(name)
     return f"{drawn_name(name)}: {percent(evaluations[name].miou)} mIoU"
 
+# %% ../../nbs/evaluation/40_report.ipynb #40000031
+def draw_panels(
+    panels: list[dict[str, np.ndarray]],  # a row of pictures each: images [H,W,3], or class ids [H,W]
+    space: LabelSpace,  # of the class ids
+    width: float,  # inches
+    title: Callable[[str], str],  # of a picture, by its name
+) -> "Figure":
+    "Rows of pictures, with a legend of the classes that occur."
+    present = _classes_in(panels)
+    columns = legend_columns(space, present, width)
+    entries = len([i for i in present if i < len(space)])
+    legend = 0.15 + 0.2 * math.ceil(entries / columns + 0.01)  # inches
+    figure, grid = _sample_grid(panels, width, legend)
+    for r, panel in enumerate(panels):
+        for c, (name, pixels) in enumerate(panel.items()):
+            axes = figure.add_subplot(grid[r, c])
+            _draw_panel(axes, name, pixels, space)
+            if r == 0:
+                axes.set_title(title(name), fontsize=10, pad=4)
+    add_legend(figure, space, present, legend / figure.get_figheight(), columns)
+    return figure
+
 # %% ../../nbs/evaluation/40_report.ipynb #51973380
 def sample_figure(
     dataset: Dataset,  # labelled, that the evaluations were made on
@@ -118,19 +140,7 @@ def sample_figure(
     if not panels:
         raise InputError("report", "no predictions were kept for pictures", "evaluate with keep=4")
     space = next(iter(evaluations.values())).space
-    present = _classes_in(panels)
-    columns = legend_columns(space, present, width)
-    entries = len([i for i in present if i < len(space)])
-    legend = 0.15 + 0.2 * math.ceil(entries / columns + 0.01)  # inches
-    figure, grid = _sample_grid(panels, width, legend)
-    for r, panel in enumerate(panels):
-        for c, (name, pixels) in enumerate(panel.items()):
-            axes = figure.add_subplot(grid[r, c])
-            _draw_panel(axes, name, pixels, space)
-            if r == 0:
-                axes.set_title(_panel_title(name, evaluations), fontsize=10, pad=4)
-    add_legend(figure, space, present, legend / figure.get_figheight(), columns)
-    return figure
+    return draw_panels(panels, space, width, lambda name: _panel_title(name, evaluations))
 
 # %% ../../nbs/evaluation/40_report.ipynb #505b7f35
 def _sample_grid(panels: list[dict], width: float, legend: float) -> tuple["Figure", "GridSpec"]:
