@@ -39,6 +39,7 @@ setup(
         "pretrained": cfg["pretrained_requirements"].split(),
         "export": cfg["export_requirements"].split(),
         "video": cfg["video_requirements"].split(),
+        "trackers": cfg["tracker_requirements"].split(),
         "notebooks": (cfg["pretrained_requirements"] + " " + cfg["notebook_requirements"]).split(),
         "docs": " ".join(cfg[f"{kind}_requirements"] for kind in ("pretrained", "notebook", "docs")).split(),
         "dev": " ".join(cfg[f"{kind}_requirements"] for kind in DEVELOPMENT).split(),

@@ -147,7 +147,7 @@ def check_metadata(where, content, root):
 def requirement_faults(data, config):
     "Requirements and extras that are not those of settings.ini."
     kinds = {extra: f"{extra}_" for extra in ("pretrained", "export", "video", "docs", "dev")}
-    kinds |= {"": "", "notebooks": "notebook_"}
+    kinds |= {"": "", "notebooks": "notebook_", "trackers": "tracker_"}
     stated = {extra: set(map(Requirement, config[f"{kind}requirements"].split())) for extra, kind in kinds.items()}
     stated["notebooks"] |= stated["pretrained"]
     stated["docs"] |= stated["notebooks"]

@@ -223,6 +223,7 @@ def test_extras_install_what_they_are_said_to():
         "notebooks": config["notebook_requirements"].split(),
         "export": config["export_requirements"].split(),
         "video": config["video_requirements"].split(),
+        "trackers": config["tracker_requirements"].split(),
         "dev": config["dev_requirements"].split(),
     }
     for distribution, extra, _ in OPTIONAL.values():

@@ -359,7 +359,7 @@ def test_full_disk_with_tensorboard(tmp_path, capsys):
     run = RunDirectory(tmp_path / "run")
     run.open(CONFIG)
     with files_at_most(30), pytest.raises(WriteError) as error:
-        fit(make_stage(), run.path, options(tensorboard=True), CONFIG, resume=True)
+        fit(make_stage(), run.path, options(loggers=("tensorboard",)), CONFIG, resume=True)
     one_line(error.value, "tensorboard", "--resume")
     time.sleep(0.2)
     assert "Traceback" not in capsys.readouterr().err

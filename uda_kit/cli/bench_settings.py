@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from .measurement import TrainingRuns
 from uda_kit.cli.options import (
     Positional,
+    Texts,
     once,
 )
 
@@ -25,7 +26,7 @@ class BenchSettings(TrainingRuns):
     "Compare settings of a recipe on its validation images; the highest mean mIoU over the seeds wins."
 
     recipe: Positional[str]  # camvid-lite0/source-only, ...
-    candidates: tuple[str, ...] = ()  # each a text of settings as for --set, beside the recipe as it is
+    candidates: Texts = ()  # each a text of settings as for --set, beside the recipe as it is
 
     def check(self) -> None:
         super().check()

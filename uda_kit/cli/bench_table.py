@@ -15,6 +15,7 @@ from .measurement import TrainingRuns
 from uda_kit.cli.options import (
     Positional,
     Text,
+    Texts,
     once,
     short,
 )
@@ -29,7 +30,7 @@ class BenchTable(TrainingRuns):
     "Run rows of a benchmark for several seeds; scores are appended to results/."
 
     benchmark: Positional[str]  # scenes, camvid, gta5, ...
-    rows: tuple[str, ...] = ()  # rows to run (default: all of the paper's)
+    rows: Texts = ()  # rows to run (default: all of the paper's)
     paper: Text = None  # whose table (default: the first that has the rows)
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from .options import Text, TrainingPrecision, at_least, given_roots, once, read_out, read_precision
+from .options import Text, Texts, TrainingPrecision, at_least, given_roots, once, read_out, read_precision
 from .output import finish, show
 
 if TYPE_CHECKING:  # imports torch, and a command line starts without it
@@ -48,7 +48,7 @@ class TrainingRuns(Measurement):
     seeds: tuple[int, ...] = (0,)  # seeds
     out: str = "runs/bench"  # folder of the runs; what recipes have in common is trained once a seed
     results: Text = None  # folder the scores are appended to (default: results/)
-    roots: tuple[str, ...] = ()  # NAME=FOLDER of each data set on disk
+    roots: Texts = ()  # NAME=FOLDER of each data set on disk
     workers: int = 0  # processes that read images, for each domain
     cache_mb: int = 0  # megabytes of decoded, resized images to keep, for each domain
     precision: TrainingPrecision = "32-true"

@@ -29,6 +29,7 @@ except ImportError:  # `uda-kit doctor` still works, and says that tyro is missi
 
 # %% ../../nbs/cli/10_options.ipynb #f50a0ba4
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
+Texts = tuple[str, ...]
 Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 Pixels = Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH", help_behavior_hint="")]
 Precision = Literal["32-true", "bf16-mixed", "auto"]

@@ -15,6 +15,7 @@ from uda_kit.cli.options import (
     Count,
     Positional,
     Text,
+    Texts,
     TrainingPrecision,
     at_least,
     command_line,
@@ -48,12 +49,12 @@ class Train:
     dry_run: bool = False
     """take a few steps (3, or --steps) at full size, write nothing, print time and memory; needs no data"""
     resume: bool = False  # go on with the run in the folder
-    roots: tuple[str, ...] = ()
+    roots: Texts = ()
     """NAME=FOLDER of each data set on disk (or set UDA_KIT_DATA to a folder that holds NAME/)"""
     source: Text = None  # NAME:ROOT of other source data; ?space=SPACE behind it, or classes of your own, are trained
     target: Text = None  # NAME:ROOT of other target data
     test: Text = None  # NAME:ROOT of other test data
-    set: tuple[str, ...] = ()  # path=value of any setting, for example stages.0.optimizer.lr=0.001
+    set: Texts = ()  # path=value of any setting, for example stages.0.optimizer.lr=0.001
     weights: Text = None  # weight file the network starts from
     workers: int = 0  # processes that read images, for each domain
     cache_mb: int = 0  # megabytes of decoded, resized images to keep, for each domain
@@ -66,7 +67,8 @@ class Train:
     validate_every: int = 0  # score the validation images every so many steps (0: never)
     save_every: int = 500  # write a checkpoint every so many steps
     log_every: int = 20  # write a log line every so many steps
-    tensorboard: bool = False  # log to TensorBoard, too
+    logger: Texts = ()
+    """log to these as well: csv, tensorboard, wandb (offline), or package.module:Class; options: NAME?option=value"""
     record: bool = False  # append the score to results/
     no_progress: bool = False  # no progress bars
 
@@ -188,7 +190,7 @@ def run_options(args: Train) -> "RunOptions":
         log_every=args.log_every,
         save_every=args.save_every,
         validate_every=args.validate_every,
-        tensorboard=args.tensorboard,
+        loggers=args.logger,
         progress=not args.no_progress,
     )
 

@@ -29,7 +29,8 @@ OPTIONAL = {  # module: (distribution, extra of uda_kit that installs it, what i
     "onnxscript": ("onnxscript", "export", "export to ONNX"),
     "onnxruntime": ("onnxruntime", "export", "export to ONNX"),
     "av": ("av", "video", "predicting videos"),
-    "tensorboard": ("tensorboard", "dev", "--tensorboard"),
+    "tensorboard": ("tensorboard", "trackers", "--logger tensorboard"),
+    "wandb": ("wandb", "trackers", "--logger wandb"),
     "pytest": ("pytest", "dev", "the tests"),
     "torchmetrics": ("torchmetrics", "dev", "the tests"),
 }

@@ -26,7 +26,6 @@ from tqdm.auto import tqdm
 
 from ..core.distributed import gather_objects, leave_group, several_processes, share_state
 from ..core.errors import InputError, nearest, printable
-from ..core.files import writing
 from ..core.records import write_json
 from ..data.dataset import Dataset
 from ..data.sampling import RareClasses, RareClassSampling, class_counts
@@ -46,6 +45,7 @@ from uda_kit.training.runs import (
     save_checkpoint,
     saying_how_to_resume,
 )
+from .trackers import Trackers, check_loggers
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -285,7 +285,7 @@ class RunOptions:
     log_every: int = 20
     save_every: int = 500
     validate_every: int = 0  # 0: at the end only
-    tensorboard: bool = False
+    loggers: tuple[str, ...] = ()  # trackers beside log.jsonl, as `check_loggers` takes them
     progress: bool = True
 
     def deciding(self) -> dict:
@@ -322,8 +322,7 @@ def check_options(options: RunOptions) -> None:
         value = getattr(options, name)
         if not is_whole(value, least):
             raise InputError(name, f"{value!r} is no whole number of at least {least}", "give a number of steps")
-    if options.tensorboard:
-        summary_writer()
+    check_loggers(options.loggers)
 
 
 def make_fabric(options: RunOptions) -> "Fabric":
@@ -521,22 +520,23 @@ def fit(
         going_on = run.check(config, resume)  # in every process, so that all stop where one must
         training.fabric.barrier()
         if not training.fabric.is_global_zero:
-            return run_loop(training, run, going_on, Board(run, False))
+            return run_loop(training, run, going_on)
         with run.locked():
             run.open(config, resume)
-            return run_loop(training, run, going_on, Board(run, options.tensorboard))
+            return run_loop(training, run, going_on, options.loggers)
 
 # %% ../../nbs/training/40_fit.ipynb #45579a98
-def run_loop(training: Training, run: RunDirectory, resume: bool, board: "Board") -> dict:
-    "The loop of `fit` in one process."
+def run_loop(training: Training, run: RunDirectory, resume: bool, loggers: tuple[str, ...] = ()) -> dict:
+    "The loop of `fit` in one process; `loggers` in the first."
     stage, fabric = training.stage, training.fabric
     progress = Progress(*restore(training, run)) if resume else Progress()
+    trackers = open_trackers(run, stage.name, loggers)
     batches = read_steps(stage, training.options, progress.step, fabric.global_rank, fabric.world_size)
     hidden = not training.options.progress or not fabric.is_global_zero
     with StopRequest() as stop, tqdm(total=stage.steps, initial=progress.step, desc=stage.name, disable=hidden) as bar:
         try:
             while next_batch(training, run, progress, batches, stop):
-                take_step(training, run, board, progress, bar)
+                take_step(training, run, trackers, progress, bar)
         except NonFiniteError as error:
             if fabric.is_global_zero:
                 report = {"stage": stage.name, "step": progress.step, "reason": str(error)}
@@ -544,11 +544,17 @@ def run_loop(training: Training, run: RunDirectory, resume: bool, board: "Board"
             raise
         finally:
             batches.close()
-            board.close()
+            trackers.close(finished=progress.step == stage.steps)
             release = getattr(stage.net, "fix_backbone", None)
             if stage.fix_backbone and release is not None:
                 release(False)
     return progress.record or last_record(run, stage.name)
+
+# %% ../../nbs/training/40_fit.ipynb #45579a99
+def open_trackers(run: RunDirectory, stage: str, loggers: tuple[str, ...]) -> Trackers:
+    "The trackers of a stage, with what its log holds already."
+    earlier = [record for record in read_log(run) if record["stage"] == stage] if loggers else []
+    return Trackers(loggers, run.path, stage, run.config() if loggers else {}, earlier)
 
 
 def last_record(run: RunDirectory, stage_name: str) -> dict:
@@ -594,7 +600,7 @@ def next_batch(training: Training, run: RunDirectory, progress: Progress, batche
     return not last
 
 # %% ../../nbs/training/40_fit.ipynb #d3fa528a
-def take_step(training: Training, run: RunDirectory, board: "Board", progress: Progress, bar: tqdm) -> None:
+def take_step(training: Training, run: RunDirectory, trackers: Trackers, progress: Progress, bar: tqdm) -> None:
     "Take a step on the batch that was read; log and save where that is due."
     options = training.options
     values = training.step(progress.step, *progress.batch)
@@ -602,13 +608,13 @@ def take_step(training: Training, run: RunDirectory, board: "Board", progress: P
     bar.update()
     last = progress.step == training.stage.steps
     if progress.step % options.log_every == 0 or last:
-        log_step(training, run, board, progress, values, bar)
+        log_step(training, run, trackers, progress, values, bar)
     if progress.step % options.save_every == 0 or last:
         save(training, run, progress)
 
 # %% ../../nbs/training/40_fit.ipynb #d99bbc5a
 def log_step(
-    training: Training, run: RunDirectory, board: "Board", progress: Progress, values: dict, bar: tqdm
+    training: Training, run: RunDirectory, trackers: Trackers, progress: Progress, values: dict, bar: tqdm
 ) -> None:
     "Log the values of a step; validates where the options ask for it."
     stage, every = training.stage, training.options.validate_every
@@ -622,7 +628,7 @@ def log_step(
     progress.unsaved.append(progress.record)
     if training.fabric.is_global_zero:
         append_log(run, progress.record)
-        board.add(progress.record)
+        trackers.add(progress.record)
         bar.set_postfix(postfix(progress.record))
 
 
@@ -743,52 +749,3 @@ def orphaned(wait: float = 3.0) -> bool:
             return True
         time.sleep(0.05)
     return False
-
-# %% ../../nbs/training/40_fit.ipynb #df9aa872
-def summary_writer() -> type:
-    "TensorBoard's writer. `InputError` where it is not installed."
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        advice = "pip install tensorboard, or leave the option out"
-        raise InputError("tensorboard", "is not installed", advice) from None
-    return SummaryWriter
-
-
-class Board:
-    "TensorBoard where asked for, nothing otherwise."
-
-    def __init__(self, run: RunDirectory, wanted: bool):
-        self.folder, self.writer, self.hook = run.path / "tensorboard", None, threading.excepthook
-        if wanted:
-            threading.excepthook = self.quiet
-            with writing(self.folder):
-                self.writer = summary_writer()(str(self.folder))
-
-    def quiet(self, args: threading.ExceptHookArgs) -> None:
-        "The writer's thread keeps an error for the next call; Python need not print it as well."
-        if not isinstance(args.exc_value, OSError):
-            self.hook(args)
-
-# %% ../../nbs/training/40_fit.ipynb #4a6a3762
-@patch
-def add(self: Board, record: dict) -> None:
-    "Write the numbers of a record."
-    if not self.writer:
-        return
-    numbers = {name: value for name, value in record.items() if isinstance(value, (int, float)) and name != "step"}
-    with writing(self.folder):
-        for name, value in numbers.items():
-            self.writer.add_scalar(f"{record['stage']}/{name}", value, record["step"])
-
-
-@patch
-def close(self: Board) -> None:
-    "Write what is left, and let Python print the errors of threads again."
-    if not self.writer:
-        return
-    try:
-        with writing(self.folder):
-            self.writer.close()
-    finally:
-        threading.excepthook = self.hook
