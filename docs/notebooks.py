@@ -64,32 +64,62 @@ def short_title(text: str) -> str:
 def prints(text: str) -> bool:
     """Does a cell show something whenever it runs?
 
-    A `print` or `display` that no `if`, loop or function hides, or a name in the last line."""
-    try:
-        body = ast.parse(text).body
-    except SyntaxError:  # magics
-        return False
+    A `print` or `display` that no `if`, loop or function hides, or a last line that is a value: a name, an item,
+    a list, a dictionary, an object that is made there."""
+    body = statements(text)
     for statement in body:
-        if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)):
-            continue
-        call = statement.value
-        if isinstance(call.func, ast.Name) and call.func.id in ("print", "display"):
-            return not any(keyword.arg == "file" for keyword in call.keywords)
+        if called(statement) in ("print", "display"):
+            return not any(keyword.arg == "file" for keyword in statement.value.keywords)
     last = body[-1] if body else None
-    return isinstance(last, ast.Expr) and isinstance(last.value, ast.Name) and not text.rstrip().endswith(";")
+    if not isinstance(last, ast.Expr) or text.rstrip().endswith(";"):
+        return False
+    if isinstance(last.value, ast.Call):
+        return called(last)[:1].isupper()  # Table(...), HTML(...)
+    return not isinstance(last.value, ast.Constant | ast.Await)
+
+
+def statements(text: str) -> list[ast.stmt]:
+    "Statements of a cell; none where it is not Python alone."
+    try:
+        return ast.parse(text).body
+    except SyntaxError:  # magics
+        return []
+
+
+def called(statement: ast.stmt) -> str:
+    "Name of the function that a statement calls, and no more than calls; or nothing."
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
+
+
+def may_show(text: str) -> bool:
+    "Does a cell print or draw somewhere, perhaps in a loop, or end in a call?"
+    body = statements(text)
+    names = {node.id for statement in body for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    ends_in_a_value = (
+        bool(body) and isinstance(body[-1], ast.Expr) and not called(body[-1]).startswith(("test_", "check"))
+    )
+    return bool(names & SHOWING) or ends_in_a_value
+
+
+SHOWING = {"print", "display", "plt", "fig", "figure", "ax", "axes"}
 
 
 def check_executed(book: dict, name: str) -> None:
-    "`InputError` where a cell that prints holds no output, or ended in an error."
+    "`InputError` where a cell that prints holds no output, one ended in an error, or a notebook that draws holds none."
     remedy = f"run it and keep its outputs: make notebooks NB=nbs/{name}.ipynb"
-    for cell in book["cells"]:
-        if cell["cell_type"] != "code" or "hide" in directives(source(cell)):
-            continue
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    shown = [cell for cell in cells if "hide" not in directives(source(cell))]
+    for cell in shown:
         outputs = cell.get("outputs", [])
         if any(output["output_type"] == "error" for output in outputs):
             raise InputError(f"nbs/{name}.ipynb", f"cell {cell.get('id')} ended in an error", remedy)
         if not outputs and prints(source(cell)):
             raise InputError(f"nbs/{name}.ipynb", "has not been executed", remedy)
+    silent = {"export", "exporti", "exports", "default_exp"}
+    looks = [cell for cell in shown if not silent & set(directives(source(cell)))]
+    if any(may_show(source(cell)) for cell in looks) and not any(cell.get("outputs") for cell in shown):
+        raise InputError(f"nbs/{name}.ipynb", "has not been executed", remedy)
 
 
 # --- outputs ------------------------------------------------------------------------------------------------------

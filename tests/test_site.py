@@ -63,7 +63,15 @@ def site():
 # --- notebooks ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["print(1)", "x = 1\ndisplay(x)", "import numpy\nx = 3\nx"])
+NOT_RUN = ["print(1)", "x = 1\ndisplay(x)", "import numpy\nx = 3\nx", "{k: 1 for k in 'ab'}", "Table(a, b)"]
+NOT_RUN += [
+    "for k in 'ab':\n    print(k)",
+    "ax.imshow(picture)\nax.axis('off')",
+    "recorded('x')",
+]  # where nothing else is shown
+
+
+@pytest.mark.parametrize("text", NOT_RUN)
 def test_a_notebook_that_was_not_run_is_refused(text):
     message = expect_error(notebooks.check_executed, book(code(text)), "data/05_new")
     assert "nbs/data/05_new.ipynb" in message and "has not been executed" in message and "make notebooks" in message
@@ -73,7 +81,11 @@ def test_a_notebook_that_was_not_run_is_refused(text):
     "text", ["x = 1", "if x:\n    print(x)", "assert x", "#| hide\nprint(1)", "print(1, file=f)", "x;"]
 )
 def test_cells_that_need_not_show_anything(text):
-    notebooks.check_executed(book(code(text)), "data/05_new")
+    notebooks.check_executed(book(code("x", printed("3")), code(text)), "data/05_new")
+
+
+def test_a_notebook_that_only_asserts_has_nothing_to_show():
+    notebooks.check_executed(book(code("#| export\ndef f():\n    print(1)"), code("test_eq(f(), None)")), "data/05_new")
 
 
 def test_a_cell_that_ended_in_an_error_is_refused():
