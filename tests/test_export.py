@@ -111,6 +111,27 @@ def test_a_file_that_differs_is_refused(weights, tmp_path, monkeypatch):
     assert "differs from the network" in message and not any(tmp_path.iterdir())
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    broken = network("tiny")
+    broken.main.convs[0].weight.data[0, 0, 0, 0] = float("nan")
+    message = refused(lambda: export_network(broken, tmp_path / "net.pt2"))
+    assert "main.convs.0.weight" in message and "not finite" in message and not any(tmp_path.iterdir())
+
+
+def test_sizes_are_narrowed_where_a_file_cannot_hold_a_part(tmp_path, monkeypatch):
+    whole = torch.export.save
+
+    def only_one_size(program, *rest, **more):
+        if program.range_constraints and len(program.range_constraints) > 1:
+            raise RuntimeError("Failed serializing node round_1")  # HRDA's, whose crops depend on the size
+        return whole(program, *rest, **more)
+
+    monkeypatch.setattr(torch.export, "save", only_one_size)
+    monkeypatch.setattr(export, "FALLBACK", (64, 96))
+    (exported,) = export_network(network("tiny"), tmp_path / "net.pt2")
+    assert exported.sizes.fixed == (64, 96)
+
+
 def test_fixed_size_and_uneven_images(tmp_path):
     (exported,) = export_network(network("tiny"), tmp_path / "net.onnx", size=(48, 80))
     assert exported.sizes.fixed == (48, 80) and exported.difference < 1e-4

@@ -246,10 +246,14 @@ MOST_BYTES = 2**31  # an ONNX file is one protocol buffer
 
 
 def as_pt2(program: Any, about: dict) -> bytes:
-    "A torch.export program as a file's bytes."
+    "A torch.export program as a file's bytes. `InputError` for a part that cannot be stored."
     file = io.BytesIO()
     with quiet():
-        torch.export.save(program, file, extra_files={f"{KEY}.json": json.dumps(about)})
+        try:
+            torch.export.save(program, file, extra_files={f"{KEY}.json": json.dumps(about)})
+        except Exception as error:
+            problem = f"has a part that a .pt2 file cannot hold ({first_line(error)})"
+            raise SizesError("the network", problem, "give a size") from None
     return file.getvalue()
 
 
@@ -324,7 +328,7 @@ class Exported:
         return f"{self.path}: {self.sizes}; {agreement}; {self.changed:.2%} of the pixels change class"
 
 # %% ../../nbs/models/70_export.ipynb #70e0001b
-def compare(
+def differences(
     net: Segmenter,  # on the CPU, in evaluation mode
     run: Callable[[Tensor], Tensor],  # what was exported
     path: Path,
@@ -378,8 +382,13 @@ def check_packages(files: list[Path]) -> None:
         needs(package, purpose="and an ONNX file needs it")
 
 
-def check_bytes(net: nn.Module, files: list[Path]) -> None:
-    "`InputError` for a network that is too large for an ONNX file."
+def check_numbers(net: nn.Module, files: list[Path]) -> None:
+    "`InputError` for weights that are no finite numbers, and for a network that is too large for an ONNX file."
+    for name, tensor in net.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(
+                "the network", f"{name} holds numbers that are not finite", "take weights of an earlier step"
+            )
     numbers = sum(parameter.numel() for parameter in net.parameters())
     onnx = [file for file in files if file.suffix == ".onnx"]
     if onnx and 4 * numbers >= MOST_BYTES:
@@ -400,7 +409,7 @@ def write_all(
     for file in files:
         convert, run = FORMATS[file.suffix]
         data = convert(program, about)
-        exported = compared(net, lambda: run(data), file, sizes)
+        exported = load_and_compare(net, lambda: run(data), file, sizes)
         check_agreement(exported, tolerance)
         written.append((exported, data))
     for exported, data in written:
@@ -408,11 +417,11 @@ def write_all(
     return [exported for exported, _ in written]
 
 
-def compared(net: Segmenter, load: Callable[[], Callable], path: Path, sizes: Sizes) -> Exported:
-    "As `compare`, of a program that is still to be loaded. `InputError` where it does not load or run."
+def load_and_compare(net: Segmenter, load: Callable[[], Callable], path: Path, sizes: Sizes) -> Exported:
+    "`differences` of a program that is still to be loaded. `InputError` where it does not load or run."
     try:
         with quiet():
-            return compare(net, load(), path, sizes)
+            return differences(net, load(), path, sizes)
     except InputError:
         raise
     except Exception as error:
@@ -430,16 +439,16 @@ def export_network(
 ) -> list[Exported]:
     """Write a segmenter as ONNX or torch.export program, with normalisation and class names inside.
 
-    float32 RGB [B,3,H,W] in [0, 1] becomes logits [B,C,H,W]. Each file is compared with the network first. All files
-    are written, or `InputError` and none: for a part that cannot be exported, a file that differs, a package that is
-    missing, or a label space of another number of classes."""
+    float32 RGB [B,3,H,W] in [0, 1] becomes logits [B,C,H,W]. Each file is compared with the network, and
+    none is written before all agree. `InputError` for a part that cannot be exported, a file that differs, a
+    package that is missing, weights that are not finite, or a label space of another number of classes."""
     files = check_paths(paths)
     named = label_space(space) or label_space(net.space)
     if named is not None and len(named) != net.num_classes:
         problem = f"the network has {net.num_classes} classes, {named.name} has {len(named)}"
         raise InputError(files[0], problem, "give the label space it was trained with")
     check_packages(files)
-    check_bytes(net, files)
+    check_numbers(net, files)
     net = copy.deepcopy(net).cpu().float().eval()
     *wider, last = sizes_to_try(net, size)
     for sizes in wider:
