@@ -134,6 +134,21 @@ def sphinx(source: Path, out: Path, jobs: int = 2) -> int:
     return subprocess.run([str(word) for word in (*command, *strict, source, out)]).returncode
 
 
+MADE_BY_SPHINX = ("genindex", "py-modindex", "search")
+
+
+def drop_old_pages(source: Path, out: Path) -> None:
+    "Delete pages whose source is no more: Sphinx leaves them."
+    pages = {file.relative_to(source).with_suffix("").as_posix() for file in source.rglob("*") if file.is_file()}
+    for file in out.rglob("*.html"):
+        place = file.relative_to(out)
+        if place.parts[0] not in ("_modules", "_static") and place.with_suffix("").as_posix() not in (
+            *pages,
+            *MADE_BY_SPHINX,
+        ):
+            file.unlink()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--fresh", action="store_true", help="forget what earlier builds have read")
@@ -150,6 +165,7 @@ def main() -> int:
         return 2
     status = sphinx(source, args.out)
     if status == 0:
+        drop_old_pages(source, args.out)
         print(f"site: {args.out / 'index.html'}")
     return status
 

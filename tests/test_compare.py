@@ -112,3 +112,17 @@ def test_equal_folder_names_and_other_weights_stay_apart(tmp_path):
     page = tmp_path / "page.html"
     assert run_command("compare", *folders, "--out", page)[0] == 0
     assert len(runs_in(page)) == 2
+
+
+def test_the_explorer_shows_the_runs_that_have_a_log(tmp_path):
+    folders = [finished_run(tmp_path / f"seed{seed}", "scenes/source-only", seed, 1) for seed in (0, 1, 2)]
+    page = tmp_path / "page.html"
+    assert run_command("compare", *folders, "--out", page)[0] == 0
+    (folders[0] / "log.jsonl").unlink()  # scored, and its log thrown away
+    explorer = TrainingExplorer(page, progress=False)
+    first, second = explorer.controls["run"].options
+    (folders[2] / "log.jsonl").unlink()
+    refused(lambda: explorer.set(run=second), "has no log")
+    assert explorer.values.run == first and explorer.path.resolve() == folders[1]
+    (folders[1] / "log.jsonl").unlink()
+    refused(lambda: TrainingExplorer(page, progress=False), "has no log")

@@ -332,3 +332,16 @@ def test_pages_show_no_directives():
         text = re.sub(r"<[^>]+>", "", file.read_text(encoding="utf-8"))
         assert not re.search(r"^#\| *(?:export|exporti|default_exp|hide|slow)\b", text, re.M), file
         assert "\x1b" not in text, file
+
+
+def test_pages_whose_source_is_gone_are_deleted(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "site"
+    for file in (source / "a.md", source / "b" / "c.ipynb", *(out / name for name in PAGES)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    make_site.drop_old_pages(source, out)
+    left = {file.relative_to(out).as_posix() for file in out.rglob("*.html")}
+    assert left == set(PAGES) - {"old.html", "b/old.html"}
+
+
+PAGES = ("a.html", "b/c.html", "search.html", "genindex.html", "_modules/x.html", "old.html", "b/old.html")

@@ -305,12 +305,13 @@ def check_run(path: Path) -> None:
 
 # %% ../../../nbs/visual/explorers/90_training.ipynb #445e2a10
 def run_folders(run: Any) -> dict[str, Path]:  # name -> folder
-    "The folders that are shown: one run's, or those of a page that compares runs. `InputError` for one without a log."
+    "The folders that are shown: one run's, or those with a log of a page that compares runs. `InputError` for none."
     if isinstance(run, (str, Path)) and Path(run).suffix in (".html", ".htm"):
         folders = runs_in(run)
-        for folder in folders.values():
+        logged = {name: folder for name, folder in folders.items() if (folder / "log.jsonl").exists()}
+        for folder in (logged or folders).values():
             check_run(folder)
-        return folders
+        return logged
     path = checked_run(run)
     return {path.name: path}
 
@@ -351,6 +352,8 @@ class TrainingExplorer(Explorer):
         "Move controls; without any, look for news."
         if not values:
             self.look()
+        if values.get("run") in self.paths:
+            check_run(self.paths[values["run"]])  # before the control moves
         super().set(**values)
         if "run" in values:
             self.open(self.paths[self.values.run])
