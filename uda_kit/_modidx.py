@@ -5482,6 +5482,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                             'uda_kit/visual/explorers/training.py'),
                                                    'uda_kit.visual.explorers.training.TrainingExplorer._predict': ( 'visual/explorers/training.html#trainingexplorer._predict',
                                                                                                                     'uda_kit/visual/explorers/training.py'),
+                                                   'uda_kit.visual.explorers.training.TrainingExplorer.check_choice': ( 'visual/explorers/training.html#trainingexplorer.check_choice',
+                                                                                                                        'uda_kit/visual/explorers/training.py'),
                                                    'uda_kit.visual.explorers.training.TrainingExplorer.chosen': ( 'visual/explorers/training.html#trainingexplorer.chosen',
                                                                                                                   'uda_kit/visual/explorers/training.py'),
                                                    'uda_kit.visual.explorers.training.TrainingExplorer.drawn': ( 'visual/explorers/training.html#trainingexplorer.drawn',

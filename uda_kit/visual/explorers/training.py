@@ -352,8 +352,7 @@ class TrainingExplorer(Explorer):
         "Move controls; without any, look for news."
         if not values:
             self.look()
-        if values.get("run") in self.paths:
-            check_run(self.paths[values["run"]])  # before the control moves
+        self.check_choice(values.get("run"))
         super().set(**values)
         if "run" in values:
             self.open(self.paths[self.values.run])
@@ -387,6 +386,13 @@ def _controls(self: TrainingExplorer) -> dict:
     return controls
 
 # %% ../../../nbs/visual/explorers/90_training.ipynb #dfb82102
+@patch
+def check_choice(self: TrainingExplorer, name: object) -> None:
+    "`InputError` for a run whose log is gone, before the control moves to it."
+    for path in (path for other, path in self.paths.items() if other == name):
+        check_run(path)
+
+
 @patch
 def open(self: TrainingExplorer, path: Path) -> None:
     "Show another run of a comparison; nothing is kept of the one before."
