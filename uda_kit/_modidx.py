@@ -4239,6 +4239,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'uda_kit/results/comparisons.py'),
                                              'uda_kit.results.comparisons.scores': ( 'results/comparisons.html#scores',
                                                                                      'uda_kit/results/comparisons.py'),
+                                             'uda_kit.results.comparisons.scores_of': ( 'results/comparisons.html#scores_of',
+                                                                                        'uda_kit/results/comparisons.py'),
                                              'uda_kit.results.comparisons.spread': ( 'results/comparisons.html#spread',
                                                                                      'uda_kit/results/comparisons.py')},
             'uda_kit.results.tables': { 'uda_kit.results.tables.MeasuredRow': ( 'results/tables.html#measuredrow',

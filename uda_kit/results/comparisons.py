@@ -94,17 +94,30 @@ def gains(a: dict[int, float], b: dict[int, float]) -> list[float]:  # seed -> m
     "Differences b - a over the seeds both have."
     return [b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())]
 
+# %% ../../nbs/results/20_comparisons.ipynb #64f143d3
+def scores_of(
+    benchmark: str,
+    papers: str | Sequence[str],  # whose tables to read; a row in several of them is taken from the first
+    root: str | os.PathLike | None = None,
+    classes: Sequence[str] = (),  # as in `scores`
+) -> dict[str, dict[int, float]]:  # row -> seed -> mIoU
+    "`scores` of several papers' tables as one."
+    measured: dict[str, dict[int, float]] = {}
+    for paper in [papers] if isinstance(papers, str) else papers:
+        measured = scores(benchmark, paper, root, classes) | measured
+    return measured
+
 # %% ../../nbs/results/20_comparisons.ipynb #64f143d4
 def paired(
     benchmark: str,
-    paper: str,
+    paper: str | Sequence[str],  # or several, as in `scores_of`
     pairs: Iterable[tuple[str, str]],  # (row, other row) each
     root: str | os.PathLike | None = None,
 ) -> Table:
     """What each second row gains over the first, seed by seed, in points of mIoU, and how likely that is by chance.
 
     p is that of a paired two-sided t-test over the seeds: with three seeds it is a rough guide."""
-    measured = scores(benchmark, paper, root)
+    measured = scores_of(benchmark, paper, root)
     lines = []
     for first, second in pairs:
         if first in measured and second in measured:
@@ -147,15 +160,13 @@ BOUNDS = ("source-only", "oracle")
 
 def overview(
     benchmark: str,
-    papers: Sequence[str],  # whose tables to read; a row in several of them is taken from the first
+    papers: str | Sequence[str],  # as in `scores_of`
     rows: Sequence[str] = (),  # in this order; (): all
     root: str | os.PathLike | None = None,
     classes: Sequence[str] = (),  # as in `scores`
 ) -> Table:
     "mIoU of each row over its seeds, its gain over source-only, and the share of the gap to the oracle that it closes."
-    measured: dict[str, dict[int, float]] = {}
-    for paper in papers:
-        measured = scores(benchmark, paper, root, classes) | measured
+    measured = scores_of(benchmark, papers, root, classes)
     lines = [
         (row, spread(measured[row].values()), *gain_and_share(measured, row))
         for row in rows or measured
