@@ -82,7 +82,7 @@ def one_rate(recipe: Recipe) -> Recipe:
 def source_only(source: str, task: Task, table: int) -> Recipe:
     "The row without adaptation, which three papers print."
     task_name = {"gta5": "GTAV", "synthia": "SYNTHIA"}[source]
-    rows = [f"Table {table}: Baseline (ResNet)", f"content_invariant, Table 4: {task_name}, SO"]
+    rows = [f"Table {table}: Baseline (ResNet)", f"CIRN, Table 4: {task_name}, SO"]
     recipe = task.recipe(f"{source}/source-only", rows, MAIN_ONLY, adapts=False)
     return replace(recipe, papers=("output_space", "patch_alignment", "content_invariant"))
 
