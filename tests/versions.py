@@ -5,7 +5,7 @@
     python tests/versions.py lowest --python python3.12
     python tests/versions.py lowest --print
 
-What is tried needs no browser, and none of the extras export, video and docs: names, recipes, data, networks, training, figures, command line."""
+What is tried needs no browser, and not the extra docs: names, recipes, data, networks, training, figures, export, videos, trackers, command line."""
 
 import argparse
 import re
@@ -15,11 +15,11 @@ import sys
 from bare_environment import clean_variables
 from check_dist import ROOT, settings
 
-KINDS = ("requirements", "pretrained_requirements", "notebook_requirements")
+KINDS = ("", "pretrained_", "notebook_", "export_", "video_", "tracker_")
 TESTERS = ("pytest", "torchmetrics")  # of the extra dev
 TESTS = (
     "public recipes streams streets timm windows faults_pictures faults_visual kitti samples teacher "
-    "patch_alignment faults_values self_training resume cyclegan faults_weights cli"
+    "patch_alignment faults_values self_training resume cyclegan faults_weights export video trackers cli"
 ).split()
 
 
@@ -34,7 +34,7 @@ def lowest(requirement):
 def requirements(which, root=ROOT):
     "What pip has to install."
     config = settings(root)
-    stated = [line for kind in KINDS for line in config[kind].split()]
+    stated = [line for kind in KINDS for line in config[f"{kind}requirements"].split()]
     stated += [line for line in config["dev_requirements"].split() if re.split("[>=<]", line)[0] in TESTERS]
     return list(map(lowest, stated)) if which == "lowest" else stated
 
