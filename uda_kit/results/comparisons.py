@@ -198,13 +198,13 @@ GRAY = ("source-only", "statistics-only", "oracle")
 def bars(
     ax: "Axes",
     benchmark: str,
-    paper: str,
+    papers: str | Sequence[str],  # as in `scores_of`
     rows: Sequence[str],  # from the baseline on
     red: Sequence[str] = (),  # rows to draw in red
     root: str | os.PathLike | None = None,
 ) -> None:
     "Mean mIoU of rows over seeds as horizontal bars with their spread, and the difference to the first of them."
-    measured = scores(benchmark, paper, root)
+    measured = scores_of(benchmark, papers, root)
     rows = [row for row in rows if row in measured]
     spreads = {row: _mean_and_deviation(measured[row].values()) for row in rows}
     baseline = spreads[rows[0]][0]
