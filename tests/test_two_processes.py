@@ -48,6 +48,9 @@ def run(folder, devices, levels="multi"):
 def test_same_weights_as_the_joint_batch(tmp_path):
     (one, one_state, one_log), (two, two_state, two_log) = run(tmp_path, 1), run(tmp_path, 2)
     assert [r["step"] for r in one_log] == [r["step"] for r in two_log] == [1, 2, 3, 4], "one process logs"
+    for mine, theirs in zip(one_log, two_log, strict=True):  # and what it logs is the loss of the joint batch
+        losses = [name for name in mine if name.startswith(("loss/", "adv"))]
+        assert losses and [theirs[name] for name in losses] == pytest.approx([mine[name] for name in losses], rel=2e-3)
     for a, b in (
         (one, two),
         (

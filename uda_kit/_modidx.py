@@ -4393,6 +4393,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'uda_kit.training.fit.lost_another': ('training/fit.html#lost_another', 'uda_kit/training/fit.py'),
                                       'uda_kit.training.fit.make_batch': ('training/fit.html#make_batch', 'uda_kit/training/fit.py'),
                                       'uda_kit.training.fit.make_fabric': ('training/fit.html#make_fabric', 'uda_kit/training/fit.py'),
+                                      'uda_kit.training.fit.mean_over_processes': ( 'training/fit.html#mean_over_processes',
+                                                                                    'uda_kit/training/fit.py'),
                                       'uda_kit.training.fit.move_stage': ('training/fit.html#move_stage', 'uda_kit/training/fit.py'),
                                       'uda_kit.training.fit.next_batch': ('training/fit.html#next_batch', 'uda_kit/training/fit.py'),
                                       'uda_kit.training.fit.only_here': ('training/fit.html#only_here', 'uda_kit/training/fit.py'),

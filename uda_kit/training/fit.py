@@ -618,7 +618,7 @@ def log_step(
 ) -> None:
     "Log the values of a step; validates where the options ask for it."
     stage, every = training.stage, training.options.validate_every
-    numbers = {name: float(value) for name, value in values.items()}
+    numbers = mean_over_processes({name: float(value) for name, value in values.items()})
     clock = {"seconds": round(progress.seconds, 2), "peak_gib": round(peak_gib(), 3)}
     progress.record = {"stage": stage.name, "step": progress.step, **numbers, **clock}
     due = (every and progress.step % every == 0) or progress.step == stage.steps
@@ -630,6 +630,12 @@ def log_step(
         append_log(run, progress.record)
         trackers.add(progress.record)
         bar.set_postfix(postfix(progress.record))
+
+
+def mean_over_processes(numbers: dict[str, float]) -> dict[str, float]:
+    "What a step on the joint batch would log: each process has a part of its images."
+    everywhere = gather_objects(numbers)
+    return {name: sum(each[name] for each in everywhere) / len(everywhere) for name in numbers}
 
 
 def postfix(record: dict) -> dict[str, str]:
