@@ -143,9 +143,13 @@ def run_all(view, seconds=900):
         view.click('li.lm-Menu-item:has-text("Run All Cells")')
         for _ in range(20):
             started(view) or time.sleep(0.25)
+    busy = time.time()
     while waiting(view):
         if text := error(view):
             raise AssertionError(f"a cell failed: {text}")
+        busy = time.time() if runs(view) else busy
+        if time.time() - busy > 30:  # the error's output may be out of sight, where JupyterLab does not draw it
+            raise AssertionError(f"nothing runs, and {waiting(view)} cells have not ended: one before them failed")
         if time.time() - began > seconds:
             raise AssertionError(f"{waiting(view)} cells have not ended after {seconds} s")
         time.sleep(0.5)
@@ -158,6 +162,12 @@ def started(view):
     return view.evaluate(
         "[...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].some(p => /\\[[\\d*]+\\]/.test(p.innerText))"
     )
+
+
+def runs(view):
+    "Is a cell running or queued, or the kernel busy?"
+    return view.evaluate("""() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status !== 'idle' ||
+        [...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].some(p => p.innerText.includes('[*]'))""")
 
 
 def waiting(view):

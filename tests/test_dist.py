@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import install_dist
 import pytest
 from bare_environment import clean_variables, make_environment, required
 from check_dist import ARCHIVED, check_folder, settings
@@ -230,3 +231,16 @@ def test_extras_install_what_they_are_said_to():
         assert any(canonicalize_name(Requirement(text).name) == distribution for text in extras[extra]), distribution
     brought = required(extras["notebooks"])
     assert {name.lower() for name in WITH_NOTEBOOKS} <= set(brought)
+
+
+def test_megabytes_of_an_installation_are_read_from_pips_log():
+    log = """Collecting torch
+  Downloading torch-2.15.0-cp311-cp311-manylinux_2_28_x86_64.whl.metadata (31 kB)
+  Downloading torch-2.15.0-cp311-cp311-manylinux_2_28_x86_64.whl (1.1 GB)
+  Using cached tqdm-4.70.1-py3-none-any.whl (78.5 kB)
+Downloading nvidia_cudnn-9.whl (889.2 MB)
+   -------- 889.2/889.2 MB 31.0 MB/s  0:00:28
+Successfully installed nvidia-cudnn-9 torch-2.15.0 tqdm-4.70.1
+"""
+    size, count = install_dist.fetched(log)
+    assert count == 3 and abs(size - (1100 + 0.0785 + 889.2)) < 1e-6

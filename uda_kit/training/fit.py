@@ -631,7 +631,7 @@ def log_step(
         trackers.add(progress.record)
         bar.set_postfix(postfix(progress.record))
 
-
+# %% ../../nbs/training/40_fit.ipynb #d99bbc5b
 def mean_over_processes(numbers: dict[str, float]) -> dict[str, float]:
     "What a step on the joint batch would log: each process has a part of its images."
     everywhere = gather_objects(numbers)
