@@ -203,7 +203,7 @@ def bars(
     red: Sequence[str] = (),  # rows to draw in red
     root: str | os.PathLike | None = None,
 ) -> None:
-    "Mean mIoU of rows over seeds as horizontal bars with their spread, and the difference to the first of them."
+    "Mean mIoU of rows over seeds as horizontal bars with their spread, and the gain over the first with the same seeds."
     measured = scores_of(benchmark, papers, root)
     rows = [row for row in rows if row in measured]
     spreads = {row: _mean_and_deviation(measured[row].values()) for row in rows}
@@ -211,7 +211,9 @@ def bars(
     upwards = rows[::-1]  # Matplotlib counts from below
     for y, row in enumerate(upwards):
         mean, deviation = spreads[row]
-        ax.text(mean + deviation + 0.4, y, f"{mean:.1f}  ({mean - baseline:+.1f})", va="center", fontsize=8)
+        by_seed = gains(measured[rows[0]], measured[row])
+        gain = f"  ({statistics.fmean(by_seed):+.1f})" if by_seed else ""
+        ax.text(mean + deviation + 0.4, y, f"{mean:.1f}{gain}", va="center", fontsize=8)
     means, deviations = zip(*(spreads[row] for row in upwards), strict=True)
     ax.barh(upwards, means, xerr=deviations, color=[_color(row, red) for row in upwards], capsize=3)
     ax.axvline(baseline, color="0.3", lw=0.8, ls=":")
