@@ -4231,6 +4231,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'uda_kit/results/comparisons.py'),
                                              'uda_kit.results.comparisons.longest': ( 'results/comparisons.html#longest',
                                                                                       'uda_kit/results/comparisons.py'),
+                                             'uda_kit.results.comparisons.mean_and_gain': ( 'results/comparisons.html#mean_and_gain',
+                                                                                            'uda_kit/results/comparisons.py'),
                                              'uda_kit.results.comparisons.overview': ( 'results/comparisons.html#overview',
                                                                                        'uda_kit/results/comparisons.py'),
                                              'uda_kit.results.comparisons.paired': ( 'results/comparisons.html#paired',

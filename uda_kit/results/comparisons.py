@@ -191,6 +191,16 @@ def gain_and_share(measured: dict[str, dict[int, float]], row: str) -> tuple[str
         return gain, ""
     return gain, f"{sum(measured[row][seed] - low[seed] for seed in common) / gap:.0%}"
 
+# %% ../../nbs/results/20_comparisons.ipynb #95c88c27
+def mean_and_gain(
+    first: dict[int, float],  # seed -> mIoU of the row that is compared with
+    row: dict[int, float],
+) -> str:  # "42.0  (+5.0)"
+    "Mean of a row, and its mean gain over another with the seeds that both have."
+    by_seed = gains(first, row)
+    gain = f"  ({statistics.fmean(by_seed):+.1f})" if by_seed else ""
+    return f"{statistics.fmean(row.values()):.1f}{gain}"
+
 # %% ../../nbs/results/20_comparisons.ipynb #95c88c28
 GRAY = ("source-only", "statistics-only", "oracle")
 
@@ -203,7 +213,7 @@ def bars(
     red: Sequence[str] = (),  # rows to draw in red
     root: str | os.PathLike | None = None,
 ) -> None:
-    "Mean mIoU of rows over seeds as horizontal bars with their spread, and the gain over the first with the same seeds."
+    "Mean mIoU of rows over seeds as horizontal bars with their spread; gains over the first row with the same seeds."
     measured = scores_of(benchmark, papers, root)
     rows = [row for row in rows if row in measured]
     spreads = {row: _mean_and_deviation(measured[row].values()) for row in rows}
@@ -211,9 +221,7 @@ def bars(
     upwards = rows[::-1]  # Matplotlib counts from below
     for y, row in enumerate(upwards):
         mean, deviation = spreads[row]
-        by_seed = gains(measured[rows[0]], measured[row])
-        gain = f"  ({statistics.fmean(by_seed):+.1f})" if by_seed else ""
-        ax.text(mean + deviation + 0.4, y, f"{mean:.1f}{gain}", va="center", fontsize=8)
+        ax.text(mean + deviation + 0.4, y, mean_and_gain(measured[rows[0]], measured[row]), va="center", fontsize=8)
     means, deviations = zip(*(spreads[row] for row in upwards), strict=True)
     ax.barh(upwards, means, xerr=deviations, color=[_color(row, red) for row in upwards], capsize=3)
     ax.axvline(baseline, color="0.3", lw=0.8, ls=":")
