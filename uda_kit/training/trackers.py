@@ -74,7 +74,7 @@ def wandb_logger(folder: Path, stage: str, options: dict[str, Any]) -> "Logger":
     wandb = needs("wandb")
     identity = _identity(folder / "wandb" / f"{stage}.id")
     usual = {
-        "dir": folder,
+        "dir": str(folder),
         "group": folder.name,
         "name": f"{folder.name}/{stage}",
         "id": identity,
