@@ -331,3 +331,19 @@ def describe(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     return value
+
+# %% ../../nbs/core/35_settings.ipynb #5e770021
+def query_options(
+    query: str,  # "option=value&option=value", what stands behind the question mark
+    whole: str,  # the text that it is part of, for the error
+) -> dict[str, str]:
+    "Options by name. `InputError` for one without a value, or given twice."
+    options: dict[str, str] = {}
+    for part in filter(None, query.split("&")):
+        option, equals, value = part.partition("=")
+        if not option or not equals or not value:
+            raise InputError(whole, f"option {part!r} has no value", "write option=value")
+        if option in options:
+            raise InputError(whole, f"option {option!r} is given twice", "keep one of the two")
+        options[option] = value
+    return options

@@ -18,6 +18,7 @@ from fastcore.basics import patch
 
 from ..core.errors import InputError, nearest_listed, printable, whole_number
 from ..core.files import fingerprint
+from ..core.settings import query_options
 from .dataset import Dataset, Sample
 from uda_kit.data.file_dataset import (
     WILDCARD,
@@ -718,7 +719,7 @@ def parse_spec(
         root, _, query = rest.partition("?")
     else:
         root, query = _root_and_query(rest)
-    return name, root, _query_options(query, spec)
+    return name, root, query_options(query, spec)
 
 # %% ../../nbs/data/40_datasets.ipynb #9a655561
 def _root_and_query(text: str) -> tuple[str, str]:
@@ -733,19 +734,6 @@ def _root_and_query(text: str) -> tuple[str, str]:
                 return root, text[end + 1 :]
     root, _, query = text.partition("?")
     return root, query
-
-# %% ../../nbs/data/40_datasets.ipynb #b70afd47
-def _query_options(query: str, spec: str) -> dict[str, str]:
-    "option=value&option=value as a dictionary. `InputError` for an option without a value, or given twice."
-    options = {}
-    for part in filter(None, query.split("&")):
-        option, equals, value = part.partition("=")
-        if not equals or not value:
-            raise InputError(spec, f"option {part!r} has no value", "write option=value")
-        if option in options:
-            raise InputError(spec, f"option {option!r} is given twice", "keep one of the two")
-        options[option] = value
-    return options
 
 # %% ../../nbs/data/40_datasets.ipynb #e2b0eca6
 class Relabelled:

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ from fastcore.basics import patch
 from uda_kit.core.errors import InputError, nearest
 from uda_kit.core.extras import needs
 from uda_kit.core.files import write_error, writing
+from uda_kit.core.settings import query_options
 
 if TYPE_CHECKING:
     from lightning_fabric.loggers import Logger
@@ -32,14 +33,7 @@ def read_logger(
 ) -> tuple[str, dict[str, Any]]:  # the name, and options by name
     "Split the description of a logger. A value is read as JSON where it is JSON, and as text otherwise."
     name, _, query = text.partition("?")
-    options = {}
-    for part in filter(None, query.split("&")):
-        option, equals, value = part.partition("=")
-        if not equals or not option or option in options:
-            problem = "is given twice" if option in options else "has no value"
-            raise InputError(f"--logger {text}", f"option {option!r} {problem}", "write NAME?option=value")
-        options[option] = _value(value)
-    return name, options
+    return name, {option: _value(value) for option, value in query_options(query, f"--logger {text}").items()}
 
 
 def _value(text: str) -> Any:
@@ -150,7 +144,7 @@ SEPARATE = ("csv", "wandb")  # have a table or a run of their own for each stage
 
 
 def check_loggers(
-    texts: Iterable[str],  # as `read_logger` takes them
+    texts: Sequence[str],  # as `read_logger` takes them
 ) -> None:
     "`InputError` for a logger that is unknown or not installed, or that has no such option."
     names = [read_logger(text)[0] for text in texts]
@@ -194,7 +188,7 @@ class Trackers:
 
     def __init__(
         self,
-        texts: Iterable[str],  # as `read_logger` takes them
+        texts: Sequence[str],  # as `read_logger` takes them
         folder: Path,  # of the run
         stage: str,  # name
         config: dict[str, Any] | None = None,  # of the run
@@ -204,10 +198,14 @@ class Trackers:
         self.loggers: dict[str, Logger] = {}
         if texts:
             threading.excepthook = self.quiet
-        for text in texts:
-            self.open(*read_logger(text), config or {})
-        for record in earlier:  # Fabric's CSV logger starts its table anew
-            self.add(record, only="csv")
+        try:
+            for text in texts:
+                self.open(*read_logger(text), config or {})
+            for record in earlier:  # Fabric's CSV logger starts its table anew
+                self.add(record, only="csv")
+        except BaseException:
+            threading.excepthook = self.hook
+            raise
 
     def quiet(self, args: threading.ExceptHookArgs) -> None:
         "TensorBoard's thread keeps an `OSError` for the next call; Python need not print it as well."
