@@ -72,8 +72,8 @@ def test_what_a_checkpoint_holds(alone):
     assert any(name.startswith("backbone.") and name.endswith("weight") for name in moved)
 
 
-def test_rare_classes_and_feature_distance_train(tmp_path):
-    "Every small row of a network with weights is built; one with all parts trains, and its frozen copy is not saved."
+def test_rare_classes_and_feature_distance_train(tmp_path, capsys):
+    "A stage with all parts trains, without progress bars where none are wanted, and its frozen copy is not saved."
     recipe = small("dacs-mic")
     full = find_recipe("camvid-lite0/daformer-mic").stages[1]
     last = replace(recipe.stages[1], steps=2)
@@ -84,6 +84,19 @@ def test_rare_classes_and_feature_distance_train(tmp_path):
     assert {"loss/seg", "loss/mixed", "loss/masked", "loss/feature_distance"} <= log[-1].keys()
     weights = load_file(tmp_path / "run" / "weights.safetensors")
     assert not [name for name in weights if "frozen" in name]
+    assert "counting" not in capsys.readouterr().err
+
+
+def test_two_resolutions_train(tmp_path):
+    "HRDA's small row trains, and differs from its control in the adaptation alone."
+    adapted, control = find_recipe("scenes-lite0/hrda"), find_recipe("scenes-lite0/hrda-source-only")
+    assert adapted.stages[0] == control.stages[0] and adapted.stages[1].net == control.stages[1].net
+    settings = [f"stages.{k}.{part}.n=4" for k, part in ((0, "source"), (1, "source"), (1, "target"))]
+    settings += ["stages.0.steps=1", "stages.1.steps=1", "test.n=2", "stages.1.source.rare=None"]
+    run_recipe(override(adapted, settings), tmp_path / "run", options())
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    wanted = {"loss/seg", "loss/detail_source", "loss/mixed", "loss/detail_mixed", "loss/feature_distance"}
+    assert wanted <= log[-1].keys()
 
 
 def without_target():

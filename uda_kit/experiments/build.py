@@ -210,7 +210,7 @@ def build_stages(run: Run) -> list[RecipeStage]:
         stage_optimizer(stage)  # rates of layers that the network does not have are refused
         check_labels(stage)
         check_mixed_sizes(stage)
-        check_rare_classes(stage)
+        check_rare_classes(stage, run.options.progress)
         check_room(stage)
     check_test_size(run.recipe, run.stages[-1])
     return run.stages
@@ -397,14 +397,14 @@ def check_mixed_sizes(stage: RecipeStage) -> None:
         raise InputError(f"stage {config.name!r}", problem, "give both the same crop and the same batch size")
 
 # %% ../../nbs/experiments/10_build.ipynb #10000103
-def check_rare_classes(stage: RecipeStage) -> None:
+def check_rare_classes(stage: RecipeStage, progress: bool = False) -> None:
     """Say which classes occur in no image, where images are drawn by their rare classes. Writes nothing.
 
     `InputError` where that is every class."""
     rare, dataset = stage.source.rare, stage.source.dataset
     if rare is None:
         return
-    images = RareClasses(class_counts(dataset, progress=True), rare).images
+    images = RareClasses(class_counts(dataset, progress=progress), rare).images
     never = [dataset.space.classes[c] for c, holding in enumerate(images) if not len(holding)]
     if never:
         reason = f"no image has more than {rare.min_pixels} pixels of {', '.join(never)}"

@@ -81,6 +81,8 @@ LITE_ROWS = (
     *SMALL_ROWS,
     "dacs-few-labels",
     *(f"dacs-{row}" for row in FUSED),
+    "hrda-source-only",
+    "hrda",
 )
 PAPERS: tuple[Callable[[SmallBenchmark], list[Recipe]], ...] = (
     small_recipes,

@@ -12,18 +12,20 @@ from ..core.settings import Amount
 from ..data.sampling import RareClassSampling
 from ..methods.classmix import ClassMixConfig, PseudoLabelTerms
 from ..methods.contrastive_terms import ContrastiveTerms
+from ..methods.detail import DetailTerms
 from ..methods.feature_distance import FeatureDistanceTerms
 from ..methods.masking import MaskingConfig
 from ..methods.output_space import SupervisedTerms
 from ..methods.self_training import TeacherConfig
 from ..methods.teacher import Averaging, ConfidentShare
-from ..models.configs import NetworkConfig
+from ..models.configs import HRDA, NetworkConfig
 from .config import Recipe, SourcePart, StageConfig
 from .content_invariant import small_content_recipes
 from .data import Data
 from .output_space import CAMVID, SmallBenchmark, small_recipes
 from .patch_alignment import small_patch_recipes
 from ..training.configs import SumOfTerms, TermsConfig, TransformConfig
+from ..training.optim import AdamW
 
 # %% ../../nbs/recipes/64_mixing.ipynb #65000005
 def averaged_teacher(net: NetworkConfig, average: float, mirror: bool = False) -> TeacherConfig:
@@ -109,7 +111,7 @@ def small_mix_recipes(b: SmallBenchmark) -> list[Recipe]:
             row = replace(row, masking=replace(row.masking, block=block_of(b.target)))
         warmup, adapt = b.scale.stages(SupervisedTerms(), b.source, b.target)
         recipes.append(b.recipe(name, (warmup, on_top(row, adapt, b.target)), ("self_training",), ABOUT_SMALL))
-    return [*recipes, few_labels(b), *fusion_recipes(b)]
+    return [*recipes, few_labels(b), *fusion_recipes(b), *small_hrda_recipes(b)]
 
 
 def few_labels(b: SmallBenchmark) -> Recipe:
@@ -135,3 +137,55 @@ def fusion_recipes(b: SmallBenchmark) -> list[Recipe]:
             stages = (*before, on_top(MixRow(), last, b.target))
             recipes.append(b.recipe(f"dacs-{recipe.row}", stages, ("self_training",), ABOUT_FUSED))
     return recipes
+
+# %% ../../nbs/recipes/64_mixing.ipynb #64000021
+DETAIL = 0.1  # weight of the detail window's loss
+
+
+def with_detail(terms: SumOfTerms, average: str = "all") -> SumOfTerms:
+    "Losses of mixed and masked batches with a share of the detail window."
+    parts: list[TermsConfig] = []
+    for part in terms.parts:
+        if isinstance(part, PseudoLabelTerms):
+            parts += [replace(part, weight=1 - DETAIL), DetailTerms(part.batch, DETAIL, "all")]
+        else:
+            parts.append(part)
+    return SumOfTerms((*parts, DetailTerms("source", DETAIL, average)))
+
+# %% ../../nbs/recipes/64_mixing.ipynb #64000023
+ABOUT_HRDA = "two stages: warm-up on the source, then DAFormer's training; two resolutions, tiny network"
+HEAD = 5.0  # times the backbone's learning rate
+
+
+def can_be_halved(*data: Data) -> bool:
+    "Are all images, or the windows that are cut from them, multiples of 16 pixels?"
+    sides = [side for one in data for side in one.crop or one.size or ()]
+    return all(side % 16 == 0 for side in sides)
+
+
+def faster_head(stage: StageConfig) -> AdamW:
+    "A stage's optimizer with a head that learns faster than the backbone."
+    assert isinstance(stage.optimizer, AdamW), "as small benchmarks have it"
+    return replace(stage.optimizer, head_multiplier=HEAD)
+
+# %% ../../nbs/recipes/64_mixing.ipynb #64000024
+def small_hrda_recipes(b: SmallBenchmark) -> list[Recipe]:
+    "HRDA and the same network without adaptation, where the backbone has weights and images can be halved."
+    base = b.scale.net
+    source = replace(b.source, crop=b.target.crop or b.source.crop)
+    if base.weights is None or not can_be_halved(source, b.target, b.val, b.test):
+        return []
+    net = HRDA(base.backbone, bn=base.bn or "train", weights=base.weights)
+    seg = SupervisedTerms(0.0, "labelled", 1 - DETAIL)
+    supervised = with_detail(SumOfTerms((seg,)), "labelled")
+    first, second = b.scale.stages(supervised, source, None)
+    warmup = replace(first, net=net, terms=supervised, optimizer=faster_head(first))
+    alone = replace(second, net=net, optimizer=faster_head(second))
+    adapting = replace(net, bn=b.scale.adapt_bn) if b.scale.adapt_bn else net
+    adapt = on_top(SMALL_ROWS["daformer"], replace(alone, net=adapting, terms=seg), b.target)
+    assert isinstance(adapt.terms, SumOfTerms), "as `on_top` makes it"
+    adapt = replace(adapt, terms=with_detail(adapt.terms, "labelled"))
+    return [
+        b.recipe("hrda-source-only", (warmup, alone), ("self_training",), ABOUT_HRDA),
+        b.recipe("hrda", (warmup, adapt), ("self_training",), ABOUT_HRDA),
+    ]

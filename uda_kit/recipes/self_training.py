@@ -10,16 +10,15 @@ from dataclasses import replace
 
 from ..data.photometric import Photometric
 from ..data.sampling import RareClassSampling
-from ..methods.classmix import ClassMixConfig, PseudoLabelTerms
-from ..methods.detail import DetailTerms
+from ..methods.classmix import ClassMixConfig
 from ..methods.masking import MaskingConfig
 from ..methods.output_space import SupervisedTerms
 from ..models.configs import HRDA, DAFormer, DeepLabV2
 from .config import Recipe, SourcePart, StageConfig
 from .data import Data
-from .mixing import MixRow, on_top, small_mix_recipes
+from .mixing import DETAIL, MixRow, on_top, small_mix_recipes, with_detail
 from .output_space import CAMVID, SCENES
-from ..training.configs import SumOfTerms, TermsConfig
+from ..training.configs import SumOfTerms
 from ..training.optim import SGD, AdamW
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500000a
@@ -106,18 +105,6 @@ NO_BONNET_NO_SIDES = (30 / 1024, 240 / 1024, 30 / 2048, 30 / 2048)
 HRDA_MIT_B5 = HRDA("timm:mit_b5")
 HRDA_ROW = replace(DAFORMER_ROW, rare=RareClassSampling(crop_share=2.0))
 HRDA_ROWS = {"hrda": HRDA_ROW, "hrda-mic": replace(HRDA_ROW, masking=MaskingConfig(0.7, 64, STRENGTH))}
-DETAIL = 0.1  # weight of the detail window's loss
-
-
-def with_detail(terms: SumOfTerms) -> SumOfTerms:
-    "Losses of mixed and masked batches with a share of the detail window."
-    parts: list[TermsConfig] = []
-    for part in terms.parts:
-        if isinstance(part, PseudoLabelTerms):
-            parts += [replace(part, weight=1 - DETAIL), DetailTerms(part.batch, DETAIL, "all")]
-        else:
-            parts.append(part)
-    return SumOfTerms((*parts, DetailTerms("source", DETAIL, "all")))
 
 
 def hrda_recipes(source: str) -> list[Recipe]:

@@ -228,6 +228,12 @@ PUBLISHED = {
     "content_invariant": _content_invariant(),
     "contrastive": _contrastive(),
 }
+PAPER_NAMES = {  # as captions have them
+    "output_space": "output-space adaptation",
+    "patch_alignment": "patch alignment",
+    "content_invariant": "CIRN",
+    "contrastive": "contrast and label expansion",
+}
 
 # %% ../../nbs/results/10_tables.ipynb #bff76ca6
 def published(
@@ -324,7 +330,7 @@ def published_table(
         others = [_cell(row.extra.get(label), label) for label in extra]
         lines.append((name, row.backbone, *scores, _cell(row.miou), *others))
     columns = ("method", "backbone", *(SHORT[name] for name in classes), "mIoU", *extra)
-    return Table(columns, lines, f"PUBLISHED, {paper}, {_title(table)}: {_tasks(rows)} (percent)")
+    return Table(columns, lines, f"PUBLISHED, {PAPER_NAMES[paper]}, {_title(table)}: {_tasks(rows)} (percent)")
 
 # %% ../../nbs/results/10_tables.ipynb #07fd7814
 RESULT_COLUMNS = ("benchmark", "recipe", "seed", "steps", "miou", "seconds", "commit", "machine")
@@ -563,7 +569,7 @@ def side_by_side(
         for row, line in zip(rows, lines, strict=True):
             line.append(runs.get(row.recipe, "–"))
     explained = "measured here: mean ± standard deviation over n seeds, other data and network than published"
-    return Table(columns, lines, f"{paper}, {_title(table)}: mIoU in percent; {explained}")
+    return Table(columns, lines, f"{PAPER_NAMES[paper]}, {_title(table)}: mIoU in percent; {explained}")
 
 # %% ../../nbs/results/10_tables.ipynb #f44aa4c0
 def append_timing(

@@ -80,19 +80,21 @@ class LoaderConfig:
 
 # %% ../../nbs/training/40_fit.ipynb #40000101
 @patch
-def sampler(self: LoaderConfig) -> RareClasses | Shares | None:
-    "What draws the images; counts the classes of the data set the first time."
+def sampler(self: LoaderConfig, progress: bool = False) -> RareClasses | Shares | None:
+    "What draws the images; counts the classes of the data set the first time, on request with a progress bar."
     if self.shares:
         parts: Any = self.dataset  # `Joined`
         return Shares([len(dataset) for dataset in parts.datasets], self.shares)
     if self.rare is None:
         return None
-    counts = class_counts(self.dataset, self.counts, progress=True)
+    counts = class_counts(self.dataset, self.counts, progress)
     return RareClasses(counts, self.rare)
 
 # %% ../../nbs/training/40_fit.ipynb #0f1f097a
 @patch
-def stream(self: LoaderConfig, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> Stream:
+def stream(
+    self: LoaderConfig, seed: int, start: int = 0, rank: int = 0, world: int = 1, progress: bool = False
+) -> Stream:
     "The endless stream of batches from step `start` on, as process `rank` of `world` reads it."
     return Stream(
         self.dataset,
@@ -105,7 +107,7 @@ def stream(self: LoaderConfig, seed: int, start: int = 0, rank: int = 0, world: 
         cache_mb=self.cache_mb,
         rank=rank,
         world=world,
-        sampler=self.sampler(),
+        sampler=self.sampler(progress and rank == 0),
     )
 
 # %% ../../nbs/training/40_fit.ipynb #593ddbd4
@@ -489,7 +491,7 @@ def read_steps(stage: Stage, options: RunOptions, start: int, rank: int = 0, wor
         if loader is None or side not in reads:
             streams.append(None)
         else:
-            streams.append(iter(loader.stream(options.seed + offset, start, rank, world)))
+            streams.append(iter(loader.stream(options.seed + offset, start, rank, world, options.progress)))
     try:
         while True:
             yield tuple(next(stream) if stream else None for stream in streams)
