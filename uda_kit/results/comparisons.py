@@ -168,14 +168,14 @@ def overview(
     "mIoU of each row over its seeds, its gain over source-only, and the share of the gap to the oracle that it closes."
     measured = scores_of(benchmark, papers, root, classes)
     lines = [
-        (row, spread(measured[row].values()), *gain_and_share(measured, row))
+        (row, len(measured[row]), spread(measured[row].values()), *gain_and_share(measured, row))
         for row in rows or measured
         if row in measured
     ]
     over = f" over {len(classes)} classes" if classes else ""
-    seeds = "gain over the seeds that a row has with source-only, share over those that the oracle has, too"
-    caption = f"MEASURED HERE, {benchmark}: mIoU in percent{over}; {seeds}"
-    return Table(("row", "mIoU", "gain over source-only", "share of the gap"), lines, caption)
+    shared = "gain over the seeds shared with source-only, share over those also shared with the oracle"
+    caption = f"MEASURED HERE, {benchmark}: mIoU in percent{over}; {shared}"
+    return Table(("row", "seeds", "mIoU", "gain over source-only", "share of the gap"), lines, caption)
 
 # %% ../../nbs/results/20_comparisons.ipynb #64f143e3
 def gain_and_share(measured: dict[str, dict[int, float]], row: str) -> tuple[str, str]:
