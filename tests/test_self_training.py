@@ -233,7 +233,8 @@ def test_several_sources_and_a_few_labels(tmp_path):
     settings = ["stages.1.other_sources.0.data=" + CAMERA, "stages.1.other_sources.0.data.only=2"]
     run_recipe(small("dacs-few-labels", *settings), tmp_path / "run", options())
     assert (tmp_path / "run" / "weights.safetensors").is_file()
-    for wrong, problem in (("share=1.0", "share of 1"), ("data.crop=(8,8)", "of the source as a whole")):
+    of_all = "of the source as a whole"
+    for wrong, problem in (("share=1.0", "share of 1"), ("data.crop=(8,8)", of_all), ("data.max_share=0.5", of_all)):
         with pytest.raises(InputError, match=problem):
             run_recipe(small("dacs-few-labels", f"stages.1.other_sources.0.{wrong}"), tmp_path / "wrong", options())
 

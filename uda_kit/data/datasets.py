@@ -380,7 +380,7 @@ class Kitti(FileDataset):
         strict: bool = True,
         frames: str | None = None,  # numbers of the first and the last frame, as 0-119; None: all
     ):
-        self.frames = _frame_range(frames) if frames else None
+        self.frames = frame_range(frames) if frames else None
         if self.frames and split not in (None, "all", *self.splits):
             raise InputError(
                 f"{self.name}:{root}", f"has frames of a list, {split!r}", "leave ?frames= or the split out"
@@ -432,7 +432,7 @@ def chosen(self: Kitti, paths: dict[str, str]) -> dict[str, str]:
     return inside
 
 
-def _frame_range(text: str) -> tuple[int, int]:
+def frame_range(text: str) -> tuple[int, int]:
     "First and last number from FIRST-LAST."
     first, dash, last = str(text).partition("-")
     if not dash or not first.isdigit() or not last.isdigit() or int(first) > int(last):

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..core.files import fingerprint
+from ..core.processes import first_process
 from ..core.tensors import load_tensors, save_tensors
 from .dataset import Dataset
 from .streams import generator_at
@@ -28,7 +29,7 @@ def count_classes(
     classes = len(dataset.space)
     counts = torch.zeros(len(dataset), classes, dtype=torch.int64)
     title = f"counting classes of {dataset.name}"
-    for i in tqdm(range(len(dataset)), desc=title, disable=not progress, leave=False):
+    for i in tqdm(range(len(dataset)), desc=title, disable=not progress or not first_process(), leave=False):
         label = dataset.label(i)
         assert label is not None, "a labelled data set has every label"
         counts[i] = torch.bincount(label.flatten().long(), minlength=256)[:classes]
@@ -42,6 +43,7 @@ def class_counts(
     dataset: Dataset,  # labelled
     folder: str | Path | None = None,  # where the counts are kept; None: nowhere
     progress: bool = False,  # show a progress bar
+    write: bool = True,  # keep new counts in the folder
 ) -> Tensor:  # int64 [N,C]
     """Pixels of each class in each label map, read from the folder if they were counted before.
 
@@ -59,7 +61,7 @@ def class_counts(
     if key not in COUNTED:
         COUNTED[key] = count_classes(dataset, progress)
     counts = COUNTED[key]
-    if file is None:
+    if file is None or not write:
         return counts
     save_tensors(file, {"counts": counts}, {"dataset": dataset.name, "classes": dataset.space.classes})
     return counts

@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/experiments/10_build.ipynb #70551e5f
 import copy
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 
 from ..core.errors import InputError
 from ..core.files import file_hash, settings_digest
+from ..core.processes import first_process, tell
 from ..core.settings import Seed, check_value, describe
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
@@ -101,6 +101,7 @@ class Run:
     artifacts: dict[str, Path] = field(default_factory=dict)  # name of a stage: folder of what it has made
     validate: Callable | None = None  # network -> mIoU on the recipe's validation images
     device: torch.device | str = "cpu"
+    processes: int = 1  # that train together
 
     @property
     def folders(self) -> list[Path]:
@@ -404,11 +405,11 @@ def check_rare_classes(stage: RecipeStage, progress: bool = False) -> None:
     rare, dataset = stage.source.rare, stage.source.dataset
     if rare is None:
         return
-    images = RareClasses(class_counts(dataset, progress=progress), rare).images
+    images = RareClasses(class_counts(dataset, stage.source.counts, progress, write=False), rare).images
     never = [dataset.space.classes[c] for c, holding in enumerate(images) if not len(holding)]
     if never:
         reason = f"no image has more than {rare.min_pixels} pixels of {', '.join(never)}"
-        print(f"{dataset.name}: {reason}; none is drawn for them", file=sys.stderr)
+        tell(f"{dataset.name}: {reason}; none is drawn for them")
 
 # %% ../../nbs/experiments/10_build.ipynb #3961883a
 def check_test_size(recipe: Recipe, stage: Stage) -> None:
@@ -451,11 +452,11 @@ def stage_modes(
         if file.exists():
             return PatchModes.load(file, dataset.space.classes, size, clustering.patch)
     numbers = (clustering.k, clustering.patches, clustering.cells, clustering.seed)
-    modes = PatchModes.fit(dataset, size, clustering.patch, *numbers, progress)
+    modes = PatchModes.fit(dataset, size, clustering.patch, *numbers, progress and first_process())
     skipped = modes.found_in["skipped"]
     if skipped:
         note = f"{skipped} label maps without a single label were skipped in clustering"
-        print(f"{dataset.name}: {note}", file=sys.stderr)
+        tell(f"{dataset.name}: {note}")
     return modes
 
 
@@ -481,7 +482,11 @@ def keep_modes(run: Run) -> None:
 # %% ../../nbs/experiments/10_build.ipynb #94c3b642
 def stage_keys(run: Run) -> list[str]:
     "For each stage a name of all that decides what it and those before it become. To be asked before any begins."
-    chain: list[Any] = [run.options.deciding(), file_hash(run.weights) if run.weights else "", current_commit()]
+    chain: list[Any] = [
+        run.options.deciding(run.processes),
+        file_hash(run.weights) if run.weights else "",
+        current_commit(),
+    ]
     keys = []
     for stage in run.stages:
         chain += [describe(stage.config), stage.source.settings(), stage.target.settings() if stage.target else None]

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
+from ..core.processes import tell
 from ..data.dataset import Dataset
 from ..data.datasets import Relabelled
 from ..data.labels import LabelSpace
 from ..data.streets.dataset import StreetScenes
 from ..data.streets.style import CAMERA, RENDERED
 from .build import Run, assemble, check_recipe, check_room, with_other_sources
-from .own_classes import settle, tell
+from .own_classes import settle
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_given, open_data
 from ..training.fit import LoaderConfig, RunOptions, Stage, Training, check_stage, peak_gib, read_steps

@@ -6,12 +6,11 @@
 __all__ = []
 
 # %% ../../nbs/experiments/20_own_classes.ipynb #f526eccc
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from ..core.errors import InputError, printable
-from ..core.processes import first_process
+from ..core.errors import InputError
+from ..core.processes import tell
 from ..data.datasets import DATASETS
 from ..data.labels import SPACES, LabelSpace, label_space, protocols, translate
 from ..evaluation.evaluate import Comparison, reconcile
@@ -20,12 +19,6 @@ from ..recipes.data import Data, is_given, is_own, open_images, own_space, witho
 from ..recipes.values import check_values
 
 # %% ../../nbs/experiments/20_own_classes.ipynb #712aae7c
-def tell(text: str) -> None:
-    "One line on standard error, from the first process alone."
-    if first_process():
-        print(printable(text), file=sys.stderr)
-
-
 def listed(names: Iterable[str], limit: int = 8) -> str:
     "The first names of a list, and how many more there are."
     names = list(names)

@@ -22,6 +22,7 @@ import torch
 from ..core.distributed import gather_objects, in_first_process, several_processes
 from ..core.errors import InputError
 from ..core.files import FULL_DISK, locked, write_error
+from ..core.processes import tell
 from ..core.records import read_json, to_json, write_json
 from ..core.settings import describe
 from ..data.dataset import Dataset
@@ -31,7 +32,7 @@ from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.report import write_report
 from ..evaluation.windows import Inference
 from .build import Run, build_stages, keep_modes, open_scored, stage_keys
-from .own_classes import settle, tell
+from .own_classes import settle
 from ..methods.teacher import Teacher, precision_and_coverage, teacher_quality
 from ..models.checkpoints import save_weights
 from ..models.segmenters import Segmenter
@@ -177,7 +178,7 @@ def run_recipe(
     build_stages(run)
     test = open_scored(recipe.test, recipe.space, roots)
     fabric = make_fabric(options)
-    run.device = fabric.device
+    run.device, run.processes = fabric.device, fabric.world_size
     with leaving_together(fabric), saying_how_to_resume(directory), ExitStack() as held:
         set_keys(run, directory, resume)
         config = run_config(run)
@@ -197,7 +198,7 @@ def run_config(run: Run) -> dict[str, Any]:
     licences = weight_licences(run)
     return {
         "recipe": describe(run.recipe),
-        "options": run.options.deciding(),
+        "options": run.options.deciding(run.processes),
         "weights": str(run.weights or ""),
         "data": data,
         "shared": [stage.key for stage in run.stages] if run.shared else [],
@@ -273,12 +274,12 @@ def judge_labels(
     teacher = next((transform for transform in stage.transforms if isinstance(transform, Teacher)), None)
     if teacher is None or recipe.val is None:
         return None
-    say_without(stage, teacher)
     assert stage.target is not None, "a teacher labels the target"
     val = open_data(recipe.val, recipe.space, roots, True)
     if recipe.val.resize:
         val = Resized(val, recipe.val.resize)
     counts = teacher_quality(teacher, val, batch_size=stage.target.batch_size, student=stage.net)
+    say_without(stage, teacher)  # a resumed run's teacher has its counts from here on
     return {kind: _by_class(precision_and_coverage(matrix), val.space.classes) for kind, matrix in counts.items()}
 
 # %% ../../nbs/experiments/30_running.ipynb #65f65b71
@@ -295,7 +296,7 @@ def say_without(stage: RecipeStage, teacher: Teacher) -> None:
     steps_without = zip(stage.source.dataset.space.classes, without.tolist(), strict=False)
     often = [f"{name} in {int(steps)}" for name, steps in steps_without if 2 * int(steps) > teacher.age]
     if often:
-        print(f"{stage.name}: no confident pixel of {', '.join(often)} of {teacher.age} steps", file=sys.stderr)
+        tell(f"{stage.name}: no confident pixel of {', '.join(often)} of {teacher.age} steps")
 
 # %% ../../nbs/experiments/30_running.ipynb #4d959d11
 def keep(

@@ -18,17 +18,27 @@ from ..core.files import settings_digest
 from ..core.settings import describe, override
 from .running import recorded_machine, run_recipe
 from ..recipes.config import Recipe
+from ..recipes.values import check_values
 from ..results.tables import append_csv, read_csv, results_folder
 from ..training.fit import RunOptions
 
 # %% ../../nbs/experiments/35_settings.ipynb #35160005
+def read_candidate(text: str) -> list[str]:
+    "The settings of a candidate. `InputError` for a quote that is not closed."
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(text, f"is no list of settings ({error})", "write path=value, with spaces between") from None
+
+
 def candidate_recipe(recipe: Recipe, candidate: str) -> Recipe:
     """The recipe under a candidate's settings, to be scored on its validation images.
 
     `InputError` for settings that it does not have, and for a recipe without validation images, or trained on them."""
     if recipe.val is None:
         raise InputError(recipe.name, "has no validation images to choose by", "choose a recipe that has some")
-    changed = override(recipe, shlex.split(candidate))
+    changed = override(recipe, read_candidate(candidate))
+    check_values(changed)
     assert changed.val is not None, "a setting cannot take it away"
     if (changed.val, changed.test) != (recipe.val, recipe.test):
         remedy = "leave val and test as they are"

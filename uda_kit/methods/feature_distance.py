@@ -7,7 +7,6 @@ __all__ = ['FeatureDistanceTerms']
 
 # %% ../../nbs/methods/88_feature_distance.ipynb #88000004
 import copy
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import InputError
+from ..core.processes import tell
 from ..core.settings import Amount, Fraction
 from ..data.labels import LabelSpace
 from .contrastive_terms import joint_mean
@@ -128,5 +128,5 @@ class FeatureDistanceTerms(TermsConfig):
             raise InputError("feature distance", "does not know the classes", "build it with a label space")
         if not net.pretrained:
             problem = "the network starts from random weights, and stays near to random features"
-            print(f"feature distance: {problem}; give it weights", file=sys.stderr)
+            tell(f"feature distance: {problem}; give it weights")
         return {"feature_distance": FeatureDistance(net, things_of(context.space), self.weight, self.least)}

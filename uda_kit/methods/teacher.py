@@ -298,6 +298,14 @@ def look(
     return labelling
 
 # %% ../../nbs/methods/82_teacher.ipynb #b511bfb3
+def without_margins(
+    label: Tensor,  # [B,H,W]
+    weight: Tensor | None,  # [B,H,W], 0 for pixels that the data leave out; None: there are no such pixels
+) -> Tensor:  # [B,H,W]
+    "A label map that ignores what the data leave out."
+    return label if weight is None else torch.where(weight > 0, label, IGNORE)
+
+
 def _count_labels(labelling: Labelling) -> dict[str, Tensor]:  # COUNTS -> [C]
     "Pixels of each class in the three label maps."
     maps, classes = (labelling.initial, labelling.confident, labelling.expanded), len(labelling.thresholds)
@@ -308,17 +316,17 @@ def _count_labels(labelling: Labelling) -> dict[str, Tensor]:  # COUNTS -> [C]
 def __call__(self: Teacher, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
     tgt = batches["target"]
     labelling = self._label(tgt.image, cast(Segmenter, tgt.net))
+    labelling.confident = without_margins(labelling.confident, tgt.weight)
     confident, confidence, features = labelling.confident, labelling.confidence, labelling.features
     weight = torch.where(confident == IGNORE, 0.0, confidence)
     if self.rule is not None:
         weight = self.rule.weight(confidence).expand_as(confidence)
-    if tgt.weight is not None:  # 0 for pixels that the data leave out
+    if tgt.weight is not None:
         weight = weight * tgt.weight
-        confident = torch.where(tgt.weight > 0, confident, IGNORE)
-        labelling.expanded = torch.where(tgt.weight > 0, labelling.expanded, IGNORE)
     if self.expansion is not None:
         self.expansion.to(tgt.image.device).gather(confident, confidence, features)
         labelling.expanded = self.expansion.expand(confident, features)
+    labelling.expanded = without_margins(labelling.expanded, tgt.weight)
     counts = _count_labels(labelling)
     self.without = self.without + (counts["confident_pixels"] == 0).long()
     self.age += 1

@@ -186,6 +186,7 @@ def hrda(
         channels = check_count("attention_width", attention_width, 1, 4_096)
     config = base.config | {"architecture": "hrda", "attention_width": channels}
     net = MultiResolution(base.backbone, config, base.main, base.aux, neck=base.neck)
+    net.pretrained = base.pretrained
     net.attention = ScaleAttention(fused_channels(base.backbone), num_classes, channels)
     for norm in net.attention.modules():
         if isinstance(norm, nn.BatchNorm2d):

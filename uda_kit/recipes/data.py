@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core.errors import InputError
 from ..core.settings import BelowOne, Count, Fraction, Scale, Seed, Size, Steps
 from ..data.dataset import Dataset
-from ..data.datasets import open_named, parse_spec, read_options
+from ..data.datasets import frame_range, open_named, parse_spec, read_options
 from ..data.labels import LabelSpace, translate
 from ..data.sampling import RareClassSampling
 from ..data.several_sources import FewImages
@@ -157,8 +157,8 @@ def share_frames(some: str, others: str) -> bool:
     "Do two ranges of KITTI's frames, as '0-119', have one in common? An empty range is all of them."
     if not (some and others):
         return True
-    first, last = map(int, some.split("-"))
-    from_, to = map(int, others.split("-"))
+    first, last = frame_range(some)
+    from_, to = frame_range(others)
     return first <= to and from_ <= last
 
 # %% ../../nbs/recipes/10_data.ipynb #da7a0007

@@ -13,6 +13,7 @@ from types import ModuleType
 
 from ..core.errors import InputError, nearest
 from .config import Recipe
+from .values import check_stages
 
 # %% ../../nbs/recipes/85_own_files.ipynb #04ec1005
 def _import_file(path: Path) -> ModuleType:
@@ -56,4 +57,6 @@ def recipe_from_file(
     if attribute not in known:
         problem = f"holds no recipe {attribute!r}" if attribute else "is a file, and which recipe of it is not said"
         raise InputError(file, problem, nearest(attribute, known) if known else "make a `Recipe` in it")
-    return getattr(module, attribute)
+    recipe = getattr(module, attribute)
+    check_stages(recipe)
+    return recipe

@@ -22,11 +22,17 @@ STAGE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a part of file nam
 RECIPE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}")
 
 
-def check_values(recipe: Recipe) -> None:
-    "`InputError` naming the first setting of a recipe that has a wrong type, or a value that nobody can mean."
+def check_stages(recipe: Recipe) -> None:
+    "`InputError` for a recipe whose stages are no tuple of stages, as where a comma is forgotten."
     stages = recipe.stages
     if not isinstance(stages, tuple) or not stages or not all(isinstance(stage, StageConfig) for stage in stages):
         raise InputError("stages", f"cannot be {brief(stages)}", "give a tuple of at least one StageConfig")
+
+
+def check_values(recipe: Recipe) -> None:
+    "`InputError` naming the first setting of a recipe that has a wrong type, or a value that nobody can mean."
+    check_stages(recipe)
+    stages = recipe.stages
     check_settings(recipe)
     if not RECIPE_NAME.fullmatch(recipe.name):
         raise InputError("name", f"cannot be {brief(recipe.name)}", "write BENCHMARK/ROW in letters, digits, - and _")
@@ -77,7 +83,7 @@ def check_other_sources(stage: StageConfig, path: str) -> None:
         raise InputError(where, "are for stages that learn from given labels", "leave them out")
     for index, part in enumerate(stage.other_sources):
         check_data(part.data, f"{where}.{index}.data")
-        own = ("crop", "flip", "scale", "margins", "rare", "translated", "translated_by")
+        own = ("crop", "flip", "scale", "margins", "rare", "max_share", "translated", "translated_by")
         has = [name for name in own if getattr(part.data, name)]
         if has:
             remedy = "leave it out: what is done with the source's images is done with all parts"

@@ -168,7 +168,7 @@ def overview(
     "mIoU of each row over its seeds, its gain over source-only, and the share of the gap to the oracle that it closes."
     measured = scores_of(benchmark, papers, root, classes)
     lines = [
-        (row, len(measured[row]), spread(measured[row].values()), *gain_and_share(measured, row))
+        (row, str(len(measured[row])), spread(measured[row].values()), *gain_and_share(measured, row))
         for row in rows or measured
         if row in measured
     ]

@@ -33,7 +33,7 @@ from ..data.several_sources import Shares
 from ..data.streams import LoadedBatch, Stream, generator_at
 from ..data.transforms import JointTransform
 from ..models.pyramid_segmenters import sync_batch_norms
-from .devices import launch_of, start_fabric, strategies
+from .devices import start_fabric, strategies
 from .objective import Batch, BatchTransform, NonFiniteError, Objective, Term, check_batches, train_step
 from .optim import SGD, AdamW, check_schedule, make_optimizer, set_lr
 from uda_kit.training.runs import (
@@ -290,10 +290,11 @@ class RunOptions:
     loggers: tuple[str, ...] = ()  # trackers beside log.jsonl, as `check_loggers` takes them
     progress: bool = True
 
-    def deciding(self) -> dict:
-        "Options that decide the result."
-        launch = launch_of(self.devices, self.nodes)
-        processes = launch.devices if launch.nodes == 1 else launch.devices * launch.nodes
+    def deciding(
+        self,
+        processes: int = 1,  # that train together
+    ) -> dict:
+        "Options that decide the result, and the number of processes."
         return {
             "seed": self.seed,
             "precision": self.precision,
@@ -517,7 +518,7 @@ def fit(
     `InputError` for a folder that holds another run, `WriteError` where the disk is full."""
     check_stage(stage)
     run, training = RunDirectory(run_path), Training.setup(stage, options, fabric)
-    config = config or {**stage.settings(), **options.deciding()}
+    config = config or {**stage.settings(), **options.deciding(training.fabric.world_size)}
     with leaving_together(training.fabric), saying_how_to_resume(run):
         going_on = run.check(config, resume)  # in every process, so that all stop where one must
         training.fabric.barrier()
@@ -531,7 +532,9 @@ def fit(
 def run_loop(training: Training, run: RunDirectory, resume: bool, loggers: tuple[str, ...] = ()) -> dict:
     "The loop of `fit` in one process; `loggers` in the first."
     stage, fabric = training.stage, training.fabric
-    progress = Progress(*restore(training, run)) if resume else Progress()
+    progress = restore(training, run) if resume else Progress()
+    if fabric.is_global_zero:
+        (run.path / "stopped.json").unlink(missing_ok=True)  # of a run that goes on
     trackers = open_trackers(run, stage.name, loggers)
     batches = read_steps(stage, training.options, progress.step, fabric.global_rank, fabric.world_size)
     hidden = not training.options.progress or not fabric.is_global_zero
@@ -609,7 +612,7 @@ def take_step(training: Training, run: RunDirectory, trackers: Trackers, progres
     progress.step += 1
     bar.update()
     last = progress.step == training.stage.steps
-    if progress.step % options.log_every == 0 or last:
+    if progress.step % options.log_every == 0 or last or validates(training, progress.step):
         log_step(training, run, trackers, progress, values, bar)
     if progress.step % options.save_every == 0 or last:
         save(training, run, progress)
@@ -619,12 +622,11 @@ def log_step(
     training: Training, run: RunDirectory, trackers: Trackers, progress: Progress, values: dict, bar: tqdm
 ) -> None:
     "Log the values of a step; validates where the options ask for it."
-    stage, every = training.stage, training.options.validate_every
+    stage = training.stage
     numbers = mean_over_processes({name: float(value) for name, value in values.items()})
     clock = {"seconds": round(progress.seconds, 2), "peak_gib": round(peak_gib(), 3)}
     progress.record = {"stage": stage.name, "step": progress.step, **numbers, **clock}
-    due = (every and progress.step % every == 0) or progress.step == stage.steps
-    if stage.validate is not None and due:  # in every process: they share the images
+    if stage.validate is not None and validates(training, progress.step):  # in every process: they share the images
         progress.record["miou"] = float(stage.validate(stage.net))
         stage.net.train()
     progress.unsaved.append(progress.record)
@@ -634,6 +636,13 @@ def log_step(
         bar.set_postfix(postfix(progress.record))
 
 # %% ../../nbs/training/40_fit.ipynb #d99bbc5b
+def validates(training: Training, step: int) -> bool:
+    "Is the network scored on validation images after this step?"
+    every, stage = training.options.validate_every, training.stage
+    due = step == stage.steps or (every > 0 and step % every == 0)
+    return due and stage.validate is not None
+
+
 def mean_over_processes(numbers: dict[str, float]) -> dict[str, float]:
     "What a step on the joint batch would log: each process has a part of its images."
     everywhere = gather_objects(numbers)
@@ -658,10 +667,8 @@ def save(training: Training, run: RunDirectory, progress: Progress) -> None:
     progress.saved, progress.unsaved = progress.step, []
 
 # %% ../../nbs/training/40_fit.ipynb #3a0dc013
-def restore(training: Training, run: RunDirectory) -> tuple[int, int, float]:
-    """Load the newest whole checkpoint of the stage and bring the log to where it was.
-
-    Returns its step, twice, and when the stage would have begun without a break."""
+def restore(training: Training, run: RunDirectory) -> Progress:
+    "Load the newest whole checkpoint of the stage and bring the log to where it was."
     stage, fabric = training.stage, training.fabric
 
     def say(message: str) -> None:
@@ -679,7 +686,7 @@ def restore(training: Training, run: RunDirectory) -> tuple[int, int, float]:
     if fabric.is_global_zero:
         rewind_log(run, stage.name, info["step"], info.get("records", ()), say)
     fabric.barrier()
-    return info["step"], info["step"], time.time() - info.get("seconds", 0.0)
+    return Progress(info["step"], saved=info["step"], began=time.time() - info.get("seconds", 0.0))
 
 # %% ../../nbs/training/40_fit.ipynb #bdb3f7fb
 LOST = re.compile(

@@ -96,14 +96,6 @@ class CheckpointRecord(TypedDict):
     records: NotRequired[list[LogRecord]]  # logged since the checkpoint before
 
 
-class StopRecord(TypedDict):
-    "stopped.json: why a run ended before its last step."
-
-    stage: str
-    step: Count
-    reason: str
-
-
 class ResultRecord(TypedDict):
     "result.json of a recipe's run."
 

@@ -127,6 +127,9 @@ def logger_class(
         named = getattr(import_module(module), attribute, None)
     except ImportError as error:
         raise InputError(f"--logger {name}", f"cannot be imported ({error})", "install its package") from None
+    except Exception as error:  # whatever a module raises, and what Python says of names such as ".x"
+        problem = f"cannot be imported ({type(error).__name__}: {error})"
+        raise InputError(f"--logger {name}", problem, "write package.module:Class") from None
     if not (isinstance(named, type) and issubclass(named, Logger)):
         raise InputError(f"--logger {name}", "is no class of a Fabric logger", "write package.module:Class")
     return named
@@ -163,6 +166,8 @@ def _check_options(text: str, name: str) -> None:
     given, accepted = read_logger(text)[1], set()
     for maker in _makers(name):
         parameters = inspect.signature(maker).parameters
+        if ":" in name and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return  # it takes what it likes
         accepted |= {key for key, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD}
     for option in given:
         if option not in accepted:
