@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from uda_kit.benchmarks.timing import Comparison, cost, extra_gib, in_turn, medians, seconds_of, timed_device, use_cores
 from uda_kit.benchmarks.training_step import check_case
+from uda_kit.data.labels import IGNORE
 from uda_kit.data.streams import LoadedBatch
 from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import CAMERA, RENDERED
@@ -29,7 +30,6 @@ from uda_kit.data.strong_augmentation import StrongAugmentation
 from uda_kit.methods.averaged_prediction import average_prediction
 from uda_kit.methods.contrastive import confidence_thresholds, contrastive_loss, plain_contrastive_loss
 from uda_kit.methods.contrastive_terms import ContrastiveTerm
-from uda_kit.methods.pseudo_labels import IGNORE
 from uda_kit.methods.self_training import SelfTrainingTerms, SourceAugmentation, TeacherConfig
 from uda_kit.methods.teacher import AugmentSource, Teacher, augmented
 from uda_kit.models.configs import DeepLabV2

@@ -29,11 +29,12 @@ from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
 from ..evaluation.evaluate import Evaluation, evaluate
+from ..evaluation.label_quality import LABEL_MEASURES, precision_and_coverage
 from ..evaluation.report import write_report
 from ..evaluation.windows import Inference
 from .build import Run, build_stages, keep_modes, open_scored, stage_keys
 from .own_classes import settle
-from ..methods.teacher import Teacher, precision_and_coverage, teacher_quality
+from ..methods.teacher import Teacher, teacher_quality
 from ..models.checkpoints import save_weights
 from ..models.segmenters import Segmenter
 from ..recipes.catalogue import find_recipe, table_protocol
@@ -262,9 +263,6 @@ def train_and_score(
     return after, record
 
 # %% ../../nbs/experiments/30_running.ipynb #4d959d10
-LABEL_MEASURES = ("precision", "coverage", "labelled")
-
-
 def judge_labels(
     recipe: Recipe, stage: RecipeStage, roots: dict[str, str] | None = None
 ) -> dict[str, dict[str, dict[str, float]]] | None:

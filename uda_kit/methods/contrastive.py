@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from ..core.distributed import gather_rows, several_processes, summed
 from ..core.errors import InputError
-from .pseudo_labels import IGNORE
+from ..data.labels import IGNORE
 
 # %% ../../nbs/methods/90_contrastive.ipynb #9f04121d
 def plain_contrastive_loss(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core.distributed import several_processes, summed
 from ..core.errors import InputError
 from ..core.settings import Amount, Count, Delay, Seed, Temperature
+from ..data.labels import IGNORE
 from ..data.streams import generator_at
 from uda_kit.methods.contrastive import (
     FeatureQueue,
@@ -27,7 +28,6 @@ from uda_kit.methods.contrastive import (
     sample_anchors,
 )
 from .label_expansion import cells_of
-from .pseudo_labels import IGNORE
 from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TermsConfig
 from ..training.objective import Batch, NonFiniteError, Term

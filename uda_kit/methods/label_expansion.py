@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core.distributed import summed
 from ..core.errors import InputError
-from .pseudo_labels import IGNORE
+from ..data.labels import IGNORE
 from ..models.segmenters import upsample
 
 # %% ../../nbs/methods/84_label_expansion.ipynb #6cecd55a

@@ -30,16 +30,15 @@ from uda_kit.core.files import and_more, atomic_write, claim_folder, clear_lefto
 from uda_kit.core.records import SEAL, check_json, parse_json, read_json, write_json
 from uda_kit.data.datasets import Sample
 from uda_kit.data.images import image_files, image_size, is_whole, opened, visible
-from uda_kit.data.labels import LabelSpace
+from uda_kit.data.labels import IGNORE, LabelSpace
 from uda_kit.data.translated import image_settings
 from uda_kit.data.workers import read_in_order
 from uda_kit.evaluation.evaluate import best_classes, evaluation_mode, image_source, resized, space_of
-from uda_kit.evaluation.metrics import ConfusionMatrix, divide
+from uda_kit.evaluation.label_quality import LABEL_MEASURES, label_quality, precision_and_coverage
+from uda_kit.evaluation.metrics import ConfusionMatrix
 from uda_kit.evaluation.windows import Inference, check_window, raw_scores
 from uda_kit.models.checkpoints import state_digest
 from uda_kit.models.segmenters import Segmenter
-
-IGNORE = 255
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #17da281b
 RULES = ("median", "median:0.9", "fixed:0.9", "top:0.5")
@@ -818,25 +817,16 @@ def settings(self: PseudoLabelled) -> dict:  # JSON-able
 def pseudo_label_quality(
     dataset: Any,  # labelled data set, in the pseudo-labels' classes
     folder: str | Path,  # its pseudo-labels
-) -> dict:  # "precision", "coverage": class name -> fraction, nan without pixels; "overall": (precision, coverage)
-    """How many pseudo-labels are right, and how many of the true pixels have one.
+) -> dict:  # measure -> class name -> fraction, nan without pixels; "overall": the three over all pixels
+    """Precision, coverage and labelled share of pseudo-labels, as `precision_and_coverage` has them.
 
-    Only to learn from: adaptation never looks. InputError without true labels."""
+    Only to learn from: adaptation never looks. `InputError` without true labels."""
     if not dataset.labelled:
         raise InputError(dataset.name, "has no true labels to compare with", "open a labelled split")
     pseudo, classes = PseudoLabelled(dataset, folder), dataset.space.classes
-    ignored = len(classes)  # the matrix's last column
-    confusion = ConfusionMatrix(ignored + 1)
+    counts = ConfusionMatrix(len(classes) + 1)
     for i in range(len(pseudo)):
-        label = pseudo.label(i)
-        confusion.update(dataset.label(i), torch.where(label == IGNORE, ignored, label))
-    counts = confusion.matrix[:ignored].numpy()  # rows: truth, columns: classes, then ignored
-    labelled = counts[:, :ignored]
-    right, given, labelled_truth, truth = labelled.diagonal(), labelled.sum(0), labelled.sum(1), counts.sum(1)
-    precision, coverage = divide(right, given), divide(labelled_truth, truth)
-    overall = divide([right.sum()], [given.sum()]), divide([given.sum()], [truth.sum()])
-    return {
-        "precision": dict(zip(classes, map(float, precision), strict=False)),
-        "coverage": dict(zip(classes, map(float, coverage), strict=False)),
-        "overall": tuple(float(fraction[0]) for fraction in overall),
-    }
+        counts += label_quality(dataset.label(i), pseudo.label(i), len(classes))
+    quality = precision_and_coverage(counts)
+    by_class = {name: dict(zip(classes, map(float, quality[name]), strict=True)) for name in LABEL_MEASURES}
+    return {**by_class, "overall": quality["overall"]}

@@ -20,11 +20,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.distributed import several_processes, summed
 from ..core.errors import InputError
+from ..data.labels import IGNORE
 from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
-from ..evaluation.metrics import ConfusionMatrix, divide
+from ..evaluation.label_quality import label_quality, precision_and_coverage
+from ..evaluation.metrics import ConfusionMatrix
 from .averaged_prediction import SCALES, FoldedCopy, average_prediction, mirrored_prediction
 from .contrastive import confidence_thresholds
-from .pseudo_labels import IGNORE
 from ..models.segmenters import Segmenter
 from ..training.objective import Batch, BatchTransform, NonFiniteError, Term, weighted_cross_entropy
 
@@ -425,36 +426,6 @@ def settings(self: PseudoSupervised) -> dict:
     weighted = {"weighted": True} if self.weighted else {}
     batch = {} if self.reads == ("target",) else {"batch": self.reads[0]}
     return Term.settings(self) | {"level": self.level} | average | weighted | batch
-
-# %% ../../nbs/methods/82_teacher.ipynb #95bbd9b8
-def label_quality(
-    truth: Tensor,  # [...] true classes, 255 where unknown
-    labels: Tensor,  # the same shape: pseudo-labels, 255 where none
-    classes: int,  # C
-) -> ConfusionMatrix:  # of C + 1 classes, the last: no label; matrices add up over batches
-    "Count pseudo-labels against the truth; `precision_and_coverage` reads the result."
-    with_unlabelled = torch.where(labels == IGNORE, classes, labels.long())
-    return ConfusionMatrix(classes + 1).update(truth.cpu(), with_unlabelled.cpu())
-
-
-def precision_and_coverage(
-    counts: ConfusionMatrix,  # from `label_quality`
-) -> dict:  # "precision", "coverage", "labelled": [C]; "overall": the three over all pixels
-    """Quality of pseudo-labels per class, nan where there is nothing to divide by.
-
-    'labelled' is the share of a class's true pixels with any label."""
-    rows = counts.matrix[:-1].numpy()  # truth, without the unlabelled
-    labelled = rows[:, :-1]
-    right, given, truth, any_label = labelled.diagonal(), labelled.sum(0), rows.sum(1), labelled.sum(1)
-    overall = []
-    for part, whole in ((right, given), (right, truth), (given, truth)):
-        overall.append(float(divide([part.sum()], [whole.sum()])[0]))
-    return {
-        "precision": divide(right, given),
-        "coverage": divide(right, truth),
-        "labelled": divide(any_label, truth),
-        "overall": tuple(overall),
-    }
 
 # %% ../../nbs/methods/82_teacher.ipynb #551d8340
 def teacher_quality(

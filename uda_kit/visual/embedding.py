@@ -19,8 +19,7 @@ import torch
 from ..core.errors import InputError, whole_number
 from ..core.extras import needs
 from ..core.files import atomic_write
-from ..data.labels import LabelSpace
-from ..methods.pseudo_labels import IGNORE
+from ..data.labels import IGNORE, LabelSpace
 from .checks import array_of
 from uda_kit.visual.features import (
     FeatureTable,

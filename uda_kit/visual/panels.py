@@ -15,10 +15,9 @@ import torch
 
 from ..core.errors import InputError, whole_number
 from ..core.tables import percent
-from ..data.labels import LabelSpace, colorize
+from ..data.labels import IGNORE, LabelSpace, colorize
 from ..evaluation.evaluate import evaluation_mode
 from ..methods.ancillary_classifier import cosine_distance_map
-from ..methods.pseudo_labels import IGNORE
 from ..models.segmenters import upsample
 from .checks import array_of, check_network, checked_numbers, short, taking
 from .style import add_legend, drawn_name, drawn_text, legend_columns, new_figure, shrink

@@ -22,8 +22,8 @@ from uda_kit.evaluation.curves import (
     running_mean,
     stage_records,
 )
+from ..evaluation.label_quality import precision_and_coverage
 from ..evaluation.metrics import ConfusionMatrix
-from ..methods.teacher import precision_and_coverage
 from .checks import array_of, checked_numbers, short
 from .style import axes_or_new, draw_bars, drawn_name, drawn_text, line_styles, new_figure, tidy
 

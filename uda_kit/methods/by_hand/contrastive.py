@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...data.labels import IGNORE
 from ..contrastive import plain_contrastive_loss
 from ..label_expansion import cells_of
-from ..pseudo_labels import IGNORE
 from ...models.segmenters import upsample
 
 # %% ../../../nbs/methods/by_hand/60_contrastive.ipynb #bf125aae

@@ -20,14 +20,13 @@ from tqdm.auto import tqdm
 from ...core.errors import InputError
 from ...core.tables import html_text
 from ...data.dataset import Dataset
-from ...data.labels import LabelSpace
+from ...data.labels import IGNORE, LabelSpace
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
 from ...evaluation.evaluate import evaluation_mode, space_of, spread_out
+from ...evaluation.label_quality import label_quality, precision_and_coverage
 from ...methods.averaged_prediction import SCALES, average_prediction
 from ...methods.label_expansion import BINS, LabelExpansion, cells_of, distance_of, unit_features, weighted_classes
-from ...methods.pseudo_labels import IGNORE
-from ...methods.teacher import label_quality, precision_and_coverage
 from ...models.segmenters import Segmenter, deeplab_v2
 from uda_kit.visual.checks import (
     check_dataset,

@@ -16,14 +16,13 @@ from fastcore.basics import patch
 from ...core.errors import InputError
 from ...core.tables import html_text
 from ...data.dataset import Dataset
-from ...data.labels import LabelSpace
+from ...data.labels import IGNORE, LabelSpace
 from ...data.photometric import DACS_COLORS
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
 from ...evaluation.evaluate import space_of
 from ...methods.classmix import ClassMix, class_mask, present_classes
 from ...methods.masking import Masking
-from ...methods.pseudo_labels import IGNORE
 from ...methods.teacher import ConfidentShare, Labelling, Teacher
 from ...models.segmenters import Segmenter
 from ...training.objective import Batch, NonFiniteError
