@@ -164,7 +164,7 @@ def check_teacher(small):
     net = deeplab_v2(19, "tiny" if small else "resnet101").to(device(), memory_format=torch.channels_last).train()
     image = torch.rand(2, 3, *size, device=device()).contiguous(memory_format=torch.channels_last)
     teacher = Teacher(average=0.999, precision="bf16-mixed" if device() == "cuda" else "32-true")
-    teacher.network(net)
+    teacher.predictor(net)
 
     def student():
         net.zero_grad()
@@ -173,7 +173,9 @@ def check_teacher(small):
         (out.logits.float().mean() + (0 if out.aux is None else out.aux.float().mean())).backward()
 
     own = seconds_of(student, 3)
-    labels = seconds_of(lambda: average_prediction(teacher.network(None), image, teacher.scales, teacher.precision), 3)
+    labels = seconds_of(
+        lambda: average_prediction(teacher.predictor(None), image, teacher.scales, teacher.precision), 3
+    )
     follow = seconds_of(lambda: teacher.follow(net, 0.999), 5)
     return [
         {"case": "six scales", "seconds": labels, "plain_seconds": own, "ratio": labels / own},

@@ -271,7 +271,7 @@ class StepParts:
         self.net, device = network_of(training.stage), training.fabric.device
         self.teacher, self.augmentation = transforms_of(training.stage)
         self.src, self.tgt = (make_batch(batch, self.net, device) for batch in (source, target))
-        self.probabilities, self.features = self.predict(self.teacher.network(self.net))
+        self.probabilities, self.features = self.predict(self.teacher.predictor(self.net))
         batches = {"source": self.src, "target": self.tgt}
         self.labelled: Batch = self.teacher(batches, torch.Generator().manual_seed(0))["target"]
         self.generator = torch.Generator().manual_seed(0)
@@ -300,14 +300,14 @@ def expansion(self: StepParts) -> None:
 def augment(self: StepParts) -> None:
     "Augment both domains."
     for domain in (self.src, self.labelled):
-        augmented(domain, self.augmentation.how, self.generator)
+        augmented(domain, self.augmentation.augmentation, self.generator)
 
 
 @patch
 def follow(self: StepParts) -> None:
     "Copy the student into the teacher, and fold its batch norms."
     self.teacher.follow(self.net)
-    self.teacher.network(None)
+    self.teacher.predictor(None)
 
 # %% ../../nbs/benchmarks/40_contrastive.ipynb #e823b147
 def step_parts(training: Training, batches: list, runs: int, one_core: bool = False) -> dict[str, float]:
@@ -320,7 +320,7 @@ def step_parts(training: Training, batches: list, runs: int, one_core: bool = Fa
             torch.cuda.synchronize()
 
     functions = {
-        "teacher": lambda: parts.predict(parts.teacher.network(None)),
+        "teacher": lambda: parts.predict(parts.teacher.predictor(None)),
         "thresholds": parts.thresholds,
         "expansion": parts.expansion,
         "augmentation": parts.augment,

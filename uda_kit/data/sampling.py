@@ -112,17 +112,17 @@ class RareClasses:
     def __init__(
         self,
         counts: Tensor,  # int64 [N,C], as from `class_counts`
-        how: RareClassSampling = DAFORMER,
+        settings: RareClassSampling = DAFORMER,
     ):
-        self.how = how
-        self.probabilities = class_probabilities(counts, how)
-        enough = counts > how.min_pixels
+        self.settings = settings
+        self.probabilities = class_probabilities(counts, settings)
+        enough = counts > settings.min_pixels
         self.images = [enough[:, c].nonzero().flatten() for c in range(counts.shape[1])]
 
     @property
     def redraws(self) -> int:
         "Crops that may be drawn again."
-        return self.how.redraws
+        return self.settings.redraws
 
     def draw(self, seed: int, place: int) -> tuple[int, int]:
         "Index of the image at a place of the endless stream, and the class it was drawn for."
@@ -137,4 +137,4 @@ class RareClasses:
         c: int,  # the class it was drawn for
     ) -> bool:
         "Does a crop hold enough of the class?"
-        return int((label == c).sum()) > self.how.min_pixels * self.how.crop_share
+        return int((label == c).sum()) > self.settings.min_pixels * self.settings.crop_share

@@ -59,7 +59,7 @@ class LoadedBatch(NamedTuple):
     image: Tensor  # uint8 [B,3,H,W] RGB
     label: Tensor | None  # uint8 [B,H,W] class ids
     keys: list  # names of the B samples
-    counts: Tensor | None = None  # bool [B,H,W] of unlabelled images with margins: False in the margins
+    inside: Tensor | None = None  # bool [B,H,W] of unlabelled images with margins: False in the margins
 
 # %% ../../nbs/data/60_streams.ipynb #f33f63e1
 class SampleCache:

@@ -405,7 +405,7 @@ def check_rare_classes(stage: RecipeStage, progress: bool = False) -> None:
     rare, dataset = stage.source.rare, stage.source.dataset
     if rare is None:
         return
-    images = RareClasses(class_counts(dataset, stage.source.counts, progress, write=False), rare).images
+    images = RareClasses(class_counts(dataset, stage.source.counts_folder, progress, write=False), rare).images
     never = [dataset.space.classes[c] for c, holding in enumerate(images) if not len(holding)]
     if never:
         reason = f"no image has more than {rare.min_pixels} pixels of {', '.join(never)}"

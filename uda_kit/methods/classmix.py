@@ -19,7 +19,7 @@ from ..data.photometric import DACS_COLORS, Photometric, photometric
 from .teacher import PseudoSupervised
 from ..models.segmenters import Segmenter
 from ..training.configs import BuildContext, TermsConfig, TransformConfig
-from ..training.objective import AVERAGES, Batch, BatchTransform, Term
+from ..training.objective import Batch, BatchTransform, Term, check_average
 
 # %% ../../nbs/methods/86_classmix.ipynb #86000006
 def present_classes(
@@ -122,9 +122,7 @@ class PseudoLabelTerms(TermsConfig):
     average: str = "all"  # divide by all pixels, or by the "labelled" ones
 
     def __post_init__(self):
-        if self.average not in AVERAGES:
-            problem = "is no way to average a loss"
-            raise InputError(f"average={self.average!r}", problem, f"use one of {', '.join(AVERAGES)}")
+        check_average(self.average)
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "Terms by the batch's name: `mixed`, and `mixed_aux` for the auxiliary level."

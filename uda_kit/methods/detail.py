@@ -14,7 +14,7 @@ from ..core.errors import InputError
 from ..core.settings import Amount
 from ..models.segmenters import Segmenter, upsample
 from ..training.configs import BuildContext, TermsConfig
-from ..training.objective import AVERAGES, Batch, Term, weighted_cross_entropy
+from ..training.objective import Batch, Term, check_average, weighted_cross_entropy
 
 # %% ../../nbs/methods/89_detail.ipynb #89000004
 class DetailSupervised(Term):
@@ -57,9 +57,7 @@ class DetailTerms(TermsConfig):
     average: str = "labelled"  # divide by the labelled pixels, or by "all"
 
     def __post_init__(self):
-        if self.average not in AVERAGES:
-            problem = "is no way to average a loss"
-            raise InputError(f"average={self.average!r}", problem, f"use one of {', '.join(AVERAGES)}")
+        check_average(self.average)
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "The term `detail_BATCH`. `InputError` where the network has one resolution."

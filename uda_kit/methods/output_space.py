@@ -24,7 +24,7 @@ from ..models.backbones import check_choice
 from ..models.discriminators import OutputDiscriminator
 from ..models.segmenters import Segmenter, upsample
 from ..training.configs import BuildContext, TermsConfig
-from ..training.objective import AVERAGES, Batch, Term, discriminator_step, weighted_cross_entropy
+from ..training.objective import Batch, Term, check_average, discriminator_step, weighted_cross_entropy
 
 # %% ../../nbs/methods/10_output_space.ipynb #83148111
 LEVELS = ("main", "aux")
@@ -43,7 +43,7 @@ class Supervised(Term):
     ):
         super().__init__(weight)
         check_choice("level", level, LEVELS)
-        check_choice("average", average, AVERAGES)
+        check_average(average)
         self.level, self.average = level, average
 
     def forward(self, src: Batch) -> Tensor:

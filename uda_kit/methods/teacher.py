@@ -93,15 +93,15 @@ def label_batch(
     return Labelling(initial, confidence, tau, confident, confident, features)
 
 # %% ../../nbs/methods/82_teacher.ipynb #46c02dbb
-def augmented(batch: Batch, how: StrongAugmentation, generator: torch.Generator) -> Batch:
+def augmented(batch: Batch, augmentation: StrongAugmentation, generator: torch.Generator) -> Batch:
     "The batch strongly augmented: image, label and weight alike, where there are such."
     size = (len(batch.image), *batch.image.shape[-2:])
-    augmentation = draw_augmentation(size, None, generator, how)
-    image = augmentation.image(batch.image)
+    drawn = draw_augmentation(size, None, generator, augmentation)
+    image = drawn.image(batch.image)
     if batch.image.is_contiguous(memory_format=torch.channels_last):
         image = image.contiguous(memory_format=torch.channels_last)
-    label = None if batch.label is None else augmentation.label(batch.label)
-    weight = None if batch.weight is None else augmentation.label(batch.weight, outside=0)
+    label = None if batch.label is None else drawn.label(batch.label)
+    weight = None if batch.weight is None else drawn.label(batch.weight, outside=0)
     return Batch(image, label, batch.net, batch.keys, weight, batch.counts)
 
 # %% ../../nbs/methods/82_teacher.ipynb #f55a8c6d
@@ -110,15 +110,15 @@ class AugmentSource(BatchTransform):
 
     reads = ("source",)
 
-    def __init__(self, how: StrongAugmentation = StrongAugmentation()):
-        self.how = how
+    def __init__(self, augmentation: StrongAugmentation = StrongAugmentation()):
+        self.augmentation = augmentation
 
     def __call__(self, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:
-        return batches | {"source": augmented(batches["source"], self.how, generator)}
+        return batches | {"source": augmented(batches["source"], self.augmentation, generator)}
 
     def settings(self) -> dict:
         "For a run's config."
-        return {"transform": type(self).__name__, **asdict(self.how)}
+        return {"transform": type(self).__name__, **asdict(self.augmentation)}
 
 # %% ../../nbs/methods/82_teacher.ipynb #65405e66
 COUNTS = ("predicted_pixels", "confident_pixels", "expanded_pixels")  # [C] each, of the crop before augmentation
@@ -169,7 +169,7 @@ class Teacher(BatchTransform):
         self.augmentation, self.expansion = augmentation, expansion
         self.precision, self.averaging = precision, averaging
         self.net: Segmenter | None = None  # the teacher's network, from the first batch on
-        self.fast: FoldedCopy | None = None  # its copy for prediction
+        self.folded: FoldedCopy | None = None  # its copy for prediction
         self.saved: dict[str, Any] | None = None  # a checkpoint's state that waits for the network
         self.age, self.copied = 0, 0  # steps so far, and those before the latest copy
         self.without: Tensor | int = 0  # [C] steps in which a class had no confident pixel
@@ -237,8 +237,8 @@ def agree(self: Teacher) -> None:
         torch.distributed.broadcast(flat, 0)
         parts = flat.split([b.numel() for b in buffers])
         torch._foreach_copy_(buffers, [part.view_as(b) for b, part in zip(buffers, parts, strict=False)])
-    if self.fast is not None:
-        self.fast.renew()
+    if self.folded is not None:
+        self.folded.renew()
 
 # %% ../../nbs/methods/82_teacher.ipynb #4e01b165
 def use_batch_statistics(net: nn.Module) -> None:
@@ -264,23 +264,23 @@ def _begin(self: Teacher, student: Segmenter) -> None:
 
 
 @patch
-def network(self: Teacher, student: Segmenter | None) -> Segmenter:
+def predictor(self: Teacher, student: Segmenter | None) -> Segmenter:
     "The teacher for prediction, made where there is none yet."
     if self.net is None:
         assert student is not None, "no student to copy"
         self._begin(student)
     if self.averaging.norms == "train":
         return self.own
-    if self.fast is None:
-        self.fast = FoldedCopy(self.own, self.precision)
-    return self.fast.net
+    if self.folded is None:
+        self.folded = FoldedCopy(self.own, self.precision)
+    return self.folded.net
 
 # %% ../../nbs/methods/82_teacher.ipynb #928f58ca
 @patch
 def _label(self: Teacher, image: Tensor, student: Segmenter | None) -> Labelling:
     "Labels without expansion."
     numbers = (self.scales, self.cap, self.share, self.precision, self.rule, self.mirror)
-    return label_batch(self.network(student), image, *numbers)
+    return label_batch(self.predictor(student), image, *numbers)
 
 
 @patch
@@ -375,7 +375,7 @@ def load_state_dict(self: Teacher, state: dict) -> None:
     if other:
         problem = f"the run was started with another {' and '.join(other)}"
         raise InputError("teacher", problem, "give the settings it was started with")
-    self.net = self.fast = self.saved = None
+    self.net = self.folded = self.saved = None
     if "teacher" not in state:
         return
     self.saved, self.age, self.copied = state, state["age"], state["copied"]

@@ -68,14 +68,14 @@ class ContrastiveTask:
     net: NetworkConfig
     source: Data
     target: Data
-    how: str | TranslationConfig  # an instant translator by name, or a stage that translates
+    translation: str | TranslationConfig  # an instant translator by name, or a stage that translates
     self_train_net: NetworkConfig | None = None  # of self-training, where its settings differ
 
     def supervision(self, name: str, length: Length, transfer: bool, **options) -> StageConfig:
         "A stage of cross-entropy, on translated images where `transfer`."
         source, transforms, target = self.source, self.scale.source_transforms, None
-        if transfer and isinstance(self.how, str):
-            transforms, target = (SourceTranslation(self.how), *transforms), self.target
+        if transfer and isinstance(self.translation, str):
+            transforms, target = (SourceTranslation(self.translation), *transforms), self.target
         elif transfer:
             source = as_intermediate(source)
         source, terms = replace(source, scale=self.scale.source_scale), SupervisedTerms(self.scale.terms.seg_aux)
@@ -111,8 +111,8 @@ def stages(self: ContrastiveTask, row: Row) -> tuple[StageConfig, ...]:
     "Stages of a row."
     scale = self.scale
     stages: list[StageConfig] = []
-    if row.transfer and not isinstance(self.how, str):
-        stages.append(self.how)
+    if row.transfer and not isinstance(self.translation, str):
+        stages.append(self.translation)
     stages.append(self.supervision("supervised", scale.supervised, row.transfer))
     if row.pretrain:
         head = self.supervision("head", scale.head, row.transfer, fix_backbone=True)
@@ -239,7 +239,7 @@ def full_contrastive_recipes(source: str, table: int) -> list[Recipe]:
     "Table 1 or 2 (`table`) for one synthetic `source` -> Cityscapes; for GTA5 Tables 3 to 8, too."
     task = full_task(source)
     about = "as contrastive, with FDA in place of a translation network"
-    with_fourier = replace(task, how="fourier")
+    with_fourier = replace(task, translation="fourier")
     fourier = full_recipe(f"{source}/contrastive-fourier", [], with_fourier, about=about)
     if source != "gta5":
         return [full_recipe(f"{source}/contrastive", [f"Table {table}: Ours"], task), fourier]
@@ -285,7 +285,7 @@ def small_contrastive_recipes(b: SmallBenchmark) -> list[Recipe]:
     recipes = [recipe(name, row) for name, row in rows.items()]
     translators: dict[str, str | TranslationConfig] = {"cyclegan": small_translation(b), "fourier": "fourier"}
     for name, translator in translators.items():
-        recipes.append(recipe(f"contrastive-{name}", task=replace(task, how=translator)))
+        recipes.append(recipe(f"contrastive-{name}", task=replace(task, translation=translator)))
     networks: dict[str, NetworkConfig] = {"pspnet": PSPNet("tiny"), "deeplab-v3": DeepLabV3("tiny")}
     for name, net in networks.items():
         recipes.append(recipe(f"contrastive-{name}", task=replace(task, net=net, self_train_net=None)))

@@ -62,7 +62,7 @@ class LoaderConfig:
     workers: int = 0  # worker processes
     cache_mb: int = 0  # bound of the cache of decoded, resized samples
     rare: RareClassSampling | None = None  # images that hold rare classes more often; None: each image once an epoch
-    counts: str | Path | None = None  # folder where class counts are kept; None: counted anew
+    counts_folder: str | Path | None = None  # where class counts are kept; None: counted anew
     shares: tuple[float, ...] = ()  # of the parts of a `Joined` data set; (): images are drawn alike
 
     def settings(self) -> dict:
@@ -87,7 +87,7 @@ def sampler(self: LoaderConfig, progress: bool = False) -> RareClasses | Shares 
         return Shares([len(dataset) for dataset in parts.datasets], self.shares)
     if self.rare is None:
         return None
-    counts = class_counts(self.dataset, self.counts, progress)
+    counts = class_counts(self.dataset, self.counts_folder, progress)
     return RareClasses(counts, self.rare)
 
 # %% ../../nbs/training/40_fit.ipynb #0f1f097a
@@ -263,7 +263,7 @@ def make_batch(
     if channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
     label = None if batch.label is None else batch.label.to(device, non_blocking=True).long()
-    weight = None if batch.counts is None else batch.counts.to(device, non_blocking=True).float()
+    weight = None if batch.inside is None else batch.inside.to(device, non_blocking=True).float()
     return Batch(image, label, net, batch.keys, weight)
 
 

@@ -171,6 +171,12 @@ def _cut(value: Any) -> Any:
 # %% ../../nbs/training/10_objective.ipynb #2de1a446
 AVERAGES = ("labelled", "all")
 
+
+def check_average(average: object) -> None:
+    "`InputError` for what is no way to average a loss."
+    if average not in AVERAGES:
+        raise InputError(f"average={average!r}", "is no way to average a loss", f"use one of {', '.join(AVERAGES)}")
+
 # %% ../../nbs/training/10_objective.ipynb #2de1a4ab
 def weighted_cross_entropy(
     logits: Tensor,  # [B,C,H,W]
@@ -180,8 +186,7 @@ def weighted_cross_entropy(
     ignore: int = 255,  # id of pixels without a class
 ) -> Tensor:  # scalar; 0, with a zero gradient, where no pixel has a label
     "Cross-entropy of labelled pixels, each with its weight."
-    if average not in AVERAGES:
-        raise InputError(f"average={average!r}", "is no way to average a loss", f"use one of {', '.join(AVERAGES)}")
+    check_average(average)
     label = label.long()
     count = (label != ignore).sum().clamp(min=1) if average == "labelled" else label.numel()
     if weight is None:
