@@ -91,7 +91,7 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def written_by_hand(pages: Path, books: set[str]) -> dict[str, str]:
+def written_by_hand(pages: Path) -> dict[str, str]:
     "Pages of `docs/pages`, and those of the repository."
     texts = {file.relative_to(pages).as_posix(): file.read_text(encoding="utf-8") for file in pages.rglob("*.md")}
     for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
@@ -114,7 +114,7 @@ def prepare(root: Path, source: Path) -> None:
     texts |= {f"{folder}/index.md": folder_page(folder, books, site.books) for folder in FOLDERS}
     texts |= {"library.md": library_page(), "commands.md": commands.page()}
     texts |= reference.pages(names, site) | {"recipes.md": records.recipes_page(root / "results")}
-    texts |= records.result_pages(root / "results", source) | written_by_hand(HERE / "pages", set(books))
+    texts |= records.result_pages(root / "results", source) | written_by_hand(HERE / "pages")
     for name, text in texts.items():
         write(source / name, text)
     pictures = {path.name for path in (root / "nbs" / "images").iterdir()}

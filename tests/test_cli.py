@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from refusals import refused_command
+from refusals import refused_command, run_command
 
 from uda_kit.cli import main
 from uda_kit.models.checkpoints import save_weights
@@ -96,12 +96,22 @@ def program(*argv, **kwargs):
         (["evaluate", "x", "scenes:camera", "--oracle", "65"], ["0.651"]),
         (["evaluate", "x", "scenes:camera", "--oracle", "none.json"], ["none.json"]),
         (["predict", "x", "none", "--out", "y"], ["none", "does not exist"]),
+        (
+            ["predict", "x", str(SAMPLES / "camvid/images"), "--out", "y", "--split", "val"],
+            ["--split val", "no data set"],
+        ),
+        (["compare", "a", "b", "--split", "val"], ["--split", "--data"]),
+        (["compare", "a", "b", "--pictures", "2"], ["--pictures", "--data"]),
+        (["train", "scenes/oracle", "--dry-run", "--out", "run"], ["--out", "dry run"]),
+        (["train", "scenes/oracle", "--dry-run", "--record"], ["--record", "dry run"]),
+        (["train", "scenes/oracle", "--dry-run", "--validate-every", "5"], ["--validate-every", "dry run"]),
         (["predict", "x", "*.bmp", "--out", "y"], ["matches no file"]),
         (["check-data", "camvid"], ["NAME:ROOT"]),
         (["check-data", "camvid:none"], ["none"]),
         (["check-data", f"camvid:{SAMPLES / 'camvid'}", "--split", "evening"], ["evening"]),
         (["convert", "none.pth", "out.safetensors"], ["none.pth"]),
         (["convert", "none.pth", "out.pth"], [".safetensors"]),
+        (["convert", "none.pth", "."], ["is a folder", ".safetensors"]),
         (["demo", "--steps", "0"], ["--steps 0"]),
         (["bench", "table", "scene"], ["did you mean scenes?"]),
         (["bench", "table", "scenes", "--rows", "multilevel"], ["multi-level"]),
@@ -374,6 +384,54 @@ def test_results_are_recorded_once_per_run(capsys, tmp_path):
     assert (
         record["rows"]["source-only"] == {"miou": 0.25, "std": None, "seeds": [0]} and not (tmp_path / "bench").exists()
     )
+
+
+def test_train_records_what_a_table_records(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from uda_kit.cli.train import record_score
+    from uda_kit.experiments import running
+    from uda_kit.recipes.catalogue import find_recipe
+    from uda_kit.results import tables
+    from uda_kit.results.tables import read_csv
+    from uda_kit.training.fit import RunOptions
+
+    for module in (running, tables):
+        monkeypatch.setattr(module, "results_folder", lambda: tmp_path / "results")
+    out = tmp_path / "run"
+    out.mkdir()
+    line = {"stage": "adapt", "step": 1, "adversarial/discriminator": 0.5}
+    (out / "log.jsonl").write_text(json.dumps(line) + "\n")
+    quality = {"precision": 0.5, "coverage": 0.5, "labelled": 0.5}
+    (out / "labels.json").write_text(json.dumps({"initial": {"all": quality}}))
+    scores = SimpleNamespace(iou=lambda: {"road": 0.25})
+    record = {"miou": 0.25, "seconds": 3.0, "steps": 2, "commit": "abc"}
+    options = RunOptions(seed=3, precision="bf16-mixed")
+    record_score(find_recipe("scenes/multi-level"), options, out, scores, record)
+    (row,) = read_csv(tmp_path / "results/scenes_output_space.csv")
+    assert row["seed"] == "3" and row["machine"].endswith("bf16-mixed")
+    for table in ("classes", "discriminators", "labels"):
+        assert read_csv(tmp_path / f"results/scenes_output_space_{table}.csv")
+
+
+def test_earlier_evaluations(tmp_path, weights):
+    score = ["--split", "test", "--space", "cityscapes19", "--no-progress"]
+    scenes = "scenes:camera?n=2&size=64x96"
+    assert run_command("evaluate", weights, scenes, *score, "--report", "old")[0] == 0
+    earlier = ["--before", "old/evaluation.json", "--oracle", "old/evaluation.json"]
+    assert run_command("evaluate", weights, scenes, *score, *earlier, "--report", "new")[0] == 0
+    assert Path("new/figures/samples.png").is_file() and "| before |" in Path("new/report.md").read_text()
+    saved = json.loads(Path("old/evaluation.json").read_text())
+    Path("narrow.json").write_text(json.dumps(saved | {"scored": saved["scored"][:-1]}))
+    for option, file, other, part in (
+        ("--before", "old/evaluation.json", "scenes:camera?n=3&size=64x96", "2 images"),
+        ("--oracle", "old/evaluation.json", "scenes:camera?n=2&size=64x96&seed=2", "other images"),
+        ("--before", "narrow.json", scenes, "over 18 classes"),
+    ):
+        argv = ["evaluate", weights, other, *score, option, file, "--report", "wrong"]
+        status, out, err = run_command(*argv)
+        assert status == 2 and not out and f"{option} {file}" in err and part in err, err
+        assert err.count("\n") == 1 and not Path("wrong").exists()
 
 
 def test_doctor_without_packages(tmp_path):

@@ -11,13 +11,21 @@ from refusals import refused, refused_command, run_command
 from uda_kit import TrainingExplorer, evaluate, open_dataset, save_weights
 from uda_kit.core.records import write_json
 from uda_kit.data.labels import CITYSCAPES19, SYNTHIA16
-from uda_kit.evaluation.compare import grouped, read_run, runs_in
+from uda_kit.evaluation.compare import (
+    class_difference,
+    group_table,
+    grouped,
+    mean_difference,
+    read_run,
+    read_runs,
+    runs_in,
+)
 from uda_kit.models.segmenters import deeplab_v2
 
 SCENES = "scenes:camera?n=3&size=64x96"
 
 
-def finished_run(folder, recipe, seed, strength, space=CITYSCAPES19, data=SCENES):
+def finished_run(folder, recipe, seed, strength, space=CITYSCAPES19, data=SCENES, protocol=""):
     "What a finished run leaves behind, of a network with random weights."
     folder.mkdir()
     torch.manual_seed(100 * strength + seed)
@@ -26,7 +34,8 @@ def finished_run(folder, recipe, seed, strength, space=CITYSCAPES19, data=SCENES
         conv.weight.data.mul_(strength)
     evaluate(net, open_dataset(data, "test"), space=space, progress=False).save(folder / "evaluation.json")
     save_weights(net, folder / "weights.safetensors", space)
-    write_json(folder / "config.json", {"recipe": {"name": recipe, "stages": []}, "options": {"seed": seed}})
+    settings = {"name": recipe, "stages": [], "protocol": protocol}
+    write_json(folder / "config.json", {"recipe": settings, "options": {"seed": seed}})
     lines = [json.dumps({"stage": "adapt", "step": k, "loss/seg": strength / k}) + "\n" for k in range(1, 6)]
     (folder / "log.jsonl").write_text("".join(lines))
     return folder
@@ -112,6 +121,54 @@ def test_equal_folder_names_and_other_weights_stay_apart(tmp_path):
     page = tmp_path / "page.html"
     assert run_command("compare", *folders, "--out", page)[0] == 0
     assert len(runs_in(page)) == 2
+
+
+def test_networks_that_were_scored_alone_stay_apart(tmp_path):
+    folders = []
+    for above in ("first", "second"):
+        (tmp_path / above).mkdir()
+        folders.append(finished_run(tmp_path / above / "report", "any", 0, 1 + len(folders)))
+        (folders[-1] / "config.json").unlink()
+    groups = grouped(read_runs(folders))
+    assert [group.name for group in groups] == ["report (first/report)", "report (second/report)"]
+    assert mean_difference(*groups).seeds == 0
+
+
+def test_the_mean_is_that_of_the_protocol(runs, tmp_path):
+    over = {"base0": "13", "base1": "13", "new0": "13", "new1": "13"}
+    folders = []
+    for name, protocol in over.items():
+        group, seed = name[:-1], int(name[-1])
+        folders.append(finished_run(tmp_path / name, group, seed, 1 + 19 * (group == "new"), protocol=protocol))
+    groups = grouped(read_runs(folders))
+    expected = [[run.evaluation.means()["13"] for run in group.runs] for group in groups]
+    assert any(run.evaluation.miou != run.miou for group in groups for run in group.runs)
+    gains = np.subtract(expected[1], expected[0])
+    gain = mean_difference(*groups)
+    assert gain.seeds == 2 and np.isclose(gain.mean, gains.mean()) and np.isclose(gain.spread, gains.std(ddof=1))
+    assert len(class_difference(*groups).mean) == 19 and "mIoU over 13" in str(group_table(groups))
+    status, out, err = run_command("compare", *folders, "--out", tmp_path / "page.html")
+    record = json.loads(out.splitlines()[-1])["groups"]
+    assert status == 0 and [entry["over"] for entry in record] == [13, 13], err
+    assert np.allclose([entry["miou"] for entry in record], np.mean(expected, axis=1))
+    # another mean is refused; a network that was scored alone is averaged as the runs beside it
+    refused(lambda: read_runs([folders[0], runs[0]]), "over 19 classes", "over 13")
+    (folders[3] / "config.json").unlink()
+    alone = grouped(read_runs([folders[3], folders[0]]))
+    assert [group.runs[0].over for group in alone] == [13, 13]
+    assert np.isclose(mean_difference(*alone).mean, expected[0][0] - expected[1][1])
+    write_json(folders[0] / "config.json", {"recipe": {"name": "x", "protocol": "7"}})
+    refused(lambda: read_run(folders[0]), "averages over 7 classes", "19, 16, 13")
+
+
+def test_a_run_on_another_drive(runs, tmp_path, monkeypatch):
+    def on_windows(path, start):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr("os.path.relpath", on_windows)
+    page = tmp_path / "page.html"
+    assert run_command("compare", *runs, "--out", page)[0] == 0
+    assert [folder.resolve() for folder in runs_in(page).values()] == [run.resolve() for run in runs]
 
 
 def test_the_explorer_shows_the_runs_that_have_a_log(tmp_path):

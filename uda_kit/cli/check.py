@@ -7,12 +7,10 @@ __all__ = []
 
 # %% ../../nbs/cli/60_check.ipynb #c1100034
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from .options import Positional, Text, arg, at_least, read_out
+from .options import Positional, Text, arg, at_least, file_to_write
 from .output import show
-from ..core.errors import InputError
 
 # %% ../../nbs/cli/60_check.ipynb #232b68d8
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Convert:
 
     def run(self) -> int:
         at_least(2, classes=self.classes)
-        dst = weight_file_to_write(self.dst, self.overwrite)
+        dst = file_to_write(self.dst, "DST", (".safetensors",), self.overwrite)
         from uda_kit.data.labels import label_space
         from uda_kit.models.checkpoints import convert, in_words, read_header
 
@@ -74,17 +72,6 @@ class Convert:
         if self.aspp_branches is None and config["multi_level"] and "aspp_branches" in config:
             return "; a network of ADVENT sums 4, give --aspp-branches 4"
         return ""
-
-# %% ../../nbs/cli/60_check.ipynb #c1100035
-def weight_file_to_write(text: str, overwrite: bool) -> Path:
-    "The path of a weight file. `InputError` for another ending, and for a file that is there and may not be replaced."
-    read_out(text, "DST")
-    path = Path(text)
-    if path.suffix != ".safetensors":
-        raise InputError(path, "is not the name of a weight file", "let it end in .safetensors")
-    if path.exists() and not overwrite:
-        raise InputError(path, "exists", "allow it to be replaced with --overwrite, or name another file")
-    return path
 
 # %% ../../nbs/cli/60_check.ipynb #41064c7b
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ __all__ = []
 # %% ../../nbs/cli/55_compare.ipynb #e5500003
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import Positional, Text, at_least, read_out
+from .options import Count, Positional, Text, at_least, file_to_write, refuse_given
 from .output import finish, show
-from ..core.errors import InputError
 
 if TYPE_CHECKING:  # imports torch, and a command line starts without it
     from uda_kit.evaluation.compare import Group
@@ -27,44 +25,35 @@ class Compare:
     out: str = "compare.html"  # page to write
     data: Text = None  # NAME:ROOT of the images that the runs were scored on, for pictures (default: none)
     split: Text = None  # split of the data
-    pictures: int = 4  # images to show at most
+    pictures: Count = None  # images to show at most (default: 4)
     overwrite: bool = False  # replace the page
 
     def run(self) -> int:
         at_least(1, pictures=self.pictures)
-        page = page_to_write(self.out, self.overwrite)
+        if self.data is None:
+            refuse_given("chooses pictures of --data, which is not given", split=self.split, pictures=self.pictures)
+        page = file_to_write(self.out, "--out", (".html", ".htm"), self.overwrite)
         from uda_kit.data.datasets import open_dataset
-        from uda_kit.evaluation.compare import compare_runs, group_table, grouped, read_run
+        from uda_kit.evaluation.compare import compare_runs, group_table, grouped, read_runs
 
         dataset = None if self.data is None else open_dataset(self.data, self.split)
-        compare_runs(self.runs, page, dataset, self.pictures)
-        groups = grouped(map(read_run, self.runs))
+        compare_runs(self.runs, page, dataset, self.pictures or 4)
+        groups = grouped(read_runs(self.runs))
         show(group_table(groups))
         show(f"page: {page}")
         finish({"page": str(page), "groups": comparison_record(groups)})
         return 0
 
-# %% ../../nbs/cli/55_compare.ipynb #e5500005
-def page_to_write(text: str, overwrite: bool) -> Path:
-    "The path of a page. `InputError` for another ending, and for a file that is there and may not be replaced."
-    read_out(text)
-    path = Path(text)
-    if path.suffix not in (".html", ".htm") or path.is_dir():
-        raise InputError(path, "is not the name of a page", "let it end in .html")
-    if path.exists() and not overwrite:
-        raise InputError(path, "exists", "allow it to be replaced with --overwrite, or name another file")
-    return path
-
 # %% ../../nbs/cli/55_compare.ipynb #e5500007
 def comparison_record(groups: Sequence["Group"]) -> list[dict[str, Any]]:
-    "Mean IoU of each group, and its difference to the first."
+    "Mean IoU of each group over the classes of the recipes' protocol, and its difference to the first."
     from uda_kit.evaluation.compare import mean_difference
 
     entries: list[dict[str, Any]] = []
     for group in groups:
         gain = mean_difference(groups[0], group)
-        mious = [run.evaluation.miou for run in group.runs]
-        entry = {"group": group.name, "runs": [str(run.folder) for run in group.runs], "miou": sum(mious) / len(mious)}
+        runs = [str(run.folder) for run in group.runs]
+        entry = {"group": group.name, "runs": runs, "miou": float(group.miou().mean()), "over": group.runs[0].over}
         spread = None if gain.spread != gain.spread else float(gain.spread)
         entries.append(entry | {"difference": float(gain.mean), "spread": spread, "paired_seeds": gain.seeds})
     return entries

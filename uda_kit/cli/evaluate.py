@@ -67,6 +67,7 @@ class Evaluate:
         net, dataset = load_network(self.weights), open_dataset(self.data, self.split)
         progress = not self.no_progress
         after = evaluate(net, dataset, size, self.space, inference, self.workers, progress=progress)
+        check_earlier(self, after, before, oracle)
         show(after.table(oracle))
         if report:
             with all_or_nothing(report):
@@ -109,6 +110,21 @@ def empty_folder(path: str | None) -> Path | None:
     if any(folder.iterdir()):
         raise InputError(folder, "already holds files", "name another folder")
     return folder
+
+# %% ../../nbs/cli/40_evaluate.ipynb #31d8fdcd
+def check_earlier(
+    args: Evaluate,
+    after: "Evaluation",
+    before: Optional["Evaluation"] = None,  # of --before
+    oracle: Union[float, "Evaluation", None] = None,  # of --oracle
+) -> None:
+    "`InputError` where a file that an option names holds scores of other images or classes than the network's."
+    from uda_kit.evaluation.compare import check_same_data
+    from uda_kit.evaluation.evaluate import Evaluation
+
+    for option, file, earlier in (("--before", args.before, before), ("--oracle", args.oracle, oracle)):
+        if isinstance(earlier, Evaluation):
+            check_same_data(f"{option} {short(file)}", earlier, short(args.weights), after)
 
 # %% ../../nbs/cli/40_evaluate.ipynb #c1100029
 def load_network(path: str) -> Any:
@@ -226,17 +242,23 @@ def matching_files(pattern: str) -> list[str]:
     return sorted(path for path in glob.glob(pattern, recursive=True) if visible(Path(path), root))
 
 
-def find_images(text: str, split: str | None = None) -> Any:
-    "What `predict` reads: a path, a list of paths, or a data set. `InputError` where there are none."
+def existing(text: str) -> str | list[str]:
+    "A path that is there, or the files of a pattern; [] where there are none."
     if exists(text):
         return text
-    is_pattern = glob.has_magic(text)
-    files = matching_files(text) if is_pattern else []
-    if files:
-        return files
+    return matching_files(text) if glob.has_magic(text) else []
+
+
+def find_images(text: str, split: str | None = None) -> Any:
+    "What `predict` reads: a path, a list of paths, or a data set. `InputError` where there are none."
+    paths = existing(text)
+    if paths and split:
+        raise InputError(f"--split {short(split)}", f"{short(text)} is no data set", "leave the option out")
+    if paths:
+        return paths
     if re.match(r"[a-z0-9]+:", text):
         from uda_kit.data.datasets import open_dataset
 
         return open_dataset(text, split, labelled=False)
     remedy = "give an image, a folder, a pattern in quotes, NAME:ROOT, or a video"
-    raise InputError(short(text), "matches no file" if is_pattern else "does not exist", remedy)
+    raise InputError(short(text), "matches no file" if glob.has_magic(text) else "does not exist", remedy)

@@ -9,11 +9,10 @@ __all__ = []
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .evaluate import cost_since
-from .options import Positional, Text, read_out, read_size
+from .options import Positional, Text, file_to_write, read_size
 from .output import finish, show
 from ..core.errors import InputError
 
@@ -37,7 +36,7 @@ class Export:
         began, size = time.time(), read_size(self.size)
         check_tolerance(self.tolerance)
         for path in self.out:
-            check_replaced(path, self.overwrite)
+            file_to_write(path, "OUT", (".onnx", ".pt2"), self.overwrite)
         from uda_kit.models.checkpoints import load_weights
         from uda_kit.models.export import check_packages, check_paths, export_network
 
@@ -56,16 +55,6 @@ def check_tolerance(value: float) -> None:
         raise InputError(
             f"--tolerance {value:g}", "is no tolerance", "give a number above 0 and at most 1; 1e-4 is usual"
         )
-
-
-def check_replaced(text: str, overwrite: bool) -> None:
-    "`InputError` for a path that cannot be written, and for a file that is there and may not be replaced."
-    read_out(text, "OUT")
-    path = Path(text)
-    if path.is_dir():
-        raise InputError(path, "is a folder", "name a file that ends in .onnx or .pt2")
-    if path.exists() and not overwrite:
-        raise InputError(path, "exists", "allow it to be replaced with --overwrite, or name another file")
 
 # %% ../../nbs/cli/45_export.ipynb #e4500007
 def export_record(files: Sequence["Exported"]) -> dict[str, Any]:

@@ -148,6 +148,34 @@ def nearest_existing(path: Path) -> Path:
         path = path.parent
     return path
 
+# %% ../../nbs/cli/10_options.ipynb #2b9afac6
+def file_to_write(
+    text: str,  # what the user gave
+    option: str,  # that it was given for, as messages name it
+    endings: Sequence[str],  # that the file may have: ".html"
+    overwrite: bool,  # may it be replaced?
+) -> Path:
+    "The path of a file to write. `InputError` for a folder, another ending, and one that may not be replaced."
+    read_out(text, option)
+    path, allowed = Path(text), " or ".join(endings)
+    if path.is_dir():
+        raise InputError(path, "is a folder", f"name a file that ends in {allowed}")
+    if path.suffix not in endings:
+        raise InputError(path, "has an ending that this command does not write", f"let it end in {allowed}")
+    if path.exists() and not overwrite:
+        raise InputError(path, "exists", "allow it to be replaced with --overwrite, or name another file")
+    return path
+
+# %% ../../nbs/cli/10_options.ipynb #2b9afac9
+def refuse_given(
+    problem: str,  # why nothing would read them
+    **options: object,  # values by name; None, 0, False and empty ones are not given
+) -> None:
+    "`InputError` for the first option that is given."
+    for name, value in options.items():
+        if value:
+            raise InputError(f"--{name.replace('_', '-')}", problem, "leave the option out")
+
 # %% ../../nbs/cli/10_options.ipynb #bf8bcc04
 MOST = {  # option: the largest number that can be meant
     "seed": 2**32 - 1,  # the clustering's random state takes no larger one

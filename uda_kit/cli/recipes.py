@@ -14,6 +14,7 @@ from typing import Literal
 from .options import Count, Positional, at_least, command_line, read_out, short
 from .output import finish
 from ..core.errors import InputError, nearest
+from ..core.files import names_python_file
 
 # %% ../../nbs/cli/20_recipes.ipynb #e2935056
 @dataclass(frozen=True)
@@ -99,16 +100,11 @@ def recipe_list() -> dict[str, str]:
         Path(uda_kit.__file__).parent / "recipes" / "recipes.json", dict[str, str], "install uda_kit again"
     )
 
-
-def in_file(name: str) -> bool:
-    "Is a recipe named by a Python file that holds it, FILE.py:NAME?"
-    return name.partition(":")[0].endswith(".py")
-
 # %% ../../nbs/cli/20_recipes.ipynb #506b02c6
 def check_recipe_name(name: str) -> None:
     "`InputError` with the nearest names where there is no such recipe; in a moment."
     known = recipe_list()
-    if name in known or in_file(name):
+    if name in known or names_python_file(name):
         return
     remedy = nearest(name, known, most=3, cutoff=0.4, otherwise="`uda-kit recipes` lists them")
     raise InputError(short(name), "is not a recipe", remedy)

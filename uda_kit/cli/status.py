@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from .options import short
 from .output import complain
 from .signals import Terminated
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
 from ..core.extras import how_to_install
 
 if TYPE_CHECKING:  # imports torch, and a command line starts without it
@@ -74,7 +74,7 @@ def failed_status(error: BaseException, again: str) -> int | None:
         complain(missing_package(error))
     elif full_disk(error):
         where = getattr(error, "filename", None) or "the disk or standard output"
-        complain(f"{where}: cannot be written ({short(str(error).splitlines()[0])}); make room on the disk; {again}")
+        complain(f"{where}: cannot be written ({first_line(error, 100)}); make room on the disk; {again}")
     elif isinstance(error, OSError) and error.filename:
         remedy = "check the path, its permissions and the room on the disk"
         complain(f"{short(error.filename)}: {error.strerror}; {remedy}")
@@ -85,14 +85,14 @@ def failed_status(error: BaseException, again: str) -> int | None:
     return 2
 
 # %% ../../nbs/cli/87_status.ipynb #d4a36bc9
-def spoiled_status(error: BaseException) -> int | None:
+def spoiled_status(error: BaseException, has_folder: bool = True) -> int | None:
     "Say why a score cannot be had: a loss that is not finite, or memory that ran out; None for other errors."
     if type(error).__name__ == "NonFiniteError":
-        place = "nothing was updated with it, and stopped.json in the run's folder says at which step"
-        complain(f"{error}; {place}; try a smaller learning rate, or --precision 32-true")
+        place = ", and stopped.json in the run's folder says at which step" if has_folder else ""
+        complain(f"{error}; nothing was updated with it{place}; try a smaller learning rate, or --precision 32-true")
         return 1
     if out_of_memory(error) and not isinstance(error, InputError):
-        text = str(error).splitlines()[0][:150] if str(error) else "MemoryError"
+        text = first_line(error, 150)
         remedy = "try smaller images or batches, a smaller --cache-mb, fewer --workers, or --precision bf16-mixed"
         complain(f"memory ran out ({text}); {remedy}")
         return 1
@@ -113,7 +113,8 @@ def status_of(error: BaseException, command: Any, argv: list[str]) -> int | None
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more while it ends
         return 141
-    status = spoiled_status(error)
+    has_folder = not getattr(command, "dry_run", False)
+    status = spoiled_status(error, has_folder)
     if status is None:
         status = stopped_status(error, again)
     return failed_status(error, again) if status is None else status

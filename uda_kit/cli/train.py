@@ -24,11 +24,13 @@ from uda_kit.cli.options import (
     read_devices,
     read_out,
     read_precision,
+    refuse_given,
     short,
 )
 from .output import finish, show
-from .recipes import check_recipe_name, in_file
+from .recipes import check_recipe_name
 from ..core.errors import InputError
+from ..core.files import names_python_file
 from ..core.processes import first_process
 
 if TYPE_CHECKING:  # these import torch, and a command line starts without it
@@ -80,7 +82,7 @@ class Train:
         if self.out:
             return Path(self.out)
         file, _, name = self.recipe.rpartition(":")
-        recipe = f"{Path(file).stem}-{name}" if in_file(self.recipe) else self.recipe.replace("/", "-")
+        recipe = f"{Path(file).stem}-{name}" if names_python_file(self.recipe) else self.recipe.replace("/", "-")
         return Path(f"runs/{recipe}-seed{self.seed}")
 
     def again(self, argv: list[str]) -> str:
@@ -198,7 +200,7 @@ def run_options(args: Train) -> "RunOptions":
 def check_recordable(args: Train) -> None:
     "`InputError` where --record is given for a recipe that another option changes."
     changed = [name for name in ("source", "target", "test", "set", "weights") if getattr(args, name)]
-    if args.record and in_file(args.recipe):
+    if args.record and names_python_file(args.recipe):
         raise InputError(
             "--record", "results hold the kit's recipes, and this one is from a file", "leave --record out"
         )
@@ -215,15 +217,15 @@ def check_resumes(args: Train) -> None:
         raise InputError(out, "holds no run to go on with", remedy)
 
 # %% ../../nbs/cli/30_train.ipynb #b2092cad
-def record_score(recipe: "Recipe", seed: int, scores: "Evaluation", record: dict[str, Any]) -> None:
-    "Append a run's mIoU and IoU by class to results/."
-    from uda_kit.experiments.running import append_classes
-    from uda_kit.results.tables import append_result
+def record_score(
+    recipe: "Recipe", options: "RunOptions", out: Path, scores: "Evaluation", record: dict[str, Any]
+) -> None:
+    "Append a finished run to the tables of results/, as `bench table` does."
+    from uda_kit.experiments.running import append_run, recorded_machine
+    from uda_kit.training.runs import RunDirectory
 
-    row = recipe.name.split("/", 1)[1]
-    key = (recipe.benchmark, recipe.paper, row, seed, record["steps"])
-    append_result(*key, record["miou"], record["seconds"], commit=record["commit"])
-    append_classes(*key, scores.iou(), record["commit"])
+    key = (recipe.benchmark, recipe.paper, recipe.row, options.seed, record["steps"])
+    append_run(RunDirectory(out), scores, record, key, None, recorded_machine(options))
 
 # %% ../../nbs/cli/30_train.ipynb #78b14f79
 def train(args: Train) -> int:
@@ -242,14 +244,22 @@ def train(args: Train) -> int:
     given = {"weights": args.weights, "workers": args.workers, "cache_mb": args.cache_mb}
     scores, record = run_recipe(recipe, out, options, roots, args.resume, report=True, **given)
     if args.record and first_process():
-        record_score(recipe, args.seed, scores, record)
+        record_score(recipe, options, out, scores, record)
     show(f"{scores}\n\nreport: {out / 'report.md'}\nweights: {out / 'weights.safetensors'}")
     finish(record)
     return 0
 
 # %% ../../nbs/cli/30_train.ipynb #8398a410
+def check_dry(args: Train) -> None:
+    "`InputError` for an option that a dry run would drop."
+    names = ("record", "resume", "out", "logger", "validate_every")
+    given = {name: getattr(args, name) for name in names}
+    refuse_given("is not for a dry run, which writes and scores nothing", **given)
+
+
 def dry(args: Train) -> int:
     "Run a few steps of a recipe."
+    check_dry(args)
     check_recipe_name(args.recipe)
     options, recipe = run_options(args), chosen_recipe(args)
     roots = given_roots(args.roots, recipe)

@@ -98,6 +98,15 @@ def whole_number(
         raise InputError(where, f"{text[:40]!r} is no whole number of {limits}", "write it in the digits 0-9")
     return int(text)
 
+# %% ../../nbs/core/10_errors.ipynb #5f1e0002
+def first_line(
+    error: BaseException,
+    most: int = 200,  # letters to return at most
+) -> str:
+    "The first line of an error's text that is not empty; the name of its type where there is none."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:most]
+
 # %% ../../nbs/core/10_errors.ipynb #689a5916
 def expect_error(function: Callable, *args, **kwargs) -> str:
     "The one line of the `InputError` that a call raises; `AssertionError` where it raises none."

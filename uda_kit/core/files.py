@@ -79,6 +79,13 @@ def file_hash(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
+# %% ../../nbs/core/20_files.ipynb #c2000008
+def names_python_file(
+    name: str,  # "mine.py:recipe", or the name of something else
+) -> bool:
+    "Does a name point into a Python file, as FILE.py:NAME?"
+    return name.partition(":")[0].endswith(".py")
+
 # %% ../../nbs/core/20_files.ipynb #c2000002
 def settings_digest(
     settings: object,  # anything that JSON can hold

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..core.errors import InputError
+from ..core.errors import InputError, printable
 from ..core.files import write_text
 from ..core.records import read_json, to_json
 from ..core.tables import Table, html_text, percent
@@ -49,10 +49,21 @@ class ComparedRun(NamedTuple):
     folder: Path
     name: str  # of its recipe, or of its folder
     seed: int | None  # None where the configuration names none
-    settings: dict[str, Any]  # the configuration without the seed
+    settings: dict[str, Any]  # the configuration without the seed; the folder itself where there is none
     evaluation: Evaluation
+    protocol: str | None  # number of classes that the recipe averages over, "" for all; None: no recipe says it
 
+    @property
+    def over(self) -> int:
+        "Number of classes that the mean is taken over."
+        return int(self.protocol or len(self.evaluation.scored))
 
+    @property
+    def miou(self) -> float:
+        "Mean IoU over the classes of the recipe's protocol that occur, as a fraction."
+        return self.evaluation.means()[self.protocol] if self.protocol else self.evaluation.miou
+
+# %% ../../nbs/evaluation/50_compare.ipynb #50c0006a
 def read_run(folder: str | Path) -> ComparedRun:
     "A finished run. `InputError` for a folder that is none."
     path = Path(folder)
@@ -62,7 +73,9 @@ def read_run(folder: str | Path) -> ComparedRun:
         remedy = "wait until the run has finished, or score its network with `uda-kit evaluate --report FOLDER`"
         raise InputError(path, "holds no evaluation.json: it was not scored", remedy)
     evaluation = load_evaluation(path / "evaluation.json")
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    if not (path / "config.json").is_file():  # a network that was scored, of any training
+        return ComparedRun(path, path.name, None, {"folder": str(path.resolve())}, evaluation, None)
+    config = read_json(path / "config.json")
     recipe = config.get("recipe")
     recipe = recipe if isinstance(recipe, dict) else {"name": recipe or path.name}
     options = config.get("options")
@@ -70,11 +83,31 @@ def read_run(folder: str | Path) -> ComparedRun:
     seed = options.pop("seed", None)
     settings = {"recipe": recipe, "options": options}
     settings |= {name: config[name] for name in ("weights", "data") if name in config}
-    return ComparedRun(path, str(recipe.get("name", path.name)), seed, settings, evaluation)
+    protocol = _protocol_of(recipe, evaluation, path / "config.json")
+    return ComparedRun(path, str(recipe.get("name", path.name)), seed, settings, evaluation, protocol)
+
+# %% ../../nbs/evaluation/50_compare.ipynb #50c0006c
+def _protocol_of(recipe: dict[str, Any], evaluation: Evaluation, where: Path) -> str:
+    "The protocol of a recipe; '' for all classes. `InputError` where the classes that were scored do not hold it."
+    protocol = str(recipe.get("protocol", ""))
+    known = evaluation.protocol_sets()
+    if protocol and protocol not in known:
+        remedy = f"score the network again; its means are over {', '.join(known)}"
+        raise InputError(where, f"averages over {protocol[:20]} classes, and the run was not scored in them", remedy)
+    return protocol
+
+
+def read_runs(folders: Iterable[str | Path]) -> list[ComparedRun]:
+    "Finished runs that can be compared; those without a recipe take the protocol of the first that has one."
+    runs = [read_run(folder) for folder in folders]
+    given = next((run.protocol for run in runs if run.protocol is not None), "")
+    runs = [run._replace(protocol=given) if run.protocol is None else run for run in runs]
+    check_comparable(runs)
+    return runs
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c00007
 def check_comparable(runs: Sequence[ComparedRun]) -> None:
-    "`InputError` for fewer than two runs, a run named twice, other test data, or other classes."
+    "`InputError` for fewer than two runs, a run named twice, other test data, other classes or another mean of them."
     if len(runs) < 2:
         raise InputError("compare", "has nothing to compare", "name two or more runs")
     folders = [run.folder.resolve() for run in runs]
@@ -82,17 +115,24 @@ def check_comparable(runs: Sequence[ComparedRun]) -> None:
     for k, run in enumerate(runs):
         if folders[k] in folders[:k]:
             raise InputError(run.folder, "is named twice", "name each run once")
-        one, other = first.evaluation, run.evaluation
-        if other.space.classes != one.space.classes or other.scored != one.scored:
-            problem = f"was scored in {other.space.name} over {len(other.scored)} classes, {first.folder} in "
-            problem += f"{one.space.name} over {len(one.scored)}"
-            raise InputError(run.folder, problem, "compare runs of one label space")
-        _check_same_images(run, first)
+        check_same_data(run.folder, run.evaluation, first.folder, first.evaluation)
+        _check_alike(run, first)
+
+
+def _check_alike(run: ComparedRun, first: ComparedRun) -> None:
+    "`InputError` for a mean over other classes, or images that were seen otherwise."
+    if run.over != first.over:
+        problem = f"averages over {run.over} classes, {first.folder} over {first.over}"
+        raise InputError(run.folder, problem, "compare runs of recipes that average over the same classes")
+    seen, first_seen = _seen(run.evaluation), _seen(first.evaluation)
+    if seen != first_seen:
+        problem = f"was scored on images of {seen}, {first.folder} of {first_seen}"
+        raise InputError(run.folder, problem, "score both alike")
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c0007a
 def _test_data(evaluation: Evaluation) -> str:
     "Data set, split, number of images and of labelled pixels."
-    name = f"{evaluation.dataset} {evaluation.split}".strip()
+    name = printable(f"{evaluation.dataset} {evaluation.split}".strip())
     return f"{name} ({evaluation.images} images, {sum(map(sum, evaluation.matrix))} labelled pixels)"
 
 
@@ -102,22 +142,34 @@ def _seen(evaluation: Evaluation) -> str:
     return size + evaluation.inference.in_words()
 
 
-def _check_same_images(run: ComparedRun, first: ComparedRun) -> None:
-    "`InputError` for other test images, or the same seen otherwise."
-    here, there = run.evaluation, first.evaluation
+def _true_pixels(evaluation: Evaluation) -> list[int]:
+    "Labelled pixels of each class."
+    return [sum(row) for row in evaluation.matrix[: len(evaluation.space)]]
+
+
+def check_same_data(
+    where: object,  # what holds the evaluation, for messages
+    evaluation: Evaluation,
+    other_where: object,
+    other: Evaluation,
+) -> None:
+    "`InputError` where an evaluation is in other classes, or of other images, than the other."
+    here, there = evaluation.space, other.space
+    if here.classes != there.classes or evaluation.scored != other.scored:
+        problem = f"was scored in {here.name} over {len(evaluation.scored)} classes, {other_where} in "
+        problem += f"{there.name} over {len(other.scored)}"
+        raise InputError(where, problem, "compare runs of one label space")
     remedy = "compare runs that were scored on the same images"
-    if _test_data(here) != _test_data(there):
-        raise InputError(run.folder, f"was scored on {_test_data(here)}, {first.folder} on {_test_data(there)}", remedy)
-    if [sum(row) for row in here.matrix] != [sum(row) for row in there.matrix]:  # pixels of each true class
-        raise InputError(run.folder, f"was scored on other images of {here.dataset} than {first.folder}", remedy)
-    if _seen(here) != _seen(there):
-        problem = f"was scored on images of {_seen(here)}, {first.folder} of {_seen(there)}"
-        raise InputError(run.folder, problem, "score both alike")
+    if _test_data(evaluation) != _test_data(other):
+        problem = f"was scored on {_test_data(evaluation)}, {other_where} on {_test_data(other)}"
+        raise InputError(where, problem, remedy)
+    if _true_pixels(evaluation) != _true_pixels(other):
+        raise InputError(where, f"was scored on other images of {evaluation.dataset} than {other_where}", remedy)
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c00008
 @dataclass(frozen=True)
 class Group:
-    "Runs that differ in their seeds alone."
+    "Runs that differ in their seeds alone. A run without a configuration is a group of its own."
 
     name: str
     runs: tuple[ComparedRun, ...]
@@ -126,12 +178,16 @@ class Group:
         "IoU of each run and class, as fractions."
         return np.array([list(run.evaluation.iou().values()) for run in self.runs], dtype=float)
 
-    def by_seed(self) -> dict[int, np.ndarray]:  # seed -> float64 [C]
-        "IoU of each seed and class, where every run has a seed of its own; else {}."
-        seeds = [run.seed for run in self.runs]
-        if None in seeds or len(set(seeds)) < len(seeds):
+    def miou(self) -> np.ndarray:  # float64 [runs]
+        "Mean IoU of each run over the classes of its protocol, as fractions."
+        return np.array([run.miou for run in self.runs], dtype=float)
+
+    def by_seed(self, values: np.ndarray) -> dict[int, Any]:  # seed -> value
+        "Values [runs, ...] by seed, where every run has a seed of its own; else {}."
+        seeds = [run.seed for run in self.runs if run.seed is not None]
+        if len(set(seeds)) < len(self.runs):
             return {}
-        return dict(zip(seeds, self.iou(), strict=True))  # type: ignore[arg-type]
+        return dict(zip(seeds, values, strict=True))
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c0008a
 def distinct_names(folders: Sequence[Path]) -> list[str]:
@@ -170,9 +226,13 @@ class Difference(NamedTuple):
     seeds: int  # that were paired; 0: means of unpaired runs
 
 
-def difference(base: np.ndarray | Mapping, other: np.ndarray | Mapping, unpaired: tuple) -> Difference:
-    "Differences `other - base` of values by seed; of `unpaired` (base, other) values where no seed is shared."
-    shared = sorted(base.keys() & other.keys())  # type: ignore[union-attr]
+def difference(
+    base: Mapping[int, Any],  # seed -> IoU [C], or one number
+    other: Mapping[int, Any],
+    unpaired: tuple[np.ndarray, np.ndarray],  # (base, other): [runs,C] or [runs]
+) -> Difference:
+    "Differences `other - base` of values by seed; of the means of `unpaired` where no seed is shared."
+    shared = sorted(base.keys() & other.keys())
     if not shared:
         mean = np.mean(unpaired[1], axis=0) - np.mean(unpaired[0], axis=0)
         return Difference(mean, np.full_like(mean, np.nan), 0)
@@ -183,14 +243,14 @@ def difference(base: np.ndarray | Mapping, other: np.ndarray | Mapping, unpaired
 # %% ../../nbs/evaluation/50_compare.ipynb #50c000a1
 def class_difference(base: Group, other: Group) -> Difference:
     "Of every class."
-    return difference(base.by_seed(), other.by_seed(), (base.iou(), other.iou()))
+    values = base.iou(), other.iou()
+    return difference(base.by_seed(values[0]), other.by_seed(values[1]), values)
 
 
 def mean_difference(base: Group, other: Group) -> Difference:
-    "Of the mean IoU over the classes that occur."
-    means = [[run.evaluation.miou for run in group.runs] for group in (base, other)]
-    by_seed = [{seed: np.nanmean(iou) for seed, iou in group.by_seed().items()} for group in (base, other)]
-    return difference(by_seed[0], by_seed[1], (np.array(means[0]), np.array(means[1])))
+    "Of the mean IoU over the classes of the protocol that occur."
+    values = base.miou(), other.miou()
+    return difference(base.by_seed(values[0]), other.by_seed(values[1]), values)
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c0000d
 def with_spread(values: Sequence[float], sign: bool = False) -> str:
@@ -208,6 +268,11 @@ def gain_text(mean: float, spread: float) -> str:
     return text if np.isnan(spread) else f"{text} ± {100 * spread:.1f}"
 
 
+def _mean_title(groups: Sequence[Group]) -> str:
+    "Title of a column of means."
+    return f"mIoU over {groups[0].runs[0].over}"
+
+
 def run_table(groups: Sequence[Group]) -> Table:
     "Every run with its seed and mean IoU."
     runs = [(group.name, run) for group in groups for run in group.runs]
@@ -215,8 +280,8 @@ def run_table(groups: Sequence[Group]) -> Table:
     rows = []
     for (group, run), name in zip(runs, names, strict=True):
         seed = "–" if run.seed is None else str(run.seed)
-        rows.append((group, name, seed, percent(run.evaluation.miou)))
-    return Table(("group", "run", "seed", "mIoU"), rows)
+        rows.append((group, name, seed, percent(run.miou)))
+    return Table(("group", "run", "seed", _mean_title(groups)), rows)
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c0000e
 def group_table(groups: Sequence[Group]) -> Table:
@@ -226,9 +291,9 @@ def group_table(groups: Sequence[Group]) -> Table:
         gain = mean_difference(groups[0], group)
         text = gain_text(float(gain.mean), float(gain.spread)) if k else "baseline"
         seeds = str(gain.seeds) if gain.seeds else "none shared"
-        mious = [run.evaluation.miou for run in group.runs]
-        rows.append((group.name, str(len(group.runs)), with_spread(mious), text, seeds if k else ""))
-    return Table(("group", "runs", "mIoU", "difference", "paired seeds"), rows)
+        means = with_spread(list(group.miou()))
+        rows.append((group.name, str(len(group.runs)), means, text, seeds if k else ""))
+    return Table(("group", "runs", _mean_title(groups), "difference", "paired seeds"), rows)
 
 
 def class_table(groups: Sequence[Group]) -> Table:
@@ -402,12 +467,20 @@ def settings_table(groups: Sequence[Group]) -> Table:
     return Table(("setting", "group", groups[0].name, "here"), rows)
 
 
+def _from_page(folder: Path, above: Path) -> str:
+    "A path relative to the page's folder; the whole path where Windows has them on different drives."
+    try:
+        return os.path.relpath(folder, above)
+    except ValueError:
+        return str(folder)
+
+
 def embedded(groups: Sequence[Group], page: Path) -> str:
     "The runs for programs that read the page; nothing in it can end the element."
     runs = []
     for group in groups:
         for run in group.runs:
-            folder = os.path.relpath(run.folder.resolve(), page.resolve().parent)
+            folder = _from_page(run.folder.resolve(), page.resolve().parent)
             runs.append({"group": group.name, "folder": folder, "seed": run.seed})
     text = to_json({"format": "uda_kit.comparison.1", "runs": runs})
     for mark in "<>&":
@@ -452,11 +525,9 @@ def compare_runs(
 ) -> Path:  # the page
     """Write one HTML page that compares runs: mean IoU, paired differences by class, pictures, curves, settings.
 
-    `InputError` for fewer than two runs, one that was not scored, and for runs of other test data or label spaces;
-    `WriteError` where the page cannot be written."""
-    compared = [read_run(folder) for folder in runs]
-    check_comparable(compared)
-    groups, page = grouped(compared), Path(page)
+    `InputError` for fewer than two runs, one that was not scored, and for runs of other test data, label spaces or
+    protocols; `WriteError` where the page cannot be written."""
+    groups, page = grouped(read_runs(runs)), Path(page)
     pictures = None if dataset is None else picture_figure(groups, dataset, count)
     write_text(page, page_html(groups, page, pictures, title))
     return page

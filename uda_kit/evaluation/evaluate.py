@@ -26,7 +26,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..core.distributed import my_share, rank, share_state, together
-from ..core.errors import InputError, printable
+from ..core.errors import InputError, first_line, printable
 from ..core.files import beside, clear_leftovers, writing
 from ..core.records import check_json, json_able, read_json, write_json
 from ..core.tables import Table, percent
@@ -575,7 +575,7 @@ SMALL_SIDE = 64  # pixels: below, a network's poolings may leave nothing of an i
 def _too_small(where: object, size: tuple[int, int], is_window: bool, error: RuntimeError) -> InputError:
     "PyTorch's error about an image, or a window, of (h, w) pixels of which nothing is left, in one line."
     height, width = size
-    reason = str(error).splitlines()[0][:120]
+    reason = first_line(error, 120)
     problem = f"is {width}x{height} pixels, too small for this network ({reason})"
     if is_window:
         return InputError(f"a window of {where}", problem, "give larger windows")

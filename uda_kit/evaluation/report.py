@@ -388,8 +388,9 @@ def _write_figures(
     "Draw and save what there is to draw; returns what was written."
     folder, written = run_dir / "figures", []
     drawable = {name: e for name, e in evaluations.items() if isinstance(e, Evaluation)}
-    if dataset is not None and all(e.samples for e in drawable.values()):
-        _save_png(sample_figure(dataset, drawable, count), folder / SAMPLES.file)
+    sampled = {name: e for name, e in drawable.items() if e.samples}  # one that was read from a file has none
+    if dataset is not None and sampled:
+        _save_png(sample_figure(dataset, sampled, count), folder / SAMPLES.file)
         written.append(SAMPLES)
     main = "after" if "after" in drawable else "before"
     before = drawable.get("before") if main == "after" else None

@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
 from ..core.files import file_hash, settings_digest
 from ..core.processes import first_process, tell
 from ..core.settings import Seed, check_value, describe
@@ -346,11 +346,6 @@ def small_sizes(stage: RecipeStage) -> dict[str, tuple[int, int]]:
     }
     smallest = min((min(size) for size in sizes.values()), default=SMALL)
     return {} if config.translates or smallest >= SMALL else sizes
-
-# %% ../../nbs/experiments/10_build.ipynb #6b628e21
-def first_line(error: BaseException) -> str:
-    "The first line of an error's text, at most 200 characters."
-    return str(error).strip().split("\n")[0][:200]
 
 # %% ../../nbs/experiments/10_build.ipynb #0604d3b8
 def check_room(stage: RecipeStage) -> None:

@@ -24,7 +24,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 import uda_kit
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
 from ..core.extras import needs
 from ..core.files import atomic_write
 from ..data.labels import LabelSpace, label_space
@@ -209,12 +209,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def first_line(error: BaseException) -> str:
-    "What an error says, in one line of at most 160 characters."
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:160]
 
 # %% ../../nbs/models/70_export.ipynb #70e00013
 class SizesError(InputError):

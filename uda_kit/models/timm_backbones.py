@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
 from ..core.extras import needs
 from ..core.files import file_hash
 from ..core.settings import BelowOne
@@ -147,7 +147,7 @@ def _features_of(name: str, options: dict[str, Any], backbone: str) -> nn.Module
         return create(name, features_only=True, **options)
     except (TypeError, NotImplementedError, RuntimeError, AssertionError) as error:
         if "output_stride" not in options:
-            reason = str(error).splitlines()[0][:100]
+            reason = first_line(error, 100)
             raise InputError(shown("backbone", backbone), f"returns no maps ({reason})", "choose another") from None
         stride = options["output_stride"]
         problem = f"cannot keep an output stride of {stride}: nothing in it can be dilated"

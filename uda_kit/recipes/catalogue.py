@@ -9,14 +9,14 @@ __all__ = ['find_recipe']
 from pathlib import Path
 
 from ..core.errors import InputError, nearest
-from ..core.files import write_text
+from ..core.files import names_python_file, write_text
 from ..core.records import to_json
 from .config import Recipe
 from .content_invariant import content_recipes
 from .contrastive import contrastive_recipes
 from .lite0 import lite0_recipes
 from .output_space import output_space_recipes
-from .own_files import is_file_recipe, recipe_from_file
+from .own_files import recipe_from_file
 from .patch_alignment import patch_recipes
 from .self_training import self_training_recipes
 
@@ -30,7 +30,7 @@ def recipes() -> dict[str, Recipe]:
 # %% ../../nbs/recipes/80_catalogue.ipynb #c3219ebf
 def find_recipe(name: str) -> Recipe:
     "A recipe by name, or from a file by FILE.py:NAME; `InputError` with the nearest names where there is none."
-    if is_file_recipe(name):
+    if names_python_file(name):
         return recipe_from_file(name)
     known = recipes()
     if name in known:

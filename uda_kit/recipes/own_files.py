@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from ..core.errors import InputError, nearest
+from ..core.errors import InputError, first_line, nearest
 from .config import Recipe
 from .values import check_stages
 
@@ -33,18 +33,13 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = first_line(error)
         raise InputError(
             path, f"cannot be imported ({type(error).__name__}: {reason})", "correct it; python FILE.py shows where"
         ) from error
     return module
 
 # %% ../../nbs/recipes/85_own_files.ipynb #04ec1006
-def is_file_recipe(name: str) -> bool:
-    "Does a recipe's name point into a Python file?"
-    return name.partition(":")[0].endswith(".py")
-
-
 def recipe_from_file(
     name: str,  # FILE.py:NAME
 ) -> Recipe:

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core.distributed import in_first_process, share_state
-from ..core.errors import InputError
+from ..core.errors import InputError, first_line
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
@@ -47,7 +47,7 @@ def building(stage: str, part: str) -> Iterator[None]:
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
         if "memory" in str(error):
             raise
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        reason = first_line(error)
         remedy = "correct them; `uda-kit recipes show NAME` prints a recipe's own"
         raise InputError(
             f"stage {stage!r}", f"its {part} cannot be built with these settings ({reason})", remedy

@@ -18,7 +18,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.distributed import leave_group
-from ..core.errors import InputError, nearest
+from ..core.errors import InputError, first_line, nearest
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -129,7 +129,7 @@ def start_fabric(
             precision=precision,
         )
     except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         options = f"--accelerator {accelerator} --devices {devices} --strategy {strategy}"
         raise InputError(options, f"cannot be had here ({reason})", "see `uda-kit doctor`") from None
     if fabric.world_size > 1:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.errors import InputError, whole_number
+from ..core.errors import InputError, first_line, whole_number
 
 # %% ../../nbs/visual/30_checks.ipynb #e9e90b55
 def short(value: object) -> str:
@@ -143,6 +143,6 @@ def taking(
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         h, w = images.shape[-2:]
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error, 120)
         remedy = "give a larger size, or a network for such images"
-        raise InputError(where, f"the network cannot take an image of {h}x{w} ({reason:.120})", remedy) from None
+        raise InputError(where, f"the network cannot take an image of {h}x{w} ({reason})", remedy) from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..core.errors import InputError, whole_number
+from ..core.errors import InputError, first_line, whole_number
 from ..core.extras import needs
 from ..core.files import atomic_write
 from ..data.labels import IGNORE, LabelSpace
@@ -159,9 +159,9 @@ def _computed_map(X: np.ndarray, method: str, seed: int, progress: bool, options
     except InputError:
         raise
     except Exception as error:  # the libraries' own checks are many
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         remedy = "change or leave out what it does not take"
-        raise InputError(f"options of {method}", f"{reason:.200}", remedy) from None
+        raise InputError(f"options of {method}", reason, remedy) from None
     points = np.asarray(points)
     if points.shape != (len(X), 2) or points.dtype.kind != "f" or not np.isfinite(points).all():
         raise InputError(method, "found no map of these features", "sample more cells, or use pca")
