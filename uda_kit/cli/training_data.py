@@ -107,11 +107,11 @@ def pseudo_label(args: PseudoLabel) -> int:
         size,
         args.space,
         inference,
-        args.batch_size,
-        args.workers,
-        args.cache_mb,
-        args.overwrite,
-        not args.no_progress,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        cache_mb=args.cache_mb,
+        overwrite=args.overwrite,
+        progress=not args.no_progress,
     )
     files = f"{summary['samples']} label files in {Path(args.out)}, {summary['written']} of them new"
     show(f"{files}; {100 * summary['kept_share']:.1f}% of the pixels are confident")

@@ -9,7 +9,7 @@ __all__ = ['SelfTrainingTerms', 'TeacherConfig']
 # %% ../../nbs/methods/94_self_training.ipynb #9326b7fe
 from dataclasses import dataclass
 
-from ..core.settings import Amount, Count, Delay, Fraction, Scale
+from ..core.settings import Amount, BelowOne, Count, Delay, Fraction, Scale
 from ..data.strong_augmentation import StrongAugmentation
 from .averaged_prediction import SCALES
 from .contrastive_terms import ContrastiveTerms
@@ -52,7 +52,7 @@ class TeacherConfig(TransformConfig):
     "A teacher with label expansion and strong augmentation. Defaults: the contrastive paper's, for 713 x 713 crops."
 
     every: Delay = 200  # steps between copies of the student; 0: the teacher stays what the stage began with
-    average: Fraction | None = None  # follow the student in every step instead
+    average: BelowOne | None = None  # follow the student in every step instead
     scales: tuple[Scale, ...] = SCALES
     cap: Fraction = 0.9  # tau_0
     share: Fraction = 0.1
@@ -74,14 +74,14 @@ class TeacherConfig(TransformConfig):
             self.every,
             self.average,
             self.scales,
-            self.cap,
-            self.share,
-            self.augmentation,
-            expansion,
-            self.precision,
-            self.averaging,
-            self.rule,
-            self.mirror,
+            cap=self.cap,
+            share=self.share,
+            augmentation=self.augmentation,
+            expansion=expansion,
+            precision=self.precision,
+            averaging=self.averaging,
+            rule=self.rule,
+            mirror=self.mirror,
         )
 
 # %% ../../nbs/methods/94_self_training.ipynb #2120a0c6

@@ -59,7 +59,7 @@ class Labelling:
     initial: Tensor  # int64 [B,H,W] most probable class
     confidence: Tensor  # [B,H,W] its probability
     thresholds: Tensor  # [C] tau_c
-    confident: Tensor  # int64 [B,H,W] `initial`, 255 where no more sure than the threshold
+    confident: Tensor  # int64 [B,H,W] `initial`, 255 where the threshold of its class, or the rule's, is not reached
     expanded: Tensor  # int64 [B,H,W] the pseudo-label: `confident`, and what an expansion or a rule adds
     features: Tensor  # [B,F,h,w] of the penultimate layer
 

@@ -235,7 +235,7 @@ def neck_of(backbone: Backbone) -> Neck | None:
 
 # %% ../../nbs/models/20_segmenters.ipynb #a8b4bdf7
 class Segmenter(nn.Module):
-    "Normalisation, backbone and one classifier per level, built by `deeplab_v2`, `deeplab_v3` or `pspnet`."
+    "Normalisation, backbone and a classifier per level, of `deeplab_v2`, `deeplab_v3`, `pspnet`, `daformer` or `hrda`."
 
     space: LabelSpace | None = None  # what its classes mean, if known
     described: dict | None = None  # the options by which a run's config.json describes it, if it was read from a run
