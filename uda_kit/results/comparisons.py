@@ -87,7 +87,7 @@ def spread(values: Iterable[float]) -> str:
     if not values:
         return "–"
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else " (one seed)"
-    return f"{statistics.fmean(values):.1f}{deviation}"
+    return f"{statistics.fmean(values):z.1f}{deviation}"
 
 
 def gains(a: dict[int, float], b: dict[int, float]) -> list[float]:  # seed -> mIoU each
@@ -122,7 +122,7 @@ def paired(
     for first, second in pairs:
         if first in measured and second in measured:
             by_seed = gains(measured[first], measured[second])
-            each = " ".join(f"{gain:+.1f}" for gain in by_seed)
+            each = " ".join(f"{gain:+z.1f}" for gain in by_seed)
             lines.append((f"{second} over {first}", each, spread(by_seed), chance(by_seed)))
     caption = f"MEASURED HERE, {benchmark}: differences of mIoU in points, seed by seed"
     return Table(("comparison", "gain by seed", "mean ± sd", "p"), lines, caption)
@@ -184,12 +184,12 @@ def gain_and_share(measured: dict[str, dict[int, float]], row: str) -> tuple[str
     by_seed = gains(low, measured[row])
     if row == BOUNDS[0] or not by_seed:
         return "", ""
-    gain = f"{statistics.fmean(by_seed):+.1f}"
+    gain = f"{statistics.fmean(by_seed):+z.1f}"
     common = sorted(low.keys() & high.keys() & measured[row].keys())
     gap = sum(high[seed] - low[seed] for seed in common)
     if row == BOUNDS[1] or gap <= 0:
         return gain, ""
-    return gain, f"{sum(measured[row][seed] - low[seed] for seed in common) / gap:.0%}"
+    return gain, f"{sum(measured[row][seed] - low[seed] for seed in common) / gap:z.0%}"
 
 # %% ../../nbs/results/20_comparisons.ipynb #95c88c27
 def mean_and_gain(
@@ -198,7 +198,7 @@ def mean_and_gain(
 ) -> str:  # "42.0  (+5.0)"
     "Mean of a row, and its mean gain over another with the seeds that both have."
     by_seed = gains(first, row)
-    gain = f"  ({statistics.fmean(by_seed):+.1f})" if by_seed else ""
+    gain = f"  ({statistics.fmean(by_seed):+z.1f})" if by_seed else ""
     return f"{statistics.fmean(row.values()):.1f}{gain}"
 
 # %% ../../nbs/results/20_comparisons.ipynb #95c88c28
