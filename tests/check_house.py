@@ -79,6 +79,13 @@ def too_dense(source):
     return wrong
 
 
+def unused_imports():
+    "Imports of modules that only cells of their notebooks use: they cost a start-up and mislead a reader."
+    command = ["check", "--select", "F401", "--exclude", "*.pyi", "--output-format", "concise", "-q", "uda_kit"]
+    done = subprocess.run([BIN / "ruff", *command], cwd=ROOT, capture_output=True, text=True)
+    return [f"{line}: import it in the cell that uses it" for line in done.stdout.strip().splitlines()]
+
+
 def style():
     "What ruff says of notebooks and tests."
     wrong = []
@@ -214,7 +221,16 @@ def leftovers():
 
 
 def main():
-    wrong = out_of_step() + notebook_rules() + timers_in_tests() + imports() + links() + style() + leftovers()
+    wrong = (
+        out_of_step()
+        + notebook_rules()
+        + timers_in_tests()
+        + imports()
+        + links()
+        + style()
+        + unused_imports()
+        + leftovers()
+    )
     print("\n".join(wrong) or "house in order")
     sys.exit(bool(wrong))
 

@@ -15,9 +15,10 @@ from uda_kit.data.check import check_data
 from uda_kit.data.datasets import FolderDataset, Relabelled, open_dataset, parse_spec
 from uda_kit.data.file_dataset import listed, natural
 from uda_kit.data.labels import CITYSCAPES19, CITYSCAPES_IDS, SYNTHIA16, LabelSpace, protocols
-from uda_kit.evaluation.evaluate import Evaluation, load_evaluation, reconcile
+from uda_kit.evaluation.label_spaces import reconcile
 from uda_kit.evaluation.metrics import subset_iou
 from uda_kit.evaluation.report import comparison_table, summary
+from uda_kit.evaluation.scores import Evaluation, load_evaluation
 
 H, W = 16, 24
 

@@ -24,8 +24,10 @@ from uda_kit.data.images import image_files, image_size, label_format, read_ids,
 from uda_kit.data.streams import Stream
 from uda_kit.data.translated import read_about
 from uda_kit.data.workers import read_in_order
-from uda_kit.evaluation.evaluate import _Items, _read_all, predict, predictions_of
-from uda_kit.methods.pseudo_labels import FORMAT, make_pseudo_labels, read_summary
+from uda_kit.evaluation.images import SizedImages, read_all
+from uda_kit.evaluation.predict import predict, predictions_of
+from uda_kit.methods.label_folder import FORMAT, read_summary
+from uda_kit.methods.pseudo_labels import make_pseudo_labels
 from uda_kit.methods.translation import write_translated
 from uda_kit.models.segmenters import deeplab_v2
 
@@ -59,7 +61,7 @@ def test_a_dead_worker_is_one_line_at_once(way, number, word):
     if way == "check":
         error = expect_error(check_split, Deadly(number), 2, False)
     elif way == "evaluate":
-        error = expect_error(list, _read_all(_Items(Deadly(number), None), 2, False, "evaluate"))
+        error = expect_error(list, read_all(SizedImages(Deadly(number), None), 2, False, "evaluate"))
     else:
         error = expect_error(list, Stream(Deadly(number), 2, workers=2))
     assert word in error and "--workers" in error and "\n" not in error
@@ -70,7 +72,7 @@ def test_a_dead_worker_is_one_line_at_once(way, number, word):
 def test_as_many_processes_as_asked_for(workers):
     seen, dataset = [], open_dataset("scenes:rendered?n=12&size=16x32")
     for reader in (
-        _read_all(_Items(dataset, None), workers, True, "evaluate"),
+        read_all(SizedImages(dataset, None), workers, True, "evaluate"),
         read_in_order(dataset, range(12), workers),
         Stream(dataset, workers=workers),
     ):

@@ -29,7 +29,8 @@ from uda_kit.core.files import WriteError
 from uda_kit.core.settings import describe, override
 from uda_kit.data.datasets import DATASETS, open_dataset
 from uda_kit.data.labels import label_space
-from uda_kit.evaluation.evaluate import evaluate, reconcile
+from uda_kit.evaluation.evaluate import evaluate
+from uda_kit.evaluation.label_spaces import reconcile
 from uda_kit.experiments.build import Run, build_stages, open_scored
 from uda_kit.experiments.own_classes import settle
 from uda_kit.experiments.running import run_recipe

@@ -21,7 +21,7 @@ from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.evaluation import curves
 from uda_kit.evaluation import report as reports
-from uda_kit.evaluation.evaluate import Evaluation
+from uda_kit.evaluation.scores import Evaluation
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.visual import embedding, mode_panels, panels, plots, style
 from uda_kit.visual.drawing import Drawing

@@ -17,7 +17,7 @@ from uda_kit.core.errors import InputError
 from uda_kit.data.datasets import Relabelled, open_dataset
 from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.data.streams import Stream
-from uda_kit.evaluation.evaluate import predict
+from uda_kit.evaluation.predict import predict
 from uda_kit.methods import pseudo_labels
 from uda_kit.methods.output_space import SupervisedTerms
 from uda_kit.methods.pseudo_labels import PseudoLabelled, make_pseudo_labels, pseudo_label_quality

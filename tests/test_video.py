@@ -11,7 +11,8 @@ from refusals import refused_command, run_command
 
 from uda_kit import load_weights, save_weights
 from uda_kit.data.labels import CITYSCAPES19
-from uda_kit.evaluation.evaluate import best_classes, class_scores, evaluation_mode
+from uda_kit.evaluation.images import class_scores, evaluation_mode
+from uda_kit.evaluation.upsampling import best_classes
 from uda_kit.evaluation.video import VideoWriter, opened_video
 from uda_kit.evaluation.windows import Inference
 from uda_kit.models.segmenters import deeplab_v2

@@ -14,9 +14,10 @@ from refusals import refused, refused_command, run_command
 
 from uda_kit import ConfusionMatrix, Inference, PseudoLabelled, evaluate, make_pseudo_labels, predict
 from uda_kit.data.datasets import open_dataset
-from uda_kit.evaluation.evaluate import class_scores, load_evaluation
+from uda_kit.evaluation.images import class_scores
 from uda_kit.evaluation.report import load_report
-from uda_kit.methods.pseudo_labels import read_summary
+from uda_kit.evaluation.scores import load_evaluation
+from uda_kit.methods.label_folder import read_summary
 from uda_kit.models.checkpoints import load_weights, save_weights
 from uda_kit.models.segmenters import deeplab_v2
 

@@ -29,11 +29,11 @@ from .data.transforms import JointTransform as JointTransform
 from .data.translated import Joined as Joined
 from .data.translated import TranslatedImages as TranslatedImages
 from .evaluation.compare import compare_runs as compare_runs
-from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
-from .evaluation.evaluate import predict as predict
 from .evaluation.metrics import ConfusionMatrix as ConfusionMatrix
+from .evaluation.predict import predict as predict
 from .evaluation.report import write_report as write_report
+from .evaluation.scores import Evaluation as Evaluation
 from .evaluation.video import predict_video as predict_video
 from .evaluation.windows import Inference as Inference
 from .experiments.running import run_recipe as run_recipe

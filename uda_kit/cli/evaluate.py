@@ -33,7 +33,7 @@ from .output import finish, show
 from ..core.errors import InputError
 
 if TYPE_CHECKING:  # imports torch, and a command line starts without it
-    from uda_kit.evaluation.evaluate import Evaluation
+    from uda_kit.evaluation.scores import Evaluation
 
 # %% ../../nbs/cli/40_evaluate.ipynb #94559734
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def read_evaluation(path: str | None) -> Optional["Evaluation"]:
     "An evaluation from its file; None stays None."
     if path is None:
         return None
-    from uda_kit.evaluation.evaluate import load_evaluation
+    from uda_kit.evaluation.scores import load_evaluation
 
     return load_evaluation(path)
 
@@ -120,7 +120,7 @@ def check_earlier(
 ) -> None:
     "`InputError` where a file that an option names holds scores of other images or classes than the network's."
     from uda_kit.evaluation.compare import check_same_data
-    from uda_kit.evaluation.evaluate import Evaluation
+    from uda_kit.evaluation.scores import Evaluation
 
     for option, file, earlier in (("--before", args.before, before), ("--oracle", args.oracle, oracle)):
         if isinstance(earlier, Evaluation):
@@ -140,7 +140,7 @@ def evaluation_record(
     after: "Evaluation", before: Optional["Evaluation"] = None, oracle: Union[float, "Evaluation", None] = None
 ) -> dict[str, Any]:
     "What `evaluate` prints last; mIoU, oracle and gap are fractions."
-    from uda_kit.evaluation.evaluate import Evaluation
+    from uda_kit.evaluation.scores import Evaluation
     from uda_kit.training.fit import peak_gib
 
     more = {}
@@ -210,7 +210,7 @@ class Predict:
         began, size, source = time.time(), read_size(self.size), find_images(self.source, self.split)
         read_out(self.out)
         inference = read_inference(self.window, self.stride, self.mirror, read_precision(self.precision))
-        from uda_kit.evaluation.evaluate import predict
+        from uda_kit.evaluation.predict import predict
         from uda_kit.evaluation.video import is_video, predict_video, video_library
 
         video = is_video(source)

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/05_output.ipynb #c1100003
-import io
 import json
 import sys
 from typing import IO, Any

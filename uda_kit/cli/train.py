@@ -34,7 +34,7 @@ from ..core.files import names_python_file
 from ..core.processes import first_process
 
 if TYPE_CHECKING:  # these import torch, and a command line starts without it
-    from uda_kit.evaluation.evaluate import Evaluation
+    from uda_kit.evaluation.scores import Evaluation
     from uda_kit.recipes.config import Recipe, SourcePart
     from uda_kit.recipes.data import Data
     from uda_kit.training.fit import RunOptions

@@ -96,7 +96,8 @@ def pseudo_label(args: PseudoLabel) -> int:
     began, size, precision = time.time(), read_size(args.size), read_precision(args.precision)
     inference = read_inference(args.window, args.stride, args.mirror, precision, args.batch_size)
     from uda_kit.data.datasets import open_dataset
-    from uda_kit.methods.pseudo_labels import confidence_rule, make_pseudo_labels
+    from uda_kit.methods.confidence import confidence_rule
+    from uda_kit.methods.pseudo_labels import make_pseudo_labels
 
     rule, dataset = confidence_rule(args.rule), open_dataset(args.data, args.split, labelled=False)
     summary = make_pseudo_labels(

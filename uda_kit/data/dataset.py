@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from .labels import CITYSCAPES19, LabelSpace
+from .labels import LabelSpace
 
 
 class Sample(NamedTuple):

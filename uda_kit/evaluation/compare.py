@@ -24,16 +24,10 @@ from ..core.tables import Table, html_text, percent
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, translate
 from .curves import log_series, running_mean
-from uda_kit.evaluation.evaluate import (
-    Evaluation,
-    best_classes,
-    class_scores,
-    evaluation_mode,
-    load_evaluation,
-    resized,
-    spread_out,
-)
+from .images import class_scores, evaluation_mode, resized, spread_out
 from .report import _check_same_data, draw_panels, figure_png
+from .scores import Evaluation, load_evaluation
+from .upsampling import best_classes
 from ..models.checkpoints import load_weights
 from ..training.runs import RunDirectory, changes, read_log, short
 from ..visual.style import drawn_name, new_figure

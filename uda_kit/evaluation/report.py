@@ -22,7 +22,8 @@ from ..core.tables import Table, markdown_text, percent
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, colorize, translate
 from .curves import curve_figure, discriminator_kinds
-from .evaluate import Evaluation, load_evaluation, spread_out
+from .images import spread_out
+from .scores import Evaluation, load_evaluation
 from ..training.runs import RunDirectory, read_log
 from ..visual.style import add_legend, drawn_name, legend_columns, new_figure, shrink
 

@@ -21,16 +21,9 @@ from ..core.errors import InputError
 from ..core.extras import needs
 from ..core.records import write_json
 from ..data.labels import LabelSpace
-from uda_kit.evaluation.evaluate import (
-    PREDICTIONS,
-    _pictures,
-    _staged,
-    best_classes,
-    class_scores,
-    evaluation_mode,
-    naming_space,
-    resized,
-)
+from .images import class_scores, evaluation_mode, resized
+from .predict import PREDICTIONS, naming_space, prediction_pictures, staged
+from .upsampling import best_classes
 from .windows import Inference, check_window
 from ..models.segmenters import Segmenter
 
@@ -187,7 +180,7 @@ def frame_pictures(
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     scores = class_scores(net, resized(image, size), inference, where)
     ids, probability = best_classes(scores, (pixels.shape[0], pixels.shape[1]), confidence=True)
-    return _pictures(image, ids, probability, space, 0.5)
+    return prediction_pictures(image, ids, probability, space, 0.5)
 
 # %% ../../nbs/evaluation/25_video.ipynb #25a0001d
 def about_video(space: LabelSpace, size: tuple[int, int] | None, name: str, frames: int, rate: Fraction) -> dict:
@@ -211,7 +204,7 @@ def predict_video(
     All of it, or `InputError` and nothing: for a file that is damaged or no video, and without the package av."""
     named, name = naming_space(net, space), Path(source).stem
     count = 0
-    with opened_video(source) as frames, _staged(out, overwrite) as stage, evaluation_mode(net), ExitStack() as stack:
+    with opened_video(source) as frames, staged(out, overwrite) as stage, evaluation_mode(net), ExitStack() as stack:
         writers = open_writers(stack, frames.av, stage, name, frames.rate)
         for frame in tqdm(frames, total=len(frames) or None, desc="predict", unit="frame", disable=not progress):
             if not count:

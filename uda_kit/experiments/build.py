@@ -26,7 +26,9 @@ from ..data.labels import LabelSpace, label_space
 from ..data.sampling import RareClasses, class_counts
 from ..data.transforms import Resized
 from ..data.translated import Joined
-from ..evaluation.evaluate import class_scores, evaluate, evaluation_mode, reconcile, spread_out
+from ..evaluation.evaluate import evaluate
+from ..evaluation.images import class_scores, evaluation_mode, spread_out
+from ..evaluation.label_spaces import reconcile
 from ..evaluation.windows import Inference
 from ..methods.patch_alignment import ModePrediction
 from ..methods.patch_modes import PatchModes, patch_grid

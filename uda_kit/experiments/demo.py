@@ -17,8 +17,8 @@ from ..core.extras import how_to_install, is_there, needs
 from ..core.files import FULL_DISK, LOCK, WriteError, is_leftover, locked, write_error
 from ..core.records import write_json
 from ..doctor import good_precision
-from ..evaluation.evaluate import Evaluation
 from ..evaluation.report import write_report
+from ..evaluation.scores import Evaluation
 from .dry_run import capped
 from .running import run_recipe
 from ..recipes.catalogue import find_recipe

@@ -6,12 +6,10 @@
 __all__ = []
 
 # %% ../../nbs/experiments/40_dry_run.ipynb #0f07133f
-import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError

@@ -28,9 +28,10 @@ from ..core.settings import describe
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
-from ..evaluation.evaluate import Evaluation, evaluate
+from ..evaluation.evaluate import evaluate
 from ..evaluation.label_quality import LABEL_MEASURES, precision_and_coverage
 from ..evaluation.report import write_report
+from ..evaluation.scores import Evaluation
 from ..evaluation.windows import Inference
 from .build import Run, build_stages, keep_modes, open_scored, stage_keys
 from .own_classes import settle

@@ -11,386 +11,53 @@ import io
 import itertools
 import json
 import math
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 from fastcore.basics import patch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from uda_kit.core.distributed import in_first_process, my_share, rank, share_state, together
-from uda_kit.core.errors import InputError, nearest_listed
-from uda_kit.core.files import and_more, atomic_write, claim_folder, clear_leftovers, file_hash, fingerprint
-from uda_kit.core.records import SEAL, check_json, parse_json, read_json, write_json
+from uda_kit.core.errors import InputError
+from uda_kit.core.files import and_more, atomic_write, file_hash, fingerprint
 from uda_kit.data.datasets import Sample
-from uda_kit.data.images import image_files, image_size, is_whole, opened, visible
-from uda_kit.data.labels import IGNORE, LabelSpace
+from uda_kit.data.images import image_size
+from uda_kit.data.labels import LabelSpace
 from uda_kit.data.translated import image_settings
 from uda_kit.data.workers import read_in_order
-from uda_kit.evaluation.evaluate import best_classes, evaluation_mode, image_source, resized, space_of
+from uda_kit.evaluation.images import evaluation_mode, resized, space_of
 from uda_kit.evaluation.label_quality import LABEL_MEASURES, label_quality, precision_and_coverage
 from uda_kit.evaluation.metrics import ConfusionMatrix
+from uda_kit.evaluation.predict import image_source
+from uda_kit.evaluation.upsampling import best_classes
 from uda_kit.evaluation.windows import Inference, check_window, raw_scores
-from uda_kit.models.checkpoints import state_digest
+from uda_kit.methods.confidence import (
+    BINS,
+    ConfidenceRule,
+    allowed_doubt,
+    class_histogram,
+    confidence_rule,
+    keep_confident,
+)
+from uda_kit.methods.label_folder import (
+    SUMMARY,
+    about_labels,
+    clear_folder,
+    encode_label,
+    finished,
+    label_files,
+    note_of,
+    read_label,
+    read_summary,
+    start_folder,
+    write_summary,
+)
 from uda_kit.models.segmenters import Segmenter
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #17da281b
-RULES = ("median", "median:0.9", "fixed:0.9", "top:0.5")
-
-
-@dataclass(frozen=True)
-class ConfidenceRule:
-    "Pixels of a class are confident from tau_c on, the lower of `cap` and the confidence that `share` of them reaches."
-
-    name: str  # as `confidence_rule` reads it
-    share: float | None  # in (0, 1]; None: the cap alone decides
-    cap: float  # in (0, 1]
-
-    def __str__(self):
-        return self.name
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #d4564a4b
-_DEFAULT_NUMBER = {"median": "0.9", "fixed": "0.9", "top": "0.5"}
-
-
-def _rule_number(text: str, kind: str, number: str) -> float:
-    "The number of a rule. InputError for what is no number, or outside (0, 1]."
-    default = _DEFAULT_NUMBER[kind]
-    try:
-        value = float(number)
-    except ValueError:
-        raise InputError(text, f"{number!r} is no number", f"write for example {kind}:{default}") from None
-    if 0 < value <= 1:
-        return value
-    quantity = "share" if kind == "top" else "probability"
-    remedy = f"give a number above 0 and up to 1, for example {kind}:{default}"
-    raise InputError(text, f"{number} is no {quantity}", remedy)
-
-
-def confidence_rule(
-    text: str | ConfidenceRule,  # "median" (cap 0.9), "median:CAP", "fixed:THRESHOLD", "top:SHARE", or a rule
-) -> ConfidenceRule:
-    "A rule by its name; the default `median` is ours, not the paper's. InputError for other names and numbers."
-    if isinstance(text, ConfidenceRule):
-        return text
-    kind, colon, number = str(text).partition(":")
-    if kind not in _DEFAULT_NUMBER:
-        raise InputError(text or "rule", "is no confidence rule", nearest_listed(kind, RULES))
-    value = _rule_number(text, kind, number if colon else _DEFAULT_NUMBER[kind])
-    share_and_cap = {"median": (0.5, value), "fixed": (None, value), "top": (value, 1.0)}
-    return ConfidenceRule(f"{kind}:{value:g}", *share_and_cap[kind])
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #04bb7c78
-DROPPED = 14  # trailing bits of a float32's 23-bit mantissa that a bin leaves open
-LOWEST = (127 - 24) << 23 >> DROPPED  # leading bits of 2^-24, the smallest doubt above 0 that float32 confidences leave
-BINS = ((127 << 23) >> DROPPED) - LOWEST + 1  # bin 0: no doubt at all; then 512 for each power of two below 1
-
-
-def doubt_bins(
-    confidence: Tensor,  # float32, in (0, 1]
-) -> Tensor:  # int32, 0 (sure) to BINS - 1
-    "Bin of the doubt 1 - confidence, finer where doubt is smaller: a bin is at most 1/512 of its doubts wide."
-    bits = (1 - confidence).contiguous().view(torch.int32) >> DROPPED
-    return (bits - (LOWEST - 1)).clamp_(0, BINS - 1)
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #f0da5823
-def largest_doubt(
-    bins: Tensor,  # integers, 0 to BINS - 1
-) -> Tensor:  # float32
-    "The largest doubt in a bin."
-    bits = (bins.to(torch.int32) + (LOWEST - 1)) << DROPPED | (1 << DROPPED) - 1
-    return torch.where(bins == 0, 0.0, bits.view(torch.float32))
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #f762d871
-def class_histogram(
-    ids: Tensor,  # integer [H,W] predicted classes
-    confidence: Tensor,  # float32 [H,W] their probabilities
-    num_classes: int,  # C
-) -> Tensor:  # int64 [C,BINS]
-    "How often each class is predicted with each degree of doubt."
-    pairs = ids.to(torch.int32) * BINS + doubt_bins(confidence)
-    return torch.bincount(pairs.flatten(), minlength=num_classes * BINS).view(num_classes, BINS)
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #4977fb4c
-def allowed_doubt(
-    counts: Tensor,  # int64 [C,BINS], summed over the set; not read where the rule has no share
-    rule: ConfidenceRule,
-) -> Tensor:  # float32 [C]: largest doubt 1 - tau_c that is still confident
-    "One minus each class's threshold; where the rule has a share, the largest doubt of the bin in which it is reached."
-    cap = torch.full((len(counts),), 1 - rule.cap, dtype=torch.float32)
-    if rule.share is None:
-        return cap
-    counts = counts.cpu()
-    wanted = (counts.sum(1) * rule.share - 1e-9).ceil().clamp(min=1)  # pixels that shall reach tau_c
-    reached = (counts.cumsum(1) < wanted[:, None]).sum(1).clamp(max=BINS - 1)
-    return torch.maximum(cap, largest_doubt(reached))  # tau = min(cap, .) is doubt = max(1 - cap, .)
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #7f234d44
-def keep_confident(
-    ids: Tensor,  # uint8 [H,W] predicted classes
-    confidence: Tensor,  # float32 [H,W]
-    doubt: Tensor,  # float32 [C] from `allowed_doubt`
-) -> Tensor:  # uint8 [H,W], IGNORE where not confident
-    "The pseudo-label: the class where its confidence reaches its threshold, else 255."
-    return torch.where(1 - confidence <= doubt.to(ids.device)[ids.long()], ids, IGNORE)
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #96dae486
-SUMMARY, FORMAT = "summary.json", "uda_kit.pseudo_labels.1"
-DECIDES = {
-    "network": "checkpoint",
-    "space": "class set",
-    "rule": "rule",
-    "size": "size",
-    "precision": "precision",
-    "inference": "prediction in windows or mirrored",
-    "images": "data set",
-    "format": "format",
-}
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #377bd4a8
-def network_hash(net: nn.Module) -> str:
-    "SHA-256 of a network's kind, options and tensors. A weight file's path does not matter; one training step does."
-    no_part_in_prediction = ("bn", "recompute")
-    config = getattr(net, "config", {})
-    options = {name: value for name, value in config.items() if name not in no_part_in_prediction}
-    kind = json.dumps([type(net).__name__, options], sort_keys=True, default=str)
-    return state_digest(net, kind)
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #03fab844
-def about_labels(
-    net: nn.Module, dataset: Any, rule: ConfidenceRule, size: tuple | None, space: LabelSpace, inference: Inference
-) -> dict:
-    "All that decides the pseudo-labels of a data set, for `summary.json`. Arguments as in `make_pseudo_labels`."
-    return {
-        "format": FORMAT,
-        "network": network_hash(net),
-        "space": {"name": space.name, "classes": list(space.classes)},
-        "rule": str(rule),
-        "size": size and list(size),
-        "precision": inference.precision,
-        "images": image_settings(dataset),
-        **inference.recorded(),
-    }
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #5ec44eab
-class SpaceNote(TypedDict):
-    name: str
-    classes: list[str]
-
-
-class AboutLabels(TypedDict):
-    "What decides the pseudo-labels, as `about_labels` gives it."
-
-    format: str
-    network: str
-    space: SpaceNote
-    rule: str
-    size: list[int] | None
-    precision: str
-    images: dict[str, Any]
-    inference: NotRequired[dict[str, Any]]  # windows and mirror image, where there are such
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #b37c94e6
-class ClassNote(TypedDict):
-    "One class in a finished summary: its threshold, and its pixels before and after the rule."
-
-    threshold: float | None
-    predicted: int
-    kept: int
-    share: float | None
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #f9fb036c
-class Summary(TypedDict):
-    "What a `summary.json` holds; from `samples` on once all labels are written."
-
-    about: AboutLabels
-    thresholds: dict[str, float | None] | None
-    samples: NotRequired[int]
-    kept_share: NotRequired[float | None]
-    without_confident_pixel: NotRequired[list[str]]
-    classes: NotRequired[dict[str, ClassNote]]
-    files: NotRequired[dict[str, str]]  # label file -> SHA-256
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #a758d48c
-def _check_class_names(path: Path, summary: dict, remedy: str) -> None:
-    "InputError where a summary's thresholds and counts are not those of its own classes."
-    classes = summary["about"]["space"]["classes"]
-    for field in ("thresholds", "classes"):
-        by_class = summary.get(field)
-        if by_class is not None and list(by_class) != classes:
-            problem = f"is not what it should be (the classes under $.{field} are not those of $.about.space)"
-            raise InputError(path, problem, remedy)
-    if "classes" in summary and summary["thresholds"] is None:
-        raise InputError(path, "is not what it should be ($.classes are there and $.thresholds are not)", remedy)
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #b9db7441
-def read_summary(
-    folder: str | Path,  # folder of pseudo-labels
-) -> dict | None:  # as `Summary`
-    "Contents of a folder's `summary.json`, None without one. `InputError` for another or a broken file."
-    path = Path(folder) / SUMMARY
-    if not path.exists():
-        return None
-    remedy = "get it again, or write into a new folder"
-    summary = read_json(path, Summary, remedy, plain=True)
-    if summary["about"]["format"] != FORMAT:
-        problem = f"does not describe pseudo-labels of this kit (format {summary['about']['format']!r})"
-        raise InputError(path, problem, remedy)
-    _check_class_names(path, summary, remedy)
-    return {k: v for k, v in summary.items() if k != SEAL}
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #5ce9f64e
-def write_summary(folder: Path, summary: dict) -> None:
-    "Write `summary.json`, sealed. `WriteError` where that is impossible."
-    write_json(folder / SUMMARY, summary, seal=True)
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #e1e16a67
-def encode_label(
-    label: np.ndarray,  # uint8 [H,W] pseudo-label
-    predicted: list,  # pixels of each class before the rule
-    mark: str,  # stands for the summary it belongs to
-) -> bytes:
-    "A gray PNG of class ids with its note. The same label gives the same bytes."
-    confident = np.bincount(label.ravel(), minlength=256)[: len(predicted)].tolist()
-    checksum = zlib.crc32(np.ascontiguousarray(label).data)
-    note = {"mark": mark, "predicted": predicted, "kept": confident, "crc": checksum}
-    info = PngImagePlugin.PngInfo()
-    info.add_text("uda_kit", json.dumps(note))
-    buffer = io.BytesIO()
-    Image.fromarray(label).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #638a2e52
-class LabelNote(TypedDict):
-    "What a pseudo-label's file says of itself."
-
-    mark: str  # stands for the summary it belongs to
-    predicted: list[int]  # pixels of each class before the rule
-    kept: list[int]  # and after it
-    crc: int  # of the pixels
-
-
-def note_of(image: Image.Image) -> dict:
-    "The note of a pseudo-label; {} for other images."
-    text = image.info.get("uda_kit", "")
-    if not isinstance(text, str):
-        return {}
-    try:
-        return check_json(parse_json(text, "note"), LabelNote, "note")
-    except InputError:
-        return {}
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #ad3de8f6
-def read_note(path: Path) -> dict | None:
-    "The note of an image file from its header, {} without one, None where the file cannot be read."
-    try:
-        with opened(path) as image:
-            return note_of(image)
-    except InputError:
-        return None
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #650d6b96
-def read_label(
-    path: Path,
-    mark: str,  # of the summary it belongs to
-) -> Tensor:  # uint8 [H,W]
-    "A pseudo-label from its file. InputError where it is missing, damaged, changed, or from elsewhere."
-    again = "delete it and run `uda-kit pseudo-label` again, which writes what is missing"
-    try:
-        with opened(path) as image:
-            note, label = note_of(image), np.array(image)
-    except InputError as error:
-        raise InputError(path, error.problem, again) from None
-    if note.get("mark") != mark:
-        raise InputError(path, f"is no pseudo-label that the {SUMMARY} beside it describes", again)
-    is_label = label.ndim == 2 and label.dtype == np.uint8
-    if not is_label or zlib.crc32(np.ascontiguousarray(label).data) != note.get("crc"):
-        raise InputError(path, "has been changed since it was written", again)
-    return torch.from_numpy(label)
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #8347f6d0
-def label_files(folder: Path) -> set[str]:  # names below the folder, '/' between parts
-    "Every image file below a folder; hidden ones, such as a killed process leaves, do not count."
-    return {path.relative_to(folder).as_posix() for path in image_files(folder)}
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #4cd4b08f
-def clear_folder(folder: Path) -> None:
-    """Delete the pseudo-labels of this kit in a folder, and their summary.
-
-    InputError, with nothing deleted, where it holds anything else."""
-    files = [path for path in folder.rglob("*") if path.is_file() and visible(path, folder)]
-    labels = [path for path in files if path.suffix == ".png" and (read_note(path) or {}).get("mark")]
-    ours = set(labels)
-    if read_summary(folder):
-        ours.add(folder / SUMMARY)
-    other = sorted(set(files) - ours)
-    if other:
-        problem = "is no pseudo-label, and would be in the way" + and_more(other)
-        raise InputError(other[0], problem, "move it elsewhere, or name another folder")
-    for path in labels:
-        path.unlink()
-    (folder / SUMMARY).unlink(missing_ok=True)
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #d8a2c8af
-def _claim(folder: Path, about: dict) -> dict:
-    "The summary of a folder; a new one, written, where the folder is empty or new."
-    summary = read_summary(folder)
-    if summary is not None:
-        return summary
-    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise InputError(folder, "already holds other files", "name an empty or a new folder")
-    summary = {"about": about, "thresholds": None}
-    write_summary(folder, summary)
-    return summary
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #71654400
-def start_folder(
-    folder: Path,  # where labels go
-    about: dict,  # from `about_labels`
-    names: set[str],  # of all labels
-) -> dict:  # summary so far
-    "Claim a folder, or check that it was claimed for the same labels. InputError, with nothing written, if it was not."
-    claim_folder(folder, (), "labels", "")
-    summary = _claim(folder, about)
-    if summary["about"] != about:
-        other = ", ".join(f"another {word}" for k, word in DECIDES.items() if summary["about"].get(k) != about.get(k))
-        problem = f"belongs to other pseudo-labels ({other})"
-        remedy = "give the settings it was started with, name another folder, or allow overwriting"
-        raise InputError(folder / SUMMARY, problem, remedy)
-    claim_folder(folder, label_files(folder) - names, "labels", "move it elsewhere, or name another folder")
-    return summary
-
-# %% ../../nbs/methods/80_pseudo_labels.ipynb #f154f3d2
-def finished(
-    folder: Path,
-    names: list[str],  # of all labels, in order
-    mark: str,  # of the summary
-    hashes: dict[str, str],  # name -> SHA-256, for files that a finished summary lists
-    width: int,  # number of classes
-) -> dict[int, dict]:  # index -> note
-    """Labels that need not be written again: those that are whole, unchanged and readable.
-
-    InputError for a file of such a name that is no label of this summary."""
-    for parent in {(folder / name).parent for name in names}:
-        clear_leftovers(parent)
-    notes = {i: read_note(folder / name) for i, name in enumerate(names) if (folder / name).exists()}
-    readable = {i: note for i, note in notes.items() if note is not None}
-    for i, note in readable.items():
-        if note.get("mark") != mark:
-            problem = f"is no pseudo-label that {SUMMARY} describes"
-            raise InputError(folder / names[i], problem, "move it elsewhere, or name another folder")
-
-    def is_complete(i: int, note: dict) -> bool:
-        counts_fit = len(note["predicted"]) == len(note["kept"]) == width
-        return counts_fit and is_whole(folder / names[i], hashes.get(names[i], ""))
-
-    return {i: note for i, note in readable.items() if note and is_complete(i, note)}
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #e19ca42a
 class Blocks:

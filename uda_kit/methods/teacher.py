@@ -22,7 +22,7 @@ from ..core.distributed import several_processes, summed
 from ..core.errors import InputError
 from ..data.labels import IGNORE
 from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
-from ..evaluation.label_quality import label_quality, precision_and_coverage
+from ..evaluation.label_quality import label_quality
 from ..evaluation.metrics import ConfusionMatrix
 from .averaged_prediction import SCALES, FoldedCopy, average_prediction, mirrored_prediction
 from .contrastive import confidence_thresholds

@@ -22,7 +22,9 @@ from ..core.tables import Table, percent
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace
 from ..data.streams import generator_at
-from ..evaluation.evaluate import Evaluation, evaluate, evaluation_mode, resized, space_of
+from ..evaluation.evaluate import evaluate
+from ..evaluation.images import evaluation_mode, resized, space_of
+from ..evaluation.scores import Evaluation
 from ..evaluation.windows import Inference
 from ..models.segmenters import Segmenter
 

@@ -22,7 +22,7 @@ from ..models.configs import HRDA, NetworkConfig
 from .config import Recipe, SourcePart, StageConfig
 from .content_invariant import small_content_recipes
 from .data import Data
-from .output_space import CAMVID, SmallBenchmark, small_recipes
+from .output_space import SmallBenchmark, small_recipes
 from .patch_alignment import small_patch_recipes
 from ..training.configs import SumOfTerms, TermsConfig, TransformConfig
 from ..training.optim import AdamW

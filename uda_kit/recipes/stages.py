@@ -23,7 +23,8 @@ from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
 from ..evaluation.windows import Inference
-from ..methods.pseudo_labels import PseudoLabelled, confidence_rule, make_pseudo_labels
+from ..methods.confidence import confidence_rule
+from ..methods.pseudo_labels import PseudoLabelled, make_pseudo_labels
 from ..methods.translation import CycleGAN, write_translated
 from ..models.checkpoints import load_weights, read_header, save_weights
 from ..models.segmenters import Segmenter

@@ -6,7 +6,6 @@
 __all__ = ['RunDirectory', 'read_log']
 
 # %% ../../nbs/training/20_runs.ipynb #4aaf8a0a
-import json
 import math
 import os
 import re

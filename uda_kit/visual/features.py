@@ -23,7 +23,7 @@ from ..core.files import atomic_write, digest, file_hash
 from ..core.records import SEAL, read_json, write_json
 from ..data.dataset import Dataset
 from ..data.labels import CITYSCAPES19, IGNORE, LabelSpace, translate
-from ..evaluation.evaluate import evaluation_mode, resized, space_of
+from ..evaluation.images import evaluation_mode, resized, space_of
 from ..methods.label_expansion import cells_of
 from ..methods.patch_modes import patch_grid, patch_histograms
 from ..models.segmenters import Segmenter, upsample

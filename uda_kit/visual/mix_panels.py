@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from ..core.errors import InputError, whole_number
 from ..data.labels import LabelSpace
-from ..evaluation.evaluate import evaluation_mode
+from ..evaluation.images import evaluation_mode
 from ..methods.classmix import weight_of
 from ..models.segmenters import Segmenter, upsample
 from ..training.objective import Batch

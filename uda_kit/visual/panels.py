@@ -16,7 +16,7 @@ import torch
 from ..core.errors import InputError, whole_number
 from ..core.tables import percent
 from ..data.labels import IGNORE, LabelSpace, colorize
-from ..evaluation.evaluate import evaluation_mode
+from ..evaluation.images import evaluation_mode
 from ..methods.ancillary_classifier import cosine_distance_map
 from ..models.segmenters import upsample
 from .checks import array_of, check_network, checked_numbers, short, taking

@@ -21,7 +21,7 @@ from ...core.extras import OPTIONAL, how_to_install
 from ...core.tables import html_text
 from ...data.dataset import Dataset
 from ...data.labels import LabelSpace, colorize, translate
-from ...evaluation.evaluate import evaluation_mode, resized, space_of
+from ...evaluation.images import evaluation_mode, resized, space_of
 from ...models.segmenters import Segmenter
 from ..alignment import alignment_scores, prototype_distances
 from ..checks import check_dataset, check_network, checked_size, short, taking

@@ -24,7 +24,8 @@ from ...data.datasets import Sample
 from ...data.labels import colorize
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA
-from ...evaluation.evaluate import evaluation_mode, overlay, space_of, spread_out
+from ...evaluation.images import evaluation_mode, space_of, spread_out
+from ...evaluation.predict import overlay
 from ...methods.ancillary_classifier import cosine_distance_map
 from ...models.segmenters import Outputs, Segmenter, upsample
 from ..checks import check_dataset, check_network, checked_size, short, taking

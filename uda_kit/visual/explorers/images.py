@@ -15,7 +15,7 @@ from ...core.errors import InputError, whole_number
 from ...data.dataset import Dataset
 from ...data.labels import LabelSpace, translate
 from ...data.transforms import resize_label
-from ...evaluation.evaluate import resized
+from ...evaluation.images import resized
 from ...models.segmenters import upsample
 from ..checks import short
 

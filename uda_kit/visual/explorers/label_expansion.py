@@ -23,7 +23,7 @@ from ...data.dataset import Dataset
 from ...data.labels import IGNORE, LabelSpace
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
-from ...evaluation.evaluate import evaluation_mode, space_of, spread_out
+from ...evaluation.images import evaluation_mode, space_of, spread_out
 from ...evaluation.label_quality import label_quality, precision_and_coverage
 from ...methods.averaged_prediction import SCALES, average_prediction
 from ...methods.label_expansion import BINS, LabelExpansion, cells_of, distance_of, unit_features, weighted_classes

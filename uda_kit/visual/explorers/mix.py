@@ -20,7 +20,7 @@ from ...data.labels import IGNORE, LabelSpace
 from ...data.photometric import DACS_COLORS
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
-from ...evaluation.evaluate import space_of
+from ...evaluation.images import space_of
 from ...methods.classmix import ClassMix, class_mask, present_classes
 from ...methods.masking import Masking
 from ...methods.teacher import ConfidentShare, Labelling, Teacher

@@ -23,7 +23,8 @@ from ...data.dataset import Dataset
 from ...data.labels import LabelSpace, colorize, translate
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
-from ...evaluation.evaluate import best_classes, class_scores, evaluation_mode, resized, space_of
+from ...evaluation.images import class_scores, evaluation_mode, resized, space_of
+from ...evaluation.upsampling import best_classes
 from ...methods.patch_modes import PatchModes, cluster, patch_grid, patch_histograms
 from ...models.segmenters import Segmenter
 from uda_kit.visual.checks import (

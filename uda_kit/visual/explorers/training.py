@@ -28,7 +28,7 @@ from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
 from ...evaluation.compare import runs_in
 from ...evaluation.curves import discriminator_kinds, is_record, is_value
-from ...evaluation.evaluate import class_scores, evaluation_mode, space_of, spread_out
+from ...evaluation.images import class_scores, evaluation_mode, space_of, spread_out
 from ...models.backbones import fill, read_tensors
 from ...models.checkpoints import ARCHITECTURES, build, load_weights
 from ...models.configs import architecture_of
