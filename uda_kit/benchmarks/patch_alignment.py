@@ -90,7 +90,7 @@ def bench_histograms(repeats: int = 30, record: bool = False) -> dict:
 def street_patches(patches: int) -> np.ndarray:
     "Histograms of that many patches of rendered streets, 400 of an image."
     scenes = StreetScenes(RENDERED, n=-(-patches // 400), size=(80, 160))
-    histograms, *_ = sample_histograms(scenes, (80, 160), (4, 8), patches, progress=False)
+    histograms, *_ = sample_histograms(scenes, (80, 160), patch=(4, 8), patches=patches, progress=False)
     return histograms
 
 

@@ -191,7 +191,9 @@ def translation_case(name: str, device: str = "cpu") -> TranslationCase:
     terms = {name: term.to(device) for name, term in CycleGANTerms().build(net, context).items()}
     x_s, x_t, y_s = torch.rand(1, 3, *size), torch.rand(1, 3, *size), torch.randint(0, 19, (1, *size))
     optimizer = CYCLEGAN_ADAM.build([{"params": list(net.parameters()), "lr": CYCLEGAN_ADAM.lr}])
-    return TranslationCase(net, terms, optimizer, x_s.to(device), x_t.to(device), y_s.to(device))
+    return TranslationCase(
+        net, terms=terms, optimizer=optimizer, x_s=x_s.to(device), x_t=x_t.to(device), y_s=y_s.to(device)
+    )
 
 # %% ../../nbs/benchmarks/30_translation.ipynb #e774ce33
 def plain_stepper(name: str, device: str = "cpu") -> Callable[[], dict]:
@@ -200,7 +202,11 @@ def plain_stepper(name: str, device: str = "cpu") -> Callable[[], dict]:
     net, adversarial, semantic = case.net, case.terms["adv"], case.terms["semantic"]
     assert isinstance(adversarial, CycleAdversarial) and isinstance(semantic, SemanticConsistency)
     nets = CycleGANNets(
-        net.G, net.F, adversarial.discriminators["source"], adversarial.discriminators["target"], semantic.segmenter
+        G=net.G,
+        F=net.F,
+        D_S=adversarial.discriminators["source"],
+        D_T=adversarial.discriminators["target"],
+        P_S=semantic.segmenter,
     )
     images = CycleGANImages(case.x_s, case.x_t, case.y_s)
     pools: dict[str, list[Tensor]] = {"source": [], "target": []}

@@ -142,19 +142,24 @@ def in_first_process(work: Callable[[], Result]) -> Result | None:
 
 # %% ../../nbs/core/50_distributed.ipynb #21b292a5
 @torch.no_grad()
-def share_state(module: nn.Module) -> None:
-    """Give all processes the first one's parameters and buffers, in one message for each kind of number.
+def share_tensors(tensors: Iterable[torch.Tensor]) -> None:
+    """Give all processes the first one's numbers, in one message for each kind of number.
 
     Does nothing where there is one process."""
     if not several_processes():
         return
-    tensors = [t.data for t in (*module.parameters(), *module.buffers()) if t.numel()]
+    tensors = [t.data for t in tensors if t.numel()]
     for kind in dict.fromkeys(t.dtype for t in tensors):
         alike = [t for t in tensors if t.dtype == kind]
         flat = torch.cat([t.flatten() for t in alike])
         dist.broadcast(flat, 0)
         for t, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
             t.copy_(part.view(t.shape))
+
+
+def share_state(module: nn.Module) -> None:
+    "Give all processes the first one's parameters and buffers."
+    share_tensors((*module.parameters(), *module.buffers()))
 
 # %% ../../nbs/core/50_distributed.ipynb #c9932701
 @torch.no_grad()

@@ -236,7 +236,14 @@ def check_split(
     "Read every sample of one split."
     space, count = dataset.space, len(dataset)
     dropped = getattr(dataset, "dropped", ())
-    report = SplitReport(dataset.split, space.classes, dataset.labelled, count, len(dropped), pixels=[0] * len(space))
+    report = SplitReport(
+        dataset.split,
+        classes=space.classes,
+        labelled=dataset.labelled,
+        samples=count,
+        dropped=len(dropped),
+        pixels=[0] * len(space),
+    )
     report.problems += [str(problem) for problem in getattr(dataset, "problems", ())]
     findings = read_in_order(Inspector(dataset), range(count), workers)
     title = f"{dataset.name} {dataset.split}"
@@ -358,7 +365,7 @@ def _refusal(spec: str, split: str) -> InputError | None:
 
 def _unread(split: str, error: InputError) -> SplitReport:
     "The report of a split that could not be read."
-    return SplitReport(split, (), True, 0, pixels=[], problems=[str(error)])
+    return SplitReport(split, classes=(), labelled=True, samples=0, pixels=[], problems=[str(error)])
 
 # %% ../../nbs/data/70_check.ipynb #d7da6958
 def _read_split(spec: str, split: str, workers: int, progress: bool) -> SplitReport:

@@ -182,12 +182,12 @@ class Stream:
         _check_stream(self)
         self.batches = Batches(
             self.dataset,
-            self.transform or JointTransform(),
-            self.seed,
-            _reads_labels(self),
-            BatchPart(self.batch_size, self.rank, self.world),
-            SampleCache(self.cache_mb),
-            self.sampler,
+            transform=self.transform or JointTransform(),
+            seed=self.seed,
+            labelled=_reads_labels(self),
+            part=BatchPart(self.batch_size, self.rank, self.world),
+            cache=SampleCache(self.cache_mb),
+            sampler=self.sampler,
         )
 
     def batch(self, step: int) -> LoadedBatch:

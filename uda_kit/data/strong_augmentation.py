@@ -54,7 +54,9 @@ def _check_strength(augmentation: StrongAugmentation) -> None:
         raise InputError(where, f"probabilities grey {gray}, flip {flip}", "give numbers from 0 to 1")
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #9b7a6f22
-NOTHING = StrongAugmentation((0.0, 0.0, 0.0, 0.0), 0.0, (0, 0), (1.0, 1.0), (0.0, 0.0), 0.0)
+NOTHING = StrongAugmentation(
+    jitter=(0.0, 0.0, 0.0, 0.0), gray=0.0, cutout=(0, 0), scale=(1.0, 1.0), rotation=(0.0, 0.0), flip=0.0
+)
 TABLE_5 = StrongAugmentation()
 
 # %% ../../nbs/data/55_strong_augmentation.ipynb #70ebc3dc

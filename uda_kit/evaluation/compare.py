@@ -68,7 +68,9 @@ def read_run(folder: str | Path) -> ComparedRun:
         raise InputError(path, "holds no evaluation.json: it was not scored", remedy)
     evaluation = load_evaluation(path / "evaluation.json")
     if not (path / "config.json").is_file():  # a network that was scored, of any training
-        return ComparedRun(path, path.name, None, {"folder": str(path.resolve())}, evaluation, None)
+        return ComparedRun(
+            path, path.name, seed=None, settings={"folder": str(path.resolve())}, evaluation=evaluation, protocol=None
+        )
     config = read_json(path / "config.json")
     recipe = config.get("recipe")
     recipe = recipe if isinstance(recipe, dict) else {"name": recipe or path.name}
@@ -78,7 +80,9 @@ def read_run(folder: str | Path) -> ComparedRun:
     settings = {"recipe": recipe, "options": options}
     settings |= {name: config[name] for name in ("weights", "data") if name in config}
     protocol = _protocol_of(recipe, evaluation, path / "config.json")
-    return ComparedRun(path, str(recipe.get("name", path.name)), seed, settings, evaluation, protocol)
+    return ComparedRun(
+        path, str(recipe.get("name", path.name)), seed=seed, settings=settings, evaluation=evaluation, protocol=protocol
+    )
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c0006c
 def _protocol_of(recipe: dict[str, Any], evaluation: Evaluation, where: Path) -> str:

@@ -107,7 +107,14 @@ def evaluate(
     trained = space_of(net, space, dataset.space)
     comparison = reconcile(trained, dataset.space)
     kept_indices, start = spread_out(len(dataset), keep), time.perf_counter()
-    counting = _Counting(SizedImages(dataset, size), comparison, kept_indices, inference, workers, progress)
+    counting = _Counting(
+        SizedImages(dataset, size),
+        comparison=comparison,
+        keep=kept_indices,
+        inference=inference,
+        workers=workers,
+        progress=progress,
+    )
     share_state(net)
     with evaluation_mode(net):
         parts = together(lambda: counting.count(net))

@@ -66,7 +66,7 @@ def _translate_labels(
     mapping += _left_out(data, carried)
     if network.classes == data.classes:
         mapping = f"same classes ({network.name})"
-    return Comparison(network, labels, None, tuple(scored), mapping)
+    return Comparison(network, labels=labels, predictions=None, scored=tuple(scored), mapping=mapping)
 
 # %% ../../nbs/evaluation/17_label_spaces.ipynb #d1edce5b
 def _left_out(
@@ -90,4 +90,4 @@ def _translate_predictions(
     scored = sorted(set(to_data[to_data < len(data)].tolist()))
     mapping = f"predictions by name, {network.name} → {data.name}, {len(scored)} of {len(data)} classes"
     mapping += _left_out(data, np.isin(np.arange(len(data)), scored))
-    return Comparison(data, labels, predictions, tuple(scored), mapping)
+    return Comparison(data, labels=labels, predictions=predictions, scored=tuple(scored), mapping=mapping)

@@ -140,7 +140,16 @@ def feed(self: Run, data: Data, labelled: bool) -> LoaderConfig:
     check_places(data, self.recipe.space, labelled, self.roots)
     rare = data.rare if labelled else None
     counts = self.folders[-1] / "counts" if self.folders else None
-    return LoaderConfig(dataset, data.batch_size, data.transform, labelled, self.workers, self.cache_mb, rare, counts)
+    return LoaderConfig(
+        dataset,
+        batch_size=data.batch_size,
+        transform=data.transform,
+        labelled=labelled,
+        workers=self.workers,
+        cache_mb=self.cache_mb,
+        rare=rare,
+        counts_folder=counts,
+    )
 
 # %% ../../nbs/experiments/10_build.ipynb #135e28ea
 @patch
@@ -307,7 +316,9 @@ def made_up(data: Data, size: tuple[int, int], classes: int, net: nn.Module) -> 
     generator = torch.Generator().manual_seed(0)
     shape = (data.batch_size, *size)
     image = torch.rand((shape[0], 3, *size), generator=generator)
-    return Batch(image, torch.randint(classes, shape, generator=generator), net, [str(i) for i in range(shape[0])])
+    return Batch(
+        image, torch.randint(classes, shape, generator=generator), net=net, keys=[str(i) for i in range(shape[0])]
+    )
 
 # %% ../../nbs/experiments/10_build.ipynb #009dd8f8
 def trial_of(stage: RecipeStage) -> RecipeStage:

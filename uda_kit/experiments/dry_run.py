@@ -74,7 +74,14 @@ class DryRun(Run):
 
     def read(self, data: Data, labelled: bool, dataset: Dataset) -> LoaderConfig:
         "How an open data set is read."
-        return LoaderConfig(dataset, data.batch_size, data.transform, labelled, self.workers, self.cache_mb)
+        return LoaderConfig(
+            dataset,
+            batch_size=data.batch_size,
+            transform=data.transform,
+            labelled=labelled,
+            workers=self.workers,
+            cache_mb=self.cache_mb,
+        )
 
 
 def cheaper(stage: StageConfig) -> StageConfig:

@@ -191,7 +191,7 @@ def run_recipe(
         ]:
             tell(note)
         in_first_process(lambda: keep_modes(run))
-        return train_and_score(run, directory, test, config, fabric, report)
+        return train_and_score(run, directory, test=test, config=config, fabric=fabric, report=report)
 
 # %% ../../nbs/experiments/30_running.ipynb #9c4bb710
 def run_config(run: Run) -> dict[str, Any]:

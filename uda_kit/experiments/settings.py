@@ -89,7 +89,9 @@ def compare_settings(
             own = replace(options, seed=seed)
             score = known_score(path, digest, own)
             if score is None:
-                score = score_candidate(changed, candidate, digest, own, Path(out), path, data)
+                score = score_candidate(
+                    changed, candidate, digest=digest, options=own, out=Path(out), path=path, data=data
+                )
             scores[candidate].append(score)
     return scores
 

@@ -218,7 +218,7 @@ class CIRNTerms(TermsConfig):
         `InputError` for a network without ancillary classifier."""
         if getattr(net, "ancillary", None) is None:
             raise InputError("network", "has no ancillary classifier", "build it with deeplab_v2(..., ancillary=2)")
-        terms = SupervisedTerms(self.seg_aux).build(net)
+        terms = SupervisedTerms(seg_aux=self.seg_aux).build(net)
         if self.adv:
             terms["adv"] = self.adversarial(net.channels["main"])
         if self.discrepancy:
@@ -230,14 +230,14 @@ class CIRNTerms(TermsConfig):
         return CosineWeightedAdversarial(
             channels,
             self.adv,
-            self.lambda_cos,
-            self.eps,
-            self.grad_through_distance,
-            self.warmup,
-            self.damping,
-            self.total,
-            self.lr,
-            self.betas,
-            self.width,
-            self.start,
+            lambda_cos=self.lambda_cos,
+            eps=self.eps,
+            grad_through_distance=self.grad_through_distance,
+            warmup=self.warmup,
+            damping=self.damping,
+            total=self.total,
+            lr=self.lr,
+            betas=self.betas,
+            width=self.width,
+            start=self.start,
         )

@@ -79,11 +79,9 @@ class ClassMix(BatchTransform):
         image = torch.where(mask[:, None], source.image, target.image)
         if self.colors is not None:
             image = photometric(image, self.colors, generator)
-        if target.image.is_contiguous(memory_format=torch.channels_last):
-            image = image.contiguous(memory_format=torch.channels_last)
         label = torch.where(mask, source_label, target_label)
         weight = torch.where(mask, weight_of(source), weight_of(target))
-        return batches | {"mixed": Batch(image, label, target.net, target.keys, weight, target.counts)}
+        return batches | {"mixed": target.with_images(image, label, weight)}
 
     def settings(self) -> dict:
         "For a run's config."

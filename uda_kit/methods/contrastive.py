@@ -244,7 +244,17 @@ def contrastive_loss(
 
     0 where there is no such anchor. Value and first derivatives are exact. Needs memory for a block of rows and a
     copy of its inputs. `InputError` for features that are not unit vectors, zero and non-finite ones included."""
-    total, count = contrastive_sum(anchors, labels, keys, key_labels, memory, memory_labels, temperature, chunk, bf16)
+    total, count = contrastive_sum(
+        anchors,
+        labels,
+        keys=keys,
+        key_labels=key_labels,
+        memory=memory,
+        memory_labels=memory_labels,
+        temperature=temperature,
+        chunk=chunk,
+        bf16=bf16,
+    )
     return total / count.clamp(min=1)
 
 # %% ../../nbs/methods/90_contrastive.ipynb #6cc0d6a1

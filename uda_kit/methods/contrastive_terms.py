@@ -164,7 +164,7 @@ def _project(self: ContrastiveSpace, domain: Batch, side: str, age: int) -> Embe
     mean, mass = class_prototypes(rows, label[known], self.classes, weight[known])
     present = (mass > 0) & (mean.detach().norm(dim=1) > 1e-6)
     kinds = torch.arange(self.classes, device=label.device).where(present, IGNORE)
-    return Embedded(rows, label[known], anchors[known], F.normalize(mean, dim=1), kinds)
+    return Embedded(rows, labels=label[known], anchors=anchors[known], prototypes=F.normalize(mean, dim=1), kinds=kinds)
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #a64eada8
 @patch
@@ -325,5 +325,7 @@ class ContrastiveTerms(TermsConfig):
         terms: dict[str, Term] = {}
         for name, (anchors, partners, level) in choices.items():
             if level and self.alpha:
-                terms[name] = ContrastiveTerm(space, anchors, partners, level, self.alpha, self.start)
+                terms[name] = ContrastiveTerm(
+                    space, anchors, partners=partners, level=level, weight=self.alpha, start=self.start
+                )
         return terms

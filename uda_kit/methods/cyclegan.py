@@ -291,7 +291,9 @@ class CycleGANTerms(TermsConfig):
         "`adv`, `cycle`, `identity` and `semantic`; the last where there is a network to judge by."
         width = net.config["width"] if self.width is None else self.width
         seed = context.seed if self.seed is None else self.seed
-        adversarial = CycleAdversarial(self.adv, self.kind, self.lr, self.betas, width, self.pool, seed, self.start)
+        adversarial = CycleAdversarial(
+            self.adv, self.kind, lr=self.lr, betas=self.betas, width=width, pool=self.pool, seed=seed, start=self.start
+        )
         terms: dict[str, Term] = {"adv": adversarial, "cycle": CycleConsistency(self.cycle)}
         if self.identity:
             terms["identity"] = Identity(self.identity)

@@ -83,9 +83,8 @@ def __call__(self: Masking, batches: dict[str, Batch], generator: torch.Generato
     image = target.image if self.colors is None else photometric(target.image, self.colors, generator)
     stays = self.draw(image, generator)
     image = torch.where(stays[:, None], image, mean_color(target.net).to(image))
-    if target.image.is_contiguous(memory_format=torch.channels_last):
-        image = image.contiguous(memory_format=torch.channels_last)
-    masked = Batch(image, target.label, target.net, target.keys, weight_of(target), target.counts, self.statistics)
+    masked = target.with_images(image, target.label, weight_of(target))
+    masked.statistics = self.statistics
     return batches | {"masked": masked}
 
 # %% ../../nbs/methods/87_masking.ipynb #87000014

@@ -198,7 +198,7 @@ class OutputSpaceTerms(TermsConfig):
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`seg`, `seg_aux`, `adv` and `adv_aux`, as far as they have a weight and the network has the level."
-        terms = SupervisedTerms(self.seg_aux).build(net)
+        terms = SupervisedTerms(seg_aux=self.seg_aux).build(net)
         terms["adv"] = self.adversarial(net, "main", self.adv)
         if self.adv_aux and net.channels.get("aux") and self.align != "feature":  # features are those of the main level
             terms["adv_aux"] = self.adversarial(net, "aux", self.adv_aux)
@@ -210,9 +210,9 @@ class OutputSpaceTerms(TermsConfig):
         return OutputAdversarial(
             channels,
             level,
-            self.align,
-            self.kind,
-            weight,
+            align=self.align,
+            kind=self.kind,
+            weight=weight,
             lr=self.lr,
             betas=self.betas,
             width=self.width,
@@ -261,7 +261,7 @@ class MinEntropyTerms(TermsConfig):
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "`seg`, `seg_aux`, `ent` and `ent_aux`, as far as they have a weight and the network has the level."
-        terms = SupervisedTerms(self.seg_aux).build(net)
+        terms = SupervisedTerms(seg_aux=self.seg_aux).build(net)
         terms["ent"] = EntropyMinimization("main", self.ent)
         if self.ent_aux and net.channels.get("aux"):
             terms["ent_aux"] = EntropyMinimization("aux", self.ent_aux)

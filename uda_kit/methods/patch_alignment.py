@@ -255,7 +255,9 @@ class PatchTerms(TermsConfig):
         modes = context.modes
         check_modes(self.space, modes, net.num_classes)
         if self.space == "histogram":
-            histograms = HistogramSpace(net.num_classes, modes.patch, self.target_patch, self.level, modes.cells)
+            histograms = HistogramSpace(
+                net.num_classes, patch=modes.patch, target_patch=self.target_patch, level=self.level, cells=modes.cells
+            )
             return {"patch_adv": self.adversarial(histograms)}
         sizes = modes.patch, self.target_patch
         H = ClusteredSpace(net.num_classes, modes.k, *sizes, self.level, self.reads, self.width, self.kernel)

@@ -312,7 +312,7 @@ def fit(
 ) -> PatchModes:
     "Sample `patches` patches of a labelled data set, its labels resized to `size`, and cluster them into `k` modes."
     size, patch = (int(size[0]), int(size[1])), (int(patch[0]), int(patch[1]))
-    sample = sample_histograms(dataset, size, patch, patches, cells, seed, progress)
+    sample = sample_histograms(dataset, size, patch=patch, patches=patches, cells=cells, seed=seed, progress=progress)
     centroids, shares = cluster(sample.histograms, k, seed)
     found_in = {
         "dataset": dataset.name,

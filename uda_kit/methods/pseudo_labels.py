@@ -345,13 +345,13 @@ def make_pseudo_labels(
     check_window(inference, size, *images[0])
     names = [f"{key}.png" for key, _ in images]
     share_state(net)
-    about = about_labels(net, dataset, rule, size, space, inference)
+    about = about_labels(net, dataset, rule=rule, size=size, space=space, inference=inference)
     blocks = Blocks(dataset, size, batch_size if inference.window is None else 1)
-    predictions = Predictions(net, blocks, inference, workers, cache_mb, progress)
+    predictions = Predictions(net, blocks, inference=inference, workers=workers, cache_mb=cache_mb, progress=progress)
     try:
         summary = _claim_together(folder, about, names, overwrite)
         with evaluation_mode(net):
-            return label_images(predictions, summary, rule, space, folder, names, say)
+            return label_images(predictions, summary, rule, space=space, folder=folder, names=names, say=say)
     except OSError as e:
         problem = f"cannot be written ({e.strerror or e})"
         remedy = "make room or choose another folder; start again to go on, whatever is there is whole"

@@ -30,7 +30,7 @@ class SelfTrainingTerms(ContrastiveTerms):
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "Cross-entropy on labels (`seg`) and pseudo-labels (`pseudo`) at every level, and the contrastive terms."
-        terms = SupervisedTerms(self.seg_aux).build(net)
+        terms = SupervisedTerms(seg_aux=self.seg_aux).build(net)
         if self.pseudo:
             terms["pseudo"] = PseudoSupervised("main", self.pseudo)
         if self.pseudo and "seg_aux" in terms:

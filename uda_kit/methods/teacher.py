@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.distributed import several_processes, summed
+from ..core.distributed import share_tensors, summed
 from ..core.errors import InputError
 from ..data.labels import IGNORE
 from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
@@ -87,10 +87,12 @@ def label_batch(
         if rule is not None:
             tau = torch.full((classes,), rule.threshold, device=image.device)
             confident = torch.where(confidence >= rule.threshold, initial, IGNORE)
-            return Labelling(initial, confidence, tau, confident, initial, features)
+            return Labelling(
+                initial, confidence, thresholds=tau, confident=confident, expanded=initial, features=features
+            )
         tau = confidence_thresholds(confidence, initial, classes, cap, share)
         confident = torch.where(confidence > tau[initial], initial, IGNORE)
-    return Labelling(initial, confidence, tau, confident, confident, features)
+    return Labelling(initial, confidence, thresholds=tau, confident=confident, expanded=confident, features=features)
 
 # %% ../../nbs/methods/82_teacher.ipynb #46c02dbb
 def augmented(batch: Batch, augmentation: StrongAugmentation, generator: torch.Generator) -> Batch:
@@ -98,11 +100,9 @@ def augmented(batch: Batch, augmentation: StrongAugmentation, generator: torch.G
     size = (len(batch.image), *batch.image.shape[-2:])
     drawn = draw_augmentation(size, None, generator, augmentation)
     image = drawn.image(batch.image)
-    if batch.image.is_contiguous(memory_format=torch.channels_last):
-        image = image.contiguous(memory_format=torch.channels_last)
     label = None if batch.label is None else drawn.label(batch.label)
     weight = None if batch.weight is None else drawn.label(batch.weight, outside=0)
-    return Batch(image, label, batch.net, batch.keys, weight, batch.counts)
+    return batch.with_images(image, label, weight)
 
 # %% ../../nbs/methods/82_teacher.ipynb #f55a8c6d
 class AugmentSource(BatchTransform):
@@ -231,12 +231,7 @@ def own(self: Teacher) -> Segmenter:
 @patch
 def agree(self: Teacher) -> None:
     "The first process's running statistics in all processes: students' may differ. Parameters agree already."
-    buffers = [b for b in self.own.buffers() if b.is_floating_point()]
-    if several_processes() and buffers:
-        flat = torch.cat([b.flatten() for b in buffers])
-        torch.distributed.broadcast(flat, 0)
-        parts = flat.split([b.numel() for b in buffers])
-        torch._foreach_copy_(buffers, [part.view_as(b) for b, part in zip(buffers, parts, strict=False)])
+    share_tensors(buffer for buffer in self.own.buffers() if buffer.is_floating_point())
     if self.folded is not None:
         self.folded.renew()
 
@@ -331,7 +326,7 @@ def __call__(self: Teacher, batches: dict[str, Batch], generator: torch.Generato
     counts = _count_labels(labelling)
     self.without = self.without + (counts["confident_pixels"] == 0).long()
     self.age += 1
-    labelled = Batch(tgt.image, labelling.expanded, tgt.net, tgt.keys, weight, counts)
+    labelled = Batch(tgt.image, labelling.expanded, net=tgt.net, keys=tgt.keys, weight=weight, counts=counts)
     if self.augmentation is not None:
         labelled = augmented(labelled, self.augmentation, generator)
     return batches | {"target": labelled}

@@ -379,7 +379,7 @@ def write_translated(
         "translator": about_translator(translate),
         "seed": seed,
     }
-    job = _Translation(source, target, translate, seed, Path(folder))
+    job = _Translation(source, target, translate=translate, seed=seed, folder=Path(folder))
     try:
         return _write_together(job, about, progress)
     except OSError as e:

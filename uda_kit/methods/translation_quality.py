@@ -255,10 +255,21 @@ def translation_quality(
     n = min(n or len(source), len(source), len(target) // 2)
 
     def cloud(dataset: Dataset, indices: list[int]) -> Cloud:
-        return feature_statistics(segmenter, dataset, indices, grid, size, precision, progress)
+        return feature_statistics(
+            segmenter, dataset, indices=indices, grid=grid, size=size, precision=precision, progress=progress
+        )
 
     of_source, of_target = drawn(len(source), n, seed), drawn(len(target), 2 * n, seed)
     half = cloud(target, of_target[:n])
     samples = ((source, of_source), (translated, of_source), (target, of_target[n:]))
     at_first, translated_now, floor = (frechet_distance(cloud(dataset, indices), half) for dataset, indices in samples)
-    return TranslationQuality(before, after, ceiling, at_first, translated_now, floor, n, half.count // n)
+    return TranslationQuality(
+        before=before,
+        after=after,
+        ceiling=ceiling,
+        distance_before=at_first,
+        distance_after=translated_now,
+        distance_floor=floor,
+        images=n,
+        points=half.count // n,
+    )

@@ -336,12 +336,12 @@ def differences(
         with torch.no_grad():
             wanted, got = program(image), run(image)
         if got.shape != wanted.shape or not torch.isfinite(got).all():
-            return Exported(path, sizes, math.inf, math.inf, 1.0)
+            return Exported(path, sizes=sizes, difference=math.inf, largest=math.inf, changed=1.0)
         difference = max(difference, float((got - wanted).abs().max()))
         largest = max(largest, float(wanted.abs().max()))
         changed += int((got.argmax(1) != wanted.argmax(1)).sum())
         pixels += wanted[:, 0].numel()
-    return Exported(path, sizes, difference, largest, changed / pixels)
+    return Exported(path, sizes=sizes, difference=difference, largest=largest, changed=changed / pixels)
 
 # %% ../../nbs/models/70_export.ipynb #70e0001c
 def check_agreement(exported: Exported, tolerance: float) -> None:

@@ -117,7 +117,7 @@ def look(
     features = self.neck(maps)
     aux = self.aux(maps[-2]) if self.aux else None
     stages = maps if self.keep_stages else None
-    return Outputs(self.main(features), aux, features, stages=stages), maps
+    return Outputs(self.main(features), aux=aux, features=features, stages=stages), maps
 
 # %% ../../nbs/models/26_multi_resolution.ipynb #2600000b
 def fuse(

@@ -61,7 +61,7 @@ def cirn_stages(source: Data, target: Data, row: Row, net: DeepLabV2 = ANCILLARY
         stages = [StageConfig(source, MAIN_ONLY, RESNET_SINGLE, **CIRN_STEPS, name="source"), translation]
         source = as_intermediate(source)
     adapted = target if row.ass else None
-    adapt = StageConfig(source, row.ass or MAIN_ONLY, net, adapted, **CIRN_STEPS, name="adapt", fresh=row.cir)
+    adapt = StageConfig(source, row.ass or MAIN_ONLY, net, target=adapted, **CIRN_STEPS, name="adapt", fresh=row.cir)
     stages.append(adapt)
     if row.st:
         stages.append(PseudoLabelConfig(target, MAIN_ONLY, net, **CIRN_STEPS, name="self-train", rule=row.st))
@@ -131,7 +131,16 @@ def full_content_recipes(source: str, table: int) -> list[Recipe]:
 
     def recipe(name: str, places: list[str], row: Row, net: DeepLabV2 = ANCILLARY) -> Recipe:
         stages, paper = cirn_stages(data, CITYSCAPES, row, net), ("content_invariant",)
-        return Recipe(f"{source}/{name}", stages, CITYSCAPES_VAL, "cityscapes19", None, paper, tuple(places), protocol)
+        return Recipe(
+            f"{source}/{name}",
+            stages,
+            test=CITYSCAPES_VAL,
+            space="cityscapes19",
+            val=None,
+            papers=paper,
+            rows=tuple(places),
+            protocol=protocol,
+        )
 
     recipes = []
     for name, (_, cir, ass, st) in TABLE_4.items():
@@ -163,8 +172,8 @@ def small_translation(b: SmallBenchmark) -> TranslationConfig:
     return TranslationConfig(
         source,
         CycleGANTerms(),
-        TranslatorConfig(SMALL["width"], SMALL["blocks"], bool(SMALL["residual"])),
-        target,
+        net=TranslatorConfig(width=SMALL["width"], blocks=SMALL["blocks"], residual=bool(SMALL["residual"])),
+        target=target,
         steps=steps,
     )
 
@@ -181,9 +190,15 @@ def small_content_stages(b: SmallBenchmark, row: SmallRow) -> tuple[StageConfig,
         stages.append(small_translation(b))
         source = as_intermediate(source)
     target = b.target if row.ass else None
-    stages.append(StageConfig(source, row.ass or plain, net, target, adam, scale.steps * row.longer, name="adapt"))
+    stages.append(
+        StageConfig(
+            source, row.ass or plain, net, target=target, optimizer=adam, steps=scale.steps * row.longer, name="adapt"
+        )
+    )
     if row.st:
-        self_training = PseudoLabelConfig(b.target, plain, net, None, adam, scale.steps, name="self-train", rule=row.st)
+        self_training = PseudoLabelConfig(
+            b.target, plain, net, target=None, optimizer=adam, steps=scale.steps, name="self-train", rule=row.st
+        )
         stages.append(self_training)
     return tuple(stages)
 

@@ -78,7 +78,10 @@ class ContrastiveTask:
             transforms, target = (SourceTranslation(self.translation), *transforms), self.target
         elif transfer:
             source = as_intermediate(source)
-        source, terms = replace(source, scale=self.scale.source_scale), SupervisedTerms(self.scale.terms.seg_aux)
+        source, terms = (
+            replace(source, scale=self.scale.source_scale),
+            SupervisedTerms(seg_aux=self.scale.terms.seg_aux),
+        )
         size = (length.optimizer, length.steps)
         return StageConfig(source, terms, self.net, target, *size, name=name, transforms=transforms, **options)
 
@@ -165,8 +168,11 @@ NETWORKS = {
 }
 IMAGES = {"gta5": 24_966, "synthia": 9_400}
 FULL_TARGETS = {  # training images, test images
-    "cityscapes": (Data("cityscapes", "train", None, 2, crop=CROP_713), Data("cityscapes", "val")),
-    "vistas": (Data("vistas", "train", (1080, 1440), 2, crop=CROP_713), Data("vistas", "val", (1080, 1440))),
+    "cityscapes": (Data("cityscapes", "train", size=None, batch_size=2, crop=CROP_713), Data("cityscapes", "val")),
+    "vistas": (
+        Data("vistas", "train", size=(1080, 1440), batch_size=2, crop=CROP_713),
+        Data("vistas", "val", (1080, 1440)),
+    ),
 }
 
 
@@ -186,12 +192,12 @@ def full_scale(source: str) -> ContrastiveScale:
 # %% ../../nbs/recipes/60_contrastive.ipynb #cedad585
 def full_task(source: str, net: str = "", target: str = "cityscapes") -> ContrastiveTask:
     "GTA5 or SYNTHIA to Cityscapes or Mapillary Vistas, translated by a stage of CycleGAN."
-    data, images = Data(source, "all", None, 2, crop=CROP_713), FULL_TARGETS[target][0]
+    data, images = Data(source, "all", size=None, batch_size=2, crop=CROP_713), FULL_TARGETS[target][0]
     smaller: dict[str, Any] = {"crop": CROP, "flip": True, "batch_size": 1}
     translation = TranslationConfig(
         replace(data, **smaller), target=replace(images, **smaller), steps=TRANSLATION_STEPS
     )
-    return ContrastiveTask(full_scale(source), NETWORKS[net], data, images, translation)
+    return ContrastiveTask(full_scale(source), NETWORKS[net], source=data, target=images, translation=translation)
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #fe55f133
 MORE_OF_THE_METHOD = ("Table 7: α = 0.1, λ = 0.1, τ0 = 0.9", "Table 8: Ours (DeepLabV2)", "Table 4: w/ expansion")
@@ -209,7 +215,17 @@ def full_recipe(
     "A row of the paper's tables as a recipe."
     protocol = "16" if name.startswith("synthia/") else ""
     test, paper = FULL_TARGETS[target][1], ("contrastive",)
-    return Recipe(name, task.stages(row), test, "cityscapes19", None, paper, tuple(places), protocol, about)
+    return Recipe(
+        name,
+        task.stages(row),
+        test=test,
+        space="cityscapes19",
+        val=None,
+        papers=paper,
+        rows=tuple(places),
+        protocol=protocol,
+        about=about,
+    )
 
 # %% ../../nbs/recipes/60_contrastive.ipynb #b5ba4c3e
 def condition_recipes(task: ContrastiveTask, table: int) -> list[Recipe]:
@@ -273,7 +289,10 @@ def small_scale(b: SmallBenchmark) -> ContrastiveScale:
 # %% ../../nbs/recipes/60_contrastive.ipynb #278bbf40
 def small_contrastive_recipes(b: SmallBenchmark) -> list[Recipe]:
     "Table 3 with its parts and controls, Tables 7 and 8 on a small benchmark."
-    task, whole = ContrastiveTask(small_scale(b), b.scale.net, b.source, b.target, SMALL_TRANSFER), Row()
+    task, whole = (
+        ContrastiveTask(small_scale(b), b.scale.net, source=b.source, target=b.target, translation=SMALL_TRANSFER),
+        Row(),
+    )
     if b.scale.adapt_bn:
         task = replace(task, self_train_net=b.scale.adapting_net())
 

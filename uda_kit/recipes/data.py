@@ -81,7 +81,14 @@ def resize(self: Data) -> tuple[int, int] | None:
 @patch(as_prop=True)
 def transform(self: Data) -> JointTransform:
     "What is done with an image and its label."
-    return JointTransform(self.resize, self.flip, self.scale, self.crop, self.margins, self.max_share)
+    return JointTransform(
+        size=self.resize,
+        flip=self.flip,
+        scale=self.scale,
+        crop=self.crop,
+        margins=self.margins,
+        max_share=self.max_share,
+    )
 
 # %% ../../nbs/recipes/10_data.ipynb #bc3c9858
 @patch

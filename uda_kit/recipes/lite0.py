@@ -39,10 +39,12 @@ def to_kitti(
     scale: SmallScale,
 ) -> SmallBenchmark:
     "A benchmark whose target is KITTI."
-    target = Data("kitti", None, KITTI_SIZE, source.batch_size, flip=True, crop=KITTI_CROP, frames="0-119")
+    target = Data(
+        "kitti", None, size=KITTI_SIZE, batch_size=source.batch_size, flip=True, crop=KITTI_CROP, frames="0-119"
+    )
     whole = replace(target, crop=None, flip=False)
     val, test = replace(whole, frames="120-139"), replace(whole, frames="140-199")
-    b = SmallBenchmark(name, space, source, target, val, test, scale)
+    b = SmallBenchmark(name, space, source=source, target=target, val=val, test=test, scale=scale)
     return replace(b, patch=patch, target_patch=(16, 24), translation=(800, 1))
 
 # %% ../../nbs/recipes/70_lite0.ipynb #70110006
@@ -52,8 +54,8 @@ def lite_benchmarks() -> dict[str, SmallBenchmark]:
     rendered = replace(SCENES.source, size=(160, 240), style="randomised", flip=True)
     benchmarks = (
         replace(CAMVID, name="camvid-lite0", source=by_day, target=at_dusk, scale=LITE_SCALE),
-        to_kitti("camvid-kitti", "camvid11", by_day, (18, 24), SOURCE_STATISTICS),
-        to_kitti("scenes-kitti", "cityscapes19", rendered, (16, 24), KEPT),
+        to_kitti("camvid-kitti", "camvid11", source=by_day, patch=(18, 24), scale=SOURCE_STATISTICS),
+        to_kitti("scenes-kitti", "cityscapes19", source=rendered, patch=(16, 24), scale=KEPT),
         replace(SCENES, name="scenes-lite0", scale=LENGTHS),
     )
     return {b.name: b for b in benchmarks}

@@ -85,9 +85,9 @@ SMALL_ROWS = {
     "dacs-shared": MixRow(ClassMixConfig(shared=True)),
     "dacs-rare": MixRow(rare=SMALL_RARE),
     "dacs-distance": MixRow(distance=0.005),
-    "daformer": MixRow(ClassMixConfig(shared=True), SMALL_RARE, 0.005),
+    "daformer": MixRow(ClassMixConfig(shared=True), rare=SMALL_RARE, distance=0.005),
     "dacs-mic": MixRow(masking=MASKED),
-    "daformer-mic": MixRow(ClassMixConfig(shared=True), SMALL_RARE, 0.005, MASKED),
+    "daformer-mic": MixRow(ClassMixConfig(shared=True), rare=SMALL_RARE, distance=0.005, masking=MASKED),
     "dacs-contrast": MixRow(contrast=ContrastiveTerms(size=200)),
 }
 FEW = 8  # labelled target images
@@ -176,7 +176,7 @@ def small_hrda_recipes(b: SmallBenchmark) -> list[Recipe]:
     if base.weights is None or not can_be_halved(source, b.target, b.val, b.test):
         return []
     net = HRDA(base.backbone, bn=base.bn or "train", weights=base.weights)
-    seg = SupervisedTerms(0.0, "labelled", 1 - DETAIL)
+    seg = SupervisedTerms(seg_aux=0.0, average="labelled", seg=1 - DETAIL)
     supervised = with_detail(SumOfTerms((seg,)), "labelled")
     first, second = b.scale.stages(supervised, source, None)
     warmup = replace(first, net=net, terms=supervised, optimizer=faster_head(first))

@@ -63,8 +63,10 @@ class Task:
         about: str = "",
     ) -> Recipe:
         "A recipe at the paper's size, of one stage."
-        stage = StageConfig(self.source, terms, net, self.target if adapts else None, **FULL)
-        return Recipe(name, (stage,), self.test, self.space, rows=tuple(rows), protocol=self.protocol, about=about)
+        stage = StageConfig(self.source, terms, net, target=self.target if adapts else None, **FULL)
+        return Recipe(
+            name, (stage,), test=self.test, space=self.space, rows=tuple(rows), protocol=self.protocol, about=about
+        )
 
 # %% ../../nbs/recipes/30_output_space.ipynb #c8a98078
 RELEASED_VGG = (
@@ -216,13 +218,21 @@ class SmallScale:
         warmup = self.first_stage(source)
         source = replace(source, translated=translated)
         net = self.net if target is None else self.adapting_net()
-        adapt = StageConfig(source, terms, net, target, self.adam(self.lr), self.steps, name="adapt", modes=modes)
+        adapt = StageConfig(
+            source, terms, net, target=target, optimizer=self.adam(self.lr), steps=self.steps, name="adapt", modes=modes
+        )
         return warmup, adapt
 
     def first_stage(self, source: Data) -> StageConfig:
         "The warm-up on labelled images; rows of one network share it."
         return StageConfig(
-            source, SupervisedTerms(), self.net, None, self.adam(self.warmup_lr), self.warmup, name="warmup"
+            source,
+            SupervisedTerms(),
+            self.net,
+            target=None,
+            optimizer=self.adam(self.warmup_lr),
+            steps=self.warmup,
+            name="warmup",
         )
 
 # %% ../../nbs/recipes/30_output_space.ipynb #30000102
@@ -272,7 +282,9 @@ class SmallBenchmark:
 
     def recipe(self, row: str, stages: tuple[StageConfig, ...], papers: tuple[str, ...], about: str) -> Recipe:
         "A recipe of the benchmark's data."
-        return Recipe(f"{self.name}/{row}", stages, self.test, self.space, self.val, papers, about=about)
+        return Recipe(
+            f"{self.name}/{row}", stages, test=self.test, space=self.space, val=self.val, papers=papers, about=about
+        )
 
 # %% ../../nbs/recipes/30_output_space.ipynb #35d7e862
 def papers_of(row: str) -> tuple[str, ...]:
@@ -312,18 +324,20 @@ def scenes_benchmark(name: str, style: str) -> SmallBenchmark:
     """Rendered streets to streets of another `style`.
 
     Their seed is another one, so that no target street is the source's street in other light."""
-    source = Data("scenes", "train", (96, 192), 4, style="rendered", n=2000, seed=0)
+    source = Data("scenes", "train", size=(96, 192), batch_size=4, style="rendered", n=2000, seed=0)
     target = replace(source, style=style, seed=1)
     val, test = replace(target, split="val", n=200), replace(target, split="test", n=200)
-    return SmallBenchmark(name, "cityscapes19", source, target, val, test)
+    return SmallBenchmark(name, "cityscapes19", source=source, target=target, val=val, test=test)
 
 # %% ../../nbs/recipes/30_output_space.ipynb #663bbfd2
 def camvid_benchmark() -> SmallBenchmark:
     "CamVid's daytime drives to its drive at dusk; labels of the training half of that drive choose settings."
-    source = Data("camvid", "day", (180, 240), 2, flip=True)
+    source = Data("camvid", "day", size=(180, 240), batch_size=2, flip=True)
     target = replace(source, split="dusk_train")
     test = replace(source, split="dusk_test")
-    return SmallBenchmark("camvid", "camvid11", source, target, target, test, patch=(18, 24), translation=(800, 1))
+    return SmallBenchmark(
+        "camvid", "camvid11", source=source, target=target, val=target, test=test, patch=(18, 24), translation=(800, 1)
+    )
 
 
 SCENES, CAMVID = scenes_benchmark("scenes", "camera"), camvid_benchmark()

@@ -48,7 +48,7 @@ class FusionTerms(TermsConfig):
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> dict[str, Term]:
         "The losses of all partners that are there, beside cross-entropy."
-        terms = SupervisedTerms(self.seg_aux).build(net)
+        terms = SupervisedTerms(seg_aux=self.seg_aux).build(net)
         ou = None if self.ou is None else replace(self.ou, seg_aux=self.seg_aux)
         for partner in (ou, self.ps, self.patch):
             if partner is not None:
@@ -131,8 +131,17 @@ class PatchTask:
         "A recipe of the patch paper at full size."
         source = replace(self.source, translated=self.translated if "pi" in cell.partners else "")
         target, modes = self.target if adapts else None, self.clustering if cell.patch else None
-        stage = StageConfig(source, cell.terms(self.terms), net, target, **FULL, modes=modes)
-        return Recipe(name, (stage,), self.test, self.space, None, ("patch_alignment",), tuple(rows), self.protocol)
+        stage = StageConfig(source, cell.terms(self.terms), net, target=target, **FULL, modes=modes)
+        return Recipe(
+            name,
+            (stage,),
+            test=self.test,
+            space=self.space,
+            val=None,
+            papers=("patch_alignment",),
+            rows=tuple(rows),
+            protocol=self.protocol,
+        )
 
 # %% ../../nbs/recipes/40_patch_alignment.ipynb #c07484bc
 def synthetic_task(source: str) -> PatchTask:
@@ -199,7 +208,15 @@ def robotcar_recipes() -> list[Recipe]:
     target = Data("robotcar", "train", (960, 1280))
     terms = with_patch(FULL_FUSION, {"target_patch": PATCH["robotcar"]})
     clustering, test = Clustering(PATCH["cityscapes"]), replace(target, split="val")
-    task = PatchTask(CITYSCAPES, clustering, "cityscapes-as-robotcar", target, test, "robotcar9", terms=terms)
+    task = PatchTask(
+        CITYSCAPES,
+        clustering,
+        translated="cityscapes-as-robotcar",
+        target=target,
+        test=test,
+        space="robotcar9",
+        terms=terms,
+    )
     printed = {"source-only": "Without Adaptation", "ou": "Output Space [4]", "patch": "Ours"}
     recipes = []
     for cell in (Cell("source-only"), *cells()):

@@ -28,7 +28,7 @@ SOURCES = {  # (height, width) that images are resized to, classes that are scor
     "gta5": ((720, 1280), ""),
     "synthia": ((760, 1280), "16"),
 }
-HALF_SIZE = Data("cityscapes", "train", (512, 1024), 2, crop=WINDOW)
+HALF_SIZE = Data("cityscapes", "train", size=(512, 1024), batch_size=2, crop=WINDOW)
 HALF_SIZE_VAL = Data("cityscapes", "val", (512, 1024))
 MAIN_LEVEL = SupervisedTerms(seg_aux=0.0)
 ABOUT_DACS = "the authors start from COCO weights, this recipe from ImageNet's"
@@ -37,38 +37,42 @@ ABOUT_DACS = "the authors start from COCO weights, this recipe from ImageNet's"
 def full_recipe(name: str, stage: StageConfig, test: Data, about: str) -> Recipe:
     "A recipe of one stage."
     protocol = SOURCES.get(stage.source.name, ((), ""))[1]
-    return Recipe(name, (stage,), test, "cityscapes19", papers=("self_training",), protocol=protocol, about=about)
+    return Recipe(
+        name, (stage,), test=test, space="cityscapes19", papers=("self_training",), protocol=protocol, about=about
+    )
 
 
 def dacs_recipes(source: str) -> list[Recipe]:
     "DACS from GTA5 or SYNTHIA to Cityscapes (its Tables 1 and 2)."
-    data = Data(source, "all", SOURCES[source][0], 2, crop=WINDOW)
-    supervised = StageConfig(data, MAIN_LEVEL, RESNET_101, None, SGD(), 250_000)
+    data = Data(source, "all", size=SOURCES[source][0], batch_size=2, crop=WINDOW)
+    supervised = StageConfig(data, MAIN_LEVEL, RESNET_101, target=None, optimizer=SGD(), steps=250_000)
     stage = on_top(MixRow(), supervised, HALF_SIZE)
     return [full_recipe(f"{source}/dacs", stage, HALF_SIZE_VAL, ABOUT_DACS)]
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500000c
-STRENGTH = Photometric((0.2, 0.2, 0.2, 0.2))  # of DAFormer and MIC
+STRENGTH = Photometric(jitter=(0.2, 0.2, 0.2, 0.2))  # of DAFormer and MIC
 MIT_B5 = DAFormer("timm:mit_b5")
 DAFORMER_ADAM = AdamW(6e-5, weight_decay=0.01, head_multiplier=10.0, power=1.0, warmup=1500, decay_norms=False)
 NO_BONNET = (15 / 512, 120 / 512, 0.0, 0.0)  # blurred upper edge, and the car's own bonnet
-DAFORMER_ROW = MixRow(ClassMixConfig(True, STRENGTH), RareClassSampling(), 0.005, average=0.999)
+DAFORMER_ROW = MixRow(
+    ClassMixConfig(shared=True, colors=STRENGTH), rare=RareClassSampling(), distance=0.005, average=0.999
+)
 DAFORMER_ROWS = {
     "daformer": DAFORMER_ROW,
     "daformer-no-rare": replace(DAFORMER_ROW, rare=None),
     "daformer-no-distance": replace(DAFORMER_ROW, distance=0.0),
-    "daformer-mic": replace(DAFORMER_ROW, masking=MaskingConfig(0.7, 32, STRENGTH)),
+    "daformer-mic": replace(DAFORMER_ROW, masking=MaskingConfig(0.7, block=32, colors=STRENGTH)),
 }
 ABOUT_MIT = "give MiT's weights as a local file: --set stages.0.net.weights=FILE"
 
-
+# %% ../../nbs/recipes/65_self_training.ipynb #650000ce
 def daformer_recipes(source: str) -> list[Recipe]:
     "DAFormer, its ablations and MIC from GTA5 or SYNTHIA to Cityscapes."
     size = {"gta5": (704, 1280), "synthia": (760, 1280)}[source]
-    data = Data(source, "all", size, 2, flip=True, crop=WINDOW, max_share=0.75)
+    data = Data(source, "all", size=size, batch_size=2, flip=True, crop=WINDOW, max_share=0.75)
     target = replace(HALF_SIZE, flip=True, margins=NO_BONNET)
     losses = SupervisedTerms(seg_aux=0.0, average="all")
-    supervised = StageConfig(data, losses, MIT_B5, None, DAFORMER_ADAM, 40_000)
+    supervised = StageConfig(data, losses, MIT_B5, target=None, optimizer=DAFORMER_ADAM, steps=40_000)
     stages = {row: on_top(parts, supervised, target) for row, parts in DAFORMER_ROWS.items()}
     stages["mit-source-only"] = supervised
     whole = stages["daformer"]
@@ -84,12 +88,14 @@ def daformer_recipes(source: str) -> list[Recipe]:
 # %% ../../nbs/recipes/65_self_training.ipynb #6500001a
 def several_sources() -> list[Recipe]:
     "DAFormer from GTA5, SYNTHIA and Synscapes together. Images are drawn by shares in place of rare classes."
-    source = Data("gta5", "all", (704, 1280), 2, flip=True, crop=WINDOW, max_share=0.75)
+    source = Data("gta5", "all", size=(704, 1280), batch_size=2, flip=True, crop=WINDOW, max_share=0.75)
     others = (
         SourcePart(Data("synthia", "all", (760, 1280)), 0.25),
         SourcePart(Data("synscapes", "all", (720, 1440)), 0.25),
     )
-    supervised = StageConfig(source, SupervisedTerms(seg_aux=0.0, average="all"), MIT_B5, None, DAFORMER_ADAM, 40_000)
+    supervised = StageConfig(
+        source, SupervisedTerms(seg_aux=0.0, average="all"), MIT_B5, target=None, optimizer=DAFORMER_ADAM, steps=40_000
+    )
     row = replace(DAFORMER_ROW, rare=None)
     adapted = on_top(row, supervised, replace(HALF_SIZE, flip=True, margins=NO_BONNET))
     stages = {"source-only": supervised, "daformer": adapted}
@@ -104,16 +110,18 @@ FULL_WINDOW = (1024, 1024)
 NO_BONNET_NO_SIDES = (30 / 1024, 240 / 1024, 30 / 2048, 30 / 2048)
 HRDA_MIT_B5 = HRDA("timm:mit_b5")
 HRDA_ROW = replace(DAFORMER_ROW, rare=RareClassSampling(crop_share=2.0))
-HRDA_ROWS = {"hrda": HRDA_ROW, "hrda-mic": replace(HRDA_ROW, masking=MaskingConfig(0.7, 64, STRENGTH))}
+HRDA_ROWS = {"hrda": HRDA_ROW, "hrda-mic": replace(HRDA_ROW, masking=MaskingConfig(0.7, block=64, colors=STRENGTH))}
 
 
 def hrda_recipes(source: str) -> list[Recipe]:
     "HRDA and MIC on it from GTA5 or SYNTHIA to Cityscapes, at full resolution."
     size = {"gta5": (1440, 2560), "synthia": (1520, 2560)}[source]
-    data = Data(source, "all", size, 2, flip=True, crop=FULL_WINDOW, max_share=0.75)
-    target = Data("cityscapes", "train", (1024, 2048), 2, flip=True, crop=FULL_WINDOW, margins=NO_BONNET_NO_SIDES)
-    losses = SupervisedTerms(0.0, "all", 1 - DETAIL)
-    supervised = StageConfig(data, losses, HRDA_MIT_B5, None, DAFORMER_ADAM, 40_000)
+    data = Data(source, "all", size=size, batch_size=2, flip=True, crop=FULL_WINDOW, max_share=0.75)
+    target = Data(
+        "cityscapes", "train", size=(1024, 2048), batch_size=2, flip=True, crop=FULL_WINDOW, margins=NO_BONNET_NO_SIDES
+    )
+    losses = SupervisedTerms(seg_aux=0.0, average="all", seg=1 - DETAIL)
+    supervised = StageConfig(data, losses, HRDA_MIT_B5, target=None, optimizer=DAFORMER_ADAM, steps=40_000)
     recipes = []
     for row, parts in HRDA_ROWS.items():
         stage = on_top(parts, supervised, target)
@@ -124,8 +132,8 @@ def hrda_recipes(source: str) -> list[Recipe]:
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500002b
 ADVERSE = {  # images of the target, half size
-    "acdc": Data("acdc", "train", (540, 960), 2, flip=True, crop=WINDOW),
-    "darkzurich": Data("darkzurich", "train", (540, 960), 2, flip=True, crop=WINDOW),
+    "acdc": Data("acdc", "train", size=(540, 960), batch_size=2, flip=True, crop=WINDOW),
+    "darkzurich": Data("darkzurich", "train", size=(540, 960), batch_size=2, flip=True, crop=WINDOW),
 }
 ABOUT_ADVERSE = f"labels of Cityscapes, images in bad weather or at night; {ABOUT_MIT}"
 
@@ -133,8 +141,10 @@ ABOUT_ADVERSE = f"labels of Cityscapes, images in bad weather or at night; {ABOU
 def adverse_recipes() -> list[Recipe]:
     "From Cityscapes to bad weather (ACDC) and to the night (Dark Zurich): source-only, DAFormer and MIC."
     source = replace(HALF_SIZE, flip=True, max_share=0.75)
-    supervised = StageConfig(source, SupervisedTerms(seg_aux=0.0, average="all"), MIT_B5, None, DAFORMER_ADAM, 40_000)
-    with_masks = replace(DAFORMER_ROW, masking=MaskingConfig(0.7, 32, None))
+    supervised = StageConfig(
+        source, SupervisedTerms(seg_aux=0.0, average="all"), MIT_B5, target=None, optimizer=DAFORMER_ADAM, steps=40_000
+    )
+    with_masks = replace(DAFORMER_ROW, masking=MaskingConfig(0.7, block=32, colors=None))
     recipes = []
     for name, target in ADVERSE.items():
         stages = {
@@ -166,12 +176,20 @@ ABOUT_DINO = "give DINOv2's weights as a local file: --set stages.0.net.weights=
 
 def vfm_recipes() -> list[Recipe]:
     "VFM-UDA and source-only on DINOv2, GTA5 to Cityscapes."
-    data = Data("gta5", "all", (1052, 1914), 8, flip=True, scale=(0.98, 1.2), crop=VFM_WINDOW)
-    target = Data("cityscapes", "train", (1024, 2048), 8, flip=True, crop=VFM_WINDOW, margins=(0.03, 0.25, 0.03, 0.03))
+    data = Data("gta5", "all", size=(1052, 1914), batch_size=8, flip=True, scale=(0.98, 1.2), crop=VFM_WINDOW)
+    target = Data(
+        "cityscapes",
+        "train",
+        size=(1024, 2048),
+        batch_size=8,
+        flip=True,
+        crop=VFM_WINDOW,
+        margins=(0.03, 0.25, 0.03, 0.03),
+    )
     test = Data("cityscapes", "val", (1022, 2044))
     recipes = []
     for size, net in DINOV2.items():
-        supervised = StageConfig(data, MAIN_LEVEL, net, None, VFM_ADAM, 40_000)
+        supervised = StageConfig(data, MAIN_LEVEL, net, target=None, optimizer=VFM_ADAM, steps=40_000)
         adapted = on_top(VFM_ROW, supervised, target)
         recipes.append(full_recipe(f"gta5/vfm-{size}-source-only", supervised, test, ABOUT_DINO))
         recipes.append(full_recipe(f"gta5/vfm-{size}", adapted, test, ABOUT_DINO))

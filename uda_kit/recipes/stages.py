@@ -247,7 +247,14 @@ def finish(self: TranslationStage, run: "Run") -> None:
     if config.source.resize:
         source = Resized(source, config.source.resize)
     folder = run.place(f"translated-{self.name}", self.key)
-    write_translated(source, target, folder, CycleGAN(file, run.device), run.options.seed, run.options.progress)
+    write_translated(
+        source,
+        target,
+        folder=folder,
+        translate=CycleGAN(file, run.device),
+        seed=run.options.seed,
+        progress=run.options.progress,
+    )
     run.artifacts[self.name] = folder
 
 # %% ../../nbs/recipes/15_stages.ipynb #57a60010
@@ -302,10 +309,10 @@ class PseudoLabelStage(RecipeStage):
             self.before.net,
             self.source.dataset,
             folder,
-            config.rule,
-            config.source.resize,
-            run.recipe.space,
-            Inference(precision=options.precision),
+            rule=config.rule,
+            size=config.source.resize,
+            space=run.recipe.space,
+            inference=Inference(precision=options.precision),
             workers=run.workers,
             progress=options.progress,
             say=say,

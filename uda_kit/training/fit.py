@@ -264,7 +264,7 @@ def make_batch(
         image = image.contiguous(memory_format=torch.channels_last)
     label = None if batch.label is None else batch.label.to(device, non_blocking=True).long()
     weight = None if batch.inside is None else batch.inside.to(device, non_blocking=True).float()
-    return Batch(image, label, net, batch.keys, weight)
+    return Batch(image, label, net=net, keys=batch.keys, weight=weight)
 
 
 def sides_read(stage: Stage) -> set:
@@ -559,7 +559,7 @@ def run_loop(training: Training, run: RunDirectory, resume: bool, loggers: tuple
 def open_trackers(run: RunDirectory, stage: str, loggers: tuple[str, ...]) -> Trackers:
     "The trackers of a stage, with what its log holds already."
     earlier = [record for record in read_log(run) if record["stage"] == stage] if loggers else []
-    return Trackers(loggers, run.path, stage, run.config() if loggers else {}, earlier)
+    return Trackers(loggers, run.path, stage=stage, config=run.config() if loggers else {}, earlier=earlier)
 
 
 def last_record(run: RunDirectory, stage_name: str) -> dict:
@@ -613,7 +613,7 @@ def take_step(training: Training, run: RunDirectory, trackers: Trackers, progres
     bar.update()
     last = progress.step == training.stage.steps
     if progress.step % options.log_every == 0 or last or validates(training, progress.step):
-        log_step(training, run, trackers, progress, values, bar)
+        log_step(training, run, trackers=trackers, progress=progress, values=values, bar=bar)
     if progress.step % options.save_every == 0 or last:
         save(training, run, progress)
 
@@ -662,7 +662,7 @@ def save(training: Training, run: RunDirectory, progress: Progress) -> None:
     if training.fabric.is_global_zero:
         stage = training.stage
         state = stage_state(stage, training.optimizer, random)
-        save_checkpoint(run, stage.name, progress.step, stage.net.state_dict(), state, info)
+        save_checkpoint(run, stage.name, step=progress.step, weights=stage.net.state_dict(), state=state, info=info)
     training.fabric.barrier()
     progress.saved, progress.unsaved = progress.step, []
 

@@ -49,6 +49,17 @@ class Batch:
         with nullcontext() if self.statistics else still_statistics(net):
             return self.cached("out", lambda: net(self.image))
 
+    def with_images(
+        self,
+        image: Tensor,  # [B,3,H,W]
+        label: Tensor | None,  # [B,H,W]
+        weight: Tensor | None,  # [B,H,W]
+    ) -> "Batch":
+        "A batch of other images, made from this one's: same network, names and counts, same order in memory."
+        if self.image.is_contiguous(memory_format=torch.channels_last):
+            image = image.contiguous(memory_format=torch.channels_last)
+        return Batch(image, label, net=self.net, keys=self.keys, weight=weight, counts=self.counts)
+
 # %% ../../nbs/training/10_objective.ipynb #b95ba098
 class Term(nn.Module):
     "One summand of an objective. Subclasses write `forward` and, if they own a discriminator, `update`."

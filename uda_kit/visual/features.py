@@ -290,7 +290,16 @@ def clouds(
         f = centres[ids] + rng.normal(size=(n, channels)) * spread + d * shift * away
         images, keys = np.arange(n) % 7, np.array([f"image{i % 7}" for i in range(n)])
         places = np.stack((ids, ids), 1)
-        table = FeatureTable(f.astype(np.float32), ids, ids, np.full(n, name), images, keys, places, CITYSCAPES19)
+        table = FeatureTable(
+            f.astype(np.float32),
+            ids,
+            predicted=ids,
+            domain=np.full(n, name),
+            image=images,
+            key=keys,
+            position=places,
+            space=CITYSCAPES19,
+        )
         tables.append(table)
     return tables
 
@@ -376,7 +385,7 @@ def _read_batches(
         else:
             image, label, key = dataset.image(index), None, dataset.key(index)
         own_size = (image.shape[-2], image.shape[-1])
-        sized = SizedImage(index, key, own_size, resized(image, size), label)
+        sized = SizedImage(index, key=key, own_size=own_size, image=resized(image, size), label=label)
         if waiting and (len(waiting) == batch or waiting[0].image.shape != sized.image.shape):
             yield waiting
             waiting = []
@@ -448,7 +457,7 @@ def _cells(
     truth = None if label is None else cells_of(label[None], predicted.shape).numpy().ravel()
     corners = zip(size, predicted.shape, strict=True)  # corner on corner, as in `cells_of`
     rows, columns = (torch.linspace(0, pixels - 1, n).round().long().numpy() for pixels, n in corners)
-    return Sites(features, truth, predicted.numpy().ravel(), rows, columns)
+    return Sites(features, truth=truth, predicted=predicted.numpy().ravel(), rows=rows, columns=columns)
 
 # %% ../../nbs/visual/40_features.ipynb #264d2029
 def _patches(
@@ -465,7 +474,7 @@ def _patches(
     at_pixels = F.interpolate(predicted[None, None].float(), size, mode="nearest-exact")[0, 0].to(torch.uint8)
     means = F.adaptive_avg_pool2d(features[None], grid)[0]
     rows, columns = (np.arange(n) * pixels + pixels // 2 for n, pixels in zip(grid, patch, strict=True))
-    return Sites(means, truth, _commonest(at_pixels, grid), rows, columns)
+    return Sites(means, truth=truth, predicted=_commonest(at_pixels, grid), rows=rows, columns=columns)
 
 # %% ../../nbs/visual/40_features.ipynb #903aae16
 def _commonest(ids: torch.Tensor, grid: tuple) -> np.ndarray:  # uint8 [H,W], (U, V) -> uint8 [U*V]
@@ -561,7 +570,7 @@ def _cell_sampler(plan: SamplePlan, dataset: Dataset, space: LabelSpace) -> Cell
     class_table = np.full(256, IGNORE, np.uint8)
     class_table[:count] = translate(dataset.space, space)[:count]
     wanted = wanted_classes(plan.classes, space)
-    return CellSampler(Reservoir(plan.per_class), wanted, class_table, plan.seed, plan.patch)
+    return CellSampler(Reservoir(plan.per_class), wanted, class_table=class_table, seed=plan.seed, patch=plan.patch)
 
 # %% ../../nbs/visual/40_features.ipynb #1a99db22
 def _sample(sampler: CellSampler, net: Segmenter, dataset: Dataset, plan: SamplePlan) -> None:

@@ -190,7 +190,14 @@ class KnownAnswers(nn.Module):
         p1, p2 = _certain(label, self.num_classes), _certain(wrong, self.num_classes)
         slope = torch.linspace(0.95, 0.05, len(label))[:, None].expand(label.shape)
         smooth = nn.functional.avg_pool2d(doubted[None, None].float(), 5, 1, 2)
-        return Outputs(p1 + p2, None, None, p1, p2, torch.cat((slope[None, None], smooth), 1))
+        return Outputs(
+            p1 + p2,
+            aux=None,
+            features=None,
+            primary=p1,
+            ancillary=p2,
+            attention=torch.cat((slope[None, None], smooth), 1),
+        )
 
 # %% ../../../nbs/visual/explorers/60_attention.ipynb #8803fde8
 def _checked_count(count: object, indices: object, where: str) -> int:

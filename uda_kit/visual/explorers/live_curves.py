@@ -380,7 +380,7 @@ def panel_svg(
     legend, legend_end = svg_legend(lines, styles, 50, width, 28)
     drawn_values = [(values if window > 1 else mean)[1] for values, mean in data]
     low, high = _value_range(np.concatenate([np.zeros(0), *drawn_values]), panel)
-    frame = Frame(50, width - 20, legend_end + 10, height - 34, span, low, high)
+    frame = Frame(50, right=width - 20, top=legend_end + 10, bottom=height - 34, span=span, low=low, high=high)
     marks = [
         svg_text(frame.left, 14, title, more='font-weight="600"'),
         svg_text((frame.left + frame.right) / 2, height - 4, "step", "middle"),

@@ -63,7 +63,7 @@ def side_of_batch(
     image = torch.stack([image for image, _ in pairs]).float() / 255
     labels = [label.long() for _, label in pairs if label is not None]
     label = torch.stack(labels) if labels else None
-    return Batch(image, label, net, [dataset.key(i) for i in images])
+    return Batch(image, label, net=net, keys=[dataset.key(i) for i in images])
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a00009
 def check_sides(source: Dataset, target: Dataset, where: str) -> None:
@@ -316,7 +316,7 @@ def labelled(self: MixExplorer) -> Batch:
     "The target with the teacher's labels and their weight."
     weight = torch.full_like(self.labelling.confidence, self.share())
     target = self.target
-    return Batch(target.image, self.labelling.initial, self.net, target.keys, weight)
+    return Batch(target.image, self.labelling.initial, net=self.net, keys=target.keys, weight=weight)
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a0001c
 @patch
@@ -330,7 +330,7 @@ def mixed(self: MixExplorer) -> Batch:
     image = self.once("mixed image", (*key, self.values.colors), lambda: compute(transform).image)
     transform.colors = None
     plain = self.once("mixed", (*key, self.values.threshold), lambda: compute(transform))
-    return Batch(image, plain.label, self.net, plain.keys, plain.weight)
+    return Batch(image, plain.label, net=self.net, keys=plain.keys, weight=plain.weight)
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a0001d
 class WatchedMasking(Masking):
@@ -359,7 +359,7 @@ def _masking(self: MixExplorer) -> tuple[torch.Tensor, torch.Tensor]:  # images 
 def masked(self: MixExplorer) -> Batch:
     "The batch that MIC makes."
     target = self.labelled()
-    return Batch(self._masking()[0], target.label, self.net, target.keys, target.weight)
+    return Batch(self._masking()[0], target.label, net=self.net, keys=target.keys, weight=target.weight)
 
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a0001e
 @patch

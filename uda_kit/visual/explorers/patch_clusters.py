@@ -416,7 +416,7 @@ def _fitted_modes(
     source = self.source
     about = {"dataset": source.name, "split": source.split, "samples": len(source), "images": len(labels)}
     size = (labels.shape[-2], labels.shape[-1])
-    return modes_of(labels, self.space, size, patch, ks, seed, about, progress)
+    return modes_of(labels, self.space, size=size, patch=patch, ks=ks, seed=seed, found_in=about, progress=progress)
 
 # %% ../../../nbs/visual/explorers/40_patch_clusters.ipynb #5e53094f
 @patch
