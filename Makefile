@@ -33,7 +33,8 @@ demo: $(READY)
 
 test: check browser docs
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_jupyterlab.py
+	$(BIN)/python -m pytest tests/test_jupyterlab.py
 
 test-browser: $(READY) browser
 	$(BIN)/python -m pytest -v tests/test_jupyterlab.py

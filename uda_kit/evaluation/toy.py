@@ -31,7 +31,7 @@ class Stripes:
         return f"street/{i:03d}"
 
     def label(self, i: int) -> torch.Tensor:  # uint8 [H,W]
-        "Class ids: stripes, shifted by one in the columns left of a border that moves with `i`."
+        "Class ids: the stripes, moved on by one to the right of a border that depends on `i`."
         height, width = self.size
         shifted = torch.arange(width) > 9 * i
         stripe = torch.arange(height)[:, None].expand(self.size) * 4 // height
