@@ -75,8 +75,8 @@ def stage(batch, steps=6):
     torch.manual_seed(0)
     net = deeplab_v2(19, backbone="tiny", bn="frozen", multi_level=False)
     terms = {"seg": Supervised()} | ContrastiveTerms(dims=16, size=20).build(net)
-    feeds = (LoaderConfig(StreetScenes(style, 8, (64, 96), seed=i), batch) for i, style in enumerate((RENDERED, CAMERA)))
-    return Stage("adapt", net, terms, *feeds, steps=steps, optimizer=SGD(lr=3e-3, head_multiplier=1.0))
+    loaders = (LoaderConfig(StreetScenes(style, 8, (64, 96), seed=i), batch) for i, style in enumerate((RENDERED, CAMERA)))
+    return Stage("adapt", net, terms, *loaders, steps=steps, optimizer=SGD(lr=3e-3, head_multiplier=1.0))
 def run(out, devices, resume=False): return fit(stage(4 // devices), out, RunOptions(accelerator="cpu", devices=devices, progress=False, log_every=1, save_every=3), resume=resume)
 if __name__ == "__main__": run(sys.argv[1], int(sys.argv[2]), len(sys.argv) > 3)
 """

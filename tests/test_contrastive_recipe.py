@@ -11,7 +11,7 @@ from uda_kit.core.settings import override
 from uda_kit.data.datasets import open_named
 from uda_kit.experiments.build import Run, build_stages
 from uda_kit.experiments.dry_run import dry_run, open_or_stand_in
-from uda_kit.experiments.running import run_recipe, run_table
+from uda_kit.experiments.running import run_benchmark, run_recipe
 from uda_kit.recipes.catalogue import find_recipe
 from uda_kit.training.fit import fit
 from uda_kit.training.runs import RunDirectory, newest_checkpoint, read_log
@@ -150,7 +150,7 @@ def test_rows_share_pre_training(tmp_path):
     known = {f"scenes/{row}": small(row) for row in ("contrastive-cond3", "contrastive-cond6", "contrastive")}
     original, running.find_recipe = running.find_recipe, lambda name: known[name]
     try:
-        run_table(
+        run_benchmark(
             "scenes",
             ["contrastive-cond3", "contrastive-cond6", "contrastive"],
             [0],

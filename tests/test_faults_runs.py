@@ -546,9 +546,9 @@ def test_a_shared_stage_is_made_by_one_process(tmp_path):
 
     with another_process(tmp_path, ".warmup-1.lock", seconds=1.0):
         began = time.time()
-        with running.only_maker(run, first):
+        with running.stage_lock(run, first):
             waits.append(time.time() - began)
-        with running.only_maker(run, second):
+        with running.stage_lock(run, second):
             pass
     assert waits[0] > 0.5
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from uda_kit.core.errors import InputError
 from uda_kit.core.settings import override
-from uda_kit.experiments.running import run_recipe, run_table
+from uda_kit.experiments.running import run_benchmark, run_recipe
 from uda_kit.methods.patch_modes import PatchModes
 from uda_kit.methods.translation import translator, write_translated
 from uda_kit.models.segmenters import deeplab_v2
@@ -98,7 +98,7 @@ def test_modes_are_shared_by_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(PatchModes, "fit", classmethod(lambda cls, *a, **k: found.append(1) or fit(cls, *a, **k)))
     small = {name: override(find_recipe(f"scenes/{name}"), [*SHORT, *PATCH]) for name in ("patch", "discriminative")}
     monkeypatch.setattr("uda_kit.experiments.running.find_recipe", lambda name: small[name.split("/")[1]])
-    run_table("scenes", list(small), [0], tmp_path / "runs", OPTIONS, tmp_path / "results", paper="patch_alignment")
+    run_benchmark("scenes", list(small), [0], tmp_path / "runs", OPTIONS, tmp_path / "results", paper="patch_alignment")
     with open(tmp_path / "results" / "scenes_patch_alignment.csv") as f:
         assert [r["recipe"] for r in csv.DictReader(f)] == list(small)
     assert len(found) == 1

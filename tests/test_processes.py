@@ -42,8 +42,8 @@ fabric = make_fabric(options)
 for name, terms in families.items():
     torch.manual_seed(0)
     net = deeplab_v2(19, backbone="tiny", bn="frozen", ancillary=2 if name == "cirn" else None)
-    feeds = LoaderConfig(StreetScenes(RENDERED, 8, size), batch), LoaderConfig(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
-    fit(Stage("adapt", net, terms(net), *feeds, steps=3, optimizer=SGD(lr=1e-2, head_multiplier=1.0)), f"{out}/{name}", options, fabric=fabric)
+    loaders = LoaderConfig(StreetScenes(RENDERED, 8, size), batch), LoaderConfig(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
+    fit(Stage("adapt", net, terms(net), *loaders, steps=3, optimizer=SGD(lr=1e-2, head_multiplier=1.0)), f"{out}/{name}", options, fabric=fabric)
 """
 
 FAULTS = """
@@ -79,9 +79,9 @@ class Bare(StreetScenes):
 def run(name, terms, source=StreetScenes):
     torch.manual_seed(0)
     net = deeplab_v2(19, backbone="tiny")
-    feeds = LoaderConfig(source(RENDERED, 8, (64, 96)), 1), LoaderConfig(StreetScenes(CAMERA, 8, (64, 96), seed=1), 1, labelled=False)
+    loaders = LoaderConfig(source(RENDERED, 8, (64, 96)), 1), LoaderConfig(StreetScenes(CAMERA, 8, (64, 96), seed=1), 1, labelled=False)
     began = time.time()
-    try: fit(Stage(name, net, terms(net), *feeds, steps=3, optimizer=SGD(lr=1e-2)), f"{out}/{name}", options, fabric=fabric)
+    try: fit(Stage(name, net, terms(net), *loaders, steps=3, optimizer=SGD(lr=1e-2)), f"{out}/{name}", options, fabric=fabric)
     except NonFiniteError as error: return f"{error}", round(time.time() - began, 1)
     same = fabric.all_gather(torch.stack([p.detach().double().sum() for p in net.parameters()]))
     assert same[0].equal(same[1]), "the processes hold different weights"

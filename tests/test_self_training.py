@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from uda_kit.core.errors import InputError
 from uda_kit.core.settings import override
+from uda_kit.data.datasets import Relabelled
 from uda_kit.data.sampling import RareClassSampling
 from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import CAMERA as CAMERA_STYLE
@@ -21,12 +22,16 @@ from uda_kit.experiments.build import Run, build_stages
 from uda_kit.experiments.dry_run import dry_run
 from uda_kit.experiments.running import run_recipe
 from uda_kit.experiments.settings import candidate_recipe
+from uda_kit.methods.classmix import ClassMix
 from uda_kit.methods.feature_distance import FeatureDistanceTerms
+from uda_kit.methods.output_space import SupervisedTerms
+from uda_kit.models.backbones import still_statistics
 from uda_kit.models.checkpoints import load_weights
 from uda_kit.models.configs import HRDA
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.recipes.catalogue import find_recipe, recipes
 from uda_kit.training.configs import SumOfTerms
+from uda_kit.training.fit import SGD, LoaderConfig, RunOptions, Stage, fit
 from uda_kit.training.runs import RunDirectory, newest_checkpoint
 
 RENDERED, CAMERA = (f"scenes:{style}?n=6&size=48x64" for style in ("rendered", "camera"))
@@ -164,6 +169,59 @@ def test_two_processes_equal_one(tmp_path):
     apart = max(float((weights[0][name] - weights[1][name]).abs().max()) for name in names)
     assert moved > 1e-3 and apart < moved / 100
     assert 0 < logs[0][0]["mixed/confident"] < 1
+
+
+WINDOWS = """
+import sys
+import torch
+from torch import distributed, nn
+from uda_kit.models.backbones import still_statistics
+from uda_kit.models.multi_resolution import random_box
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+torch.manual_seed(rank)
+print([random_box((96, 192)) for _ in range(8)])
+distributed.destroy_process_group()
+"""
+
+
+def test_all_processes_look_at_the_same_windows(tmp_path):
+    "HRDA takes one window for the whole batch, also where processes share it."
+    script = tmp_path / "windows.py"
+    script.write_text(WINDOWS)
+    started = [
+        subprocess.Popen([sys.executable, script, str(rank), tmp_path / "meet"], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    first, second = (process.communicate(timeout=120)[0].strip().splitlines()[-1] for process in started)
+    assert first == second and len(set(eval(first))) > 1
+
+
+def test_masked_images_pass_batch_norms_of_several_devices():
+    "`SyncBatchNorm` refuses to work without a count of batches; the masked images must not count."
+    norm = torch.nn.SyncBatchNorm(3)
+    with still_statistics(norm):
+        assert norm.num_batches_tracked is not None and norm.momentum == 0
+        norm.num_batches_tracked.add_(1)
+    assert norm.num_batches_tracked == 0 and norm.momentum == 0.1
+
+
+def test_two_label_spaces_are_not_mixed(tmp_path):
+    net = deeplab_v2(19, backbone="tiny", bn="frozen", multi_level=False)
+    streets = StreetScenes(CAMERA_STYLE, 8, (64, 96))
+    camvid = Relabelled(StreetScenes(CAMERA_STYLE, 8, (64, 96), seed=1), space="camvid11")
+    stage = Stage(
+        "adapt",
+        net,
+        SupervisedTerms().build(net),
+        LoaderConfig(streets, 2),
+        LoaderConfig(camvid, 2, labelled=True),
+        steps=1,
+        optimizer=SGD(),
+        transforms=[ClassMix()],
+    )
+    with pytest.raises(InputError, match="cannot be mixed"):
+        fit(stage, tmp_path / "run", RunOptions(progress=False))
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,13 @@ class BenchTable(TrainingRuns):
 # %% ../../nbs/cli/70_bench_table.ipynb #9e59bec1
 def run_rows(args: BenchTable) -> dict[str, Any]:
     "Run the rows of a table; their scores as the record."
-    from uda_kit.experiments.running import run_table
+    from uda_kit.experiments.running import run_benchmark
     from uda_kit.training.fit import peak_gib
 
     began = time.time()
     rows, paper = bench_rows(args.benchmark, args.rows, args.paper)
     seeds, options, data = list(args.seeds), args.options(), args.data()
-    run_table(args.benchmark, rows, seeds, args.out, options, args.results, paper=paper, **data)
+    run_benchmark(args.benchmark, rows, seeds, args.out, options, args.results, paper=paper, **data)
     record = {"benchmark": args.benchmark, "paper": paper, "rows": scores_by_row(args, rows, paper)}
     return {**record, "seconds": round(time.time() - began, 1), "peak_gib": round(peak_gib(), 3)}
 

@@ -24,8 +24,9 @@ from uda_kit.data.file_dataset import (
     WILDCARD,
     FileDataset,
     by_key,
-    image_files,
     listed,
+    listed_in,
+    matching_images,
     names_in,
     nfc,
     read_plain,
@@ -95,8 +96,7 @@ def find(self: GTA5, kind: str) -> dict[str, str]:  # "images" or "labels" -> ke
     folders = [self.root / kind]
     if not os.path.isdir(self.root / kind):
         folders = self._parts(kind) or folders
-    named = [(key, Path(path)) for folder in folders for key, path in listed(folder).items()]
-    return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
+    return listed_in(folders)
 
 
 @patch
@@ -359,8 +359,7 @@ def find(
         return listed(self.root / plain)
     parts = [self.split] if self.split in self.pairs else self.pairs
     folders = [self.root / f"{part}{ending}" for part in parts]
-    named = [(key, Path(path)) for folder in folders for key, path in listed(folder).items()]
-    return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
+    return listed_in(folders)
 
 # %% ../../nbs/data/40_datasets.ipynb #469b8d11
 class Kitti(FileDataset):
@@ -619,7 +618,7 @@ def globbed(
     "Files of a pattern by what its wildcards stand for: in the file's name and, where wanted, in its folders' names."
     name_pattern = nfc(Path(pattern).stem)
     named = []
-    for path, wild in image_files(Path(root), pattern):
+    for path, wild in matching_images(Path(root), pattern):
         stem = nfc(path.stem)
         name = stands_for(stem, name_pattern) if "*" in name_pattern else stem
         named.append(("/".join((*wild, name)) if folders else name, path))

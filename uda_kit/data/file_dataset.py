@@ -112,12 +112,12 @@ def _matching(folder: Path, parts: list[str], wild: tuple[str, ...] = ()) -> Ite
         for below, names in _tree(folder):
             yield from _matching(below, rest, (*wild, *names))
         return
-    for name, stands_for in _entries(folder, part):
+    for name, wild_part in _entries(folder, part):
         path = folder / name
         if not rest and os.path.lexists(path):
             yield path, wild
         if rest and os.path.isdir(path):
-            yield from _matching(path, rest, (*wild, *stands_for))
+            yield from _matching(path, rest, (*wild, *wild_part))
 
 # %% ../../nbs/data/38_file_dataset.ipynb #1a0d5225
 def _check_pattern(folder: str | os.PathLike, pattern: str, parts: list[str]) -> None:
@@ -134,7 +134,7 @@ def _check_pattern(folder: str | os.PathLike, pattern: str, parts: list[str]) ->
         )
 
 # %% ../../nbs/data/38_file_dataset.ipynb #9e202141
-def image_files(
+def matching_images(
     folder: str | os.PathLike,  # where to look, taken as it is
     pattern: str,  # relative to it: wildcards *, ?, [..], and ** for any number of folders
 ) -> list[tuple[Path, tuple[str, ...]]]:  # path, and what the wildcards of its folders stand for
@@ -191,12 +191,18 @@ def listed(
     if not os.path.isdir(folder):
         raise NotThere(folder, "no such folder", "check the root, or finish unpacking the data set")
     named = []
-    for path, _ in image_files(folder, pattern):
+    for path, _ in matching_images(folder, pattern):
         is_copy = path.stem.endswith(CONVERTED) and not suffix.endswith(CONVERTED)
         if is_copy or not path.stem.endswith(suffix):
             continue
         key = path.stem[: len(path.stem) - len(suffix)]
         named.append((f"{path.parent.name}/{key}" if keep_folder else key, path))
+    return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
+
+
+def listed_in(folders: Iterable[Path]) -> dict[str, str]:  # key -> path
+    "Image files of several folders by key. `InputError` where two share a key."
+    named = [(key, Path(path)) for folder in folders for key, path in listed(folder).items()]
     return by_key(named, "has the same name as", "keep one of the two, pairs are made by name")
 
 # %% ../../nbs/data/38_file_dataset.ipynb #0cfafa98
@@ -349,7 +355,8 @@ class _Names:
 def find(self: _Names, text: str) -> set[str]:
     """Keys of the files that `text` may mean: a key, a file's name, or a path.
 
-    Of the path and the file's, one ends with the other, from the data set's folder on."""
+    A path matches where the file's full path ends with it, or where it ends with the file's path below the data
+    set's folder."""
     *folders, name = _path_parts(text) or [""]
     keys = set()
     for key, below_root, from_top in self.by_name.get(name, ()):

@@ -25,7 +25,7 @@ from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, translate
 from .curves import log_series, running_mean
 from .images import class_scores, evaluation_mode, resized, spread_out
-from .report import _check_same_data, draw_panels, figure_png
+from .report import check_fits_dataset, draw_panels, figure_png
 from .scores import Evaluation, load_evaluation
 from .upsampling import best_classes
 from ..models.checkpoints import load_weights
@@ -240,13 +240,13 @@ def difference(
 
 # %% ../../nbs/evaluation/50_compare.ipynb #50c000a1
 def class_difference(base: Group, other: Group) -> Difference:
-    "Of every class."
+    "Difference in IoU of each class."
     values = base.iou(), other.iou()
     return difference(base.by_seed(values[0]), other.by_seed(values[1]), values)
 
 
 def mean_difference(base: Group, other: Group) -> Difference:
-    "Of the mean IoU over the classes of the protocol that occur."
+    "Difference in mean IoU over the classes of the protocol that occur."
     values = base.miou(), other.miou()
     return difference(base.by_seed(values[0]), other.by_seed(values[1]), values)
 
@@ -406,7 +406,7 @@ def picture_figure(groups: Sequence[Group], dataset: Dataset, count: int = 4) ->
         raise InputError(dataset.name, f"is not what the runs were scored on ({scored_on})", "give that data set")
     evaluations = {name: run.evaluation for name, run in firsts.items()}
     space = groups[0].runs[0].evaluation.space
-    _check_same_data(dataset, evaluations, groups[0].runs[0].evaluation)
+    check_fits_dataset(dataset, evaluations)
     indices = spread_out(len(dataset), count)
     seen = {name: predicted(run, dataset, indices) for name, run in firsts.items()}
     panels = [_panel(dataset, i, space, {name: ids[i] for name, ids in seen.items()}) for i in indices]

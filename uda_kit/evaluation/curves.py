@@ -36,7 +36,7 @@ def is_value(value: object) -> TypeGuard[float]:
 # %% ../../nbs/evaluation/30_curves.ipynb #b92e4331
 def _panel_of(key: str) -> tuple[str | None, str]:  # panel, name of the curve
     'Where a value of the log belongs, by its name; (None, "") for what no panel shows.'
-    head, _, tail = key.replace("discriminator", "discriminator").partition("/")  # version 0.1 wrote discriminator
+    head, _, tail = key.replace("critic", "discriminator").partition("/")  # version 0.1 wrote critic
     if "discriminator" in (head, tail.partition("_")[0]):
         owner = f"{head} {tail.removeprefix('discriminator').strip('_')}".strip()
         return "discriminator", tail if head == "discriminator" and tail else owner

@@ -61,7 +61,7 @@ def sample_panels(
 ) -> list[dict]:  # one per sample: "image" -> uint8 [H,W,3], "truth" and each name -> ids [H,W]
     "Images and labels of the samples that all evaluations kept. `InputError` where evaluations do not fit together."
     first = next(iter(evaluations.values()))
-    _check_same_data(dataset, evaluations, first)
+    check_fits_dataset(dataset, evaluations)
     table = translate(dataset.space, first.space)
     shared = [i for i in sorted(first.samples) if all(i in e.samples for e in evaluations.values())]
     panels = []
@@ -74,8 +74,9 @@ def sample_panels(
     return panels
 
 # %% ../../nbs/evaluation/40_report.ipynb #83d3ff9d
-def _check_same_data(dataset: Dataset, evaluations: Mapping, first: Evaluation) -> None:
-    "`InputError` where evaluations are of other data or label spaces than the first."
+def check_fits_dataset(dataset: Dataset, evaluations: Mapping[str, Evaluation]) -> None:
+    "`InputError` where evaluations differ in their classes, or are not of as many images as the data set holds."
+    first = next(iter(evaluations.values()))
     for evaluation in evaluations.values():
         if evaluation.space.classes != first.space.classes or evaluation.images != len(dataset):
             problem = "the evaluations are of different data or label spaces"

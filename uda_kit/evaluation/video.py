@@ -97,7 +97,7 @@ def opened_video(path: str | Path) -> Iterator[VideoReader]:
         yield VideoReader(av, container, path)
 
 # %% ../../nbs/evaluation/25_video.ipynb #25a0000b
-TICKS = 60_000  # a second has, in the files that are written
+TICKS = 60_000  # time stamps in a second of the written files
 LOSSLESS = ("ffv1", "gray")
 LOSSY = (("libx264", "yuv420p"), ("mpeg4", "yuv420p"))  # the first that this FFmpeg has
 
@@ -127,7 +127,7 @@ class VideoWriter:
         self.last = -1  # ticks of the last frame
 
     def begin(self, height: int, width: int) -> None:
-        "Say what is to come."
+        "Add the video stream: codec, pixel format, time base, and the size of the first frame."
         codec, pixel_format = encoder(self.av, self.exact)
         self.stream = self.container.add_stream(codec, rate=self.rate)
         self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, pixel_format
@@ -202,7 +202,7 @@ def predict_video(
     """Write out/{colour,overlay,confidence}/NAME.mp4, out/labels/NAME.mkv at the video's size, and predictions.json.
 
     All of it, or `InputError` and nothing: for a file that is damaged or no video, and without the package av."""
-    named, name = naming_space(net, space), Path(source).stem
+    space, name = naming_space(net, space), Path(source).stem
     count = 0
     with opened_video(source) as frames, staged(out, overwrite) as stage, evaluation_mode(net), ExitStack() as stack:
         writers = open_writers(stack, frames.av, stage, name, frames.rate)
@@ -212,11 +212,11 @@ def predict_video(
                     inference, size, Path(source).name, lambda: torch.from_numpy(frame.pixels).permute(2, 0, 1)
                 )
             time = count / frames.rate if frame.time is None else frame.time
-            pictures = frame_pictures(net, frame.pixels, size, named, inference, f"{source}, frame {count}")
+            pictures = frame_pictures(net, frame.pixels, size, space, inference, f"{source}, frame {count}")
             for kind, writer in writers.items():
                 writer.write(pictures[kind], float(time))
             count += 1
         stack.close()
-        about = about_video(named, size, name, count, frames.rate)
+        about = about_video(space, size, name, count, frames.rate)
         write_json(stage / PREDICTIONS, about | inference.recorded(), indent=None)
     return count

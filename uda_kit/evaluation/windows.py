@@ -98,7 +98,7 @@ def check_window(
     name: object,  # of the first image, for the message
     read: Callable[[], Tensor],  # reads the first image [3,H,W]; called where there is a window and no size
 ) -> None:
-    "`InputError` where windows are larger than the images."
+    "`InputError` where the window does not fit into `size`; without a size, where it is larger than the first image."
     window = inference.window
     if window is None:
         return
@@ -196,7 +196,7 @@ def raw_scores(
     image: Tensor,  # [B,3,H,W] RGB in [0, 1]
     inference: Inference = Inference(),
 ) -> Tensor:  # float32 [B,C,h,w]: at the network's stride, or [B,C,H,W] with windows
-    "Logits at the resolution they have anyway, averaged over windows and the mirror image."
+    "Averaged logits, at the network's resolution, or the image's where there are windows."
 
     def scores(view: Tensor) -> Tensor:
         if inference.window is None:

@@ -27,7 +27,7 @@ from ..data.sampling import RareClasses, class_counts
 from ..data.transforms import Resized
 from ..data.translated import Joined
 from ..evaluation.evaluate import evaluate
-from ..evaluation.images import class_scores, evaluation_mode, spread_out
+from ..evaluation.images import SMALL_SIDE, class_scores, evaluation_mode, spread_out
 from ..evaluation.label_spaces import reconcile
 from ..evaluation.windows import Inference
 from ..methods.patch_alignment import ModePrediction
@@ -42,7 +42,9 @@ from ..training.fit import LoaderConfig, RunOptions, Stage, check_stage, sides_r
 from ..training.objective import Batch, NonFiniteError, Objective, Term, train_step
 
 # %% ../../nbs/experiments/10_build.ipynb #c537455c
-def check_places(data: Data, space: str | LabelSpace, labelled: bool, roots: dict[str, str] | None = None) -> None:
+def check_no_class_lost(
+    data: Data, space: str | LabelSpace, labelled: bool, roots: dict[str, str] | None = None
+) -> None:
     "`InputError` where labels of a user's own would lose a class in `space`."
     if not (labelled and is_own(data)):
         return
@@ -132,12 +134,12 @@ class Run:
 
 # %% ../../nbs/experiments/10_build.ipynb #56fced32
 @patch
-def feed(self: Run, data: Data, labelled: bool) -> LoaderConfig:
+def loader(self: Run, data: Data, labelled: bool) -> LoaderConfig:
     """How a stage reads an entry's data. Classes are counted once for all runs that share a folder.
 
     `InputError` where labels of a user's own would lose a class."""
     dataset = self.open(data, labelled)
-    check_places(data, self.recipe.space, labelled, self.roots)
+    check_no_class_lost(data, self.recipe.space, labelled, self.roots)
     rare = data.rare if labelled else None
     counts = self.folders[-1] / "counts" if self.folders else None
     return LoaderConfig(
@@ -156,8 +158,8 @@ def feed(self: Run, data: Data, labelled: bool) -> LoaderConfig:
 def source(self: Run, config: StageConfig) -> LoaderConfig:
     "How a stage reads its source; one that gets its labels later is opened without them."
     if config.labels_given:
-        return with_other_sources(self, config, self.feed(config.source, True))
-    return replace(self.feed(config.source, False), labelled=None)
+        return with_other_sources(self, config, self.loader(config.source, True))
+    return replace(self.loader(config.source, False), labelled=None)
 
 
 @patch
@@ -166,19 +168,19 @@ def modes(self: Run, config: StageConfig, source: LoaderConfig) -> PatchModes:
     return stage_modes(config, source, self.folders, self.options.progress)
 
 # %% ../../nbs/experiments/10_build.ipynb #10000101
-def with_other_sources(run: Run, config: StageConfig, feed: LoaderConfig) -> LoaderConfig:
+def with_other_sources(run: Run, config: StageConfig, loader: LoaderConfig) -> LoaderConfig:
     """How a stage reads its source and its other parts; the loader of the source alone where there are none.
 
     Each part is resized as its entry says. Then all are cropped and flipped alike."""
     if not config.other_sources:
-        return feed
-    parts, shares = [resized(config.source, feed.dataset)], [1.0]
+        return loader
+    parts, shares = [resized(config.source, loader.dataset)], [1.0]
     for part in config.other_sources:
-        parts.append(resized(part.data, run.feed(part.data, True).dataset))
+        parts.append(resized(part.data, run.loader(part.data, True).dataset))
         shares[0] -= part.share
         shares.append(part.share)
-    transform = replace(feed.transform, size=None)
-    return replace(feed, dataset=Joined(parts), transform=transform, shares=tuple(shares))
+    transform = replace(loader.transform, size=None)
+    return replace(loader, dataset=Joined(parts), transform=transform, shares=tuple(shares))
 
 
 def resized(data: Data, dataset: Dataset) -> Dataset:
@@ -223,7 +225,7 @@ def build_stages(run: Run) -> list[RecipeStage]:
         check_labels(stage)
         check_mixed_sizes(stage)
         check_rare_classes(stage, run.options.progress)
-        check_room(stage)
+        check_image_sizes(stage)
     check_test_size(run.recipe, run.stages[-1])
     return run.stages
 
@@ -291,9 +293,6 @@ def check_labelled(stage: RecipeStage) -> None:
         check_pixels(dataset, ids, str(stage.config.source), " to learn from", LABELS_LOOKED_AT)
 
 # %% ../../nbs/experiments/10_build.ipynb #5c982c64
-SMALL = 64  # pixels a side: from here on networks, discriminators and transforms have room
-
-
 def trained_size(data: Data, dataset: Dataset) -> tuple[int, int]:  # (height, width)
     """Size of the images a stage trains on. That of the first image where nothing else decides.
 
@@ -311,7 +310,7 @@ def trained_size(data: Data, dataset: Dataset) -> tuple[int, int]:  # (height, w
     return crop
 
 # %% ../../nbs/experiments/10_build.ipynb #616af89d
-def made_up(data: Data, size: tuple[int, int], classes: int, net: nn.Module) -> Batch:
+def random_batch(data: Data, size: tuple[int, int], classes: int, net: nn.Module) -> Batch:
     "A batch of random pixels and labels."
     generator = torch.Generator().manual_seed(0)
     shape = (data.batch_size, *size)
@@ -340,7 +339,7 @@ def try_step(stage: RecipeStage, sizes: dict[str, tuple[int, int]]) -> None:
     sides = (("source", config.source), ("target", config.target))
     entries = {side: data for side, data in sides if data is not None}
     classes = trial.net.num_classes
-    batches = {side: made_up(entries[side], size, classes, trial.net) for side, size in sizes.items()}
+    batches = {side: random_batch(entries[side], size, classes, trial.net) for side, size in sizes.items()}
     with torch.random.fork_rng(devices=[]):
         for transform in trial.transforms:
             batches = transform(batches, torch.Generator().manual_seed(0))
@@ -350,18 +349,18 @@ def try_step(stage: RecipeStage, sizes: dict[str, tuple[int, int]]) -> None:
 def small_sizes(stage: RecipeStage) -> dict[str, tuple[int, int]]:
     "Sizes (height, width) of the images that a stage reads, by side; {} where all are large, or it translates."
     config = stage.config
-    feeds = {"source": (config.source, stage.source), "target": (config.target, stage.target)}
+    loaders = {"source": (config.source, stage.source), "target": (config.target, stage.target)}
     read = sides_read(stage)
     sizes = {
-        side: trained_size(data, feed.dataset)
-        for side, (data, feed) in feeds.items()
-        if data is not None and feed is not None and side in read
+        side: trained_size(data, loader.dataset)
+        for side, (data, loader) in loaders.items()
+        if data is not None and loader is not None and side in read
     }
-    smallest = min((min(size) for size in sizes.values()), default=SMALL)
-    return {} if config.translates or smallest >= SMALL else sizes
+    smallest = min((min(size) for size in sizes.values()), default=SMALL_SIDE)
+    return {} if config.translates or smallest >= SMALL_SIDE else sizes
 
 # %% ../../nbs/experiments/10_build.ipynb #0604d3b8
-def check_room(stage: RecipeStage) -> None:
+def check_image_sizes(stage: RecipeStage) -> None:
     """`InputError` where a stage's images are too small for its network, its discriminators or its transforms.
 
     A step is tried where a side is below 64 pixels."""
@@ -381,8 +380,8 @@ def check_room(stage: RecipeStage) -> None:
 # %% ../../nbs/experiments/10_build.ipynb #10000102
 def check_labels(stage: RecipeStage) -> None:
     "`InputError` where a batch transform needs labels that are neither given nor made by one before it."
-    feeds = {"source": stage.source, "target": stage.target}
-    known = {side for side, feed in feeds.items() if feed is not None and feed.labelled is not False}
+    loaders = {"source": stage.source, "target": stage.target}
+    known = {side for side, loader in loaders.items() if loader is not None and loader.labelled is not False}
     for transform in stage.transforms:
         missing = [side for side in transform.needs_labels if side not in known]
         if missing:
@@ -423,7 +422,7 @@ def check_rare_classes(stage: RecipeStage, progress: bool = False) -> None:
 def check_test_size(recipe: Recipe, stage: Stage) -> None:
     "`InputError` where the test images' size is too small for the trained network."
     size = recipe.test.size
-    if size is None or min(size) >= SMALL:
+    if size is None or min(size) >= SMALL_SIDE:
         return
     try:
         with evaluation_mode(stage.net):
@@ -476,7 +475,7 @@ def _label_size(dataset: Dataset) -> tuple[int, int]:
     return height, width
 
 # %% ../../nbs/experiments/10_build.ipynb #fc7d1602
-def keep_modes(run: Run) -> None:
+def save_modes(run: Run) -> None:
     "Write the patch modes of a run's stages into folders that lack them."
     for stage in run.stages:
         patch_modes = [term.modes for term in stage.terms.values() if isinstance(term, ModePrediction)]
@@ -489,7 +488,10 @@ def keep_modes(run: Run) -> None:
 
 # %% ../../nbs/experiments/10_build.ipynb #94c3b642
 def stage_keys(run: Run) -> list[str]:
-    "For each stage a name of all that decides what it and those before it become. To be asked before any begins."
+    """One digest per stage, of all that decides its result: options, weights, commit, and the settings of it and the
+    stages before.
+
+    Call it before training: stages change their data as they prepare."""
     chain: list[Any] = [
         run.options.deciding(run.processes),
         file_hash(run.weights) if run.weights else "",

@@ -85,7 +85,7 @@ def substitute_note(network: str, asked: str) -> str:
 MARK = "demo.json"  # what tells a demo's folder
 
 
-def check_room(out: Path, overwrite: bool) -> None:
+def check_out_folder(out: Path, overwrite: bool) -> None:
     "`InputError` where a demo may not be written to a folder: something is in the way that may not be deleted."
     if out.exists() and not out.is_dir():
         raise InputError(out, "is a file", "name a folder for the demo")
@@ -103,7 +103,7 @@ def make_room(out: str | Path, overwrite: bool) -> Path:
 
     `InputError` where files are in the way that may not be deleted, or another process is at work there."""
     out = Path(out)
-    check_room(out, overwrite)
+    check_out_folder(out, overwrite)
     with locked(out):
         for left in out.iterdir():
             if left.is_dir() and not left.is_symlink():
@@ -128,7 +128,7 @@ def run_demo(
     recipes = [demo_recipe(f"{benchmark}/{row}", steps) for row in ROWS]
     options = RunOptions(seed=seed, precision=precision or good_precision(), progress=progress)
     check_options(options)
-    check_room(Path(out), overwrite)
+    check_out_folder(Path(out), overwrite)
     try:
         with locked(out):
             return adapt_scenes(recipes, make_room(out, overwrite), options)

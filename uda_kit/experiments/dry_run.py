@@ -19,7 +19,7 @@ from ..data.datasets import Relabelled
 from ..data.labels import LabelSpace
 from ..data.streets.dataset import StreetScenes
 from ..data.streets.style import CAMERA, RENDERED
-from .build import Run, assemble, check_recipe, check_room, with_other_sources
+from .build import Run, assemble, check_image_sizes, check_recipe, with_other_sources
 from .own_classes import settle
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_given, open_data
@@ -62,14 +62,14 @@ def open_or_stand_in(
 class DryRun(Run):
     "A run whose missing data are stood in for; labels that the network would make itself, too."
 
-    def feed(self, data: Data, labelled: bool) -> LoaderConfig:
+    def loader(self, data: Data, labelled: bool) -> LoaderConfig:
         "How a stage reads an entry's data."
         return self.read(data, labelled, open_or_stand_in(data, self.recipe.space, labelled, self.roots))
 
     def source(self, config: StageConfig) -> LoaderConfig:
         "How a stage reads its source."
         if config.labels_given:
-            return with_other_sources(self, config, self.feed(config.source, True))
+            return with_other_sources(self, config, self.loader(config.source, True))
         return self.read(config.source, True, stand_in(config.source, self.recipe.space, True))
 
     def read(self, data: Data, labelled: bool, dataset: Dataset) -> LoaderConfig:
@@ -160,7 +160,7 @@ def dry_run(
         tell(note)
     for stage, short in zip(run.stages, capped(recipe, steps).stages):
         check_stage(stage)
-        check_room(stage)
+        check_image_sizes(stage)
         stages[stage.name] = cost = stage_cost(stage, options, short.steps)
         hours += cost["seconds_per_step"] * stage.steps / 3600
         times = f"{cost['seconds_per_step']:.2f} s per step (first {cost['first_step']:.2f} s)"

@@ -33,7 +33,7 @@ from ..evaluation.label_quality import LABEL_MEASURES, precision_and_coverage
 from ..evaluation.report import write_report
 from ..evaluation.scores import Evaluation
 from ..evaluation.windows import Inference
-from .build import Run, build_stages, keep_modes, open_scored, stage_keys
+from .build import Run, build_stages, open_scored, save_modes, stage_keys
 from .own_classes import settle
 from ..methods.teacher import Teacher, teacher_quality
 from ..models.checkpoints import save_weights
@@ -74,7 +74,7 @@ def run_stages(
     seconds = 0.0
     first = next(stage for stage in run.stages if stage.trained is stage)
     for stage in run.stages:
-        with only_maker(run, stage):
+        with stage_lock(run, stage):
             if trained_by_another(run, stage, fabric):
                 seconds += stage.load(kept_file(run, stage), fabric.device)
                 stage.finish(run)
@@ -115,7 +115,7 @@ def trained_by_another(run: Run, stage: RecipeStage, fabric: "Fabric") -> bool:
 
 # %% ../../nbs/experiments/30_running.ipynb #de7b455d
 @contextmanager
-def only_maker(run: Run, stage: RecipeStage) -> Iterator[None]:
+def stage_lock(run: Run, stage: RecipeStage) -> Iterator[None]:
     "Context in which no other process makes a shared stage; waits for one that does."
     shared = run.shared
     if not shared:
@@ -190,7 +190,7 @@ def run_recipe(
             f"published weights of {name}: {licence}" for name, licence in weight_licences(run).items()
         ]:
             tell(note)
-        in_first_process(lambda: keep_modes(run))
+        in_first_process(lambda: save_modes(run))
         return train_and_score(run, directory, test=test, config=config, fabric=fabric, report=report)
 
 # %% ../../nbs/experiments/30_running.ipynb #9c4bb710
@@ -241,7 +241,7 @@ def run_record(run: Run, after: Evaluation, before: list[Evaluation], commit: st
 def train_and_score(
     run: Run, directory: RunDirectory, test: Dataset, config: dict[str, Any], fabric: "Fabric", report: bool
 ) -> tuple[Evaluation, dict[str, Any]]:
-    "The body of `run_recipe`, once the folder is its own."
+    "Train the stages, score the last network on the test images, and write what the run leaves behind."
     recipe, options, commit = run.recipe, run.options, current_commit()
     net, space = run.stages[-1].net, label_space(recipe.space)
     before: list[Evaluation] = []
@@ -259,7 +259,7 @@ def train_and_score(
     record |= {"seconds": round(seconds + after.seconds, 1), "peak_gib": round(peak_gib(), 3)}
     labels = judge_labels(recipe, run.stages[-1], run.roots)  # in every process: a teacher's thresholds are joint
     if fabric.is_global_zero:
-        keep(directory, net, space, test, after, record, before if report else None, labels)
+        write_results(directory, net, space, test, after, record, before if report else None, labels)
     fabric.barrier()
     return after, record
 
@@ -269,7 +269,8 @@ def judge_labels(
 ) -> dict[str, dict[str, dict[str, float]]] | None:
     """Precision and coverage of the last teacher's labels on the validation images, by kind of label and class.
 
-    Class 'all': over all pixels. None where no teacher labelled, or the recipe knows no validation images."""
+    Class 'all': over all pixels. None where no teacher labelled, or the recipe knows no validation images.
+    Also tells which classes had no confident pixel in most steps."""
     teacher = next((transform for transform in stage.transforms if isinstance(transform, Teacher)), None)
     if teacher is None or recipe.val is None:
         return None
@@ -278,7 +279,7 @@ def judge_labels(
     if recipe.val.resize:
         val = Resized(val, recipe.val.resize)
     counts = teacher_quality(teacher, val, batch_size=stage.target.batch_size, student=stage.net)
-    say_without(stage, teacher)  # a resumed run's teacher has its counts from here on
+    report_unconfident_classes(stage, teacher)  # a resumed run's teacher has its counts from here on
     return {kind: _by_class(precision_and_coverage(matrix), val.space.classes) for kind, matrix in counts.items()}
 
 # %% ../../nbs/experiments/30_running.ipynb #65f65b71
@@ -289,7 +290,7 @@ def _by_class(quality: dict[str, Any], classes: tuple[str, ...]) -> dict[str, di
     return {name: dict(zip(LABEL_MEASURES, map(float, values), strict=False)) for name, values in rows}
 
 # %% ../../nbs/experiments/30_running.ipynb #3938503d
-def say_without(stage: RecipeStage, teacher: Teacher) -> None:
+def report_unconfident_classes(stage: RecipeStage, teacher: Teacher) -> None:
     "Name the classes that had no confident pixel in most of a stage's steps."
     without = torch.as_tensor(teacher.without).expand(stage.net.num_classes)
     steps_without = zip(stage.source.dataset.space.classes, without.tolist(), strict=False)
@@ -298,7 +299,7 @@ def say_without(stage: RecipeStage, teacher: Teacher) -> None:
         tell(f"{stage.name}: no confident pixel of {', '.join(often)} of {teacher.age} steps")
 
 # %% ../../nbs/experiments/30_running.ipynb #4d959d11
-def keep(
+def write_results(
     run: RunDirectory,
     net: Segmenter,
     space: LabelSpace,
@@ -444,7 +445,7 @@ def recorded_machine(options: RunOptions) -> str:
     return machine_name() if options.precision == "32-true" else f"{machine_name()}, {options.precision}"
 
 # %% ../../nbs/experiments/30_running.ipynb #be9b5c8f
-def run_table(
+def run_benchmark(
     benchmark: str,
     rows: list[str],
     seeds: list[int],

@@ -61,7 +61,7 @@ class Embedded:
     labels: Tensor  # [n] classes, IGNORE where the feature is zero
     anchors: Tensor  # bool [n]
     prototypes: Tensor  # [C,D] unit features
-    kinds: Tensor  # [C] class of each prototype, IGNORE where the batch has none
+    prototype_labels: Tensor  # [C] class of each prototype, IGNORE where the batch has none
 
     def detach(self) -> "Embedded":
         "The same without gradients."
@@ -91,15 +91,15 @@ class ContrastiveSpace(nn.Module):
         self.head = ProjectionHead(inputs, dims, hidden)
         self.queues = nn.ModuleDict()
 
-    def keep(self, side: str, level: str) -> str:
-        "Name of the memory of the 'pixel' or 'prototype' features of a side, which is made where there is none."
+    def add_memory(self, side: str, level: str) -> str:
+        "Make the memory of a side's 'pixel' or 'prototype' features where there is none; returns its name."
         name = f"{side}_{level}"
         if name not in self.queues:
             self.queues[name] = FeatureQueue(self.classes, self.head.dims, self.size)
         return name
 
     def memory(self, name: str) -> FeatureQueue:
-        "The memory of this name, see `keep`."
+        "The memory of this name, see `add_memory`."
         queue = self.queues[name]
         assert isinstance(queue, FeatureQueue)
         return queue
@@ -134,7 +134,9 @@ def _target_weight(domain: Batch, label: Tensor, classes: int) -> Tensor:  # [B,
 def _cells(
     self: ContrastiveSpace, domain: Batch, side: str
 ) -> tuple[Tensor, Tensor, Tensor]:  # [B,h,w] labels, [B,h,w] weights, [n,F] features of the labelled ones
-    "What of a domain is embedded."
+    """Labels, weights and labelled features at the resolution of the feature map.
+
+    `InputError` where the batch has no labels."""
     if domain.label is None:
         remedy = "let a transform put pseudo-labels there (Teacher), or give labels with the data"
         raise InputError(f"the {side} of a contrastive term", "has no labels", remedy)
@@ -163,8 +165,14 @@ def _project(self: ContrastiveSpace, domain: Batch, side: str, age: int) -> Embe
     anchors = sample_anchors(label, self.size, self.classes, generator)
     mean, mass = class_prototypes(rows, label[known], self.classes, weight[known])
     present = (mass > 0) & (mean.detach().norm(dim=1) > 1e-6)
-    kinds = torch.arange(self.classes, device=label.device).where(present, IGNORE)
-    return Embedded(rows, labels=label[known], anchors=anchors[known], prototypes=F.normalize(mean, dim=1), kinds=kinds)
+    present_labels = torch.arange(self.classes, device=label.device).where(present, IGNORE)
+    return Embedded(
+        rows,
+        labels=label[known],
+        anchors=anchors[known],
+        prototypes=F.normalize(mean, dim=1),
+        prototype_labels=present_labels,
+    )
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #a64eada8
 @patch
@@ -189,8 +197,8 @@ def remember(self: ContrastiveSpace, domain: Batch, side: str, age: int) -> None
         if pixels in self.queues:
             self.memory(pixels).push(embedded.rows[anchors], embedded.labels[anchors])
         if prototypes in self.queues:
-            self.memory(prototypes).push(embedded.prototypes, embedded.kinds, joint=True)
-        return embedded.kinds
+            self.memory(prototypes).push(embedded.prototypes, embedded.prototype_labels, joint=True)
+        return embedded.prototype_labels
 
     domain.cached(("remembered", id(self), side), push)
 
@@ -209,7 +217,7 @@ def partners(
     number = 0 if level == "pixel" else self.classes  # of prototypes
     memories = [self.memory(f"{side}_{memory}").rows() for memory in LEVELS[level]]
     rows, labels = (torch.cat(parts) for parts in zip(*memories, strict=False))
-    return embedded.prototypes[:number], embedded.kinds[:number], rows, labels
+    return embedded.prototypes[:number], embedded.prototype_labels[:number], rows, labels
 
 # %% ../../nbs/methods/92_contrastive_terms.ipynb #eecc8354
 def joint_mean(
@@ -252,7 +260,7 @@ class ContrastiveTerm(Term):
         _check_choices(anchors, partners, level)
         self.space, self.anchors, self.partners, self.level = space, anchors, partners, level
         self.reads = tuple(side for side in ("source", "target") if side in (anchors, partners))
-        self.memories = [space.keep(partners, kind) for kind in LEVELS[level]]
+        self.memories = [space.add_memory(partners, kind) for kind in LEVELS[level]]
 
     def joint_parameters(self) -> Iterable[nn.Parameter]:
         "The projection is trained with the network."
@@ -283,8 +291,8 @@ def update(self: ContrastiveTerm, batches: dict[str, Batch], autocast: Callable 
         self.space.remember(batches[side], side, self.age)
     embedded, classes = self.space.embed(batches[self.anchors], self.anchors, self.age), self.space.classes
     with torch.no_grad():
-        kinds = torch.where(embedded.anchors, embedded.labels, classes)
-        number = summed(torch.bincount(kinds, minlength=IGNORE + 1))[:classes]
+        anchor_labels = torch.where(embedded.anchors, embedded.labels, classes)
+        number = summed(torch.bincount(anchor_labels, minlength=IGNORE + 1))[:classes]
     nothing = torch.zeros((), dtype=torch.int64)
     return {
         "anchors": number.sum(),

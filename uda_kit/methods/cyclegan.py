@@ -91,7 +91,7 @@ def exchange(
         self.images = fakes.new_zeros(self.size, *fakes.shape[1:], dtype=torch.float32)
     if fakes.shape[1:] != self.images.shape[1:]:
         problem = f"holds images of {tuple(self.images.shape[2:])} pixels, was given {tuple(fakes.shape[2:])}"
-        raise InputError("image pool", problem, "give the stage's feeds a size or a crop")
+        raise InputError("image pool", problem, "give the stage's data a size or a crop")
     shown = fakes.clone()
     for i, fake in enumerate(fakes):
         if self.count < self.size:

@@ -44,7 +44,7 @@ def _check_side(size: Sequence[int], patch: Sequence[int], axis: int, cells: int
         return
     if not possible:
         problem = f"has no patches of {cells}x{cells} cells"
-        raise InputError(f"image of {size[0]}x{size[1]}", problem, "resize it to even sides")
+        raise InputError(f"image of {size[0]}x{size[1]}", problem, f"resize it to sides that {cells} divides")
     direction = ("high", "wide")[axis]
     raise InputError(
         f"patch of {patch[0]}x{patch[1]}",
@@ -265,8 +265,8 @@ class PatchModes:
 
     centroids: Tensor  # [K, cells*cells*C]
     classes: tuple[str, ...]  # C names
-    size: tuple[int, int]  # of the label maps
-    patch: tuple[int, int]  # of a patch
+    size: tuple[int, int]  # (height, width) of the label maps in pixels
+    patch: tuple[int, int]  # (height, width) of a patch in pixels
     cells: int = 2
     shares: tuple[float, ...] = ()  # of the sampled patches, by mode
     found_in: dict = field(default_factory=dict)  # data set, numbers of patches and images, seed
@@ -302,15 +302,17 @@ class PatchModes:
 def fit(
     cls: PatchModes,
     dataset: Any,  # labelled
-    size: tuple[int, int],
-    patch: tuple[int, int],
-    k: int = 50,
-    patches: int = 200_000,
-    cells: int = 2,
-    seed: int = 0,
-    progress: bool = True,
+    size: tuple[int, int],  # (height, width) in pixels that labels are resized to
+    patch: tuple[int, int],  # (height, width) of a patch in pixels
+    k: int = 50,  # modes, K
+    patches: int = 200_000,  # to sample at most
+    cells: int = 2,  # of a patch, down and across
+    seed: int = 0,  # of the sample and of K-means
+    progress: bool = True,  # show a progress bar
 ) -> PatchModes:
-    "Sample `patches` patches of a labelled data set, its labels resized to `size`, and cluster them into `k` modes."
+    """Sample patches of a labelled data set, and cluster their label histograms into `k` modes.
+
+    `InputError` without labels, for sizes that do not divide, and for fewer than `k` different patches."""
     size, patch = (int(size[0]), int(size[1])), (int(patch[0]), int(patch[1]))
     sample = sample_histograms(dataset, size, patch=patch, patches=patches, cells=cells, seed=seed, progress=progress)
     centroids, shares = cluster(sample.histograms, k, seed)
@@ -350,7 +352,7 @@ def check(
             raise InputError(where, problem, "fit modes at this size")
 
 # %% ../../nbs/methods/20_patch_modes.ipynb #b3a127c7
-MODES = "uda_kit.patch_modes.2"  # files of before have no checksum
+MODES = "uda_kit.patch_modes.2"  # version 1 had no checksum
 Length = Annotated[int, Meta(ge=1)]
 
 

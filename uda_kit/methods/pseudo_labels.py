@@ -25,13 +25,13 @@ from tqdm.auto import tqdm
 from uda_kit.core.distributed import in_first_process, my_share, rank, share_state, together
 from uda_kit.core.errors import InputError
 from uda_kit.core.files import and_more, atomic_write, file_hash, fingerprint
-from uda_kit.data.datasets import Sample
+from uda_kit.data.dataset import Sample
 from uda_kit.data.images import image_size
 from uda_kit.data.labels import LabelSpace
 from uda_kit.data.translated import image_settings
 from uda_kit.data.workers import read_in_order
-from uda_kit.evaluation.images import evaluation_mode, resized, space_of
-from uda_kit.evaluation.label_quality import LABEL_MEASURES, label_quality, precision_and_coverage
+from uda_kit.evaluation.images import device_of, evaluation_mode, resized, space_of
+from uda_kit.evaluation.label_quality import LABEL_MEASURES, label_confusion, precision_and_coverage
 from uda_kit.evaluation.metrics import ConfusionMatrix
 from uda_kit.evaluation.predict import image_source
 from uda_kit.evaluation.upsampling import best_classes
@@ -89,11 +89,6 @@ def read_blocks(
     yield from zip(chosen, read_in_order(blocks, chosen, workers), strict=False)
 
 # %% ../../nbs/methods/80_pseudo_labels.ipynb #1b14736f
-def _device_of(net: nn.Module) -> torch.device:
-    "Where a network's parameters lie; the CPU for one without parameters."
-    return next((p.device for p in net.parameters()), torch.device("cpu"))
-
-
 def _check_finite(scores: Tensor, images: list) -> None:
     "InputError with the key of the first image whose scores are not finite."
     broken = ~scores.isfinite().flatten(1).all(1)
@@ -108,7 +103,7 @@ def block_scores(
     inference: Inference,
 ) -> Iterator[tuple[int, tuple, Tensor]]:  # index, (H, W), float32 [C,h',w'] raw scores
     "The network's scores for a block; neighbors of one size share a forward pass. InputError if not finite."
-    device = _device_of(net)
+    device = device_of(net)
     for _, group in itertools.groupby(block, key=lambda item: item[2].shape):
         images = list(group)
         x = torch.stack([image for _, _, image, _ in images]).to(device).float() / 255
@@ -168,7 +163,7 @@ def maps(
     mine = my_share(range(len(blocks)))  # all blocks, unless several processes share the work
     wanted = set(wanted).intersection(i for k in mine for i in blocks.indices(k))
     chosen = [k for k in mine if wanted.intersection(blocks.indices(k))]
-    device = _device_of(self.net)
+    device = device_of(self.net)
     with tqdm(total=len(wanted), desc=title, unit="image", disable=not self.progress or rank() > 0) as bar:
         for i, full_size, scores in self.scores(chosen):
             if i in wanted:
@@ -493,7 +488,7 @@ def pseudo_label_quality(
     pseudo, classes = PseudoLabelled(dataset, folder), dataset.space.classes
     counts = ConfusionMatrix(len(classes) + 1)
     for i in range(len(pseudo)):
-        counts += label_quality(dataset.label(i), pseudo.label(i), len(classes))
+        counts += label_confusion(dataset.label(i), pseudo.label(i), len(classes))
     quality = precision_and_coverage(counts)
     by_class = {name: dict(zip(classes, map(float, quality[name]), strict=True)) for name in LABEL_MEASURES}
     return {**by_class, "overall": quality["overall"]}

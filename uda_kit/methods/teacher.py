@@ -22,7 +22,7 @@ from ..core.distributed import share_tensors, summed
 from ..core.errors import InputError
 from ..data.labels import IGNORE
 from ..data.strong_augmentation import StrongAugmentation, draw_augmentation
-from ..evaluation.label_quality import label_quality
+from ..evaluation.label_quality import label_confusion
 from ..evaluation.metrics import ConfusionMatrix
 from .averaged_prediction import SCALES, FoldedCopy, average_prediction, mirrored_prediction
 from .contrastive import confidence_thresholds
@@ -443,5 +443,5 @@ def teacher_quality(
         images, truth = torch.stack([s.image for s in samples]), torch.stack([s.label for s in samples])
         labelling = teacher.look(images.to(device).float() / 255, student)
         for name in ("initial", "confident", "expanded"):
-            matrices[name] = label_quality(truth, getattr(labelling, name), classes) + matrices.get(name, 0)
+            matrices[name] = label_confusion(truth, getattr(labelling, name), classes) + matrices.get(name, 0)
     return matrices

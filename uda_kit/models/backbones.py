@@ -165,8 +165,9 @@ def still_statistics(net: object) -> Iterator[None]:
     modules = net.modules() if isinstance(net, nn.Module) else ()
     training = [m for m in modules if isinstance(m, _BatchNorm) and m.training]
     settings = [(norm.momentum, norm.num_batches_tracked) for norm in training]
-    for norm in training:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, (_, batches) in zip(training, settings, strict=True):
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if batches is None else batches.clone()  # SyncBatchNorm wants a number
     try:
         yield
     finally:

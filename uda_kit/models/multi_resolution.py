@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..core.distributed import share_tensors
 from ..core.errors import InputError
 from .backbones import check_count, init_backbone
 from .fusion_segmenters import daformer, fused_channels
@@ -39,11 +40,15 @@ def window_size(
     return height // 2, width // 2
 
 
-def random_box(size: tuple[int, int]) -> Box:
-    "A random window of half the height and width, from torch's global generator."
+def random_box(
+    size: tuple[int, int],  # (H, W) of the image
+    device: torch.device | str = "cpu",  # of the images; processes talk about the window there
+) -> Box:
+    "A random window of half the height and width, the same in all processes, from torch's global generator."
     height, width = window_size(size)
-    top = GRID * int(torch.randint(height // GRID + 1, ()))
-    left = GRID * int(torch.randint(width // GRID + 1, ()))
+    corner = torch.stack([torch.randint(side // GRID + 1, ()) for side in (height, width)]).to(device)
+    share_tensors([corner])
+    top, left = (GRID * corner).tolist()
     return top, left, top + height, left + width
 
 
@@ -97,7 +102,7 @@ class MultiResolution(Segmenter):
         if not self.training:
             detail = self.slide(image)
             return replace(context, logits=fuse(context.logits, attention, detail))
-        box = random_box(size)
+        box = random_box(size, image.device)
         top, left, bottom, right = box
         detail = self.look(image[..., top:bottom, left:right])[0].logits
         placed, inside = place(detail, box, size)

@@ -30,7 +30,7 @@ from ..training.optim import AdamW
 # %% ../../nbs/recipes/64_mixing.ipynb #65000005
 def averaged_teacher(net: NetworkConfig, average: float, mirror: bool = False) -> TeacherConfig:
     "The teacher of DACS: labels at one size, every pixel labelled, the confident share as weight."
-    norms = "train" if getattr(net, "bn", None) in ("train", "affine_frozen") else "eval"
+    norms = "eval" if getattr(net, "bn", None) == "frozen" else "train"
     return TeacherConfig(
         average=average,
         scales=(1,),

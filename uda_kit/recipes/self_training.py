@@ -115,7 +115,7 @@ HRDA_ROWS = {"hrda": HRDA_ROW, "hrda-mic": replace(HRDA_ROW, masking=MaskingConf
 
 def hrda_recipes(source: str) -> list[Recipe]:
     "HRDA and MIC on it from GTA5 or SYNTHIA to Cityscapes, at full resolution."
-    size = {"gta5": (1440, 2560), "synthia": (1520, 2560)}[source]
+    size = {"gta5": (1407, 2560), "synthia": (1520, 2560)}[source]  # as large as fits into 1440x2560, or 1520x2560
     data = Data(source, "all", size=size, batch_size=2, flip=True, crop=FULL_WINDOW, max_share=0.75)
     target = Data(
         "cityscapes", "train", size=(1024, 2048), batch_size=2, flip=True, crop=FULL_WINDOW, margins=NO_BONNET_NO_SIDES

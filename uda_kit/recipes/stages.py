@@ -128,7 +128,7 @@ class RecipeStage(Stage):
         config = run.recipe.stages[index]
         net = _build_net(run, config, before)
         source = run.source(config)
-        target = run.feed(config.target, False) if config.target else None
+        target = run.loader(config.target, False) if config.target else None
         modes = run.modes(config, source) if config.modes else None
         context = BuildContext(run.options.seed, label_space(run.recipe.space), modes)
         terms = _build_terms(config, index, net, context)
@@ -202,7 +202,7 @@ class TranslationStage(RecipeStage):
         with building(config.name, "network"):
             net = config.net.build(len(label_space(run.recipe.space)))
         source = run.source(config)
-        target = run.feed(config.target, False) if config.target else None
+        target = run.loader(config.target, False) if config.target else None
         check_judged(config, source)
         transforms = _build_transforms(config, net, BuildContext(run.options.seed, label_space(run.recipe.space)))
         parts: dict[str, Any] = {"transforms": transforms, **_training_settings(config)}

@@ -68,7 +68,10 @@ class LoaderConfig:
     def settings(self) -> dict:
         "What decides the batches; workers and cache do not."
         transform = asdict(self.transform)
-        for later in ("margins", "max_share"):  # runs from before there were any stay what they are
+        for later in (
+            "margins",
+            "max_share",
+        ):  # left out where unset: runs older than these options keep their settings
             if transform[later] is None:
                 transform.pop(later)
         settings = {**self.dataset.settings(), "batch_size": self.batch_size, **transform}
@@ -153,14 +156,14 @@ def settings(self: Stage) -> dict:
     return settings
 
 # %% ../../nbs/training/40_fit.ipynb #3056d984
-def _active_terms(stage: Stage) -> list[Term]:
+def _weighted_terms(stage: Stage) -> list[Term]:
     "The terms whose weight is above 0: only these read batches and learn."
     return [term for term in stage.terms.values() if term.weight > 0]
 
 
 def stage_optimizer(stage: Stage) -> torch.optim.Optimizer:
     "The stage's optimizer over the network and the terms' joint parameters."
-    joint = [parameter for term in _active_terms(stage) for parameter in term.joint_parameters()]
+    joint = [parameter for term in _weighted_terms(stage) for parameter in term.joint_parameters()]
     return make_optimizer(stage.optimizer, stage.net, joint, stage.name)
 
 # %% ../../nbs/training/40_fit.ipynb #a921a705
@@ -269,7 +272,7 @@ def make_batch(
 
 def sides_read(stage: Stage) -> set:
     "The domains, 'source' and 'target', that any term or transform looks at. Of the others no image is opened."
-    readers: list[Term | BatchTransform] = [*stage.transforms, *_active_terms(stage)]
+    readers: list[Term | BatchTransform] = [*stage.transforms, *_weighted_terms(stage)]
     return {side for reader in readers for side in reader.reads}
 
 # %% ../../nbs/training/40_fit.ipynb #a82494e6
@@ -286,7 +289,7 @@ class RunOptions:
     channels_last: bool = True
     log_every: int = 20
     save_every: int = 500
-    validate_every: int = 0  # 0: at the end only
+    validate_every: int = 0  # steps from one validation to the next; 0: after the last step (a recipe: never)
     loggers: tuple[str, ...] = ()  # trackers beside log.jsonl, as `check_loggers` takes them
     progress: bool = True
 
@@ -453,6 +456,7 @@ def check_stage(
     check_steps(stage)
     check_schedule(stage.name, stage.optimizer)
     check_classes(stage, labels)
+    check_mixed_labels(stage)
     given = ("source",) if stage.target is None else ("source", "target")
     check_batches(stage.name, stage.terms.values(), stage.transforms, given)
 
@@ -479,9 +483,25 @@ def check_classes(stage: Stage, labels: bool = True) -> None:
             f"the network has {classes} classes, the source {len(source.space)} ({source.space.name})",
             "build the network for the label space it is trained on",
         )
-    read_by_terms = {side for term in _active_terms(stage) for side in term.reads}
+    read_by_terms = {side for term in _weighted_terms(stage) for side in term.reads}
     if labels and "source" in read_by_terms and not source.labelled:
         raise InputError(source.name, "has no labels to train on", "give a labelled source")
+
+
+def check_mixed_labels(stage: Stage) -> None:
+    "`InputError` where a batch transform reads labels of source and target together, and their classes differ."
+    if stage.target is None:
+        return
+    source, target = stage.source.dataset, stage.target.dataset
+    labelled: set[str] = set()  # by a transform, in the network's classes
+    for transform in stage.transforms:
+        mixes = {"source", "target"} <= set(transform.needs_labels) and "target" not in labelled
+        if mixes and target.labelled and source.space.classes != target.space.classes:
+            problem = (
+                f"its labels are {target.space.name}, those of the source {source.space.name}; they cannot be mixed"
+            )
+            raise InputError(target.name, problem, "open both in one label space")
+        labelled |= set(transform.labels)
 
 # %% ../../nbs/training/40_fit.ipynb #8648f061
 def read_steps(stage: Stage, options: RunOptions, start: int, rank: int = 0, world: int = 1):
@@ -503,11 +523,11 @@ def read_steps(stage: Stage, options: RunOptions, start: int, rank: int = 0, wor
 # %% ../../nbs/training/40_fit.ipynb #79e53c15
 def fit(
     stage: Stage,
-    run_path: str | Path,
+    run_path: str | Path,  # folder of the run; made if missing
     options: RunOptions = RunOptions(),
-    config: dict | None = None,
-    resume: bool = False,
-    fabric: "Fabric | None" = None,
+    config: dict | None = None,  # for config.json; None: the stage's settings and the deciding options
+    resume: bool = False,  # go on from the newest whole checkpoint
+    fabric: "Fabric | None" = None,  # None: made from the options
 ) -> dict:
     """Run a stage in a run directory and return the last logged record.
 
@@ -584,7 +604,7 @@ class Progress:
 
 # %% ../../nbs/training/40_fit.ipynb #0296d105
 def next_batch(training: Training, run: RunDirectory, progress: Progress, batches: Iterator, stop: StopRequest) -> bool:
-    """Read the batch of the next step. False after the last.
+    """Put the batches of the next step into `progress`. False after the last.
 
     Raises `Interrupted` where any process was asked to stop, the `InputError` of any process that cannot read."""
     error, last = None, progress.step == training.stage.steps
@@ -597,12 +617,20 @@ def next_batch(training: Training, run: RunDirectory, progress: Progress, batche
             raise
         reason = f"cannot be read ({unreadable.strerror})"
         error = InputError(unreadable.filename, reason, "check the file and its permissions")
-    asked = training.agree(stop.number, error)
-    if asked:
-        if progress.saved < progress.step:
-            save(training, run, progress)
-        raise Interrupted(asked, run.path, progress.step)
+    stop_if_asked(training, run, progress, stop.number, error)
     return not last
+
+
+def stop_if_asked(
+    training: Training, run: RunDirectory, progress: Progress, number: int | None, error: InputError | None
+) -> None:
+    "Save and raise `Interrupted` where any process was asked to stop. Raise the `InputError` of any process."
+    asked = training.agree(number, error)
+    if not asked:
+        return
+    if progress.saved < progress.step:
+        save(training, run, progress)
+    raise Interrupted(asked, run.path, progress.step)
 
 # %% ../../nbs/training/40_fit.ipynb #d3fa528a
 def take_step(training: Training, run: RunDirectory, trackers: Trackers, progress: Progress, bar: tqdm) -> None:

@@ -24,7 +24,9 @@ from ..models.segmenters import Outputs, upsample
 # %% ../../nbs/training/10_objective.ipynb #d3199661
 @dataclass
 class Batch:
-    "Images of one name in a training step, and the network's outputs for them, computed on first use and kept."
+    """One named side of a training step ('source', 'target', 'mixed'): its images, and the network's outputs for them.
+
+    Outputs are computed on first use and kept."""
 
     image: Tensor  # [B,3,H,W] float in [0,1], RGB
     label: Tensor | None = None  # [B,H,W] class ids, 255 = ignore; None where there are none
@@ -248,7 +250,7 @@ class BatchTransform:
 
     reads: tuple[str, ...] = ("source", "target")  # the batches it looks at
     makes: tuple[str, ...] = ()  # the batches it adds
-    joint_draws = False  # its generator is the same in all processes, which draw by `draw_rows`
+    joint_draws = False  # True: all processes get the same generator, and each takes its own rows (`draw_rows`)
     labels: tuple[str, ...] = ()  # the batches that it labels
     needs_labels: tuple[str, ...] = ()  # the batches that it reads labels of
 

@@ -23,7 +23,7 @@ from ..core.files import atomic_write, digest, file_hash
 from ..core.records import SEAL, read_json, write_json
 from ..data.dataset import Dataset
 from ..data.labels import CITYSCAPES19, IGNORE, LabelSpace, translate
-from ..evaluation.images import evaluation_mode, resized, space_of
+from ..evaluation.images import device_of, evaluation_mode, resized, space_of
 from ..methods.label_expansion import cells_of
 from ..methods.patch_modes import patch_grid, patch_histograms
 from ..models.segmenters import Segmenter, upsample
@@ -401,7 +401,7 @@ def _feature_maps(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # float32 [B,F,h,w] on the network's device, uint8 [B,h,w] on the CPU
     """Penultimate features, and the classes predicted at their cells.
     `InputError` where features or scores are not finite."""
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = device_of(net)
     pixels = torch.stack([image.image for image in images]).to(device).float() / 255
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
     with mixed, taking(pixels, images[0].key):

@@ -12,7 +12,7 @@ import torch
 
 from ..core.errors import InputError, whole_number
 from ..data.labels import LabelSpace
-from ..evaluation.images import evaluation_mode
+from ..evaluation.images import device_of, evaluation_mode
 from ..methods.classmix import weight_of
 from ..models.segmenters import Segmenter, upsample
 from ..training.objective import Batch
@@ -33,7 +33,7 @@ def predicted_classes(
 ) -> torch.Tensor:  # uint8 [B,H,W], on the CPU
     "Most probable classes. `InputError` where the network cannot take such images."
     check_network(net, where)
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = device_of(net)
     size = tuple(image.shape[-2:])
     with taking(image, where), evaluation_mode(net):
         scores = upsample(net(image.to(device)).logits, size)

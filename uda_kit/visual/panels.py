@@ -16,7 +16,7 @@ import torch
 from ..core.errors import InputError, whole_number
 from ..core.tables import percent
 from ..data.labels import IGNORE, LabelSpace, colorize
-from ..evaluation.images import evaluation_mode
+from ..evaluation.images import device_of, evaluation_mode
 from ..methods.ancillary_classifier import cosine_distance_map
 from ..models.segmenters import upsample
 from .checks import array_of, check_network, checked_numbers, short, taking
@@ -558,7 +558,7 @@ def attention_of(
     if not isinstance(images, torch.Tensor) or images.ndim != 4 or not len(images):
         problem = f"images are {short(getattr(images, 'shape', images))}"
         raise InputError("attention_of", problem, "give uint8 [N,3,H,W]")
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = device_of(net)
     with evaluation_mode(net), taking(images, "attention_of"):
         out = net(images.to(device).float() / 255)
     if getattr(out, "ancillary", None) is None:

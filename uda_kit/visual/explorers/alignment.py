@@ -21,7 +21,7 @@ from ...core.extras import OPTIONAL, how_to_install
 from ...core.tables import html_text
 from ...data.dataset import Dataset
 from ...data.labels import LabelSpace, colorize, translate
-from ...evaluation.images import evaluation_mode, resized, space_of
+from ...evaluation.images import device_of, evaluation_mode, resized, space_of
 from ...models.segmenters import Segmenter
 from ..alignment import alignment_scores, prototype_distances
 from ..checks import check_dataset, check_network, checked_size, short, taking
@@ -137,7 +137,7 @@ def _network_output(
     precision: str,
 ) -> _NetworkOutput:
     "Features and predictions of one image. `InputError` where they are not finite."
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = device_of(net)
     image = dataset.image(index)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         batch = resized(image, size)[None]

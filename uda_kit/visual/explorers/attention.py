@@ -19,12 +19,11 @@ from tqdm.auto import tqdm
 
 from ...core.errors import InputError, whole_number
 from ...core.tables import html_text
-from ...data.dataset import Dataset
-from ...data.datasets import Sample
+from ...data.dataset import Dataset, Sample
 from ...data.labels import colorize
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA
-from ...evaluation.images import evaluation_mode, space_of, spread_out
+from ...evaluation.images import device_of, evaluation_mode, space_of, spread_out
 from ...evaluation.predict import overlay
 from ...methods.ancillary_classifier import cosine_distance_map
 from ...models.segmenters import Outputs, Segmenter, upsample
@@ -122,7 +121,7 @@ def look_closely(
     """A network with an ancillary classifier on one image, at its size.
 
     `InputError` for a network without one, or numbers that are not finite."""
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = device_of(net)
     with taking(image, key):
         output = net(image[None].to(device).float() / 255)
     if getattr(output, "ancillary", None) is None:

@@ -23,8 +23,8 @@ from ...data.dataset import Dataset
 from ...data.labels import IGNORE, LabelSpace
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
-from ...evaluation.images import evaluation_mode, space_of, spread_out
-from ...evaluation.label_quality import label_quality, precision_and_coverage
+from ...evaluation.images import device_of, evaluation_mode, space_of, spread_out
+from ...evaluation.label_quality import label_confusion, precision_and_coverage
 from ...methods.averaged_prediction import SCALES, average_prediction
 from ...methods.label_expansion import BINS, LabelExpansion, cells_of, distance_of, unit_features, weighted_classes
 from ...models.segmenters import Segmenter, deeplab_v2
@@ -98,7 +98,7 @@ def predict_image(
     where: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # classes, confidence [H,W], features [F,h,w], on the CPU
     "The teacher's average over scales for one image. `InputError` where it is not finite or there are no features."
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = device_of(net)
     with taking(image, where):
         batch = image[None].to(device).float() / 255
         probabilities, features = average_prediction(net, batch, options.scales, options.precision)
@@ -600,7 +600,10 @@ def quality(self: LabelExpansionExplorer) -> dict[str, dict]:
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #7d6cd0fd
 def _map_quality(truth: torch.Tensor, labels: torch.Tensor, classes: int) -> dict:
     pixels = torch.bincount(labels.flatten(), minlength=256)[:classes].numpy()
-    return precision_and_coverage(label_quality(truth, labels, classes)) | {"labels": pixels, "pixels": labels.numel()}
+    return precision_and_coverage(label_confusion(truth, labels, classes)) | {
+        "labels": pixels,
+        "pixels": labels.numel(),
+    }
 
 # %% ../../../nbs/visual/explorers/50_label_expansion.ipynb #955eb27d
 @patch

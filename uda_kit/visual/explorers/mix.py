@@ -20,7 +20,7 @@ from ...data.labels import IGNORE, LabelSpace
 from ...data.photometric import DACS_COLORS
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
-from ...evaluation.images import space_of
+from ...evaluation.images import device_of, space_of
 from ...methods.classmix import ClassMix, class_mask, present_classes
 from ...methods.masking import Masking
 from ...methods.teacher import ConfidentShare, Labelling, Teacher
@@ -99,7 +99,7 @@ def checked_teacher(teacher: object, where: str) -> Teacher:
 # %% ../../../nbs/visual/explorers/65_mix.ipynb #65a0000c
 def asked(teacher: Teacher, net: Segmenter, image: torch.Tensor, where: str) -> Labelling:  # on the CPU
     "What the teacher says of images [B,3,H,W]. `InputError` where its prediction is not finite."
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = device_of(net)
     with taking(image, where), torch.no_grad():
         try:
             labelling = teacher.look(image.to(device), net)

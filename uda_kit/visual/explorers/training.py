@@ -21,8 +21,7 @@ from tqdm.auto import tqdm
 from ...core.errors import InputError, whole_number
 from ...core.records import read_json
 from ...core.tables import percent
-from ...data.dataset import Dataset
-from ...data.datasets import Sample
+from ...data.dataset import Dataset, Sample
 from ...data.labels import LabelSpace, colorize, label_space, translate
 from ...data.streets.dataset import StreetScenes
 from ...data.streets.style import CAMERA, RENDERED
