@@ -51,7 +51,7 @@ def random_box(
     top, left = (GRID * corner).tolist()
     return top, left, top + height, left + width
 
-
+# %% ../../nbs/models/26_multi_resolution.ipynb #26000a15
 def sliding_boxes(size: tuple[int, int]) -> Iterator[Box]:
     "Windows that cover the image, half a window apart: nine of them."
     height, width = window_size(size)

@@ -487,7 +487,7 @@ def check_classes(stage: Stage, labels: bool = True) -> None:
     if labels and "source" in read_by_terms and not source.labelled:
         raise InputError(source.name, "has no labels to train on", "give a labelled source")
 
-
+# %% ../../nbs/training/40_fit.ipynb #a1270f0f
 def check_mixed_labels(stage: Stage) -> None:
     "`InputError` where a batch transform reads labels of source and target together, and their classes differ."
     if stage.target is None:
