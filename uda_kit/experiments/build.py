@@ -142,6 +142,12 @@ def loader(self: Run, data: Data, labelled: bool) -> LoaderConfig:
     check_no_class_lost(data, self.recipe.space, labelled, self.roots)
     rare = data.rare if labelled else None
     counts = self.folders[-1] / "counts" if self.folders else None
+    return replace(self.read(data, labelled, dataset), rare=rare, counts_folder=counts)
+
+
+@patch
+def read(self: Run, data: Data, labelled: bool, dataset: Dataset) -> LoaderConfig:
+    "How an open data set is read."
     return LoaderConfig(
         dataset,
         batch_size=data.batch_size,
@@ -149,8 +155,6 @@ def loader(self: Run, data: Data, labelled: bool) -> LoaderConfig:
         labelled=labelled,
         workers=self.workers,
         cache_mb=self.cache_mb,
-        rare=rare,
-        counts_folder=counts,
     )
 
 # %% ../../nbs/experiments/10_build.ipynb #135e28ea

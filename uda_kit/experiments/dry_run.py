@@ -72,17 +72,6 @@ class DryRun(Run):
             return with_other_sources(self, config, self.loader(config.source, True))
         return self.read(config.source, True, stand_in(config.source, self.recipe.space, True))
 
-    def read(self, data: Data, labelled: bool, dataset: Dataset) -> LoaderConfig:
-        "How an open data set is read."
-        return LoaderConfig(
-            dataset,
-            batch_size=data.batch_size,
-            transform=data.transform,
-            labelled=labelled,
-            workers=self.workers,
-            cache_mb=self.cache_mb,
-        )
-
 
 def cheaper(stage: StageConfig) -> StageConfig:
     """The stage without what a dry run need not wait for: ImageNet weights, and patch modes of many patches. A step
