@@ -18,7 +18,7 @@ from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import CAMERA as CAMERA_STYLE
 from uda_kit.evaluation.evaluate import evaluate
 from uda_kit.evaluation.windows import Inference
-from uda_kit.experiments.build import Run, build_stages
+from uda_kit.experiments.build import Run, build_stages, open_scored
 from uda_kit.experiments.dry_run import dry_run
 from uda_kit.experiments.running import run_recipe
 from uda_kit.experiments.settings import candidate_recipe
@@ -26,8 +26,8 @@ from uda_kit.methods.classmix import ClassMix
 from uda_kit.methods.feature_distance import FeatureDistanceTerms
 from uda_kit.methods.output_space import SupervisedTerms
 from uda_kit.models.backbones import still_statistics
-from uda_kit.models.checkpoints import load_weights
-from uda_kit.models.configs import HRDA
+from uda_kit.models.checkpoints import load_weights, save_weights
+from uda_kit.models.configs import HRDA, DeepLabV2
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.recipes.catalogue import find_recipe, recipes
 from uda_kit.training.configs import SumOfTerms
@@ -128,7 +128,7 @@ from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.methods.feature_distance import FeatureDistanceTerms
 from uda_kit.models.checkpoints import load_weights
-from uda_kit.models.configs import HRDA
+from uda_kit.models.configs import HRDA, DeepLabV2
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.recipes.catalogue import find_recipe
 from uda_kit.training.configs import BuildContext
@@ -258,6 +258,71 @@ def test_refused_before_the_warm_up(tmp_path, settings, problem):
     with pytest.raises(InputError, match=problem):
         run_recipe(override(find_recipe("scenes/dacs"), list(last.values())), tmp_path / "run", options())
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+VIT = DeepLabV2("timm:vit_tiny_patch16_224", multi_level=False)
+HALVED = HRDA("tiny", width=16)
+
+
+@pytest.mark.parametrize(
+    "net,settings,problem",
+    [
+        (HALVED, ["stages.1.target.crop=(72,96)", "stages.1.source.crop=(72,96)"], "'adapt', source: .* give 64x96"),
+        (VIT, ["stages.1.target.crop=(72,96)", "stages.1.source.crop=(72,96)"], "'adapt', source: .* give 64x96"),
+        (HALVED, ["test=scenes:camera?n=2&size=72x96"], "test.size: .* give 64x96"),
+        (VIT, ["test=scenes:camera?n=2&size=72x96"], "test.size: .* give 64x96"),
+        (VIT, ["val=scenes:camera?n=2&size=72x96"], "val.size: .* give 64x96"),
+        (VIT, ["test=scenes:camera?n=2&size=100x96", "window=(64,64)", "stride=(96,96)"], "leaves gaps"),
+        (VIT, ["stride=(96,96)"], "no window to move"),
+        (VIT, ["window=(256,256)"], "window 256x256: is larger than the image"),
+        (HALVED, ["window=(72,64)"], "val.size: .* give 64x64"),
+    ],
+)
+def test_sizes_that_the_network_cannot_take(tmp_path, net, settings, problem):
+    "Found before the warm-up, in the images that train, those that judge, and the windows that judge."
+    last = {setting.partition("=")[0]: setting for setting in (*LARGE, *settings)}
+    recipe = override(find_recipe("scenes/dacs"), list(last.values()))
+    recipe = replace(recipe, stages=tuple(replace(stage, net=net) for stage in recipe.stages))
+    with pytest.raises(InputError, match=problem):
+        run_recipe(recipe, tmp_path / "run", replace(options(), validate_every=1))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_scored_in_the_windows_of_the_recipe(tmp_path):
+    "Test and validation images alike; the record says so, and another score of the same network agrees."
+    recipe = small("dacs", "window=(32,48)", "stride=(16,24)", "stages.0.steps=1", "stages.1.steps=1")
+    after, _ = run_recipe(recipe, tmp_path / "run", replace(options(), validate_every=1))
+    assert after.inference == Inference((32, 48), (16, 24))
+    trained = load_weights(tmp_path / "run" / "weights.safetensors")
+    test, val = (open_scored(data, recipe.space) for data in (recipe.test, recipe.val))
+    score = lambda images, inference: evaluate(trained, images, inference=inference, progress=False).miou
+    assert score(test, after.inference) == after.miou != score(test, Inference())
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    logged = [line["miou"] for line in log if "miou" in line][-1]
+    assert (
+        logged
+        == pytest.approx(score(val, after.inference), abs=1e-4)
+        != pytest.approx(score(val, Inference()), abs=1e-4)
+    )
+
+
+def test_own_weights_and_the_feature_distance(tmp_path):
+    "The first network is the user's file. What features stay near to is what the settings name."
+    recipe = find_recipe("scenes-lite0/daformer")
+    few = [setting.replace("48x64", "96x128") for setting in SETTINGS if "margins" not in setting]
+    recipe = override(recipe, few)
+    file = tmp_path / "own.safetensors"
+    own = recipe.stages[0].net.build(19)
+    with torch.no_grad():
+        for parameter in own.parameters():
+            parameter += 0.1
+    save_weights(own, file)
+    plain, given = (build_stages(Run(recipe, weights=weights)) for weights in (None, str(file)))
+    name = "body.conv_stem.weight"
+    of = lambda backbone: dict(backbone.named_parameters())[name]
+    frozen = [stages[1].terms["feature_distance"].frozen[0].backbone for stages in (plain, given)]
+    assert torch.equal(of(frozen[0]), of(frozen[1])) and torch.equal(of(frozen[1]), of(plain[0].net.backbone))
+    assert torch.equal(of(given[0].net.backbone), of(own.backbone)) and given[0].net is given[1].net
 
 
 def test_a_class_that_never_occurs(tmp_path, capsys):

@@ -17,12 +17,19 @@ from uda_kit.data.streets.style import CAMERA, RENDERED
 from uda_kit.methods.output_space import OutputSpaceTerms
 from uda_kit.models.segmenters import deeplab_v2
 from uda_kit.training.fit import SGD, LoaderConfig, RunOptions, Stage, fit
+class Uneven(StreetScenes):
+    "Scenes of which every second has no labels in its upper half: processes count different numbers of pixels."
+    def scene(self, i):
+        image, label = super().scene(i)
+        label = label.copy()
+        label[: 32 * (i % 2)] = 255
+        return image, label
 out, devices, multi_level = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "multi"
 torch.manual_seed(0)
 net = deeplab_v2(19, backbone="tiny", bn="frozen", multi_level=multi_level)
 terms = OutputSpaceTerms(adv=0.1, adv_aux=0.02 if multi_level else 0, width=8).build(net)
 size, batch = (64, 96), 2 // devices
-source, target = LoaderConfig(StreetScenes(RENDERED, 8, size), batch), LoaderConfig(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
+source, target = LoaderConfig(Uneven(RENDERED, 8, size), batch), LoaderConfig(StreetScenes(CAMERA, 8, size, seed=1), batch, labelled=False)
 stage = Stage("adapt", net, terms, source, target, steps=4, optimizer=SGD(lr=1e-2, head_multiplier=1.0))
 fit(stage, out, RunOptions(accelerator="cpu", devices=devices, progress=False, log_every=1))
 """

@@ -70,6 +70,16 @@ def _gather_padded(x: Tensor, sizes: list[int]) -> Tensor:
     dist.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
+# %% ../../nbs/core/50_distributed.ipynb #50000105
+@torch.no_grad()
+def mean_count(count: Tensor) -> Tensor:  # scalar
+    """Mean of a count over processes, of which all together have at least 1.
+
+    A sum of losses by it, averaged over processes, is the mean over all that is counted in any of them."""
+    if not several_processes():
+        return count.clamp(min=1)
+    return summed(count).clamp(min=1) / dist.get_world_size()
+
 # %% ../../nbs/core/50_distributed.ipynb #713e9a01
 def any_process(condition: bool, device: torch.device | str = "cpu") -> bool:
     "Does the condition hold in any process? The condition itself where there is one process."

@@ -231,7 +231,7 @@ def augment(
     return image, None if label is None else label.as_subclass(Tensor)
 
 # %% ../../nbs/data/50_transforms.ipynb #50000105
-REDRAWS = 10  # crops that are tried before the last one is taken
+REDRAWS = 10  # crops that are drawn again before the last one is taken
 
 
 @patch
@@ -240,7 +240,7 @@ def cropped(
 ) -> tuple[Tensor, Tensor | None]:
     "A random window; another one where a class has too large a share of it."
     assert self.crop is not None, "asked for where there is a crop"
-    for _ in range(REDRAWS):
+    for _ in range(1 + REDRAWS):
         window = crop_pair(image, label, self.crop, generator)
         if self.max_share is None or window[1] is None or _largest_share(window[1]) <= self.max_share:
             break

@@ -29,16 +29,16 @@ from ..data.translated import Joined
 from ..evaluation.evaluate import evaluate
 from ..evaluation.images import SMALL_SIDE, class_scores, evaluation_mode, spread_out
 from ..evaluation.label_spaces import reconcile
-from ..evaluation.windows import Inference
+from ..evaluation.windows import check_window
 from ..methods.patch_alignment import ModePrediction
 from ..methods.patch_modes import PatchModes, patch_grid
 from ..models.segmenters import Segmenter
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_own, open_data, own_space, with_translated, without_place
-from ..recipes.stages import RecipeStage
+from ..recipes.stages import RecipeStage, start_from
 from ..recipes.values import check_values
 from ..results.tables import current_commit
-from ..training.fit import LoaderConfig, RunOptions, Stage, check_stage, sides_read, stage_optimizer
+from ..training.fit import LoaderConfig, RunOptions, check_stage, sides_read, stage_optimizer
 from ..training.objective import Batch, NonFiniteError, Objective, Term, train_step
 
 # %% ../../nbs/experiments/10_build.ipynb #c537455c
@@ -103,7 +103,8 @@ class Run:
     weights: str | None = None  # file the first network starts from
     stages: list[RecipeStage] = field(default_factory=list)
     artifacts: dict[str, Path] = field(default_factory=dict)  # name of a stage: folder of what it has made
-    validate: Callable | None = None  # network -> mIoU on the recipe's validation images
+    val: Dataset | None = None  # the recipe's validation images, where a curve is wanted
+    validate: Callable | None = None  # network -> mIoU on them
     device: torch.device | str = "cpu"
     processes: int = 1  # that train together
 
@@ -192,22 +193,29 @@ def resized(data: Data, dataset: Dataset) -> Dataset:
     return Resized(dataset, data.resize) if data.resize else dataset
 
 # %% ../../nbs/experiments/10_build.ipynb #e94e57b2
-def validator(run: Run) -> Callable | None:
-    """A function network -> mIoU on the recipe's validation images, or None where no curve is wanted.
+def open_validation(run: Run) -> Dataset | None:
+    """The recipe's validation images, or None where no curve is wanted.
 
     `InputError` where the recipe has no validation images."""
-    recipe, options, entry = run.recipe, run.options, run.recipe.val
-    if not options.validate_every:
+    recipe, every = run.recipe, run.options.validate_every
+    if not every:
         return None
-    if entry is None:
+    if recipe.val is None:
         problem = f"{recipe.name} has no validation images with the classes that are trained"
-        raise InputError(f"--validate-every {options.validate_every}", problem, "leave the option out")
-    space = label_space(recipe.space)
-    val = open_scored(entry, space, run.roots)
+        raise InputError(f"--validate-every {every}", problem, "leave the option out")
+    return open_scored(recipe.val, recipe.space, run.roots)
+
+
+def validator(run: Run) -> Callable | None:
+    "A function network -> mIoU on the run's validation images; None where there are none."
+    recipe, val = run.recipe, run.val
+    if val is None or recipe.val is None:
+        return None
+    size, space = recipe.val.resize, label_space(recipe.space)
+    inference = recipe.inference(run.options.precision)
 
     def miou(net: Segmenter) -> float:
-        inference = Inference(precision=options.precision)
-        return evaluate(net, val, entry.resize, space, inference, keep=0, progress=False).miou
+        return evaluate(net, val, size, space, inference, keep=0, progress=False).miou
 
     return miou
 
@@ -219,6 +227,7 @@ def build_stages(run: Run) -> list[RecipeStage]:
     check_values(run.recipe)
     check_value(run.options.seed, Seed, "seed")
     check_recipe(run.recipe)
+    run.val = open_validation(run)
     run.validate = validator(run)
     assemble(run)
     for stage in run.stages:
@@ -230,12 +239,15 @@ def build_stages(run: Run) -> list[RecipeStage]:
         check_mixed_sizes(stage)
         check_rare_classes(stage, run.options.progress)
         check_image_sizes(stage)
-    check_test_size(run.recipe, run.stages[-1])
+    if run.val is not None:
+        check_predicted(run, run.val, "val")
     return run.stages
 
 # %% ../../nbs/experiments/10_build.ipynb #563f67d0
 def assemble(run: Run) -> list[RecipeStage]:
-    "Build each stage on the one that trained the network it finds."
+    """Build each stage on the one that trained the network it finds, and fill the first network from the run's file.
+
+    The file comes last: losses may copy the network as its settings build it."""
     run.stages = []
     before: RecipeStage | None = None
     for index, config in enumerate(run.recipe.stages):
@@ -243,7 +255,14 @@ def assemble(run: Run) -> list[RecipeStage]:
         check_patches(config, stage.terms)
         run.stages.append(stage)
         before = stage.trained
+    if run.weights:
+        start_from(first_of_segmentation(run.stages).net, run.weights, label_space(run.recipe.space))
     return run.stages
+
+
+def first_of_segmentation(stages: Sequence[RecipeStage]) -> RecipeStage:
+    "The first stage that trains a segmentation network."
+    return next(stage for stage in stages if stage.trained is stage)
 
 # %% ../../nbs/experiments/10_build.ipynb #501e7de6
 def check_recipe(recipe: Recipe) -> None:
@@ -350,26 +369,37 @@ def try_step(stage: RecipeStage, sizes: dict[str, tuple[int, int]]) -> None:
         train_step(Objective(trial.net, trial.terms), stage_optimizer(trial), batches)
 
 # %% ../../nbs/experiments/10_build.ipynb #a5b193be
-def small_sizes(stage: RecipeStage) -> dict[str, tuple[int, int]]:
-    "Sizes (height, width) of the images that a stage reads, by side; {} where all are large, or it translates."
+def image_sizes(stage: RecipeStage) -> dict[str, tuple[int, int]]:
+    "Sizes (height, width) of the images that a stage trains on, by side."
     config = stage.config
     loaders = {"source": (config.source, stage.source), "target": (config.target, stage.target)}
     read = sides_read(stage)
-    sizes = {
+    return {
         side: trained_size(data, loader.dataset)
         for side, (data, loader) in loaders.items()
         if data is not None and loader is not None and side in read
     }
-    smallest = min((min(size) for size in sizes.values()), default=SMALL_SIDE)
-    return {} if config.translates or smallest >= SMALL_SIDE else sizes
+
+
+def check_size(net: Segmenter, size: tuple[int, int], where: str) -> None:
+    "`InputError` that says `where`, for images of a size that a network cannot take."
+    try:
+        net.check_size(size)
+    except InputError as error:
+        raise InputError(where, f"{error.where} {error.problem}", error.remedy) from error
 
 # %% ../../nbs/experiments/10_build.ipynb #0604d3b8
 def check_image_sizes(stage: RecipeStage) -> None:
-    """`InputError` where a stage's images are too small for its network, its discriminators or its transforms.
+    """`InputError` where a stage's images do not fit its network, or are too small for discriminators or transforms.
 
     A step is tried where a side is below 64 pixels."""
-    sizes = small_sizes(stage)
-    if not sizes:
+    config, sizes = stage.config, image_sizes(stage)
+    if config.translates or not sizes:
+        return
+    for side, size in sizes.items():
+        if isinstance(stage.net, Segmenter):
+            check_size(stage.net, size, f"stage {config.name!r}, {side}")
+    if min(min(size) for size in sizes.values()) >= SMALL_SIDE:
         return
     try:
         try_step(stage, sizes)
@@ -377,9 +407,9 @@ def check_image_sizes(stage: RecipeStage) -> None:
         return  # of numbers, not of sizes
     except (InputError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         shown = " and ".join(f"{height}x{width} ({side})" for side, (height, width) in sizes.items())
-        batch = f"{stage.config.source.batch_size} in a batch"
+        batch = f"{config.source.batch_size} in a batch"
         problem = f"its images of {shown} are too small for it, {batch} ({first_line(error)})"
-        raise InputError(f"stage {stage.config.name!r}", problem, "give a larger size or crop") from error
+        raise InputError(f"stage {config.name!r}", problem, "give a larger size or crop") from error
 
 # %% ../../nbs/experiments/10_build.ipynb #10000102
 def check_labels(stage: RecipeStage) -> None:
@@ -423,17 +453,25 @@ def check_rare_classes(stage: RecipeStage, progress: bool = False) -> None:
         tell(f"{dataset.name}: {reason}; none is drawn for them")
 
 # %% ../../nbs/experiments/10_build.ipynb #3961883a
-def check_test_size(recipe: Recipe, stage: Stage) -> None:
-    "`InputError` where the test images' size is too small for the trained network."
-    size = recipe.test.size
-    if size is None or min(size) >= SMALL_SIDE:
+def check_predicted(run: Run, dataset: Dataset, path: str) -> None:
+    """`InputError` where images that judge the last network do not fit it, or its windows do not fit the images.
+
+    `path`: of their entry in the recipe, "test" or "val"."""
+    net, inference = run.stages[-1].net, run.recipe.inference()
+    resize = getattr(run.recipe, path).resize
+    check_window(inference, resize, dataset.key(0), lambda: dataset.image(0))
+    height, width = resize or dataset.image(0).shape[-2:]
+    seen = inference.view((height, width))
+    if isinstance(net, Segmenter):
+        check_size(net, seen, f"{path}.size")
+    if min(seen) >= SMALL_SIDE:
         return
     try:
-        with evaluation_mode(stage.net):
-            class_scores(stage.net, torch.zeros((3, *size), dtype=torch.uint8))
+        with evaluation_mode(net):
+            class_scores(net, torch.zeros((3, *seen), dtype=torch.uint8))
     except (ValueError, RuntimeError, ArithmeticError, LookupError) as error:
-        problem = f"{size[0]}x{size[1]} is too small for the network ({first_line(error)})"
-        raise InputError("test.size", problem, "give a larger size") from error
+        problem = f"{seen[0]}x{seen[1]} is too small for the network ({first_line(error)})"
+        raise InputError(f"{path}.size", problem, "give a larger size") from error
 
 # %% ../../nbs/experiments/10_build.ipynb #0e5233f4
 def check_patches(config: StageConfig, terms: dict[str, Term]) -> None:

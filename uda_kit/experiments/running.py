@@ -32,8 +32,15 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.label_quality import LABEL_MEASURES, precision_and_coverage
 from ..evaluation.report import write_report
 from ..evaluation.scores import Evaluation
-from ..evaluation.windows import Inference
-from .build import Run, build_stages, open_scored, save_modes, stage_keys
+from uda_kit.experiments.build import (
+    Run,
+    build_stages,
+    check_predicted,
+    first_of_segmentation,
+    open_scored,
+    save_modes,
+    stage_keys,
+)
 from .own_classes import settle
 from ..methods.teacher import Teacher, teacher_quality
 from ..models.checkpoints import save_weights
@@ -72,7 +79,7 @@ def run_stages(
 ) -> float:  # seconds that the stages took, or once took where they are shared
     "Prepare, train and finish the stages of a recipe in turn, going on where an earlier attempt stopped."
     seconds = 0.0
-    first = next(stage for stage in run.stages if stage.trained is stage)
+    first = first_of_segmentation(run.stages)
     for stage in run.stages:
         with stage_lock(run, stage):
             if trained_by_another(run, stage, fabric):
@@ -179,6 +186,7 @@ def run_recipe(
     run = Run(recipe, options, Path(out), roots=roots, **where)
     build_stages(run)
     test = open_scored(recipe.test, recipe.space, roots)
+    check_predicted(run, test, "test")
     fabric = make_fabric(options)
     run.device, run.processes = fabric.device, fabric.world_size
     with leaving_together(fabric), saying_how_to_resume(directory), ExitStack() as held:
@@ -247,7 +255,7 @@ def train_and_score(
     before: list[Evaluation] = []
 
     def score(net: Segmenter) -> Evaluation:
-        inference = Inference(precision=options.precision)
+        inference = recipe.inference(options.precision)
         return evaluate(net, test, recipe.test.resize, space, inference, progress=options.progress)
 
     def score_before(net: Segmenter) -> None:

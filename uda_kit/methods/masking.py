@@ -49,9 +49,7 @@ def mean_color(net: Any) -> Tensor:  # [1,3,1,1] RGB in [0, 1]
 class Masking(BatchTransform):
     "Makes the batch 'masked' from a target with pseudo-labels (MIC, section 3.2)."
 
-    reads = ("target",)
     makes = ("masked",)
-    needs_labels = ("target",)
     joint_draws = True
 
     def __init__(
@@ -60,11 +58,27 @@ class Masking(BatchTransform):
         block: int = 64,  # side of a block in pixels
         colors: Photometric | None = DACS_COLORS,  # None: as they are
         statistics: bool = False,  # count masked images in the running statistics of batch norms
+        separate: bool = False,  # every other image is the source's, with its own label
     ):
         if not 0 <= ratio < 1:
             raise InputError(f"ratio={ratio}", "hides more than there is, or less than nothing", "give 0 to below 1")
         self.ratio, self.block, self.colors = ratio, int(block), colors
-        self.statistics = statistics
+        self.statistics, self.separate = statistics, separate
+        self.reads = self.needs_labels = ("source", "target") if separate else ("target",)
+
+# %% ../../nbs/methods/87_masking.ipynb #87000018
+def alternating(source: Batch, target: Batch) -> Batch:
+    "Source images and target images in turn, as many as the target has. `InputError` where there is room for one."
+    count = len(target.image)
+    if len(source.image) != count or count < 2:
+        problem = f"cannot take turns with {len(source.image)} source and {count} target images"
+        raise InputError("separate=True", problem, "give both the same batch size, at least 2")
+    assert source.label is not None and target.label is not None, "both are labelled"
+    is_source = torch.arange(count, device=target.image.device) % 2 == 0
+    image = torch.where(is_source[:, None, None, None], source.image, target.image)
+    label = torch.where(is_source[:, None, None], source.label.long(), target.label.long())
+    weight = torch.where(is_source[:, None, None], weight_of(source), weight_of(target))
+    return target.with_images(image, label, weight)
 
 # %% ../../nbs/methods/87_masking.ipynb #87000016
 @patch
@@ -80,10 +94,11 @@ def __call__(self: Masking, batches: dict[str, Batch], generator: torch.Generato
     if target.label is None:
         remedy = "put a Teacher before it, or give the stage a pseudo-labelled target"
         raise InputError("Masking", "the target has no pseudo-labels", remedy)
-    image = target.image if self.colors is None else photometric(target.image, self.colors, generator)
+    whole = alternating(batches["source"], target) if self.separate else target
+    image = whole.image if self.colors is None else photometric(whole.image, self.colors, generator)
     stays = self.draw(image, generator)
     image = torch.where(stays[:, None], image, mean_color(target.net).to(image))
-    masked = target.with_images(image, target.label, weight_of(target))
+    masked = whole.with_images(image, whole.label, weight_of(whole))
     masked.statistics = self.statistics
     return batches | {"masked": masked}
 
@@ -92,7 +107,7 @@ def __call__(self: Masking, batches: dict[str, Batch], generator: torch.Generato
 def settings(self: Masking) -> dict:
     "For a run's config."
     colors = None if self.colors is None else asdict(self.colors)
-    names = ("ratio", "block", "statistics")
+    names = ("ratio", "block", "statistics", "separate")
     return {"transform": type(self).__name__, **{name: getattr(self, name) for name in names}, "colors": colors}
 
 # %% ../../nbs/methods/87_masking.ipynb #8700000d
@@ -104,7 +119,8 @@ class MaskingConfig(TransformConfig):
     block: Count = 64  # side of a block in pixels: 64 at crops of 1024, 32 at 512
     colors: Photometric | None = DACS_COLORS  # None: as they are
     statistics: bool = False  # count masked images in the running statistics of batch norms
+    separate: bool = False  # every other image is the source's, with its own label
 
     def build(self, net: Segmenter, context: BuildContext = BuildContext()) -> Masking:
         "The transform, for any network."
-        return Masking(self.ratio, self.block, self.colors, self.statistics)
+        return Masking(self.ratio, self.block, self.colors, self.statistics, self.separate)

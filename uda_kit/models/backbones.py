@@ -216,6 +216,9 @@ class Backbone(nn.Module):
         "All maps from the finest to the last; the last two are what `forward` returns."
         raise NotImplementedError
 
+    def check_size(self, size: tuple[int, int]) -> None:
+        "`InputError` for a (height, width) that its images cannot have; here they can have any."
+
 # %% ../../nbs/models/10_backbones.ipynb #7f15a004
 STAGES = ((64, 1, 1), (128, 2, 1), (256, 1, 2), (512, 1, 4))  # width, stride and dilation of layer1 to layer4
 

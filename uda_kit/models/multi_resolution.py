@@ -91,6 +91,10 @@ class MultiResolution(Segmenter):
         half = window_size((image.shape[-2], image.shape[-1]))
         return F.interpolate(image, half, mode="bilinear", align_corners=False)
 
+    def check_size(self, size: tuple[int, int]) -> None:
+        "`InputError` for a (height, width) that cannot be halved into windows, or whose half the backbone cannot take."
+        self.backbone.check_size(window_size(size))
+
     def forward(
         self,
         image: Tensor,  # [B,3,H,W] RGB in [0, 1]

@@ -283,6 +283,12 @@ def seen_whole(self: Segmenter, image: Tensor) -> Tensor:
     "The images [B,3,H,W] that `Outputs.stages` are maps of: those the network gets."
     return image
 
+
+@patch
+def check_size(self: Segmenter, size: tuple[int, int]) -> None:
+    "`InputError` for a (height, width) that the images of the network cannot have."
+    self.backbone.check_size(size)
+
 # %% ../../nbs/models/20_segmenters.ipynb #7322aa83
 @patch
 def forward(

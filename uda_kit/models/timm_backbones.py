@@ -153,6 +153,14 @@ def _features_of(name: str, options: dict[str, Any], backbone: str) -> nn.Module
         problem = f"cannot keep an output stride of {stride}: nothing in it can be dilated"
         raise InputError(shown("backbone", backbone), problem, "leave output_stride out") from None
 
+# %% ../../nbs/models/12_timm_backbones.ipynb #7a11001e
+def size_in_patches(size: tuple[int, int], patch: int | None) -> tuple[int, int]:
+    "The (height, width) nearest to `size` that patches of a side divide; `size` itself where there are no patches."
+    if patch is None:
+        return size
+    rows, columns = (max(1, round(side / patch)) for side in size)
+    return rows * patch, columns * patch
+
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a11000e
 @patch
 def stages(
@@ -168,14 +176,20 @@ def stages(
 @patch
 def fitting(self: TimmBackbone, x: Tensor) -> Tensor:
     "The image at a size that the patches divide: itself, or with `any_size` resized to the nearest one."
-    if self.patch is None:
+    size = x.shape[-2], x.shape[-1]
+    self.check_size(size)
+    fitting_size = size_in_patches(size, self.patch)
+    if size == fitting_size:
         return x
-    size = tuple(x.shape[-2:])
-    nearest_size = tuple(max(1, round(side / self.patch)) * self.patch for side in size)
-    if size == nearest_size:
-        return x
-    if self.any_size:
-        return F.interpolate(x, nearest_size, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(x, fitting_size, mode="bilinear", align_corners=False, antialias=True)
+
+
+@patch
+def check_size(self: TimmBackbone, size: tuple[int, int]) -> None:
+    "`InputError` for a (height, width) that a transformer's patches do not divide, unless it resizes its images."
+    nearest_size = size_in_patches(size, self.patch)
+    if self.any_size or size == nearest_size:
+        return
     problem = f"cannot be cut into patches of {self.patch}x{self.patch} pixels"
     remedy = f"give {nearest_size[0]}x{nearest_size[1]}, or build the network with any_size=True, which resizes"
     raise InputError(f"an image of {size[0]}x{size[1]}", problem, remedy)

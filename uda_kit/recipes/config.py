@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from ..core.settings import Count, Digits, FewCount, Fraction, Seed, Size, Steps
 from ..data.labels import LabelSpace
+from ..evaluation.windows import Inference
 from ..methods.cyclegan import CYCLEGAN_ADAM, CycleGANTerms
 from ..models.configs import DeepLabV2, NetworkConfig, TranslatorConfig
 from .data import Data
@@ -109,6 +110,8 @@ class Recipe:
         "output_space",
     )  # whose tables it belongs to, the first being its own; of no paper's: any name, it gets a table by itself
     rows: tuple[str, ...] = ()  # rows of the paper's tables it reproduces: "Table 1: Ours (multi-level)"
+    window: Size | None = None  # (height, width) that the network sees at once when it predicts; None: whole images
+    stride: Size | None = None  # (rows, columns) between windows; None: half of the window
     protocol: Digits = ""  # classes the score is averaged over ("13"); "" for all; the others are reported beside it
     about: str = ""
 
@@ -121,6 +124,10 @@ class Recipe:
     def row(self) -> str:
         "The second half of the name: the method."
         return self.name.split("/", 1)[1]
+
+    def inference(self, precision: str = "32-true") -> Inference:
+        "How the trained network predicts test and validation images. `InputError` for a stride without a window."
+        return Inference(self.window, self.stride, precision=precision)
 
     @property
     def paper(self) -> str:

@@ -6,8 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/recipes/65_self_training.ipynb #65000003
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from ..core.settings import Size
 from ..data.photometric import Photometric
 from ..data.sampling import RareClassSampling
 from ..methods.classmix import ClassMixConfig
@@ -22,37 +23,60 @@ from ..training.configs import SumOfTerms
 from ..training.optim import SGD, AdamW
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500000a
+@dataclass(frozen=True)
+class SyntheticSource:
+    "Labelled images of the full-size recipes. Sizes are (height, width) that whole images are resized to."
+
+    name: str
+    stretched: tuple[int, int]  # by DACS, which does not keep the shape
+    half: tuple[int, int]  # beside Cityscapes at half resolution
+    full: tuple[int, int]  # beside Cityscapes at full resolution
+    protocol: str = ""  # classes that are scored; "" for all
+
+
+SOURCES = (
+    SyntheticSource("gta5", stretched=(720, 1280), half=(704, 1280), full=(1407, 2560)),
+    SyntheticSource("synthia", stretched=(760, 1280), half=(760, 1280), full=(1520, 2560), protocol="16"),
+    SyntheticSource("synscapes", stretched=(720, 1440), half=(720, 1440), full=(1440, 2880)),
+)
+PROTOCOLS = {source.name: source.protocol for source in SOURCES}
+
+
+def full_recipe(name: str, stage: StageConfig, test: Data, about: str, window: Size | None = None) -> Recipe:
+    "A recipe of one stage, whose network predicts in windows where a `window` is given."
+    protocol = PROTOCOLS.get(stage.source.name, "")
+    about = f"{about}; GTA5's settings" if stage.source.name == "synscapes" else about
+    return Recipe(
+        name,
+        (stage,),
+        test=test,
+        space="cityscapes19",
+        papers=("self_training",),
+        window=window,
+        protocol=protocol,
+        about=about,
+    )
+
+# %% ../../nbs/recipes/65_self_training.ipynb #6500000f
 WINDOW = (512, 512)
 RESNET_101 = DeepLabV2("resnet101", multi_level=False, bn="affine_frozen", weights="imagenet")
-SOURCES = {  # (height, width) that images are resized to, classes that are scored
-    "gta5": ((720, 1280), ""),
-    "synthia": ((760, 1280), "16"),
-}
 HALF_SIZE = Data("cityscapes", "train", size=(512, 1024), batch_size=2, crop=WINDOW)
 HALF_SIZE_VAL = Data("cityscapes", "val", (512, 1024))
 MAIN_LEVEL = SupervisedTerms(seg_aux=0.0)
 ABOUT_DACS = "the authors start from COCO weights, this recipe from ImageNet's"
 
 
-def full_recipe(name: str, stage: StageConfig, test: Data, about: str) -> Recipe:
-    "A recipe of one stage."
-    protocol = SOURCES.get(stage.source.name, ((), ""))[1]
-    return Recipe(
-        name, (stage,), test=test, space="cityscapes19", papers=("self_training",), protocol=protocol, about=about
-    )
-
-
-def dacs_recipes(source: str) -> list[Recipe]:
-    "DACS from GTA5 or SYNTHIA to Cityscapes (its Tables 1 and 2)."
-    data = Data(source, "all", size=SOURCES[source][0], batch_size=2, crop=WINDOW)
+def dacs_recipes(source: SyntheticSource) -> list[Recipe]:
+    "DACS from a synthetic source to Cityscapes (its Tables 1 and 2)."
+    data = Data(source.name, "all", size=source.stretched, batch_size=2, crop=WINDOW)
     supervised = StageConfig(data, MAIN_LEVEL, RESNET_101, target=None, optimizer=SGD(), steps=250_000)
     stage = on_top(MixRow(), supervised, HALF_SIZE)
-    return [full_recipe(f"{source}/dacs", stage, HALF_SIZE_VAL, ABOUT_DACS)]
+    return [full_recipe(f"{source.name}/dacs", stage, HALF_SIZE_VAL, ABOUT_DACS)]
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500000c
 STRENGTH = Photometric(jitter=(0.2, 0.2, 0.2, 0.2))  # of DAFormer and MIC
 MIT_B5 = DAFormer("timm:mit_b5")
-DAFORMER_ADAM = AdamW(6e-5, weight_decay=0.01, head_multiplier=10.0, power=1.0, warmup=1500, decay_norms=False)
+DAFORMER_ADAM = AdamW(6e-5, weight_decay=0.01, head_multiplier=10.0, power=1.0, warmup=1500, decay_layer_norms=False)
 NO_BONNET = (15 / 512, 120 / 512, 0.0, 0.0)  # blurred upper edge, and the car's own bonnet
 DAFORMER_ROW = MixRow(
     ClassMixConfig(shared=True, colors=STRENGTH), rare=RareClassSampling(), distance=0.005, average=0.999
@@ -63,16 +87,20 @@ DAFORMER_ROWS = {
     "daformer-no-distance": replace(DAFORMER_ROW, distance=0.0),
     "daformer-mic": replace(DAFORMER_ROW, masking=MaskingConfig(0.7, block=32, colors=STRENGTH)),
 }
+DAFORMER_LOSSES = SupervisedTerms(seg_aux=0.0, average="all")
 ABOUT_MIT = "give MiT's weights as a local file: --set stages.0.net.weights=FILE"
 
 # %% ../../nbs/recipes/65_self_training.ipynb #650000ce
-def daformer_recipes(source: str) -> list[Recipe]:
-    "DAFormer, its ablations and MIC from GTA5 or SYNTHIA to Cityscapes."
-    size = {"gta5": (704, 1280), "synthia": (760, 1280)}[source]
-    data = Data(source, "all", size=size, batch_size=2, flip=True, crop=WINDOW, max_share=0.75)
+def on_mit(source: Data) -> StageConfig:
+    "Training of MiT-B5 on labelled images alone."
+    return StageConfig(source, DAFORMER_LOSSES, MIT_B5, target=None, optimizer=DAFORMER_ADAM, steps=40_000)
+
+
+def daformer_recipes(source: SyntheticSource) -> list[Recipe]:
+    "DAFormer, its ablations and MIC from a synthetic source to Cityscapes."
+    data = Data(source.name, "all", size=source.half, batch_size=2, flip=True, crop=WINDOW, max_share=0.75)
     target = replace(HALF_SIZE, flip=True, margins=NO_BONNET)
-    losses = SupervisedTerms(seg_aux=0.0, average="all")
-    supervised = StageConfig(data, losses, MIT_B5, target=None, optimizer=DAFORMER_ADAM, steps=40_000)
+    supervised = on_mit(data)
     stages = {row: on_top(parts, supervised, target) for row, parts in DAFORMER_ROWS.items()}
     stages["mit-source-only"] = supervised
     whole = stages["daformer"]
@@ -82,7 +110,7 @@ def daformer_recipes(source: str) -> list[Recipe]:
     recipes = []
     for row, stage in stages.items():
         about = "DAFormer's training of DeepLab-v2" if stage.net == RESNET_101 else ABOUT_MIT
-        recipes.append(full_recipe(f"{source}/{row}", stage, HALF_SIZE_VAL, about))
+        recipes.append(full_recipe(f"{source.name}/{row}", stage, HALF_SIZE_VAL, about))
     return recipes
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500001a
@@ -93,9 +121,7 @@ def several_sources() -> list[Recipe]:
         SourcePart(Data("synthia", "all", (760, 1280)), 0.25),
         SourcePart(Data("synscapes", "all", (720, 1440)), 0.25),
     )
-    supervised = StageConfig(
-        source, SupervisedTerms(seg_aux=0.0, average="all"), MIT_B5, target=None, optimizer=DAFORMER_ADAM, steps=40_000
-    )
+    supervised = on_mit(source)
     row = replace(DAFORMER_ROW, rare=None)
     adapted = on_top(row, supervised, replace(HALF_SIZE, flip=True, margins=NO_BONNET))
     stages = {"source-only": supervised, "daformer": adapted}
@@ -111,88 +137,102 @@ NO_BONNET_NO_SIDES = (30 / 1024, 240 / 1024, 30 / 2048, 30 / 2048)
 HRDA_MIT_B5 = HRDA("timm:mit_b5")
 HRDA_ROW = replace(DAFORMER_ROW, rare=RareClassSampling(crop_share=2.0))
 HRDA_ROWS = {"hrda": HRDA_ROW, "hrda-mic": replace(HRDA_ROW, masking=MaskingConfig(0.7, block=64, colors=STRENGTH))}
+FULL_SIZE = Data("cityscapes", "train", size=(1024, 2048), batch_size=2, flip=True, crop=FULL_WINDOW)
 
 
-def hrda_recipes(source: str) -> list[Recipe]:
-    "HRDA and MIC on it from GTA5 or SYNTHIA to Cityscapes, at full resolution."
-    size = {"gta5": (1407, 2560), "synthia": (1520, 2560)}[source]  # as large as fits into 1440x2560, or 1520x2560
-    data = Data(source, "all", size=size, batch_size=2, flip=True, crop=FULL_WINDOW, max_share=0.75)
-    target = Data(
-        "cityscapes", "train", size=(1024, 2048), batch_size=2, flip=True, crop=FULL_WINDOW, margins=NO_BONNET_NO_SIDES
-    )
-    losses = SupervisedTerms(seg_aux=0.0, average="all", seg=1 - DETAIL)
-    supervised = StageConfig(data, losses, HRDA_MIT_B5, target=None, optimizer=DAFORMER_ADAM, steps=40_000)
+def hrda_stage(row: MixRow, source: Data, target: Data) -> StageConfig:
+    "Training of HRDA's network with a row's parts, and a share of each loss for the detail window."
+    losses = replace(DAFORMER_LOSSES, seg=1 - DETAIL)
+    stage = on_top(row, replace(on_mit(source), net=HRDA_MIT_B5, terms=losses), target)
+    assert isinstance(stage.terms, SumOfTerms), "as `on_top` makes it"
+    return replace(stage, terms=with_detail(stage.terms))
+
+
+def hrda_recipes(source: SyntheticSource) -> list[Recipe]:
+    "HRDA and MIC on it from a synthetic source to Cityscapes, at full resolution."
+    data = Data(source.name, "all", size=source.full, batch_size=2, flip=True, crop=FULL_WINDOW, max_share=0.75)
+    target = replace(FULL_SIZE, margins=NO_BONNET_NO_SIDES)
+    test = Data("cityscapes", "val")
     recipes = []
     for row, parts in HRDA_ROWS.items():
-        stage = on_top(parts, supervised, target)
-        assert isinstance(stage.terms, SumOfTerms), "as `on_top` makes it"
-        stage = replace(stage, terms=with_detail(stage.terms))
-        recipes.append(full_recipe(f"{source}/{row}", stage, Data("cityscapes", "val"), ABOUT_MIT))
+        stage = hrda_stage(parts, data, target)
+        recipes.append(full_recipe(f"{source.name}/{row}", stage, test, ABOUT_MIT, FULL_WINDOW))
     return recipes
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500002b
-ADVERSE = {  # images of the target, half size
-    "acdc": Data("acdc", "train", size=(540, 960), batch_size=2, flip=True, crop=WINDOW),
-    "darkzurich": Data("darkzurich", "train", size=(540, 960), batch_size=2, flip=True, crop=WINDOW),
-}
+ADVERSE = {"acdc": (1080, 1920), "darkzurich": (1080, 1920)}  # targets and the (height, width) of their images
 ABOUT_ADVERSE = f"labels of Cityscapes, images in bad weather or at night; {ABOUT_MIT}"
+MASKED_ADVERSE = MaskingConfig(0.7, block=32, colors=None, separate=True)
 
 
 def adverse_recipes() -> list[Recipe]:
-    "From Cityscapes to bad weather (ACDC) and to the night (Dark Zurich): source-only, DAFormer and MIC."
+    "From Cityscapes to bad weather (ACDC) and to the night (Dark Zurich): source-only, DAFormer, HRDA and MIC."
     source = replace(HALF_SIZE, flip=True, max_share=0.75)
-    supervised = StageConfig(
-        source, SupervisedTerms(seg_aux=0.0, average="all"), MIT_B5, target=None, optimizer=DAFORMER_ADAM, steps=40_000
-    )
-    with_masks = replace(DAFORMER_ROW, masking=MaskingConfig(0.7, block=32, colors=None))
+    full_source = replace(FULL_SIZE, max_share=0.75)
     recipes = []
-    for name, target in ADVERSE.items():
+    for name, size in ADVERSE.items():
+        half = (size[0] // 2, size[1] // 2)
+        target = Data(name, "train", size=half, batch_size=2, flip=True, crop=WINDOW)
         stages = {
-            "source-only": supervised,
-            "daformer": on_top(DAFORMER_ROW, supervised, target),
-            "daformer-mic": on_top(with_masks, supervised, target),
+            "source-only": on_mit(source),
+            "daformer": on_top(DAFORMER_ROW, on_mit(source), target),
+            "daformer-mic": on_top(replace(DAFORMER_ROW, masking=MASKED_ADVERSE), on_mit(source), target),
         }
-        test = replace(target, split="val", crop=None, flip=False, batch_size=1)
         for row, stage in stages.items():
-            recipes.append(full_recipe(f"cityscapes-{name}/{row}", stage, test, ABOUT_ADVERSE))
+            recipes.append(full_recipe(f"cityscapes-{name}/{row}", stage, Data(name, "val", half), ABOUT_ADVERSE))
+        target = replace(target, size=size, crop=FULL_WINDOW)
+        masking = replace(MASKED_ADVERSE, block=64)
+        for row, parts in {"hrda": HRDA_ROW, "hrda-mic": replace(HRDA_ROW, masking=masking)}.items():
+            stage = hrda_stage(parts, full_source, target)
+            test = Data(name, "val", size)
+            recipes.append(full_recipe(f"cityscapes-{name}/{row}", stage, test, ABOUT_ADVERSE, FULL_WINDOW))
     return recipes
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500000e
-DINOV2 = {
-    "small": DeepLabV2("timm:vit_small_patch14_dinov2", multi_level=False),
-    "base": DeepLabV2("timm:vit_base_patch14_dinov2", multi_level=False),
+@dataclass(frozen=True)
+class FoundationModel:
+    "A vision transformer whose weights are a local file."
+
+    backbone: str  # name in timm
+    patch: int  # side of its patches in pixels
+    family: str  # whose weights are to be given
+
+
+FOUNDATION_MODELS = {
+    "small": FoundationModel("vit_small_patch14_dinov2", 14, "DINOv2"),
+    "base": FoundationModel("vit_base_patch14_dinov2", 14, "DINOv2"),
+    "dinov3-small": FoundationModel("vit_small_patch16_dinov3", 16, "DINOv3"),
+    "dinov3-base": FoundationModel("vit_base_patch16_dinov3", 16, "DINOv3"),
 }
-VFM_WINDOW = (1022, 1022)  # 73 patches of 14 pixels
-VFM_ADAM = AdamW(5e-5 * 8**0.5, weight_decay=0.01, backbone_multiplier=0.1, power=1.0, warmup=1500, decay_norms=False)
-VFM_ROW = MixRow(
-    ClassMixConfig(),
-    RareClassSampling(temperature=0.05),
-    masking=MaskingConfig(0.7, 14),
-    average=0.999,
-    mirror=True,
-)
-ABOUT_DINO = "give DINOv2's weights as a local file: --set stages.0.net.weights=FILE"
+VFM_ADAM = AdamW(5e-5 * 8**0.5, weight_decay=0.01, backbone_multiplier=0.1, power=1.0, warmup=1500)
+VFM_ROW = MixRow(ClassMixConfig(), RareClassSampling(temperature=0.05), average=0.999, mirror=True)
+
+# %% ../../nbs/recipes/65_self_training.ipynb #6500001e
+def in_patches(size: tuple[int, int], factor: float, patch: int) -> tuple[int, int]:
+    "The (height, width) nearest to `factor` times a size that patches of a side divide."
+    height, width = (round(factor * side / patch) * patch for side in size)
+    return height, width
 
 
 def vfm_recipes() -> list[Recipe]:
-    "VFM-UDA and source-only on DINOv2, GTA5 to Cityscapes."
-    data = Data("gta5", "all", size=(1052, 1914), batch_size=8, flip=True, scale=(0.98, 1.2), crop=VFM_WINDOW)
-    target = Data(
-        "cityscapes",
-        "train",
-        size=(1024, 2048),
-        batch_size=8,
-        flip=True,
-        crop=VFM_WINDOW,
-        margins=(0.03, 0.25, 0.03, 0.03),
-    )
-    test = Data("cityscapes", "val", (1022, 2044))
+    "VFM-UDA and source-only on foundation models, GTA5 to Cityscapes."
     recipes = []
-    for size, net in DINOV2.items():
-        supervised = StageConfig(data, MAIN_LEVEL, net, target=None, optimizer=VFM_ADAM, steps=40_000)
-        adapted = on_top(VFM_ROW, supervised, target)
-        recipes.append(full_recipe(f"gta5/vfm-{size}-source-only", supervised, test, ABOUT_DINO))
-        recipes.append(full_recipe(f"gta5/vfm-{size}", adapted, test, ABOUT_DINO))
+    for name, model in FOUNDATION_MODELS.items():
+        patch = model.patch
+        street = in_patches((1024, 2048), 1.1, patch)
+        window = (1024 // patch * patch,) * 2
+        source = Data("gta5", "all", size=in_patches((1052, 1914), 1.1, patch))
+        target = Data("cityscapes", "train", size=street, margins=(0.03, 0.25, 0.03, 0.03))
+        source, target = (
+            replace(data, batch_size=8, flip=True, scale=(0.9, 1.1), crop=window) for data in (source, target)
+        )
+        net = DeepLabV2(f"timm:{model.backbone}", multi_level=False)
+        supervised = StageConfig(source, MAIN_LEVEL, net, target=None, optimizer=VFM_ADAM, steps=40_000)
+        row = replace(VFM_ROW, masking=MaskingConfig(0.7, block=patch))
+        test = Data("cityscapes", "val", street)
+        about = f"give {model.family}'s weights as a local file: --set stages.0.net.weights=FILE"
+        recipes.append(full_recipe(f"gta5/vfm-{name}-source-only", supervised, test, about))
+        recipes.append(full_recipe(f"gta5/vfm-{name}", on_top(row, supervised, target), test, about))
     return recipes
 
 # %% ../../nbs/recipes/65_self_training.ipynb #65000041

@@ -133,8 +133,6 @@ class RecipeStage(Stage):
         context = BuildContext(run.options.seed, label_space(run.recipe.space), modes)
         terms = _build_terms(config, index, net, context)
         transforms = _build_transforms(config, net, context)
-        if before is None and run.weights:  # after the terms: those may copy the network as it is built
-            start_from(net, run.weights, label_space(run.recipe.space))
         parts: dict[str, Any] = {"transforms": transforms, "validate": run.validate, **_training_settings(config)}
         return cls(config.name, net, terms, source, target, **parts, config=config, before=before, index=index)
 

@@ -44,6 +44,7 @@ def check_values(recipe: Recipe) -> None:
         raise InputError("protocol", problem, f"known: {', '.join(protocols(space))}")
     for index, stage in enumerate(stages):
         check_stage_values(stage, f"stages.{index}")
+    recipe.inference()
     for path, data in (("test", recipe.test), ("val", recipe.val)):
         check_data(data, path)
         check_judge(data, path)

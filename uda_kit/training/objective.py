@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.distributed import any_process, average_gradients, gather_objects, several_processes
+from ..core.distributed import any_process, average_gradients, gather_objects, mean_count, several_processes
 from ..core.errors import InputError, nearest
 from ..models.backbones import still_statistics
 from ..models.segmenters import Outputs, upsample
@@ -195,13 +195,13 @@ def weighted_cross_entropy(
     logits: Tensor,  # [B,C,H,W]
     label: Tensor,  # [B,H,W] class ids
     weight: Tensor | None = None,  # [B,H,W] of each pixel; None: 1
-    average: str = "labelled",  # divide by the number of pixels with a label, or by "all"
+    average: str = "labelled",  # divide by the number of pixels with a label, in all processes, or by "all"
     ignore: int = 255,  # id of pixels without a class
 ) -> Tensor:  # scalar; 0, with a zero gradient, where no pixel has a label
     "Cross-entropy of labelled pixels, each with its weight."
     check_average(average)
     label = label.long()
-    count = (label != ignore).sum().clamp(min=1) if average == "labelled" else label.numel()
+    count = mean_count((label != ignore).sum()) if average == "labelled" else label.numel()
     if weight is None:
         return F.cross_entropy(logits, label, ignore_index=ignore, reduction="sum") / count
     loss = F.cross_entropy(logits, label, ignore_index=ignore, reduction="none")

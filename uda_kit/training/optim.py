@@ -6,7 +6,7 @@
 __all__ = ['SGD', 'AdamW']
 
 # %% ../../nbs/training/15_optim.ipynb #6fa20705
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ class SGD:
     power: Amount = 0.9
     hold: BelowOne = 0.0  # fraction of the schedule at the full rate
     warmup: Delay = 0  # steps of linear warm-up, multiplied by the schedule
-    decay_norms: bool = True  # weight decay of norms and biases, too
+    decay_layer_norms: bool = True  # weight decay of the scale and shift of layer norms, too
     # (beginning of a parameter's name, factor of its rate); the first that fits counts
     layer_rates: tuple[tuple[str, Amount], ...] = ()
 
@@ -80,7 +80,7 @@ class AdamW:
     power: Amount = 0.9
     hold: BelowOne = 0.0  # fraction of the schedule at the full rate
     warmup: Delay = 0  # steps of linear warm-up, multiplied by the schedule
-    decay_norms: bool = True  # weight decay of norms and biases, too
+    decay_layer_norms: bool = True  # weight decay of the scale and shift of layer norms, too
     # (beginning of a parameter's name, factor of its rate); the first that fits counts
     layer_rates: tuple[tuple[str, Amount], ...] = ()
 
@@ -93,6 +93,7 @@ def parameter_groups(
     config: SGD | AdamW,
     named: Iterable[tuple[str, nn.Parameter]],  # names and parameters of one part: backbone, heads, or joint
     multiplier: float,  # of the part's learning rate
+    undecayed: Collection[nn.Parameter] = (),  # these have no weight decay
 ) -> list[dict]:
     "Groups of parameters that share a learning rate and a weight decay, in the order of their first parameters."
     groups: dict[tuple, dict] = {}
@@ -101,7 +102,7 @@ def parameter_groups(
             continue
         factor = next((factor for prefix, factor in config.layer_rates if name.startswith(prefix)), 1.0)
         lr = config.lr * multiplier * factor
-        decays = config.decay_norms or parameter.ndim > 1
+        decays = parameter not in undecayed
         if (lr, decays) not in groups:
             groups[lr, decays] = {"params": [], "lr": lr, "initial_lr": lr}
             if not decays:
@@ -134,6 +135,12 @@ def check_rates(where: str, config: SGD | AdamW, names: Iterable[str]) -> None:
         )
 
 # %% ../../nbs/training/15_optim.ipynb #40535aa0
+def layer_norms(net: nn.Module) -> set[nn.Parameter]:
+    "Scale and shift of a network's layer norms."
+    norms = [module for module in net.modules() if isinstance(module, nn.LayerNorm)]
+    return {parameter for norm in norms for parameter in norm.parameters()}
+
+
 def make_optimizer(
     config: SGD | AdamW,
     net: Any,  # a network with `backbone_parameters` and `head_parameters`, such as a `Segmenter`
@@ -148,8 +155,9 @@ def make_optimizer(
     backbone = [(names[parameter], parameter) for parameter in net.backbone_parameters()]
     heads = [(names[parameter], parameter) for parameter in net.head_parameters()]
     owned_by_terms = [("joint", parameter) for parameter in dict.fromkeys(joint)]  # two terms may share theirs
-    groups = parameter_groups(config, backbone, config.backbone_multiplier)
-    groups += parameter_groups(config, heads, config.head_multiplier)
+    undecayed = set() if config.decay_layer_norms else layer_norms(net)
+    groups = parameter_groups(config, backbone, config.backbone_multiplier, undecayed)
+    groups += parameter_groups(config, heads, config.head_multiplier, undecayed)
     groups += parameter_groups(config, owned_by_terms, config.head_multiplier)
     return config.build(groups)
 
