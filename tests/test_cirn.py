@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from uda_kit.core.errors import InputError
 from uda_kit.core.records import write_json
 from uda_kit.core.settings import override
-from uda_kit.data.datasets import open_named
+from uda_kit.data.open import open_named
 from uda_kit.data.translated import TranslatedImages, read_about
 from uda_kit.experiments.build import Run, build_stages
 from uda_kit.experiments.dry_run import dry_run

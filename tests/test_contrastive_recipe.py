@@ -8,7 +8,7 @@ from resuming import killed_and_resumed, options, same_stage, undisturbed
 
 from uda_kit.core.errors import InputError
 from uda_kit.core.settings import override
-from uda_kit.data.datasets import open_named
+from uda_kit.data.open import open_named
 from uda_kit.experiments.build import Run, build_stages
 from uda_kit.experiments.dry_run import dry_run, open_or_stand_in
 from uda_kit.experiments.running import run_benchmark, run_recipe

@@ -11,7 +11,8 @@ from PIL import Image
 from refusals import refused
 
 from uda_kit.data.check import check_data
-from uda_kit.data.datasets import DATASETS, FolderDataset, open_dataset
+from uda_kit.data.folder_dataset import FolderDataset
+from uda_kit.data.open import DATASETS, open_dataset
 from uda_kit.data.samples import png
 from uda_kit.data.streams import Stream
 

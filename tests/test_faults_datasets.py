@@ -12,9 +12,11 @@ from refusals import refused
 
 from uda_kit.core.errors import InputError
 from uda_kit.data.check import check_data
-from uda_kit.data.datasets import FolderDataset, Relabelled, open_dataset, parse_spec
+from uda_kit.data.dataset import Relabelled
 from uda_kit.data.file_dataset import listed, natural
+from uda_kit.data.folder_dataset import FolderDataset
 from uda_kit.data.labels import CITYSCAPES19, CITYSCAPES_IDS, SYNTHIA16, LabelSpace, protocols
+from uda_kit.data.open import open_dataset, parse_spec
 from uda_kit.evaluation.label_spaces import reconcile
 from uda_kit.evaluation.metrics import subset_iou
 from uda_kit.evaluation.report import comparison_table, summary

@@ -19,8 +19,8 @@ from torchvision.io import ImageReadMode, decode_image
 
 from uda_kit.core.errors import InputError, expect_error
 from uda_kit.data.check import check_split
-from uda_kit.data.datasets import open_dataset
 from uda_kit.data.images import image_files, image_size, label_format, read_ids, read_image
+from uda_kit.data.open import open_dataset
 from uda_kit.data.streams import Stream
 from uda_kit.data.translated import read_about
 from uda_kit.data.workers import read_in_order
@@ -85,7 +85,7 @@ def test_as_many_processes_as_asked_for(workers):
 
 LEAVING = """
 import itertools, os, signal, sys
-from uda_kit.data.datasets import open_dataset
+from uda_kit.data.open import open_dataset
 from uda_kit.data.workers import read_in_order
 reader = read_in_order(open_dataset("scenes:rendered?n=9&size=16x32"), itertools.cycle(range(9)), 2)
 next(reader)

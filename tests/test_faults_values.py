@@ -27,8 +27,8 @@ from uda_kit.cli.train import Train
 from uda_kit.core.errors import expect_error
 from uda_kit.core.files import WriteError
 from uda_kit.core.settings import describe, override
-from uda_kit.data.datasets import DATASETS, open_dataset
 from uda_kit.data.labels import label_space
+from uda_kit.data.open import DATASETS, open_dataset
 from uda_kit.evaluation.evaluate import evaluate
 from uda_kit.evaluation.label_spaces import reconcile
 from uda_kit.experiments.build import Run, build_stages, open_scored

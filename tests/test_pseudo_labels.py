@@ -14,8 +14,9 @@ from torch import nn
 
 from uda_kit.cli import main
 from uda_kit.core.errors import InputError
-from uda_kit.data.datasets import Relabelled, open_dataset
+from uda_kit.data.dataset import Relabelled
 from uda_kit.data.labels import CITYSCAPES19
+from uda_kit.data.open import open_dataset
 from uda_kit.data.streams import Stream
 from uda_kit.evaluation.predict import predict
 from uda_kit.methods import pseudo_labels

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from uda_kit.core.errors import InputError
 from uda_kit.core.settings import override
-from uda_kit.data.datasets import Relabelled
+from uda_kit.data.dataset import Relabelled
 from uda_kit.data.sampling import RareClassSampling
 from uda_kit.data.streets.dataset import StreetScenes
 from uda_kit.data.streets.style import CAMERA as CAMERA_STYLE

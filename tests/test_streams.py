@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from uda_kit.data.datasets import open_dataset
+from uda_kit.data.open import open_dataset
 from uda_kit.data.streams import Stream
 from uda_kit.data.transforms import JointTransform
 
@@ -122,7 +122,7 @@ def test_workers_leave_signals_to_the_main_process():
     "SIGINT to the whole group, as a terminal sends it: the main process alone decides, and no worker prints a traceback."
     code = """if True:
         import signal, sys
-        from uda_kit.data.datasets import open_dataset
+        from uda_kit.data.open import open_dataset
         from uda_kit.data.streams import Stream
         stopped = []
         for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, lambda *_: stopped.append(1))

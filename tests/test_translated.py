@@ -9,7 +9,7 @@ import pytest
 
 from uda_kit.core.errors import InputError
 from uda_kit.core.records import write_json
-from uda_kit.data.datasets import open_dataset
+from uda_kit.data.open import open_dataset
 from uda_kit.data.streams import Stream
 from uda_kit.data.transforms import JointTransform
 from uda_kit.data.translated import TranslatedImages, join_translated

@@ -13,7 +13,7 @@ from PIL import Image
 from refusals import refused, refused_command, run_command
 
 from uda_kit import ConfusionMatrix, Inference, PseudoLabelled, evaluate, make_pseudo_labels, predict
-from uda_kit.data.datasets import open_dataset
+from uda_kit.data.open import open_dataset
 from uda_kit.evaluation.images import class_scores
 from uda_kit.evaluation.report import load_report
 from uda_kit.evaluation.scores import load_evaluation

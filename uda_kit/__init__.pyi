@@ -5,7 +5,7 @@ from .core.settings import override as override
 from .data.check import check_data as check_data
 from .data.dataset import Dataset as Dataset
 from .data.dataset import Sample as Sample
-from .data.datasets import open_dataset as open_dataset
+from .data.open import open_dataset as open_dataset
 from .data.labels import CAMVID11 as CAMVID11
 from .data.labels import CITYSCAPES19 as CITYSCAPES19
 from .data.labels import CROSSCITY13 as CROSSCITY13

@@ -40,7 +40,7 @@ class BenchQuality(Measurement):
 
     def measure(self) -> tuple[Sequence[object], dict[str, Any]]:
         from uda_kit.benchmarks.translation import append_quality, bench_quality
-        from uda_kit.data.datasets import open_dataset
+        from uda_kit.data.open import open_dataset
 
         source = open_dataset(self.source, self.source_split)
         target = open_dataset(self.target, self.target_split)
@@ -85,7 +85,7 @@ class BenchAlignment(Measurement):
 
     def measure(self) -> tuple[list[str], dict[str, Any]]:
         from uda_kit.benchmarks.feature_alignment import bench_alignment
-        from uda_kit.data.datasets import open_dataset
+        from uda_kit.data.open import open_dataset
 
         source = open_dataset(self.source, self.source_split or self.split)
         target = open_dataset(self.target, self.target_split or self.split)
@@ -138,7 +138,7 @@ class BenchStatistics(Measurement):
 
     def measure(self) -> tuple[list[str], dict[str, Any]]:
         from uda_kit.benchmarks.batch_statistics import ReadImages, bench_statistics
-        from uda_kit.data.datasets import open_dataset
+        from uda_kit.data.open import open_dataset
 
         source = open_dataset(self.source, self.source_split, labelled=False)
         target = open_dataset(self.target, self.target_split, labelled=False)

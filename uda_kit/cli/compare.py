@@ -33,7 +33,7 @@ class Compare:
         if self.data is None:
             refuse_given("chooses pictures of --data, which is not given", split=self.split, pictures=self.pictures)
         page = file_to_write(self.out, "--out", (".html", ".htm"), self.overwrite)
-        from uda_kit.data.datasets import open_dataset
+        from uda_kit.data.open import open_dataset
         from uda_kit.evaluation.compare import compare_runs, group_table, grouped, read_runs
 
         dataset = None if self.data is None else open_dataset(self.data, self.split)

@@ -61,7 +61,7 @@ class Evaluate:
         size, oracle, before = read_size(self.size), read_oracle(self.oracle), read_evaluation(self.before)
         report, precision = empty_folder(self.report), read_precision(self.precision)
         inference = read_inference(self.window, self.stride, self.mirror, precision)
-        from uda_kit.data.datasets import open_dataset
+        from uda_kit.data.open import open_dataset
         from uda_kit.evaluation.evaluate import evaluate
 
         net, dataset = load_network(self.weights), open_dataset(self.data, self.split)
@@ -257,7 +257,7 @@ def find_images(text: str, split: str | None = None) -> Any:
     if paths:
         return paths
     if re.match(r"[a-z0-9]+:", text):
-        from uda_kit.data.datasets import open_dataset
+        from uda_kit.data.open import open_dataset
 
         return open_dataset(text, split, labelled=False)
     remedy = "give an image, a folder, a pattern in quotes, NAME:ROOT, or a video"

@@ -92,7 +92,7 @@ def translated_names(recipes: Iterable["Recipe"]) -> list[str]:
 
 def read_roots(texts: Iterable[str], recipes: Iterable["Recipe"] = ()) -> dict[str, str]:
     "Folders of data sets, and of the recipes' translated images, from NAME=FOLDER."
-    from uda_kit.data.datasets import DATASETS
+    from uda_kit.data.open import DATASETS
 
     known, roots = [*DATASETS, *translated_names(recipes)], {}
     for text in texts:

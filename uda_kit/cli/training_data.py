@@ -43,7 +43,7 @@ class Translate:
         at_least(0, seed=self.seed)
         read_out(self.out)
         began = time.time()
-        from uda_kit.data.datasets import open_dataset
+        from uda_kit.data.open import open_dataset
         from uda_kit.methods.translation import translator, write_translated
 
         translate = translator(self.how)
@@ -95,7 +95,7 @@ def pseudo_label(args: PseudoLabel) -> int:
     "Label images, say how many pixels are confident, print the record."
     began, size, precision = time.time(), read_size(args.size), read_precision(args.precision)
     inference = read_inference(args.window, args.stride, args.mirror, precision, args.batch_size)
-    from uda_kit.data.datasets import open_dataset
+    from uda_kit.data.open import open_dataset
     from uda_kit.methods.confidence import confidence_rule
     from uda_kit.methods.pseudo_labels import make_pseudo_labels
 

@@ -15,18 +15,11 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from ..core.errors import InputError, printable
-from uda_kit.data.datasets import (
-    DATASETS,
-    FolderDataset,
-    check_description,
-    folder_splits,
-    open_dataset,
-    parse_spec,
-    read_toml,
-)
 from .file_dataset import NotThere
+from .folder_dataset import FolderDataset, check_description, folder_splits, read_toml
 from .images import label_format
 from .labels import SPACES, IdTable
+from .open import DATASETS, open_dataset, parse_spec
 from .workers import read_in_order
 
 # %% ../../nbs/data/70_check.ipynb #1d5cca6f

@@ -9,8 +9,10 @@ __all__ = ['Sample', 'Dataset']
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from fastcore.basics import patch
 
-from .labels import LabelSpace
+from ..core.files import fingerprint
+from .labels import LabelSpace, label_space, translate
 
 
 class Sample(NamedTuple):
@@ -40,3 +42,54 @@ class Dataset(Protocol):
     def image(self, i: int) -> torch.Tensor: ...  # uint8 [3,H,W] RGB
     def label(self, i: int) -> torch.Tensor | None: ...  # uint8 [H,W]; None if unlabelled
     def settings(self) -> dict: ...  # what decides the samples, JSON-able, for a run's config
+
+# %% ../../nbs/data/15_dataset.ipynb #e2b0eca6
+class Relabelled:
+    "A data set seen in another label space, under a split's name, or without its labels."
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str | None = None,
+        space: LabelSpace | str | None = None,
+        labelled: bool | None = None,
+    ):
+        self.dataset, self.name, self.split = dataset, dataset.name, split or dataset.split
+        self.space = label_space(space) or dataset.space
+        self.labelled = dataset.labelled if labelled is None else bool(labelled and dataset.labelled)
+        self.table = torch.from_numpy(translate(dataset.space, self.space))
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def key(self, i: int) -> str:
+        return self.dataset.key(i)
+
+    def image(self, i: int) -> torch.Tensor:
+        return self.dataset.image(i)
+
+    def label(self, i: int) -> torch.Tensor | None:
+        label = self.dataset.label(i) if self.labelled else None
+        return None if label is None else self.translated(label)
+
+    def translated(self, label: torch.Tensor) -> torch.Tensor:
+        "A label [H,W] of the inner data set in this space."
+        return label if self.space == self.dataset.space else self.table[label.long()]
+
+# %% ../../nbs/data/15_dataset.ipynb #9855d8a7
+@patch
+def __getitem__(self: Relabelled, i: int) -> Sample:
+    if not self.labelled:
+        return Sample(self.image(i), None, self.key(i))
+    image, label, key = self.dataset[i]
+    return Sample(image, None if label is None else self.translated(label), key)
+
+
+@patch
+def settings(self: Relabelled) -> dict:  # JSON-able
+    "The inner data set's, under this split and space."
+    settings = self.dataset.settings()
+    settings = settings | {"split": self.split, "space": self.space.name, "labelled": self.labelled}
+    if self.space != self.dataset.space:
+        settings["labels"] = fingerprint(settings.get("labels"), self.space.classes, self.table.tolist())
+    return settings

@@ -14,8 +14,7 @@ from typing import Any
 
 from ..core.errors import InputError
 from ..core.processes import tell
-from ..data.dataset import Dataset
-from ..data.datasets import Relabelled
+from ..data.dataset import Dataset, Relabelled
 from ..data.labels import LabelSpace
 from ..data.streets.dataset import StreetScenes
 from ..data.streets.style import CAMERA, RENDERED

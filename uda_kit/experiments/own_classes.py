@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from ..core.errors import InputError
 from ..core.processes import tell
-from ..data.datasets import DATASETS
 from ..data.labels import SPACES, LabelSpace, label_space, protocols, translate
+from ..data.open import DATASETS
 from ..evaluation.label_spaces import Comparison, reconcile
 from ..recipes.config import Recipe
 from ..recipes.data import Data, is_given, is_own, open_images, own_space, without_place

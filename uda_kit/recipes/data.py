@@ -16,8 +16,9 @@ from fastcore.basics import patch
 from ..core.errors import InputError
 from ..core.settings import BelowOne, Count, Fraction, Scale, Seed, Size, Steps
 from ..data.dataset import Dataset
-from ..data.datasets import frame_range, open_named, parse_spec, read_options
+from ..data.datasets import frame_range
 from ..data.labels import LabelSpace, translate
+from ..data.open import open_named, parse_spec, read_options
 from ..data.sampling import RareClassSampling
 from ..data.several_sources import FewImages
 from ..data.transforms import JointTransform

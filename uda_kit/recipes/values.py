@@ -10,8 +10,8 @@ import re
 
 from ..core.errors import InputError, nearest
 from ..core.settings import brief, check_settings
-from ..data.datasets import DATASETS, LOADER_OPTIONS
 from ..data.labels import label_space, protocols
+from ..data.open import DATASETS, LOADER_OPTIONS
 from ..data.streets.random_style import read_dials
 from .config import Recipe, StageConfig
 from .data import LOADER_FIELDS, Data
