@@ -275,7 +275,9 @@ HALVED = HRDA("tiny", width=16)
         (VIT, ["test=scenes:camera?n=2&size=100x96", "window=(64,64)", "stride=(96,96)"], "leaves gaps"),
         (VIT, ["stride=(96,96)"], "no window to move"),
         (VIT, ["window=(256,256)"], "window 256x256: is larger than the image"),
-        (HALVED, ["window=(72,64)"], "val.size: .* give 64x64"),
+        (HALVED, ["window=(72,64)"], "window: .* give 64x64"),
+        (HALVED, ["stages.1.source.scale=(1.0,1.5)"], "scales images without a crop"),
+        (VIT, ["stages.0.source.size=(72,96)"], "'warmup', source: .* give 64x96"),
     ],
 )
 def test_sizes_that_the_network_cannot_take(tmp_path, net, settings, problem):
@@ -288,6 +290,40 @@ def test_sizes_that_the_network_cannot_take(tmp_path, net, settings, problem):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+def test_validation_images_of_a_teacher(tmp_path):
+    "Its labels are judged on whole validation images after the training, also where no curve was asked for."
+    recipe = override(small("dacs"), [setting.replace("48x64", "96x128") for setting in SETTINGS])
+    recipe = replace(recipe, stages=tuple(replace(stage, net=VIT) for stage in recipe.stages))
+    with pytest.raises(InputError, match="val.size: .* give 64x96"):
+        run_recipe(override(recipe, ["val=scenes:camera?n=2&size=72x96"]), tmp_path / "run", options())
+    assert not (tmp_path / "run").exists()
+
+
+def test_networks_with_sizes_of_their_own(tmp_path):
+    "A teacher at several scales keeps to sizes that its network takes; images to label and parts of a source fit, too."
+    recipe = find_recipe("scenes/contrastive-self-train")
+    sizes = [setting.replace("48x64", "96x128") for setting in SETTINGS if "margins" not in setting]
+    recipe = override(recipe, [setting for setting in sizes if ".steps" not in setting])
+    recipe = override(recipe, ["stages.0.steps=1", "stages.1.steps=1"])
+    for net in (VIT, HALVED):
+        run_recipe(
+            replace(recipe, stages=tuple(replace(stage, net=net) for stage in recipe.stages)),
+            tmp_path / type(net).__name__,
+            options(),
+        )
+    few = ["stages.1.other_sources.0.data=scenes:camera?n=2&size=48x64", "stages.1.source.crop=(64,64)"]
+    few += ["stages.1.other_sources.0.data.only=2", "stages.1.target.crop=(64,64)"]
+    with pytest.raises(InputError, match="larger than an image of 48x64"):
+        run_recipe(override(find_recipe("scenes/dacs-few-labels"), [*LARGE, *few]), tmp_path / "few", options())
+
+
+def test_masked_source_images_need_a_pair(tmp_path):
+    one = [f"stages.1.{side}.batch_size=1" for side in ("source", "target")]
+    recipe = small("dacs-mic", *one, "stages.1.transforms.2.separate=True")
+    with pytest.raises(InputError, match="needs 2"):
+        run_recipe(recipe, tmp_path / "run", options())
+
+
 def test_scored_in_the_windows_of_the_recipe(tmp_path):
     "Test and validation images alike; the record says so, and another score of the same network agrees."
     recipe = small("dacs", "window=(32,48)", "stride=(16,24)", "stages.0.steps=1", "stages.1.steps=1")
@@ -295,7 +331,10 @@ def test_scored_in_the_windows_of_the_recipe(tmp_path):
     assert after.inference == Inference((32, 48), (16, 24))
     trained = load_weights(tmp_path / "run" / "weights.safetensors")
     test, val = (open_scored(data, recipe.space) for data in (recipe.test, recipe.val))
-    score = lambda images, inference: evaluate(trained, images, inference=inference, progress=False).miou
+
+    def score(images, inference):
+        return evaluate(trained, images, inference=inference, progress=False).miou
+
     assert score(test, after.inference) == after.miou != score(test, Inference())
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     logged = [line["miou"] for line in log if "miou" in line][-1]
@@ -318,11 +357,14 @@ def test_own_weights_and_the_feature_distance(tmp_path):
             parameter += 0.1
     save_weights(own, file)
     plain, given = (build_stages(Run(recipe, weights=weights)) for weights in (None, str(file)))
-    name = "body.conv_stem.weight"
-    of = lambda backbone: dict(backbone.named_parameters())[name]
+
+    def stem(backbone):
+        return dict(backbone.named_parameters())["body.conv_stem.weight"]
+
     frozen = [stages[1].terms["feature_distance"].frozen[0].backbone for stages in (plain, given)]
-    assert torch.equal(of(frozen[0]), of(frozen[1])) and torch.equal(of(frozen[1]), of(plain[0].net.backbone))
-    assert torch.equal(of(given[0].net.backbone), of(own.backbone)) and given[0].net is given[1].net
+    assert torch.equal(stem(frozen[0]), stem(frozen[1]))
+    assert torch.equal(stem(frozen[1]), stem(plain[0].net.backbone))
+    assert torch.equal(stem(given[0].net.backbone), stem(own.backbone)) and given[0].net is given[1].net
 
 
 def test_a_class_that_never_occurs(tmp_path, capsys):

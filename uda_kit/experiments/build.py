@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/experiments/10_build.ipynb #70551e5f
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..evaluation.label_spaces import reconcile
 from ..evaluation.windows import check_window
 from ..methods.patch_alignment import ModePrediction
 from ..methods.patch_modes import PatchModes, patch_grid
+from ..methods.teacher import Teacher
 from ..models.segmenters import Segmenter
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_own, open_data, own_space, with_translated, without_place
@@ -181,7 +182,9 @@ def with_other_sources(run: Run, config: StageConfig, loader: LoaderConfig) -> L
         return loader
     parts, shares = [resized(config.source, loader.dataset)], [1.0]
     for part in config.other_sources:
-        parts.append(resized(part.data, run.loader(part.data, True).dataset))
+        dataset = run.loader(part.data, True).dataset
+        trained_size(replace(config.source, size=part.data.size), dataset)  # the crop fits into every part
+        parts.append(resized(part.data, dataset))
         shares[0] -= part.share
         shares.append(part.share)
     transform = replace(loader.transform, size=None)
@@ -239,8 +242,8 @@ def build_stages(run: Run) -> list[RecipeStage]:
         check_mixed_sizes(stage)
         check_rare_classes(stage, run.options.progress)
         check_image_sizes(stage)
-    if run.val is not None:
-        check_predicted(run, run.val, "val")
+        check_labelled_sizes(stage, run.recipe)
+    check_validation(run)
     return run.stages
 
 # %% ../../nbs/experiments/10_build.ipynb #563f67d0
@@ -381,24 +384,46 @@ def image_sizes(stage: RecipeStage) -> dict[str, tuple[int, int]]:
     }
 
 
-def check_size(net: Segmenter, size: tuple[int, int], where: str) -> None:
-    "`InputError` that says `where`, for images of a size that a network cannot take."
+def check_size(net: nn.Module, size: tuple[int, int], where: str) -> None:
+    "`InputError` that says `where`, for images of a size that a segmentation network cannot take."
+    if not isinstance(net, Segmenter):
+        return
     try:
         net.check_size(size)
     except InputError as error:
         raise InputError(where, f"{error.where} {error.problem}", error.remedy) from error
+
+# %% ../../nbs/experiments/10_build.ipynb #10000105
+def check_network_sizes(stage: RecipeStage) -> None:
+    "`InputError` where a stage's images do not fit the network it trains, or the one that judges its translations."
+    config = stage.config
+    net = stage.before.net if config.translates and stage.before is not None else stage.net
+    for side, size in image_sizes(stage).items():
+        check_size(net, size, f"stage {config.name!r}, {side}")
+    sides = {"source": config.source, "target": config.target}
+    for side, data in sides.items():
+        if data is not None and data.scale and not data.crop and getattr(net, "size_step", 1) > 1:
+            problem = f"scales images without a crop, and the network needs multiples of {net.size_step} pixels"
+            raise InputError(f"stage {config.name!r}, {side}", problem, "give a crop")
+
+
+def check_labelled_sizes(stage: RecipeStage, recipe: Recipe) -> None:
+    "`InputError` where the network before a stage cannot take the images that it shall label."
+    if stage.config.labels_given or stage.before is None:
+        return
+    size = stage.config.source.resize or stage.source.dataset.image(0).shape[-2:]
+    seen = recipe.inference().view(size)
+    check_size(stage.before.net, seen, f"stage {stage.config.name!r}, images to label")
 
 # %% ../../nbs/experiments/10_build.ipynb #0604d3b8
 def check_image_sizes(stage: RecipeStage) -> None:
     """`InputError` where a stage's images do not fit its network, or are too small for discriminators or transforms.
 
     A step is tried where a side is below 64 pixels."""
+    check_network_sizes(stage)
     config, sizes = stage.config, image_sizes(stage)
     if config.translates or not sizes:
         return
-    for side, size in sizes.items():
-        if isinstance(stage.net, Segmenter):
-            check_size(stage.net, size, f"stage {config.name!r}, {side}")
     if min(min(size) for size in sizes.values()) >= SMALL_SIDE:
         return
     try:
@@ -424,7 +449,7 @@ def check_labels(stage: RecipeStage) -> None:
             raise InputError(f"stage {stage.config.name!r}", problem, remedy)
         known |= {*transform.labels, *transform.makes}
 
-
+# %% ../../nbs/experiments/10_build.ipynb #10000107
 def check_mixed_sizes(stage: RecipeStage) -> None:
     "`InputError` where images of source and target are mixed, and differ in size or number."
     config = stage.config
@@ -433,6 +458,10 @@ def check_mixed_sizes(stage: RecipeStage) -> None:
         return
     sides = ((config.source, stage.source.dataset), (config.target, stage.target.dataset))
     shapes = [(data.batch_size, *trained_size(data, dataset)) for data, dataset in sides]
+    least = max(transform.least_images for transform in stage.transforms)
+    if config.target.batch_size < least:
+        problem = f"has {config.target.batch_size} target images a step, and a transform needs {least}"
+        raise InputError(f"stage {config.name!r}", problem, f"give a batch size of {least} or more")
     if shapes[0] != shapes[1]:
         (count, height, width), (others, h, w) = shapes
         problem = f"mixes {count} source images of {height}x{width} with {others} target images of {h}x{w}"
@@ -453,25 +482,40 @@ def check_rare_classes(stage: RecipeStage, progress: bool = False) -> None:
         tell(f"{dataset.name}: {reason}; none is drawn for them")
 
 # %% ../../nbs/experiments/10_build.ipynb #3961883a
-def check_predicted(run: Run, dataset: Dataset, path: str) -> None:
-    """`InputError` where images that judge the last network do not fit it, or its windows do not fit the images.
+def check_predicted(nets: Iterable[nn.Module], data: Data, dataset: Dataset, recipe: Recipe, path: str) -> None:
+    """`InputError` where images that judge networks do not fit them, or the recipe's windows do not fit the images.
 
-    `path`: of their entry in the recipe, "test" or "val"."""
-    net, inference = run.stages[-1].net, run.recipe.inference()
-    resize = getattr(run.recipe, path).resize
-    check_window(inference, resize, dataset.key(0), lambda: dataset.image(0))
-    height, width = resize or dataset.image(0).shape[-2:]
+    `path`: of the images' entry in the recipe, "test" or "val"."""
+    inference = recipe.inference()
+    check_window(inference, data.resize, dataset.key(0), lambda: dataset.image(0))
+    height, width = data.resize or dataset.image(0).shape[-2:]
     seen = inference.view((height, width))
-    if isinstance(net, Segmenter):
-        check_size(net, seen, f"{path}.size")
-    if min(seen) >= SMALL_SIDE:
-        return
+    where = f"{path}.size" if seen == (height, width) else "window"
+    for net in nets:
+        check_size(net, seen, where)
+        if min(seen) < SMALL_SIDE:
+            try_prediction(net, seen, where)
+
+
+def try_prediction(net: nn.Module, size: tuple[int, int], where: str) -> None:
+    "`InputError` where a network cannot predict an image of this (height, width)."
     try:
         with evaluation_mode(net):
-            class_scores(net, torch.zeros((3, *seen), dtype=torch.uint8))
+            class_scores(net, torch.zeros((3, *size), dtype=torch.uint8))
     except (ValueError, RuntimeError, ArithmeticError, LookupError) as error:
-        problem = f"{seen[0]}x{seen[1]} is too small for the network ({first_line(error)})"
-        raise InputError(f"{path}.size", problem, "give a larger size") from error
+        problem = f"{size[0]}x{size[1]} is too small for the network ({first_line(error)})"
+        raise InputError(where, problem, "give a larger size") from error
+
+# %% ../../nbs/experiments/10_build.ipynb #10000106
+def check_validation(run: Run) -> None:
+    "`InputError` where validation images do not fit the networks that predict them: for a curve, or as a teacher."
+    val = run.recipe.val
+    nets = {stage.net: None for stage in run.stages if isinstance(stage.net, Segmenter)}
+    if val is not None and run.val is not None:
+        check_predicted(nets, val, run.val, run.recipe, "val")
+    last = run.stages[-1]
+    if val is not None and val.size and any(isinstance(transform, Teacher) for transform in last.transforms):
+        check_size(last.net, val.size, "val.size")  # a teacher's labels are judged on whole images
 
 # %% ../../nbs/experiments/10_build.ipynb #0e5233f4
 def check_patches(config: StageConfig, terms: dict[str, Term]) -> None:

@@ -18,7 +18,7 @@ from ..data.dataset import Dataset, Relabelled
 from ..data.labels import LabelSpace
 from ..data.streets.dataset import StreetScenes
 from ..data.streets.style import CAMERA, RENDERED
-from .build import Run, assemble, check_image_sizes, check_recipe, with_other_sources
+from .build import Run, assemble, check_image_sizes, check_recipe, check_size, with_other_sources
 from .own_classes import settle
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_given, open_data
@@ -123,6 +123,18 @@ def say_stand_ins(recipe: Recipe, roots: dict[str, str] | None, say: Callable) -
         names = ", ".join(missing)
         say(f"street scenes of the same size stand in for {names} (--roots NAME=FOLDER gives the data itself)")
 
+# %% ../../nbs/experiments/40_dry_run.ipynb #1835fcdd
+def check_dry(run: DryRun) -> None:
+    "`InputError` where images do not fit a stage's network, or those that judge it do not fit the last one."
+    for stage in run.stages:
+        check_stage(stage)
+        check_image_sizes(stage)
+    recipe = run.recipe
+    for path, data in (("test", recipe.test), ("val", recipe.val)):
+        if data is not None and data.size:
+            seen = recipe.inference().view(data.size)
+            check_size(run.stages[-1].net, seen, f"{path}.size" if seen == data.size else "window")
+
 # %% ../../nbs/experiments/40_dry_run.ipynb #1835fcdc
 def dry_run(
     recipe: Recipe,
@@ -146,9 +158,8 @@ def dry_run(
     assemble(run)
     for note in notes:
         tell(note)
+    check_dry(run)
     for stage, short in zip(run.stages, capped(recipe, steps).stages):
-        check_stage(stage)
-        check_image_sizes(stage)
         stages[stage.name] = cost = stage_cost(stage, options, short.steps)
         hours += cost["seconds_per_step"] * stage.steps / 3600
         times = f"{cost['seconds_per_step']:.2f} s per step (first {cost['first_step']:.2f} s)"

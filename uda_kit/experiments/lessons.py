@@ -22,7 +22,7 @@ from ..models.segmenters import Segmenter
 from ..recipes.config import Recipe
 from ..recipes.data import Data, open_data
 from ..training.fit import RunOptions
-from ..training.runs import ResultRecord, RunConfig
+from ..training.runs import ResultRecord, RunConfig, config_difference
 
 # %% ../../nbs/experiments/60_lessons.ipynb #b8e07b26
 def in_checkout(folder: str | Path) -> Path:
@@ -85,7 +85,7 @@ def check_same(run: Path, recipe: Recipe) -> None:
     config = read_json(file, RunConfig, ANEW)
     if "recipe" not in config:
         raise InputError(file, "names no recipe", ANEW)
-    if config["recipe"] != parse_json(to_json(describe(recipe)), file):
+    if config_difference(config["recipe"], parse_json(to_json(describe(recipe)), file)):
         raise InputError(run, f"was trained with another {recipe.name} than the one of today", ANEW)
 
 # %% ../../nbs/experiments/60_lessons.ipynb #1f5a8ab9

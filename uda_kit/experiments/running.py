@@ -166,6 +166,12 @@ def claim(directory: RunDirectory, config: dict[str, Any], resume: bool, held: E
     held.enter_context(directory.locked())
     directory.open(config, resume)
 
+# %% ../../nbs/experiments/30_running.ipynb #b00f3d85
+def scored_networks(run: Run, report: bool) -> list[Segmenter]:
+    "The networks that are scored on the test images: the last one, and with a report the first."
+    last, first = run.stages[-1].net, first_of_segmentation(run.stages).net
+    return [first, last] if report and first is not last else [last]
+
 # %% ../../nbs/experiments/30_running.ipynb #b00f3d84
 def run_recipe(
     recipe: Recipe,
@@ -186,7 +192,7 @@ def run_recipe(
     run = Run(recipe, options, Path(out), roots=roots, **where)
     build_stages(run)
     test = open_scored(recipe.test, recipe.space, roots)
-    check_predicted(run, test, "test")
+    check_predicted(scored_networks(run, report), recipe.test, test, recipe, "test")
     fabric = make_fabric(options)
     run.device, run.processes = fabric.device, fabric.world_size
     with leaving_together(fabric), saying_how_to_resume(directory), ExitStack() as held:
@@ -265,9 +271,11 @@ def train_and_score(
     after = score(net)
     record = run_record(run, after, before, commit)
     record |= {"seconds": round(seconds + after.seconds, 1), "peak_gib": round(peak_gib(), 3)}
-    labels = judge_labels(recipe, run.stages[-1], run.roots)  # in every process: a teacher's thresholds are joint
     if fabric.is_global_zero:
-        write_results(directory, net, space, test, after, record, before if report else None, labels)
+        write_results(directory, net, space, test, after, record, before if report else None)
+    labels = judge_labels(recipe, run.stages[-1], run.roots)  # in every process: a teacher's thresholds are joint
+    if labels and fabric.is_global_zero:
+        write_json(directory.path / "labels.json", labels)
     fabric.barrier()
     return after, record
 
@@ -315,14 +323,11 @@ def write_results(
     after: Evaluation,
     record: dict[str, Any],
     before: list[Evaluation] | None,
-    labels: dict[str, Any] | None = None,
 ) -> None:
     """Write what a finished run of the classes `space` leaves behind, with a report unless `before` is None.
 
     `WriteError` where the disk is full."""
     try:
-        if labels:
-            write_json(run.path / "labels.json", labels)
         save_weights(net, run.path / "weights.safetensors", space=space)
         after.save(run.path / "evaluation.json")
         write_json(run.path / "result.json", record)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from uda_kit.models.backbones import size_in_steps
 from uda_kit.models.segmenters import Segmenter, upsample
 
 # %% ../../nbs/methods/81_averaged_prediction.ipynb #84c68f48
@@ -26,10 +27,15 @@ def scaled_size(
     size: Sequence[int],  # (H, W)
     scale: float,
     stride: int = 8,
+    step: int = 1,  # both sides have to be multiples of this
 ) -> tuple[int, ...]:  # (h, w)
-    "The size nearest to `scale` times `size` that a network of this stride maps corner to corner; itself at scale 1."
+    """The size nearest to `scale` times `size` that a network of this stride maps corner to corner; itself at scale 1.
+
+    With a `step` above 1, the nearest whose sides are multiples of it."""
     if scale == 1:
         return tuple(size)
+    if step > 1:
+        return size_in_steps((round(size[0] * scale), round(size[1] * scale)), step)
     return tuple(stride * max(1, round((n - 1) * scale / stride)) + 1 for n in size)
 
 # %% ../../nbs/methods/81_averaged_prediction.ipynb #936923af
@@ -159,10 +165,11 @@ def average_prediction(
     total, features = torch.zeros(()), torch.empty(0)
     if tuple(scales) == (1,):
         return prediction(net, image, precision)
+    step = getattr(net, "size_step", 1)
     middle, largest = min(scales, key=lambda s: abs(s - 1)), max(scales)
     with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         for scale in sorted(scales, reverse=True):  # the largest first: its grid takes the sum
-            out = net(_resized(image, scale))
+            out = net(_resized(image, scale, step))
             if scale == largest:
                 grid = out.logits.shape[-2:]
             if scale == middle:
@@ -171,10 +178,10 @@ def average_prediction(
     return upsample(total / len(scales), image.shape[-2:]), features
 
 
-def _resized(image: Tensor, scale: float) -> Tensor:
-    "The batch at a scale; the batch itself where its size stays."
+def _resized(image: Tensor, scale: float, step: int) -> Tensor:
+    "The batch at a scale, with sides that are multiples of `step`; the batch itself where its size stays."
     size = tuple(image.shape[-2:])
-    new_size = scaled_size(size, scale)
+    new_size = scaled_size(size, scale, step=step)
     if new_size == size:
         return image
     return F.interpolate(image, size=new_size, mode="bilinear", align_corners=True, antialias=scale < 1)

@@ -127,6 +127,6 @@ class FeatureDistanceTerms(TermsConfig):
         if context.space is None:
             raise InputError("feature distance", "does not know the classes", "build it with a label space")
         if not net.pretrained:
-            problem = "the network starts from random weights, and stays near to random features"
-            tell(f"feature distance: {problem}; give it weights")
+            problem = "the network's settings name no weights, so its features stay near to random ones"
+            tell(f"feature distance: {problem}; set `net.weights`")
         return {"feature_distance": FeatureDistance(net, things_of(context.space), self.weight, self.least)}

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
+from ..core.distributed import mean_count
 from ..core.errors import InputError
 from ..core.settings import Amount, Betas, Count, Delay, Fraction
 from ..models.discriminators import OutputDiscriminator
@@ -40,12 +41,12 @@ def realism_loss(
     score: Tensor,  # [B,1,H,W] raw scores of the discriminator
     real: bool,  # what they should say: ground truth (1) or prediction (0)
     label: Tensor | None = None,  # [B,H,W] whose ignored pixels are left out; None: none is
-) -> Tensor:  # mean over the pixels that count; 0, with a zero gradient, where there are none
+) -> Tensor:  # mean over the pixels that count in all processes; 0, with a zero gradient, where there are none
     "Binary cross-entropy of a discriminator's pixel scores (Hung et al. 2018, the losses of D and L_adv)."
     z = torch.full_like(score, float(real), dtype=torch.float32)
     counts = torch.ones_like(z) if label is None else (label != 255)[:, None].float()
     total = F.binary_cross_entropy_with_logits(score.float(), z, weight=counts, reduction="sum")
-    return total / counts.sum().clamp(min=1)
+    return total / mean_count(counts.sum())
 
 # %% ../../nbs/methods/40_semi_supervised.ipynb #abbc9f61
 def confidence(

@@ -211,13 +211,17 @@ class Backbone(nn.Module):
     "Features at stride 8 for the aux and the main classifier, and the maps that lead there."
 
     dimensions: dict[str, int]  # channels of both features, under "aux" and "main"
+    size_step: int = 1  # heights and widths of its images are multiples of this
 
     def stages(self, x: Tensor) -> tuple[Tensor, ...]:
         "All maps from the finest to the last; the last two are what `forward` returns."
         raise NotImplementedError
 
-    def check_size(self, size: tuple[int, int]) -> None:
-        "`InputError` for a (height, width) that its images cannot have; here they can have any."
+# %% ../../nbs/models/10_backbones.ipynb #7f15a0a1
+def size_in_steps(size: tuple[int, int], step: int) -> tuple[int, int]:
+    "The (height, width) nearest to `size` whose sides are multiples of `step`, at least one step each."
+    rows, columns = (max(1, round(side / step)) for side in size)
+    return rows * step, columns * step
 
 # %% ../../nbs/models/10_backbones.ipynb #7f15a004
 STAGES = ((64, 1, 1), (128, 2, 1), (256, 1, 2), (512, 1, 4))  # width, stride and dilation of layer1 to layer4

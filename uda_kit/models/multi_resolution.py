@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core.distributed import share_tensors
 from ..core.errors import InputError
-from .backbones import check_count, init_backbone
+from .backbones import check_count, init_backbone, size_in_steps
 from .fusion_segmenters import daformer, fused_channels
 from .pyramid_segmenters import PointClassifier, conv_norm_relu
 from .segmenters import Outputs, Segmenter
@@ -34,7 +34,7 @@ def window_size(
     "Half of the image's height and width. `InputError` where they are no multiples of the grid."
     height, width = size
     if height % (2 * GRID) or width % (2 * GRID):
-        good = tuple(max(1, round(side / (2 * GRID))) * 2 * GRID for side in size)
+        good = size_in_steps(size, 2 * GRID)
         problem = f"cannot be halved into windows on a grid of {GRID} pixels"
         raise InputError(f"an image of {height}x{width}", problem, f"give {good[0]}x{good[1]}")
     return height // 2, width // 2
@@ -91,9 +91,10 @@ class MultiResolution(Segmenter):
         half = window_size((image.shape[-2], image.shape[-1]))
         return F.interpolate(image, half, mode="bilinear", align_corners=False)
 
-    def check_size(self, size: tuple[int, int]) -> None:
-        "`InputError` for a (height, width) that cannot be halved into windows, or whose half the backbone cannot take."
-        self.backbone.check_size(window_size(size))
+    @property
+    def size_step(self) -> int:
+        "Heights and widths are halved into windows whose corners lie on the grid."
+        return 2 * GRID
 
     def forward(
         self,

@@ -29,6 +29,7 @@ from uda_kit.models.backbones import (
     make_backbone,
     pools_up,
     shown,
+    size_in_steps,
 )
 from uda_kit.models.timm_backbones import (
     TimmBackbone,
@@ -284,10 +285,19 @@ def seen_whole(self: Segmenter, image: Tensor) -> Tensor:
     return image
 
 
+@patch(as_prop=True)
+def size_step(self: Segmenter) -> int:
+    "Heights and widths of its images are multiples of this; 1 where they can be any."
+    return self.backbone.size_step
+
+
 @patch
 def check_size(self: Segmenter, size: tuple[int, int]) -> None:
-    "`InputError` for a (height, width) that the images of the network cannot have."
-    self.backbone.check_size(size)
+    "`InputError` for a (height, width) that its images cannot have."
+    good = size_in_steps(size, self.size_step)
+    if size != good:
+        problem = f"has sides that are no multiples of {self.size_step} pixels, as the network needs them"
+        raise InputError(f"an image of {size[0]}x{size[1]}", problem, f"give {good[0]}x{good[1]}")
 
 # %% ../../nbs/models/20_segmenters.ipynb #7322aa83
 @patch

@@ -25,7 +25,7 @@ from ..core.errors import InputError, first_line
 from ..core.extras import needs
 from ..core.files import file_hash
 from ..core.settings import BelowOne
-from .backbones import Backbone, fill, read_tensors, renamed_tensors, shown
+from .backbones import Backbone, fill, read_tensors, renamed_tensors, shown, size_in_steps
 from .depthwise import faster_depthwise
 
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a110005
@@ -124,6 +124,7 @@ class TimmBackbone(Backbone):
         name = timm_name(backbone)
         whole = sketch(name)
         self.patch, self.any_size = patch_side(whole), any_size
+        self.size_step = 1 if any_size or self.patch is None else self.patch
         if self.patch is not None and output_stride not in (None, self.patch):
             problem = f"cannot keep an output stride of {output_stride}: that of its patches is {self.patch}"
             raise InputError(shown("backbone", backbone), problem, "leave output_stride out")
@@ -153,14 +154,6 @@ def _features_of(name: str, options: dict[str, Any], backbone: str) -> nn.Module
         problem = f"cannot keep an output stride of {stride}: nothing in it can be dilated"
         raise InputError(shown("backbone", backbone), problem, "leave output_stride out") from None
 
-# %% ../../nbs/models/12_timm_backbones.ipynb #7a11001e
-def size_in_patches(size: tuple[int, int], patch: int | None) -> tuple[int, int]:
-    "The (height, width) nearest to `size` that patches of a side divide; `size` itself where there are no patches."
-    if patch is None:
-        return size
-    rows, columns = (max(1, round(side / patch)) for side in size)
-    return rows * patch, columns * patch
-
 # %% ../../nbs/models/12_timm_backbones.ipynb #7a11000e
 @patch
 def stages(
@@ -176,20 +169,14 @@ def stages(
 @patch
 def fitting(self: TimmBackbone, x: Tensor) -> Tensor:
     "The image at a size that the patches divide: itself, or with `any_size` resized to the nearest one."
-    size = x.shape[-2], x.shape[-1]
-    self.check_size(size)
-    fitting_size = size_in_patches(size, self.patch)
-    if size == fitting_size:
+    if self.patch is None:
         return x
-    return F.interpolate(x, fitting_size, mode="bilinear", align_corners=False, antialias=True)
-
-
-@patch
-def check_size(self: TimmBackbone, size: tuple[int, int]) -> None:
-    "`InputError` for a (height, width) that a transformer's patches do not divide, unless it resizes its images."
-    nearest_size = size_in_patches(size, self.patch)
-    if self.any_size or size == nearest_size:
-        return
+    size = (x.shape[-2], x.shape[-1])
+    nearest_size = size_in_steps(size, self.patch)
+    if size == nearest_size:
+        return x
+    if self.any_size:
+        return F.interpolate(x, nearest_size, mode="bilinear", align_corners=False, antialias=True)
     problem = f"cannot be cut into patches of {self.patch}x{self.patch} pixels"
     remedy = f"give {nearest_size[0]}x{nearest_size[1]}, or build the network with any_size=True, which resizes"
     raise InputError(f"an image of {size[0]}x{size[1]}", problem, remedy)

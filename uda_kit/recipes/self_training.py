@@ -76,7 +76,7 @@ def dacs_recipes(source: SyntheticSource) -> list[Recipe]:
 # %% ../../nbs/recipes/65_self_training.ipynb #6500000c
 STRENGTH = Photometric(jitter=(0.2, 0.2, 0.2, 0.2))  # of DAFormer and MIC
 MIT_B5 = DAFormer("timm:mit_b5")
-DAFORMER_ADAM = AdamW(6e-5, weight_decay=0.01, head_multiplier=10.0, power=1.0, warmup=1500, decay_layer_norms=False)
+DAFORMER_ADAM = AdamW(6e-5, weight_decay=0.01, head_multiplier=10.0, power=1.0, warmup=1500, decay_norms=False)
 NO_BONNET = (15 / 512, 120 / 512, 0.0, 0.0)  # blurred upper edge, and the car's own bonnet
 DAFORMER_ROW = MixRow(
     ClassMixConfig(shared=True, colors=STRENGTH), rare=RareClassSampling(), distance=0.005, average=0.999
@@ -208,31 +208,31 @@ VFM_ADAM = AdamW(5e-5 * 8**0.5, weight_decay=0.01, backbone_multiplier=0.1, powe
 VFM_ROW = MixRow(ClassMixConfig(), RareClassSampling(temperature=0.05), average=0.999, mirror=True)
 
 # %% ../../nbs/recipes/65_self_training.ipynb #6500001e
-def in_patches(size: tuple[int, int], factor: float, patch: int) -> tuple[int, int]:
-    "The (height, width) nearest to `factor` times a size that patches of a side divide."
-    height, width = (round(factor * side / patch) * patch for side in size)
-    return height, width
+ENLARGED = 1.1  # images, and the windows of 1024x1024 that are cut from them
+GTA5_ENLARGED = (1584, 2882)  # from (1440, 2620), to which the authors resize its images
+
+
+def in_patches(side: int, patch: int) -> int:
+    "`ENLARGED` times a side, down to a multiple of a patch's side."
+    return int(ENLARGED * side) // patch * patch
 
 
 def vfm_recipes() -> list[Recipe]:
     "VFM-UDA and source-only on foundation models, GTA5 to Cityscapes."
     recipes = []
     for name, model in FOUNDATION_MODELS.items():
-        patch = model.patch
-        street = in_patches((1024, 2048), 1.1, patch)
-        window = (1024 // patch * patch,) * 2
-        source = Data("gta5", "all", size=in_patches((1052, 1914), 1.1, patch))
+        side = in_patches(1024, model.patch)
+        street = (side, 2 * side)  # Cityscapes
+        source = Data("gta5", "all", size=GTA5_ENLARGED, scale=(0.9, 1.1))
         target = Data("cityscapes", "train", size=street, margins=(0.03, 0.25, 0.03, 0.03))
-        source, target = (
-            replace(data, batch_size=8, flip=True, scale=(0.9, 1.1), crop=window) for data in (source, target)
-        )
+        source, target = (replace(data, batch_size=8, flip=True, crop=(side, side)) for data in (source, target))
         net = DeepLabV2(f"timm:{model.backbone}", multi_level=False)
         supervised = StageConfig(source, MAIN_LEVEL, net, target=None, optimizer=VFM_ADAM, steps=40_000)
-        row = replace(VFM_ROW, masking=MaskingConfig(0.7, block=patch))
-        test = Data("cityscapes", "val", street)
+        row = replace(VFM_ROW, masking=MaskingConfig(0.7, block=model.patch))
+        adapted, test = on_top(row, supervised, target), Data("cityscapes", "val", street)
         about = f"give {model.family}'s weights as a local file: --set stages.0.net.weights=FILE"
-        recipes.append(full_recipe(f"gta5/vfm-{name}-source-only", supervised, test, about))
-        recipes.append(full_recipe(f"gta5/vfm-{name}", on_top(row, supervised, target), test, about))
+        recipes.append(full_recipe(f"gta5/vfm-{name}-source-only", supervised, test, about, (side, side)))
+        recipes.append(full_recipe(f"gta5/vfm-{name}", adapted, test, about, (side, side)))
     return recipes
 
 # %% ../../nbs/recipes/65_self_training.ipynb #65000041

@@ -22,7 +22,6 @@ from ..core.errors import InputError, first_line
 from ..data.dataset import Dataset
 from ..data.labels import LabelSpace, label_space
 from ..data.transforms import Resized
-from ..evaluation.windows import Inference
 from ..methods.confidence import confidence_rule
 from ..methods.pseudo_labels import PseudoLabelled, make_pseudo_labels
 from ..methods.translation import CycleGAN, write_translated
@@ -310,7 +309,7 @@ class PseudoLabelStage(RecipeStage):
             rule=config.rule,
             size=config.source.resize,
             space=run.recipe.space,
-            inference=Inference(precision=options.precision),
+            inference=run.recipe.inference(options.precision),
             workers=run.workers,
             progress=options.progress,
             say=say,

@@ -198,7 +198,9 @@ def weighted_cross_entropy(
     average: str = "labelled",  # divide by the number of pixels with a label, in all processes, or by "all"
     ignore: int = 255,  # id of pixels without a class
 ) -> Tensor:  # scalar; 0, with a zero gradient, where no pixel has a label
-    "Cross-entropy of labelled pixels, each with its weight."
+    """Cross-entropy of labelled pixels, each with its weight.
+
+    Processes that train together all have to call it: they tell each other how many pixels they count."""
     check_average(average)
     label = label.long()
     count = mean_count((label != ignore).sum()) if average == "labelled" else label.numel()
@@ -252,6 +254,7 @@ class BatchTransform:
     makes: tuple[str, ...] = ()  # the batches it adds
     joint_draws = False  # True: all processes get the same generator, and each takes its own rows (`draw_rows`)
     labels: tuple[str, ...] = ()  # the batches that it labels
+    least_images = 1  # of source and target that a process needs in a step
     needs_labels: tuple[str, ...] = ()  # the batches that it reads labels of
 
     def __call__(self, batches: dict[str, Batch], generator: torch.Generator) -> dict[str, Batch]:

@@ -329,10 +329,13 @@ def changes(
     new: object,
     path: str = "",  # of both values in the whole
 ) -> dict[str, tuple]:  # path -> (old, new) of each setting that differs
-    "What differs between two configurations. Lists of equal length are descended into like dictionaries."
+    """What differs between two configurations. Lists of equal length are descended into like dictionaries.
+
+    An option that one of them does not know, and that is off (null or false) in the other, makes no difference."""
     pairs = _pairs(old, new)
     if pairs is None:
-        return {} if old == new else {path: (old, new)}
+        is_off = ABSENT in (old, new) and any(value is None or value is False for value in (old, new))
+        return {} if old == new or is_off else {path: (old, new)}
     differing = {}
     for key, a, b in pairs:
         differing |= changes(a, b, f"{path}.{key}" if path else str(key))
