@@ -237,7 +237,7 @@ def labels_table(benchmark: str, paper: str, root: Path) -> Table | None:
     for (recipe, labels), seeds in groups.items():
         values = [sum(float(r[c]) for r in seeds.values()) / len(seeds) for c in ("precision", "coverage", "labelled")]
         lines.append((recipe, labels, *map(percent, values), str(len(seeds))))
-    caption = "MEASURED HERE: the last teacher's labels on validation images, percent of pixels"
+    caption = "MEASURED HERE: the last teacher's labels on validation images (CamVid: the target's training images), percent of pixels"
     return Table(("row", "labels", "precision", "coverage", "labelled", "seeds"), lines, caption) if lines else None
 
 

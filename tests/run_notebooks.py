@@ -1,6 +1,7 @@
 """Run notebooks from top to bottom and keep their (small) outputs: `make notebooks`, or `make notebooks NB=nbs/data/10_labels.ipynb`.
 
-Cells marked `#| slow` are run too. Execution counts, metadata, warnings and widget state are not kept."""
+Cells marked `#| slow` are run too; after `--keep-slow` they are not, and their outputs stay. Execution counts, metadata,
+warnings and widget state are not kept."""
 
 import sys
 from pathlib import Path
@@ -17,14 +18,24 @@ def progress_bar(output):
     return any("widget" in k for k in kinds) and not any(k.startswith("image/") for k in kinds)
 
 
-def run(file):
+def is_slow(cell):
+    "A cell that trains, or that needs what such a cell makes?"
+    return cell.cell_type == "code" and "#| slow" in cell.source.splitlines()
+
+
+def run(file, keep_slow):
     book = nbformat.read(file, 4)
+    skipped = [cell for cell in book.cells if keep_slow and is_slow(cell)]
+    for cell in skipped:
+        cell.cell_type = "raw"
     NotebookClient(
         book, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(file.parent)}}
     ).execute()
+    for cell in skipped:
+        cell.cell_type = "code"
     for cell in book.cells:
         cell.metadata = {}
-        if cell.cell_type != "code":
+        if cell.cell_type != "code" or cell in skipped:
             continue
         cell.execution_count = None
         cell.outputs = [
@@ -39,6 +50,8 @@ def run(file):
     nbformat.write(book, file)
 
 
-for file in map(Path, sys.argv[1:] or sorted(ROOT.glob("nbs/**/*.ipynb"))):
+options = [word for word in sys.argv[1:] if word.startswith("--")]
+files = [Path(word) for word in sys.argv[1:] if word not in options]
+for file in files or sorted(ROOT.glob("nbs/**/*.ipynb")):
     print(file, flush=True)
-    run(file.resolve())
+    run(file.resolve(), keep_slow="--keep-slow" in options)
