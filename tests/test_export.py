@@ -14,6 +14,7 @@ from uda_kit.data.labels import CITYSCAPES19
 from uda_kit.evaluation.windows import image_logits
 from uda_kit.models import export
 from uda_kit.models.segmenters import deeplab_v2
+from uda_kit.models.timm_backbones import TimmOptions
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -21,14 +22,16 @@ pytest.importorskip("onnxscript")
 NETWORKS = {  # name: (backbone, sizes that were not among those compared)
     "tiny": ("tiny", ((1, 75, 131), (2, 160, 64))),
     "lite0": ("lite0", ((1, 64, 192), (2, 128, 32))),
+    "pyramid": ("lite0", ((1, 64, 192), (2, 96, 160))),
     "vit": ("timm:vit_tiny_patch16_224", ((1, 48, 112), (2, 80, 32))),
 }
+OPTIONS = {"pyramid": {"weights": "imagenet", "multi_level": False, "timm": TimmOptions(pyramid=4)}}  # as in recipes
 
 
-def network(backbone, seed=0):
-    "A network with random weights whose scores are not nearly equal."
+def network(backbone, seed=0, **options):
+    "A network with a random classifier whose scores are not nearly equal."
     torch.manual_seed(seed)
-    net = deeplab_v2(19, backbone)
+    net = deeplab_v2(19, backbone, **options)
     for conv in net.main.convs:
         conv.weight.data.mul_(5)
     net.space = CITYSCAPES19
@@ -45,7 +48,7 @@ def test_both_formats_agree_with_the_network_to_1e_4(name, tmp_path):
     backbone, shapes = NETWORKS[name]
     if backbone != "tiny":
         pytest.importorskip("timm")
-    net = network(backbone)
+    net = network(backbone, **OPTIONS.get(name, {}))
     flags = [module.training for module in net.modules()]
     files = [tmp_path / "net.onnx", tmp_path / "net.pt2"]
     for exported in export_network(net, *files):
