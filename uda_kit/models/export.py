@@ -348,7 +348,8 @@ def check_agreement(exported: Exported, tolerance: float) -> None:
     "`InputError` for a file that computes something else than the network."
     if exported.relative <= tolerance:
         return
-    problem = f"differs from the network by {exported.difference:.1e} for {exported.sizes}, more than {tolerance:g} of its largest score"
+    problem = f"differs from the network by {exported.difference:.1e} for {exported.sizes}"
+    problem = f"{problem}, more than {tolerance:g} of its largest score"
     raise InputError(exported.path, f"{problem}; nothing was written", "give a size, or allow a larger tolerance")
 
 
