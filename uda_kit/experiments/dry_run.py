@@ -18,7 +18,8 @@ from ..data.dataset import Dataset, Relabelled
 from ..data.labels import LabelSpace
 from ..data.streets.dataset import StreetScenes
 from ..data.streets.style import CAMERA, RENDERED
-from .build import Run, assemble, check_image_sizes, check_recipe, check_size, with_other_sources
+from .build import Run, assemble, with_other_sources
+from .checks import check_image_sizes, check_recipe, check_size
 from .own_classes import settle
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_given, open_data

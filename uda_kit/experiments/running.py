@@ -35,12 +35,12 @@ from ..evaluation.scores import Evaluation
 from uda_kit.experiments.build import (
     Run,
     build_stages,
-    check_predicted,
     first_of_segmentation,
     open_scored,
     save_modes,
     stage_keys,
 )
+from .checks import check_predicted
 from .own_classes import settle
 from ..methods.teacher import Teacher, teacher_quality
 from ..models.checkpoints import save_weights
