@@ -2222,6 +2222,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'uda_kit/experiments/checks.py'),
                                             'uda_kit.experiments.checks.check_recipe': ( 'experiments/checks.html#check_recipe',
                                                                                          'uda_kit/experiments/checks.py'),
+                                            'uda_kit.experiments.checks.check_seen': ( 'experiments/checks.html#check_seen',
+                                                                                       'uda_kit/experiments/checks.py'),
                                             'uda_kit.experiments.checks.check_size': ( 'experiments/checks.html#check_size',
                                                                                        'uda_kit/experiments/checks.py'),
                                             'uda_kit.experiments.checks.check_translated': ( 'experiments/checks.html#check_translated',

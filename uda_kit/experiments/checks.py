@@ -291,11 +291,15 @@ def check_predicted(nets: Iterable[nn.Module], data: Data, dataset: Dataset, rec
     """`InputError` where images that judge networks do not fit them, or the recipe's windows do not fit the images.
 
     `path`: of the images' entry in the recipe, "test" or "val"."""
-    inference = recipe.inference()
-    check_window(inference, data.resize, dataset.key(0), lambda: dataset.image(0))
+    check_window(recipe.inference(), data.resize, dataset.key(0), lambda: dataset.image(0))
     height, width = data.resize or dataset.image(0).shape[-2:]
-    seen = inference.view((height, width))
-    where = f"{path}.size" if seen == (height, width) else "window"
+    check_seen(nets, (height, width), recipe, path)
+
+
+def check_seen(nets: Iterable[nn.Module], size: tuple[int, int], recipe: Recipe, path: str) -> None:
+    "`InputError` where networks cannot predict an image of this (height, width), whole or in the recipe's windows."
+    seen = recipe.inference().view(size)
+    where = f"{path}.size" if seen == size else "window"
     for net in nets:
         check_size(net, seen, where)
         if min(seen) < SMALL_SIDE:

@@ -19,7 +19,7 @@ from ..data.labels import LabelSpace
 from ..data.streets.dataset import StreetScenes
 from ..data.streets.style import CAMERA, RENDERED
 from .build import Run, assemble, with_other_sources
-from .checks import check_image_sizes, check_recipe, check_size
+from .checks import check_image_sizes, check_recipe, check_seen
 from .own_classes import settle
 from ..recipes.config import Recipe, StageConfig
 from ..recipes.data import Data, is_given, open_data
@@ -133,8 +133,7 @@ def check_dry(run: DryRun) -> None:
     recipe = run.recipe
     for path, data in (("test", recipe.test), ("val", recipe.val)):
         if data is not None and data.size:
-            seen = recipe.inference().view(data.size)
-            check_size(run.stages[-1].net, seen, f"{path}.size" if seen == data.size else "window")
+            check_seen([run.stages[-1].net], data.size, recipe, path)
 
 # %% ../../nbs/experiments/40_dry_run.ipynb #1835fcdc
 def dry_run(
